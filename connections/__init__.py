@@ -1,1 +1,1 @@
-"""The product: tenants, app registrations, connections and everything that keeps them alive."""
+"""The product: tenants, app registrations, connections and everything that keeps them working."""

@@ -1,7 +1,6 @@
-"""Django's admin site, for emergencies in which the portal's own pages do not help (break-glass).
+"""Django's admin site, for emergencies in which the portal's own pages do not help.
 
-The usual rules apply: tenants and app registrations change through the portal's forms and services, secrets are never
-shown, and what the portal writes by itself is read-only.
+The usual rules apply: changes go through services, secrets are never shown, and the portal's own records are read-only.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ from connections.models.audit import AuditAction
 from connections.services.people import accounts
 from connections.services.registry import app_registrations, tenants
 
-# Only the type checker knows type parameters of Django's classes.
+# Only type checkers accept type parameters on these Django classes.
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
     PeopleAdmin = UserAdmin[Any]
@@ -40,16 +39,13 @@ else:
     ModelAdmin, PeopleAdmin, ModelForm = admin.ModelAdmin, UserAdmin, forms.ModelForm
 
 admin.site.site_header = "Connections for Microsoft 365"
-# Roles are groups with fixed names, and only Microsoft knows who belongs to which Microsoft account: nothing to edit.
+# Nothing to edit here: roles are groups with fixed names, and Microsoft decides who has which account.
 admin.site.unregister((Group, UserSocialAuth, Nonce, Association))
 
 
 @admin.register(User)
 class PersonAdmin(PeopleAdmin):
-    """People: passwords and roles, with every change in the audit trail.
-
-    Disabling is left to the person's page in the portal, which ends sessions and shows what they own.
-    """
+    """People's passwords and roles. Disabling is left to the portal's own page, which also ends their sessions."""
 
     actions = None
 
@@ -81,7 +77,7 @@ class PersonAdmin(PeopleAdmin):
 
 
 def _record(action: AuditAction, request: HttpRequest, person: User, message: Any) -> None:
-    """Record the changed fields and the current roles and flags; never a password's value."""
+    """Record the changed fields and the current roles and flags, but never the password itself."""
     parts = [part.get("changed", {}) for part in message] if isinstance(message, list) else []
     facts: dict[str, Any] = {
         "fields": sorted({field for part in parts for field in part.get("fields", [])}),
@@ -93,7 +89,7 @@ def _record(action: AuditAction, request: HttpRequest, person: User, message: An
 
 
 class ReadOnly(ModelAdmin):
-    """Read-only; secrets are not even fetched."""
+    """Read-only; secrets are not even loaded."""
 
     def get_fields(self, request: HttpRequest, obj: models.Model | None = None) -> Any:
         return [field.name for field in self.model._meta.fields if not isinstance(field, SecretField)]
@@ -111,9 +107,9 @@ class ReadOnly(ModelAdmin):
 
 
 class ByService(ModelAdmin):
-    """Save and delete through the services, so that changes are checked and audited as on the portal's pages.
+    """Saves and deletes through the services, so that changes are checked and audited as on the portal's pages.
 
-    The service runs while the form is validated, so its errors appear next to their fields.
+    The service runs while the form is validated, so that its errors appear next to their fields.
     """
 
     actions = None
@@ -125,7 +121,7 @@ class ByService(ModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
-        # Django wraps this in a transaction; the services call Microsoft, which must not happen inside one.
+        # Django would wrap this in a transaction, but the services call Microsoft, which must happen outside one.
         return self._changeform_view(request, object_id, form_url, extra_context)  # type: ignore[attr-defined]
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
@@ -133,10 +129,10 @@ class ByService(ModelAdmin):
         return type(form.__name__, (form,), {"actor": request.user})
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Nothing to do: the service has saved it."""
+        """Do nothing, because the service has already saved it."""
 
     def save_related(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to do."""
+        """Do nothing, as in save_model()."""
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         raise NotImplementedError
@@ -152,7 +148,7 @@ class ByService(ModelAdmin):
 
 
 class ServiceForm(ModelForm):
-    """A ModelForm that delegates to one of the portal's own forms and services."""
+    """A ModelForm that delegates to one of the portal's own forms and to a service."""
 
     actor: User
 
@@ -163,7 +159,7 @@ class ServiceForm(ModelForm):
         raise NotImplementedError
 
     def _post_clean(self) -> None:
-        """Replace Django's model validation by the portal's form, then the service."""
+        """Run the portal's form and the service instead of Django's model validation."""
         form = self.portal_form()
         form.full_clean()
         if not form.errors:
@@ -179,7 +175,7 @@ class ServiceForm(ModelForm):
         return self.instance
 
     def save_m2m(self) -> None:
-        """Nothing to do."""
+        """Do nothing, because the service has already saved it."""
 
 
 class TenantAdminForm(ServiceForm):

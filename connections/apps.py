@@ -1,4 +1,4 @@
-"""Django's configuration of the product."""
+"""Django's configuration of the portal's only app."""
 
 from django.apps import AppConfig
 from django.conf import settings
@@ -6,13 +6,11 @@ from django.core.exceptions import ImproperlyConfigured
 
 
 class ConnectionsConfig(AppConfig):
-    """The one app of the portal."""
-
     name = "connections"
     verbose_name = "Microsoft 365 connections"
 
     def ready(self) -> None:
-        """Register the system checks, and tell the Microsoft layer, which reads no settings, how to reach Microsoft."""
+        """Register the system checks and configure the Microsoft layer, which does not read settings itself."""
         from connections import checks  # noqa: F401
         from connections.microsoft import clouds, http
 

@@ -1,4 +1,4 @@
-"""record() is the only writer of the audit trail."""
+"""The audit trail. Events are written only by record() and record_many()."""
 
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -18,7 +18,7 @@ SET = "(set)"  # recorded instead of a secret's value
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The id of a request and the client's address."""
+    """The request's id and the client's address."""
 
     request_id: str = ""
     address: str | None = None
@@ -26,7 +26,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The target of an event, if it is not a row of a table or only its id is known."""
+    """The target of an event if it is not a database row, or if only its id is known."""
 
     type: str
     id: str
@@ -36,7 +36,7 @@ class Subject:
 TRAIL = Subject("AuditTrail", "", "Audit trail")
 
 
-# Set per request by the middleware and per task by the worker, so that services need no request.
+# Set by the middleware for each request and by the worker for each task, so that services do not need the request.
 origin: ContextVar[Origin] = ContextVar("audit_origin", default=Origin())  # noqa: B039
 
 
@@ -50,11 +50,11 @@ def record(
     actor_name: str = "",
     at: datetime | None = None,
 ) -> AuditEvent:
-    """Append one event, inside the caller's transaction.
+    """Append one event inside the caller's transaction.
 
-    ``changes`` is ``{field: [before, after]}`` or plain facts; use join_values() for a fact with several values. ``actor``
-    None is the portal itself. ``at`` is when the change takes effect, where that must be exact (default: now). Raises
-    ValueError if the name of a secret occurs in ``changes``.
+    ``changes`` is ``{field: [before, after]}`` or plain facts; use join_values() for a fact with several values. An
+    ``actor`` of None means the portal itself. ``at`` is when the change takes effect, if that must be exact (default:
+    now). Raises ValueError if ``changes`` contains the name of a secret.
     """
     event = _event(action, target, actor, changes, outcome, actor_name, at)
     event.save(force_insert=True)
@@ -68,7 +68,7 @@ def record_many(
     actor: User | None,
     at: datetime | None = None,
 ) -> None:
-    """Record the same action on many targets, each with its changes, in few statements."""
+    """Record the same action for many targets, each with its own changes, in few statements."""
     events = [_event(action, target, actor, changes, AuditEvent.Outcome.DONE, "", at) for target, changes in targets]
     AuditEvent.objects.bulk_create(events, batch_size=500)
 
@@ -106,10 +106,7 @@ def _event(
 
 
 def recorded_name(actor: User | None) -> str:
-    """The name of an actor in records that outlive the account: name and sign-in name. None is the portal itself.
-
-    If both do not fit, the name is cut, because only the sign-in name is unique.
-    """
+    """Return "name <sign-in name>" for records that outlive the account. If it is too long, only the name is cut."""
     if actor is None:
         return "Portal"
     sign_in_name = f" <{actor.username}>"
@@ -117,7 +114,7 @@ def recorded_name(actor: User | None) -> str:
 
 
 def changed_fields(target: models.Model, values: dict[str, Any]) -> dict[str, list[Any]]:
-    """What setting ``values`` on ``target`` would change: {field: [before, after]}, for ``changes``."""
+    """Return what would change if ``values`` were set on ``target``: {field: [before, after]}, for ``changes``."""
     return {
         name: [_plain(getattr(target, name)), _plain(value)]
         for name, value in values.items()
@@ -126,7 +123,7 @@ def changed_fields(target: models.Model, values: dict[str, Any]) -> dict[str, li
 
 
 def join_values(values: Iterable[object]) -> str:
-    """Several values as one fact: a list of two would be read as [before, after]."""
+    """Join several values into one fact, because a list of two would be read as [before, after]."""
     return ", ".join(map(str, values))
 
 

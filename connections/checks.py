@@ -1,4 +1,4 @@
-"""System checks for settings with which the portal would start and then fail."""
+"""System checks for settings that would let the portal start, but make it fail later."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from connections.models.tenants import SHARED_ENDPOINTS
 
 @register(Tags.security)
 def encryption_keys(**kwargs: Any) -> list[CheckMessage]:
-    """FIELD_ENCRYPTION_KEYS must be Fernet keys."""
+    """FIELD_ENCRYPTION_KEYS must contain Fernet keys."""
     for number, key in enumerate(settings.FIELD_ENCRYPTION_KEY, start=1):
         try:
             Fernet(key)
@@ -24,7 +24,7 @@ def encryption_keys(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def portal_url(**kwargs: Any) -> list[CheckMessage]:
-    """Microsoft accepts plain http redirect URIs for localhost only (identity-platform/reply-url)."""
+    """Microsoft accepts plain http in redirect URIs only for localhost (identity-platform/reply-url)."""
     if settings.HTTPS or settings.PORTAL_URL.startswith("http://localhost"):
         return []
     problem = (
@@ -35,7 +35,7 @@ def portal_url(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def sign_in(**kwargs: Any) -> list[CheckMessage]:
-    """Microsoft sign-in is configured either completely or not at all."""
+    """Microsoft sign-in must be configured completely or not at all."""
     login = settings.LOGIN_MICROSOFT
     needed = {name: login[name] for name in ("tenant", "client_id", "client_secret")}
     missing = [name for name, value in needed.items() if not value]
@@ -47,7 +47,7 @@ def sign_in(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def sign_in_directory(**kwargs: Any) -> list[CheckMessage]:
-    """Microsoft sign-in needs one directory in a known cloud."""
+    """Microsoft sign-in requires a single directory in a known cloud."""
     login = settings.LOGIN_MICROSOFT
     errors: list[CheckMessage] = []
     if login["tenant"].lower() in SHARED_ENDPOINTS:

@@ -1,4 +1,4 @@
-"""The client address of a request, behind any number of trusted proxies."""
+"""Finds a client's address behind any number of trusted proxies."""
 
 import ipaddress
 
@@ -7,13 +7,13 @@ from django.http import HttpRequest
 
 
 def client_address(request: HttpRequest) -> str | None:
-    """The client's address: behind TRUSTED_PROXIES proxies, the entry that the outermost one added. None: unknown."""
+    """Return the client's address: with TRUSTED_PROXIES, the entry added by the outermost proxy. None if unknown."""
     meta = request.META
     return forwarded_address(meta.get("HTTP_X_FORWARDED_FOR", ""), str(meta.get("REMOTE_ADDR") or ""))
 
 
 def forwarded_address(forwarded_for: str, peer: str) -> str | None:
-    """The same from the value of X-Forwarded-For and the address of the connection."""
+    """Return the client's address from the value of X-Forwarded-For and the connection's address."""
     trusted: int = settings.TRUSTED_PROXIES
     if trusted:
         hops = [hop.strip() for hop in forwarded_for.split(",") if hop.strip()]
@@ -23,7 +23,7 @@ def forwarded_address(forwarded_for: str, peer: str) -> str | None:
 
 
 def _address(text: str) -> str | None:
-    """The address without the port that some proxies append; None if it is invalid."""
+    """Return the address without the port that some proxies append, or None if it is invalid."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

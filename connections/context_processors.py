@@ -1,4 +1,4 @@
-"""Context of every template: the signed-in person's role and rights, and facts about the portal."""
+"""Context for every template: the signed-in person's role and permissions, and facts about the portal."""
 
 from typing import Any
 
@@ -32,19 +32,19 @@ def portal(request: HttpRequest) -> dict[str, Any]:
                 "connect": permissions.can_connect(user),
             },
         }
-        # Lazy: queried only where the navigation is shown.
+        # Lazy, so that the query runs only where the navigation is shown.
         context["waiting_requests"] = SimpleLazyObject(lambda: _waiting_requests(user))
         context["waiting_approvals"] = SimpleLazyObject(lambda: _waiting_approvals(user))
     return context
 
 
 def _waiting_requests(user: User) -> int:
-    """Consent requests this IT admin can decide; 0 for others."""
+    """Return the number of consent requests this IT admin can decide; 0 for everyone else."""
     return requests.awaiting_decision(timezone.now()).count() if permissions.can_manage_registry(user) else 0
 
 
 def _waiting_approvals(user: User) -> int:
-    """Approvals this IT admin can decide, so without their own; 0 for others."""
+    """Return the number of approvals this IT admin can decide, which excludes their own; 0 for everyone else."""
     if not permissions.can_decide_approvals(user):
         return 0
     waiting = querysets.visible_approvals(user).filter(state=Approval.State.WAITING)

@@ -1,4 +1,4 @@
-"""CSV downloads that a spreadsheet opens without running formulas."""
+"""CSV downloads that can be opened in a spreadsheet without running formulas."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,14 +10,14 @@ from connections.services.audit.export import csv_cell
 
 
 class _Echo:
-    """A file for csv.writer whose write() returns the line."""
+    """A file-like object for csv.writer whose write() returns the line."""
 
     def write(self, line: str) -> str:
         return line
 
 
 def as_csv(name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> StreamingHttpResponse:
-    """A streamed download; formulas are escaped."""
+    """Return a streamed download in which formulas are escaped."""
     response = StreamingHttpResponse(_lines(header, rows), content_type="text/csv; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="{name}"'
     return response
@@ -25,7 +25,7 @@ def as_csv(name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> S
 
 def _lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     writer = csv.writer(_Echo())
-    yield "\ufeff" + str(writer.writerow(header))  # the byte order mark tells spreadsheets that it is UTF-8
+    yield "\ufeff" + str(writer.writerow(header))  # the byte order mark marks the file as UTF-8 for spreadsheets
     for row in rows:
         yield str(writer.writerow([cell(value) for value in row]))
 

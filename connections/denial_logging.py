@@ -1,4 +1,4 @@
-"""Recording a refused request: who tried what on which object."""
+"""Records denied requests: who tried what, and on which object."""
 
 import structlog
 from django.db import DatabaseError
@@ -11,7 +11,7 @@ from connections.services.audit import denials
 
 logger = structlog.get_logger(__name__)
 
-# The model behind the first part of a path, also below /api/v1/.
+# The model for the first part of a path, or for the first part after /api/v1/.
 _NOUNS = {
     "alerts": "AlertChannel",
     "api-keys": "ApiKey",
@@ -53,7 +53,7 @@ def record(request: HttpRequest, error: NotAllowed) -> None:
 
 
 def _target(path: str) -> tuple[str, str]:
-    """Type and id of the object of a path: "/connections/7/edit/" → Connection 7; the Portal if it has none."""
+    """Return the type and id of a path's object: "/connections/7/edit/" → Connection 7, otherwise the Portal."""
     parts = [part for part in path.split("/") if part]
     if parts[:1] == ["api"]:
         parts = parts[2:]

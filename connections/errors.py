@@ -1,7 +1,4 @@
-"""The portal's exceptions, one for each case that a caller must handle differently.
-
-Every error has a ``code`` for machines, a sentence on what happened and a sentence on what to do about it.
-"""
+"""The portal's exceptions. Each has a ``code`` for machines, a sentence on what happened and one on what to do."""
 
 from __future__ import annotations
 
@@ -12,21 +9,21 @@ if TYPE_CHECKING:
 
 
 class PortalError(Exception):
-    """Base of all errors that are shown to people and programs."""
+    """The base of all errors that people and programs may see."""
 
     code = "error"
     status = 400
     cause = "Something went wrong."
     action = "Try again. If it happens again, tell an IT admin."
-    # Who can fix it, if the type of error alone decides that: owner, it_admin, microsoft or nobody.
+    # Who can fix it, if that follows from the type of error: owner, it_admin, microsoft or nobody.
     who = ""
-    # Seconds after which a program may try again, if that alone can help.
+    # Seconds after which a program may try again, if waiting can help.
     retry_after: int | None = None
 
     def __init__(self, cause: str = "", *, action: str = "", field: str = "") -> None:
         self.cause = cause or self.cause
         self.action = action or self.action
-        # The form field that the sentence belongs to, if any.
+        # The form field that the sentence is about, if any.
         self.field = field
         super().__init__(self.cause)
 
@@ -35,7 +32,7 @@ class PortalError(Exception):
 
 
 class NotAllowed(PortalError):
-    """The person may see the object, but not do this."""
+    """The person may see the object, but may not do this."""
 
     code = "not_allowed"
     status = 403
@@ -45,14 +42,14 @@ class NotAllowed(PortalError):
 
 
 class UnknownParameter(PortalError):
-    """The endpoint does not know a query parameter; ``action`` names those it knows."""
+    """A query parameter is unknown to the endpoint; ``action`` names the known ones."""
 
     code = "unknown_parameter"
     cause = "There is a query parameter too many."
 
 
 class PolicyForbids(PortalError):
-    """A rule of the policy forbids it; ``cause`` names the rule."""
+    """The policy does not allow this; ``cause`` names the rule."""
 
     code = "policy_forbids"
     status = 403
@@ -81,7 +78,7 @@ class Conflict(PortalError):
 
 
 class InvalidInput(PortalError):
-    """A value is not valid; ``field`` names it."""
+    """A value is invalid; ``field`` names its field."""
 
     code = "invalid_input"
     cause = "This value cannot be used."
@@ -94,15 +91,13 @@ class AlreadyExists(InvalidInput):
 
 
 class InUse(PortalError):
-    """It cannot be removed, because other objects still use it."""
+    """The object cannot be removed, because others still use it."""
 
     code = "still_in_use"
     status = 409
 
 
 class AmbiguousName(PortalError):
-    """Several visible connections have this name, so the number is needed."""
-
     code = "ambiguous_name"
     status = 409
     cause = "Several connections have this name."
@@ -110,8 +105,6 @@ class AmbiguousName(PortalError):
 
 
 class NothingToCheck(PortalError):
-    """The connection has no sign-in that could be checked."""
-
     code = "nothing_to_check"
     status = 409
     cause = "There is nothing to check: nobody has signed in for this connection yet, or it is disabled."
@@ -119,7 +112,7 @@ class NothingToCheck(PortalError):
 
 
 class InvalidApiKey(PortalError):
-    """The API key is unknown, revoked or expired. The answer does not say which."""
+    """The API key is unknown, revoked or expired; the answer does not reveal which."""
 
     code = "bad_key"
     status = 401
@@ -129,7 +122,7 @@ class InvalidApiKey(PortalError):
 
 
 class RateLimited(PortalError):
-    """The key or the address has no calls left in this minute."""
+    """The key or address has used up its calls for this minute."""
 
     code = "rate_limited"
     status = 429
@@ -143,7 +136,7 @@ class RateLimited(PortalError):
 
 
 class ConnectionUnusable(PortalError):
-    """The connection has no token at present; ``cause`` and ``action`` say why."""
+    """The connection cannot provide tokens at present; ``cause`` and ``action`` explain why."""
 
     code = "connection_unusable"
     status = 409
@@ -156,8 +149,6 @@ class ConnectionUnusable(PortalError):
 
 
 class TokenUnavailable(PortalError):
-    """Microsoft did not issue a token in time."""
-
     code = "microsoft_unavailable"
     status = 503
     who = "microsoft"
@@ -167,7 +158,7 @@ class TokenUnavailable(PortalError):
 
 
 class UnreadableSecret(PortalError):
-    """No configured encryption key decrypts a stored value. Neither Microsoft nor the owner can fix that."""
+    """No configured encryption key decrypts a stored value. Neither Microsoft nor the owner can fix this."""
 
     code = "encryption_key_missing"
     status = 503
@@ -189,27 +180,25 @@ class MicrosoftRefused(PortalError):
 
 
 class MicrosoftUnavailable(MicrosoftRefused):
-    """There was no useful answer from Microsoft. It says nothing about the grant or credential."""
+    """Microsoft gave no usable answer, which says nothing about the grant or credential."""
 
     status = 503
 
 
 class SignInFailed(PortalError):
-    """Base of the errors during a sign-in at Microsoft."""
+    """The base of all errors during a sign-in at Microsoft."""
 
     code = "sign_in_failed"
 
 
 class SignInCancelled(SignInFailed):
-    """The person pressed Cancel, which is no failure."""
-
     code = "cancelled"
     cause = "You cancelled at Microsoft, so nothing was connected."
     action = "Start again whenever you like."
 
 
 class SignInExpired(SignInFailed):
-    """The callback belongs to no sign-in of this browser: repeated, expired, or started in another browser."""
+    """The callback matches no sign-in in this browser: used before, expired, or started in another browser."""
 
     code = "sign_in_lost"
     cause = "This sign-in is over: it was already used, took longer than 30 minutes, or was started in another browser."
@@ -217,8 +206,6 @@ class SignInExpired(SignInFailed):
 
 
 class NoRefreshToken(SignInFailed):
-    """Microsoft signed the person in, but issued no refresh token."""
-
     code = "no_refresh_token"
     cause = "Microsoft gave no refresh token, so the connection would die within the hour. It was not stored."
     action = (
@@ -228,18 +215,18 @@ class NoRefreshToken(SignInFailed):
 
 
 class WrongAccount(SignInFailed):
-    """The new sign-in is for another Microsoft account than the connection's."""
+    """The person signed in with a different Microsoft account than before."""
 
     code = "wrong_account"
 
 
 class WrongTenant(SignInFailed):
-    """The account belongs to another directory than the app registration's."""
+    """The account belongs to a different directory than the app registration."""
 
     code = "wrong_tenant"
 
 
 class ConsentMissing(SignInFailed):
-    """Microsoft granted too few permissions: an admin must consent first."""
+    """Microsoft granted too few permissions, so an admin must consent first."""
 
     code = "consent_needed"

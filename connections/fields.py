@@ -1,8 +1,7 @@
 """SecretField: a strict wrapper around django-encrypted-model-fields.
 
-With a wrong key the library returns the ciphertext as if it were the value; it decrypts values during validation, and it
-allows comparisons and expressions on encrypted columns. All of that silently destroys or leaks secrets, so this field
-refuses it.
+If the key is wrong, the library silently returns the ciphertext as if it were the value. It also decrypts values during
+validation, and allows comparisons and expressions on encrypted columns. This field prevents all of that.
 """
 
 from typing import Any
@@ -17,13 +16,13 @@ from connections.errors import UnreadableSecret
 
 
 def encrypt(secret: str) -> str:
-    """Encrypt with the first configured key, in the form the column stores."""
+    """Encrypt with the first configured key, in the form in which the column stores it."""
     ciphertext: bytes = encrypt_str(secret)
     return ciphertext.decode("ascii")
 
 
 def decrypt(ciphertext: str) -> str:
-    """Raises UnreadableSecret if no configured key decrypts it (wrong key, or never encrypted)."""
+    """Decrypt a stored value. Raises UnreadableSecret if no configured key fits, or if it was never encrypted."""
     try:
         secret: str = decrypt_str(ciphertext)
     except InvalidToken as wrong_key:
@@ -32,10 +31,7 @@ def decrypt(ciphertext: str) -> str:
 
 
 class SecretField(EncryptedTextField):  # type: ignore[misc]
-    """A text column that is encrypted at rest; NULL means no secret.
-
-    Reading raises UnreadableSecret if no key decrypts the value. Queries may use ``isnull`` only.
-    """
+    """Text encrypted at rest. Reading raises UnreadableSecret if no key fits; queries may only use ``isnull``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"null": True, "blank": True, "editable": False, **kwargs})
@@ -60,5 +56,5 @@ class SecretField(EncryptedTextField):  # type: ignore[misc]
         raise FieldError(f"{self.name} is encrypted and cannot be transformed in a query.")
 
     def value_to_string(self, obj: models.Model) -> str:
-        # Serializers such as dumpdata would write the plaintext into a file.
+        # Serializers such as dumpdata would write the plaintext to a file.
         return ""

@@ -1,4 +1,4 @@
-"""Keyset pagination without OFFSET. A key is the last row's values of the order's columns, as opaque text."""
+"""Keyset pagination, without OFFSET. A key holds the last row's values in the sorted columns, as an opaque string."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ M = TypeVar("M", bound=models.Model)
 def page_rows(
     queryset: QuerySet[M], order: Sequence[str], size: int, *, key: list[Any] | None = None, backwards: bool = False
 ) -> list[M]:
-    """The rows of a page in reading direction, and one more if there is a next page.
+    """Return a page's rows in reading order, plus one more if there is a next page.
 
-    ``order`` names columns that are never null, descending ones with a leading "-"; the last one must be unique.
+    ``order`` names columns that are never null, with a leading "-" for descending ones; the last one must be unique.
     """
     directed = [name[1:] if name.startswith("-") else f"-{name}" for name in order] if backwards else list(order)
     if key is not None:
@@ -36,7 +36,7 @@ def encode(item: models.Model, order: Sequence[str]) -> str:
 
 
 def decode(text: str, model: type[models.Model], order: Sequence[str]) -> list[Any] | None:
-    """The values of a key; None if it is invalid for this order."""
+    """Return the values in a key, or None if it is invalid for this order."""
     if not text:
         return None
     try:
@@ -55,11 +55,11 @@ def _read(column: models.Field[Any, Any], part: str) -> Any:
     moment = datetime.fromisoformat(part)
     if moment.tzinfo is None:
         raise ValueError("A key's moment has its time zone.")
-    return moment.astimezone(UTC)  # overflows here, and not in a query, if it is out of range in UTC
+    return moment.astimezone(UTC)  # overflows here, rather than in a query, if it is out of range in UTC
 
 
 def _beyond(directed: Sequence[str], key: Sequence[Any]) -> Q:
-    """Rows that come after ``key``: (a > x) or (a = x and b > y) …, each in its column's direction."""
+    """Match the rows after ``key``: (a > x) or (a = x and b > y) …, each in its column's direction."""
     condition, equal = Q(), Q()
     for name, value in zip(directed, key, strict=True):
         column = name.removeprefix("-")

@@ -1,4 +1,4 @@
-"""Middleware: request ids for logs and audit, security headers, and error pages."""
+"""Middleware for request ids (in logs and the audit trail), security headers and error pages."""
 
 import uuid
 from collections.abc import Callable
@@ -29,14 +29,14 @@ _POLICY = "; ".join(
         "manifest-src 'self'",
         "base-uri 'none'",
         "frame-ancestors 'none'",
-        # The Connect form's answer redirects to Microsoft, so form-action cannot be 'self' alone.
+        # The Connect form's response redirects to Microsoft, so form-action cannot be 'self' alone.
         "form-action 'self' https: {sandbox}",
     )
 )
 
 
 def request_context(get_response: GetResponse) -> GetResponse:
-    """Give the request an id for logs, audit rows and error pages; record at its end what was denied."""
+    """Give the request an id for logs, audit events and error pages; at its end, record what was denied."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         request_id = str(uuid.uuid4())
@@ -72,7 +72,7 @@ def content_security_policy(get_response: GetResponse) -> GetResponse:
 
 
 def no_store(get_response: GetResponse) -> GetResponse:
-    """Forbid caching: after signing out, the back button must not show a page again."""
+    """Forbid caching, so that the back button shows no pages after signing out."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
@@ -84,7 +84,7 @@ def no_store(get_response: GetResponse) -> GetResponse:
 
 
 class PortalErrorMiddleware:
-    """Turn uncaught PortalErrors and Django's empty 405 into pages."""
+    """Turns uncaught PortalErrors and Django's empty 405 responses into pages."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -92,7 +92,7 @@ class PortalErrorMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
         if request.method == "GET" and response.status_code == 405 and not response.content:
-            # People get here when they sign in again after sending a form while signed out.
+            # People end up here if they were signed out when they sent a form, and then signed in again.
             page = render(request, "405.html", status=405)
             page["Allow"] = response["Allow"]
             return page
@@ -107,10 +107,10 @@ class PortalErrorMiddleware:
 
 
 class SignInErrorMiddleware(SocialAuthExceptionMiddleware):  # type: ignore[misc]
-    """Turn failed sign-ins at Microsoft into pages; see connections/pipeline.py."""
+    """Turns failed Microsoft sign-ins into pages; see connections/pipeline.py."""
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        from connections import pipeline  # social-auth loads it, which needs the models
+        from connections import pipeline  # imported late, because social-auth needs the models
         from connections.views import consent_requests
 
         ended = pipeline.explain(request, exception)
@@ -119,7 +119,7 @@ class SignInErrorMiddleware(SocialAuthExceptionMiddleware):  # type: ignore[misc
         if ended.by_link:
             return render(request, "sign_in_links/refused.html", {"error": ended.error}, status=ended.error.status)
         context: dict[str, Any] = {"error": ended.error, "connection": ended.connection}
-        # Microsoft's page "Need admin approval" can end like any other that was cancelled.
+        # Microsoft's page "Need admin approval" looks like any other cancelled sign-in.
         may_need_consent = ended.needs_consent or isinstance(ended.error, SignInCancelled)
         if ended.connection is not None and may_need_consent and isinstance(request.user, User):
             context["asking"] = consent_requests.panel(request.user, ended.connection, offer=ended.needs_consent)

@@ -1,4 +1,4 @@
-"""The portal's side of social-auth: the strategy with the client, and the steps after Microsoft's answer."""
+"""The portal's side of social-auth: the strategy that supplies the client, and the steps after Microsoft's answer."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +29,13 @@ from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.connections import connections, sign_in, sign_in_links
 from connections.services.people import accounts
 
-# Session key: the value a sign-in link is bound to, in the browser that opened it.
+# Session key of the value that binds a sign-in link to the browser that opened it.
 LINK_BROWSER = "sign_in_link_browser"
 
 
 @dataclass(frozen=True, slots=True)
 class LinkHolder:
-    """The holder of a sign-in link. Not an account, so social-auth signs nobody in."""
+    """The holder of a sign-in link. This is not an account, so social-auth signs nobody in."""
 
     pk: str
     is_authenticated: bool = True
@@ -47,7 +47,7 @@ class LinkHolder:
 
 
 class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
-    """Gives a backend its client: the portal itself, or the app registration of one connection."""
+    """Gives a backend its client: the portal's own, or that of one connection's app registration."""
 
     connection: Connection | None = None
     # Set if a sign-in link is used, regardless of who is signed in to the portal in this browser.
@@ -69,7 +69,7 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
         return self._client.credential_id if self._client else None
 
     def intent(self) -> dict[str, Any]:
-        """The values kept in the session while the person is at Microsoft."""
+        """Return the values that are kept in the session while the person is at Microsoft."""
         if self.connection is None:
             return {}
         return {"connection": self.connection.pk, "link": self.link.pk if self.link else None}
@@ -79,7 +79,7 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
         return LinkHolder(f"link:{self.link.pk}") if self.link else None
 
     def resume(self, started: dict[str, Any]) -> None:
-        """Restore the sign-in on the callback. Raises LinkUnusable if its link is no longer usable."""
+        """Restore the sign-in on the callback. Raises LinkUnusable if its link can no longer be used."""
         if started.get("link"):
             browser = str(self.session_get(LINK_BROWSER, ""))
             opened = sign_in_links.resume(int(started["link"]), browser=browser, now=timezone.now())
@@ -89,23 +89,23 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
         self.connection = visible.filter(pk=int(started.get("connection") or 0)).first()
 
     def forget(self) -> None:
-        """Drop the sign-in's context: another person came back than the one who left."""
+        """Drop the sign-in's context, because a different person came back from Microsoft."""
         self.connection = self.link = None
 
     def partial_load(self, token: str) -> None:
-        """Ignore partial tokens: a paused sign-in would store Microsoft's tokens in plain text."""
+        """Ignore partial tokens, because pausing a sign-in would store Microsoft's tokens in plain text."""
 
     def query_string(self) -> str:
         return str(self._require_request().META.get("QUERY_STRING", ""))
 
     def absolute_uri(self, path: str | None = None) -> str | None:
-        """Build redirect URIs from PORTAL_URL, not from the host a proxy sends (AADSTS50011 otherwise)."""
+        """Build redirect URIs from PORTAL_URL: with the host sent by a proxy, Microsoft answers AADSTS50011."""
         return f"{settings.PORTAL_URL}{path}" if path and path.startswith("/") else path
 
 
 def portal_client() -> backends.SignInClient:
-    """The client of the portal's own sign-in, from LOGIN_MICROSOFT_*. Raises SignInFailed unless that is complete."""
-    # With shared endpoints such as "common" anybody could sign in.
+    """Return the portal's own client, from LOGIN_MICROSOFT_*. Raises SignInFailed if that is incomplete."""
+    # With a shared endpoint such as "common", anybody could sign in.
     login = settings.LOGIN_MICROSOFT
     complete = all(login[name] for name in ("tenant", "client_id", "client_secret"))
     if not complete or login["tenant"].lower() in SHARED_ENDPOINTS or login["environment"] not in clouds.CLOUDS:
@@ -125,10 +125,10 @@ def portal_client() -> backends.SignInClient:
 def admit_person(
     response: dict[str, Any], user: User | None = None, social: Any = None, **kwargs: Any
 ) -> dict[str, Any]:
-    """Create an account at the first sign-in; refuse disabled and service accounts.
+    """Create an account at the first sign-in; refuse disabled accounts and service accounts.
 
-    A signed-in user is never linked to the Microsoft account: it could be another person's, who could then always sign
-    in as them.
+    A signed-in user is never linked to the Microsoft account, because it could be someone else's, who could then always
+    sign in as them.
     """
     if user is None:
         return {"user": accounts.create_from_directory(claims=response), "is_new": True}
@@ -158,7 +158,7 @@ def follow_directory(strategy: PortalStrategy, user: User, response: dict[str, A
 def finish_connect(
     strategy: PortalStrategy, response: dict[str, Any], user: User | None = None, **kwargs: Any
 ) -> HttpResponse:
-    """Store the grant with the connection. A redirect ends the pipeline, so social-auth stores nothing."""
+    """Store the grant in the connection. The redirect ends the pipeline, so social-auth stores nothing."""
     connection, link, now = strategy.connection, strategy.link, timezone.now()
     actor = link.made_by if link is not None else user
     if connection is None or actor is None:
@@ -172,7 +172,7 @@ def finish_connect(
         by_link=link,
     )
     if link is not None:
-        # The holder of a link only gives the grant, and gets nothing in return.
+        # The holder of a link only provides the grant and gets nothing in return.
         connection.mailbox_accesses.update(probe_after=now)
         return redirect("sign_in_link_done")
     connections.probe_mailboxes(connection, actor=actor, now=timezone.now())
@@ -184,19 +184,16 @@ def finish_connect(
 
 @dataclass(frozen=True)
 class FailedSignIn:
-    """How a sign-in failed, for its page."""
+    """The reason why a sign-in failed, for its page."""
 
     error: errors.PortalError
     connection: Connection | None
-    needs_consent: bool = False  # whether an administrator has to be asked
-    by_link: bool = False  # tried with a sign-in link, whose holder may see nothing else of the portal
+    needs_consent: bool = False  # whether an administrator must be asked
+    by_link: bool = False  # whether it used a sign-in link, whose holder may see nothing else in the portal
 
 
 def explain(request: HttpRequest, exception: Exception) -> FailedSignIn | None:
-    """Explain an exception during a sign-in; None for all other exceptions.
-
-    A failed attempt is recorded, unless the callback's state did not belong to a sign-in of ours.
-    """
+    """Explain a failed sign-in, and record it if the sign-in was ours. Returns None for all other exceptions."""
     if isinstance(exception, SocialAuthBaseException):
         error = _translate(exception)
     elif isinstance(exception, errors.PortalError) and request.path.startswith("/auth/"):

@@ -1,4 +1,4 @@
-"""How states are shown to people: a word, a tone, and for connections the cause and who must act."""
+"""How states are shown to people: a word and a tone, and for connections also the cause and who must act."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ OK, WAITING, WARNING, BROKEN, OFF = "ok", "waiting", "warning", "broken", "off"
 
 BLOCKED_BY_APP = "Blocked by its app registration"
 
-# The icon beside the word: colour alone is not accessible.
+# The icon beside the word, because colour alone is not accessible.
 SIGNS = {
     OK: "circle-check",
     WAITING: "circle-dashed",
@@ -37,7 +37,7 @@ class Badge:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The state of a connection: cause, what to do, and who must do it; empty strings where there is nothing to say."""
+    """A connection's state: cause, what to do, and who must do it. Strings are empty where there is nothing to say."""
 
     badge: Badge
     cause: str = ""
@@ -58,7 +58,7 @@ _STATUS_TONES = {
     Status.BLOCKED: BROKEN,
     Status.DISABLED: OFF,
 }
-# For models whose badge is just one of their columns: the tone of each of its values.
+# For models whose badge shows the value of one column: the tone of each value.
 _TONES: dict[type[Model], dict[str, str]] = {
     models.MailboxAccess: {"unprobed": WAITING, "reachable": OK, "unreachable": BROKEN, "unknown": WARNING},
     models.ConsentLink: {"open": WAITING, "granted": WARNING, "verified": OK, "declined": BROKEN, "failed": BROKEN},
@@ -76,9 +76,10 @@ _TONES: dict[type[Model], dict[str, str]] = {
     models.AuditVerification: {"waiting": WAITING, "running": WAITING, "intact": OK, "broken": BROKEN},
     models.AuditEvent: {"done": OK, "denied": WARNING, "failed": BROKEN},
 }
-_COLUMNS: dict[type[Model], str] = {models.ReviewItem: "decision", models.AuditEvent: "outcome"}  # others: "state"
+# The column, where it is not "state".
+_COLUMNS: dict[type[Model], str] = {models.ReviewItem: "decision", models.AuditEvent: "outcome"}
 
-# Used when the connection has no sentences of its own.
+# Used if the connection has no sentences of its own.
 _CAUSES = {
     Status.PENDING: "Nobody has signed in for it yet.",
     Status.RECONNECT_NEEDED: "Microsoft no longer accepts the sign-in this connection stands on.",
@@ -102,7 +103,7 @@ _WHO = {
 
 
 def badge(thing: Model) -> Badge:
-    """The badge of anything that has a state. Raises TypeError for a model that has none."""
+    """Return the badge of anything that has a state. Raises TypeError for other models."""
     if tones := _TONES.get(type(thing)):
         column = _COLUMNS.get(type(thing), "state")
         return Badge(getattr(thing, f"get_{column}_display")(), tones[getattr(thing, column)])
@@ -145,7 +146,7 @@ def badge(thing: Model) -> Badge:
 
 
 def connection_badge(connection: models.Connection) -> Badge:
-    """The badge of a connection; unlike status_badge it also shows "blocked by its app" and "not approved yet"."""
+    """Return a connection's badge. Unlike status_badge, it also shows "blocked by its app" and "not approved yet"."""
     if connection.is_blocked_by_app:
         return Badge(BLOCKED_BY_APP, BROKEN)
     if connection.status == Status.PENDING and connection.status_code == ApprovalNeeded.code:
@@ -158,7 +159,7 @@ def status_badge(status: Status) -> Badge:
 
 
 def connection_state(connection: models.Connection, viewer: models.User | None = None) -> State:
-    """The state of a connection for ``viewer``, who reads "you" where they must act themselves."""
+    """Return a connection's state for ``viewer``, who reads "you" where they must act themselves."""
     if connection.is_blocked_by_app:
         app = connection.app_registration
         return State(
@@ -183,7 +184,7 @@ def connection_state(connection: models.Connection, viewer: models.User | None =
 
 
 def assigned_to(connection: models.Connection, viewer: models.User | None = None) -> str:
-    """Who must act, as part of a sentence ("the owner, Bob Jones"); empty when nobody must."""
+    """Return who must act, as part of a sentence ("the owner, Bob Jones"), or "" if nobody must."""
     if connection.is_blocked_by_app:
         return "an IT admin"
     who = connection.status_who or _WHO.get(Status(connection.status), "")
@@ -196,13 +197,13 @@ def assigned_to(connection: models.Connection, viewer: models.User | None = None
 
 
 def action_label(action: str) -> str:
-    """An audit action for people: "connection.reconnect_needed" → "Connection: reconnect needed"."""
+    """Format an audit action for people: "connection.reconnect_needed" → "Connection: reconnect needed"."""
     noun, _, verb = action.partition(".")
     return f"{_sentence_case(noun.replace('_', ' '))}: {verb.replace('_', ' ')}" if verb else noun
 
 
 def type_label(target_type: str) -> str:
-    """A glossary name for people: "AppRegistration" → "App registration"."""
+    """Format a glossary name for people: "AppRegistration" → "App registration"."""
     return _sentence_case(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", target_type))
 
 

@@ -1,4 +1,4 @@
-"""Celery tasks: each calls its services. The database knows what is due."""
+"""Celery tasks, which only call services. The database knows what is due."""
 
 import time
 import uuid
@@ -37,7 +37,7 @@ def sweep() -> None:
 
 @shared_task(ignore_result=True)
 def probe_due_mailboxes() -> None:
-    """Probe shared mailboxes that are due, and check open consent requests."""
+    """Probe the shared mailboxes that are due, and check open consent requests."""
     _as_task()
     probes.probe_due(now=timezone.now())
     admin_consent.verify_open(now=timezone.now())
@@ -55,7 +55,7 @@ def deliver_alerts() -> None:
 
 @shared_task(ignore_result=True)
 def look_ahead() -> None:
-    """Read credentials' expiry dates, warn of those that expire soon, and sync people with the directory."""
+    """Read when credentials expire, warn of those that expire soon, and sync people with the directory."""
     _as_task()
     credential_expiry.check_due(now=timezone.now())
     directory_sync.sync_due(now=timezone.now())
@@ -63,14 +63,14 @@ def look_ahead() -> None:
 
 @shared_task(ignore_result=True)
 def end_lapsed_shares() -> None:
-    """Record the end of expired shares; they stopped working at their end date."""
+    """Record the end of expired shares, which stopped working on their end date."""
     _as_task()
     shares.end_expired(now=timezone.now())
 
 
 @shared_task(ignore_result=True)
 def seal_audit() -> None:
-    """Seal recorded events, publish the seals, and run the requested verifications."""
+    """Seal recorded events, publish the seals, and run requested verifications."""
     _as_task()
     denials.write_events(timezone.now())
     sealing.seal_due(timezone.now())
@@ -86,7 +86,7 @@ def tick_reviews() -> None:
 
 @shared_task(ignore_result=True)
 def tidy() -> None:
-    """Remove expired sessions, sign-in links and stored API replies, and what retention no longer keeps."""
+    """Remove expired sessions, sign-in links and stored API replies, and everything past its retention period."""
     _as_task()
     call_command("clearsessions")
     idempotency.prune(now=timezone.now())
@@ -95,7 +95,7 @@ def tidy() -> None:
 
 
 def _as_task() -> None:
-    """Give this run an id that joins its log lines and audit rows."""
+    """Give this run an id that links its log lines and audit events."""
     run = str(uuid.uuid4())
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=run)

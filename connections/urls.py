@@ -1,4 +1,4 @@
-"""Every page of the portal. A newcomer starts reading here."""
+"""Every page of the portal: a good place for newcomers to start reading."""
 
 from django.urls import path
 
@@ -36,19 +36,16 @@ from connections.views import (
 
 urlpatterns = [
     path("", home.index, name="home"),
-    # Signing in and out
     path("sign-in/", accounts.sign_in, name="sign_in"),
     path("sign-out/", accounts.sign_out, name="sign_out"),
     path("account/", accounts.profile, name="account"),
     path("account/alerts/", alerts.preferences, name="account_alerts"),
     path("account/alerts/test/", alerts.preferences_test, name="account_alerts_test"),
-    # Tenants
     path("tenants/", tenants.index, name="tenants"),
     path("tenants/add/", tenants.add, name="tenant_add"),
     path("tenants/<int:pk>/", tenants.detail, name="tenant"),
     path("tenants/<int:pk>/edit/", tenants.edit, name="tenant_edit"),
     path("tenants/<int:pk>/remove/", tenants.remove, name="tenant_remove"),
-    # App registrations
     path("apps/", app_registrations.index, name="apps"),
     path("apps/add/", app_registrations.add, name="app_add"),
     path("apps/<int:pk>/", app_registrations.detail, name="app"),
@@ -64,17 +61,14 @@ urlpatterns = [
         credentials.certificate,
         name="credential_certificate",
     ),
-    # Admin consent
     path("apps/<int:pk>/consent/", consent.start, name="consent_start"),
     path("consent/callback/", consent.callback, name="consent_callback"),
-    # Requests that consent is granted
     path("connections/<int:pk>/ask/", consent_requests.add, name="consent_request_add"),
     path("requests/", consent_requests.index, name="consent_requests"),
     path("requests/<int:pk>/", consent_requests.detail, name="consent_request"),
     path("requests/<int:pk>/approve/", consent_requests.approve, name="consent_request_approve"),
     path("requests/<int:pk>/decline/", consent_requests.decline, name="consent_request_decline"),
     path("requests/<int:pk>/withdraw/", consent_requests.withdraw, name="consent_request_withdraw"),
-    # Connections
     path("connections/", connections.index, name="connections"),
     path("connections/add/", connections.choose, name="connection_choose"),
     path("connections/add/<int:app_pk>/", connections.add, name="connection_add"),
@@ -99,13 +93,11 @@ urlpatterns = [
     path("connections/<int:pk>/shares/<int:share_pk>/end/", shares.end, name="share_end"),
     path("connections/<int:pk>/approval/", approvals.ask, name="approval_ask"),
     path("connections/<int:pk>/connect/", approvals.finish, name="connection_finish"),
-    # People
     path("people/", people.index, name="people"),
     path("people/<int:pk>/", people.detail, name="person"),
     path("people/<int:pk>/disable/", people.disable, name="person_disable"),
     path("people/<int:pk>/enable/", people.enable, name="person_enable"),
     path("people/<int:pk>/hand-over/", ownership_transfer.person, name="person_hand_over"),
-    # Policy and approvals
     path("policy/", policy.organisation, name="policy"),
     path("policy/apps/<int:pk>/", policy.of_app, name="policy_app"),
     path("policy/violations/", policy.violations, name="policy_violations"),
@@ -114,7 +106,6 @@ urlpatterns = [
     path("approvals/<int:pk>/approve/", approvals.approve, name="approval_approve"),
     path("approvals/<int:pk>/decline/", approvals.decline, name="approval_decline"),
     path("approvals/<int:pk>/withdraw/", approvals.withdraw, name="approval_withdraw"),
-    # Teams
     path("teams/", teams.index, name="teams"),
     path("teams/add/", teams.add, name="team_add"),
     path("teams/<int:pk>/", teams.detail, name="team"),
@@ -122,19 +113,15 @@ urlpatterns = [
     path("teams/<int:pk>/remove/", teams.remove, name="team_remove"),
     path("teams/<int:pk>/members/add/", teams.add_member, name="team_member_add"),
     path("teams/<int:pk>/members/<int:user_pk>/remove/", teams.remove_member, name="team_member_remove"),
-    # Shared mailboxes
     path("mailboxes/", mailboxes.index, name="mailboxes"),
     path("mailboxes/add/", mailboxes.add, name="mailbox_add"),
     path("mailboxes/<int:pk>/", mailboxes.detail, name="mailbox"),
     path("mailboxes/<int:pk>/test/", mailboxes.test, name="mailbox_test"),
     path("mailboxes/<int:pk>/edit/", mailboxes.edit, name="mailbox_edit"),
     path("mailboxes/<int:pk>/remove/", mailboxes.remove, name="mailbox_remove"),
-    # What expires
     path("expiries/", expirations.index, name="expiries"),
-    # Incidents
     path("incidents/", incidents.index, name="incidents"),
     path("incidents/<int:pk>/", incidents.detail, name="incident"),
-    # Alerts
     path("alerts/", alerts.index, name="alerts"),
     path("alerts/retry/", alerts.retry_all, name="alerts_retry"),
     path("alerts/<int:pk>/retry/", alerts.retry, name="alert_retry"),
@@ -147,7 +134,6 @@ urlpatterns = [
     path("alerts/channels/<int:pk>/remove/", alerts.channel_remove, name="alert_channel_remove"),
     path("alerts/channels/<int:pk>/test/", alerts.channel_test, name="alert_channel_test"),
     path("alerts/channels/<int:pk>/secret/", alerts.channel_secret, name="alert_channel_secret"),
-    # Access reviews
     path("reviews/", access_reviews.index, name="reviews"),
     path("reviews/add/", access_reviews.add, name="review_add"),
     path("reviews/plan/", access_reviews.plan, name="review_plan"),
@@ -155,7 +141,6 @@ urlpatterns = [
     path("reviews/<int:pk>/cancel/", access_reviews.cancel, name="review_cancel"),
     path("reviews/<int:pk>/report/", access_reviews.report, name="review_report"),
     path("reviews/<int:pk>/report.csv", access_reviews.export, name="review_export"),
-    # API keys
     path("api-keys/", api_keys.index, name="api_keys"),
     path("api-keys/add/", api_keys.add, name="api_key_add"),
     path("api-keys/<int:pk>/", api_keys.detail, name="api_key"),
@@ -163,7 +148,6 @@ urlpatterns = [
     path("api-keys/<int:pk>/rotate/", api_keys.rotate, name="api_key_rotate"),
     path("api-keys/<int:pk>/end-old-secret/", api_keys.end_previous, name="api_key_revoke_previous"),
     path("api-keys/<int:pk>/limit/", api_keys.limit, name="api_key_limit"),
-    # Service accounts
     path("service-accounts/", service_accounts.index, name="service_accounts"),
     path("service-accounts/add/", service_accounts.add, name="service_account_add"),
     path("service-accounts/<int:pk>/", service_accounts.detail, name="service_account"),
@@ -172,7 +156,6 @@ urlpatterns = [
     path("service-accounts/<int:pk>/disable/", service_accounts.disable, name="service_account_disable"),
     path("service-accounts/<int:pk>/enable/", service_accounts.enable, name="service_account_enable"),
     path("service-accounts/<int:pk>/remove/", service_accounts.remove, name="service_account_remove"),
-    # Audit
     path("audit/", audit.index, name="audit"),
     path("audit/<int:pk>/", audit.detail, name="audit_event"),
     path("audit/export/", audit_exports.export, name="audit_export"),
@@ -188,7 +171,6 @@ urlpatterns = [
     path("audit/questions/scopes/", audit_reports.scopes, name="audit_scopes"),
     path("audit/access/", access_history.index, name="access_history"),
     path("audit/access/export/", access_history.export, name="access_export"),
-    # For machines that watch the portal
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
     path("metrics", health.metrics, name="metrics"),

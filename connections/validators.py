@@ -1,8 +1,4 @@
-"""Checks of input shared by forms, the API, the configuration file and the command line.
-
-The fields accept what people paste out of Microsoft's portals (spaces, quotes, braces, capitals) and otherwise say
-what to paste instead.
-"""
+"""Input checks for forms, the API, configuration and commands. Values may be pasted from Microsoft's portals."""
 
 import re
 import unicodedata
@@ -24,8 +20,8 @@ from connections.outbound import safe_http
 NAME_LENGTH = 120
 REASON_LENGTH = 2000
 MOST_MAILBOXES = 20
-LATEST_DAY = date(9000, 12, 31)  # there is no day after the last one of the calendar
-# What becomes of the old account's tokens when a connection gets a new owner.
+LATEST_DAY = date(9000, 12, 31)  # leaves room below the last date that Python supports
+# What happens to the old account's tokens when a connection gets a new owner.
 KEEP, CUT = "keep", "cut"
 _ADDRESS_EXAMPLE = "An address looks like support@contoso.com."
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
@@ -35,12 +31,12 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
 def strip_pasted(text: str) -> str:
-    """A pasted value without invisible characters, surrounding white space and quotes."""
+    """Strip invisible characters, surrounding white space and quotes from a pasted value."""
     return text.translate(dict.fromkeys(map(ord, _INVISIBLE))).strip().strip(_QUOTES).strip()
 
 
 def is_guid(text: str) -> bool:
-    """Whether this is a GUID written with hyphens, in any case."""
+    """Whether this is a GUID written with hyphens, in upper or lower case."""
     try:
         return str(uuid.UUID(text)) == text.lower()
     except ValueError:
@@ -56,11 +52,11 @@ class PastedField(forms.CharField):
 
 
 class GuidField(PastedField):
-    """An ID of Microsoft's; cleaned to lower case without braces. ``what`` names it in sentences."""
+    """An id from Microsoft, cleaned to lower case without braces. ``what`` is its name in sentences."""
 
     def __init__(self, *, what: str, **kwargs: Any) -> None:
         self.what = what
-        # Room for stray spaces; anything longer is reported as "not an ID".
+        # Leaves room for stray spaces; anything longer is reported as "not an ID".
         super().__init__(max_length=500, **kwargs)
 
     def to_python(self, value: Any) -> str:
@@ -83,7 +79,7 @@ class GuidField(PastedField):
 
 
 class DirectoryField(PastedField):
-    """Which directory: a GUID, a verified domain, or a shared endpoint. Cleaned to lower case."""
+    """A directory: a GUID, a verified domain or a shared endpoint. Cleaned to lower case."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(max_length=500, **kwargs)
@@ -112,7 +108,7 @@ class DirectoryField(PastedField):
                 "contoso.onmicrosoft.com. A name alone is not enough."
             )
         try:
-            domain = text.encode("idna").decode("ascii")  # as Microsoft's URLs take it
+            domain = text.encode("idna").decode("ascii")  # in the form used in Microsoft's URLs
         except UnicodeError:
             domain = ""
         if not domain or len(domain) > 253 or not all(map(_LABEL.fullmatch, domain.split("."))):
@@ -124,7 +120,7 @@ class DirectoryField(PastedField):
 
 
 class NameField(forms.CharField):
-    """A name for people, in any script; trimmed, single spaces, no control characters."""
+    """A name for people, in any script: trimmed, with single spaces and no control characters."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"max_length": NAME_LENGTH} | kwargs)
@@ -132,7 +128,7 @@ class NameField(forms.CharField):
     def to_python(self, value: Any) -> str:
         text = unicodedata.normalize("NFC", super().to_python(value) or "")
         text = " ".join(text.translate(dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))).split())
-        # Cf holds marks that turn the reading direction and so can make one name look like another.
+        # Category Cf includes marks that reverse the reading direction and can make one name look like another.
         if any(
             unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co") and letter not in "\u200c\u200d" for letter in text
         ):
@@ -141,7 +137,7 @@ class NameField(forms.CharField):
 
 
 class SecretValueField(forms.CharField):
-    """The value of a client secret. Never rendered back; refuses the secret's ID."""
+    """The value of a client secret. It is never shown again, and a secret's ID is rejected."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("widget", forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password"}))
@@ -168,7 +164,7 @@ class SecretValueField(forms.CharField):
 
 
 class ExpiryField(forms.DateField):
-    """The day a secret expires, as Entra shows it; cleaned to the beginning of that day, UTC."""
+    """The day a secret expires, as shown in Entra; cleaned to the beginning of that day in UTC."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("widget", forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}))
@@ -191,7 +187,7 @@ class ExpiryField(forms.DateField):
 
 
 class LastDayField(forms.DateField):
-    """The last day on which something is valid (UTC), today or later; cleaned to the moment after it."""
+    """The last valid day (UTC), not in the past; cleaned to the moment after it."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(widget=forms.DateInput(attrs={"type": "date"}), **kwargs)
@@ -204,7 +200,7 @@ class LastDayField(forms.DateField):
 
 
 class AddressField(PastedField):
-    """One mail address as people paste it; cleaned to the bare address with its domain in lower case."""
+    """One mail address as people paste it, cleaned to the bare address with its domain in lower case."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("label", "Address")
@@ -238,14 +234,14 @@ def _mail_address(text: str) -> str:
 
 
 class WriteOnlyInput(forms.TextInput):
-    """Takes a value and never shows one: the address of a chat is its password."""
+    """Takes a value but never shows one, because a chat webhook's address works like a password."""
 
     def format_value(self, value: Any) -> None:
         return None
 
 
 class TargetField(PastedField):
-    """The address alerts are sent to. Where it leads is checked when it is saved, and at every use."""
+    """The address to which alerts are sent. Where it leads is checked when it is saved and each time it is used."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("label", "Address (URL)")
@@ -262,12 +258,12 @@ class TargetField(PastedField):
 
 
 def end_of_day(day: date) -> datetime:
-    """The first moment after a day (UTC); of days that no review can reach, one that is as far away."""
+    """Return the first moment after a day (UTC). Days after LATEST_DAY are treated as that day."""
     return datetime.combine(min(day, LATEST_DAY) + timedelta(days=1), time.min, UTC)
 
 
 def capability_errors(chosen: Sequence[str], extra_scopes: Sequence[str], authentication_type: str) -> list[str]:
-    """Why a connection of this type cannot be for what is chosen, as sentences; [] if it can."""
+    """Say why a connection of this type cannot have the chosen capabilities, as sentences; [] if it can."""
     if not chosen and not extra_scopes:
         return ["Choose at least one thing the automation should be able to do."]
     sentences = []

@@ -1,4 +1,4 @@
-"""What a user may do with what they see. One function per action; the name says which."""
+"""What a user may do with the objects they can see. One function per action, named after it."""
 
 from typing import Any
 
@@ -18,18 +18,18 @@ def _oversees(user: User) -> bool:
     return person(user).oversees
 
 
-# For IT admins only.
+# The following are for IT admins only.
 can_manage_registry = _is_admin  # add, change and remove tenants, app registrations and credentials; grant consent
 can_manage_reviews = _is_admin  # start, schedule and cancel access reviews
 can_manage_alerts = _is_admin  # see all deliveries, and manage the organisation's alert channels
 can_change_policy = _is_admin
 can_connect_app_only = _is_admin  # create an app-only connection, which reaches the whole tenant
 can_limit_key = _is_admin  # set the rate limit of a key
-can_manage_service_accounts = _is_admin  # create, change and remove service accounts, and assign their roles
+can_manage_service_accounts = _is_admin  # create, change and remove service accounts, and assign roles to them
 can_manage_teams = _is_admin  # create teams and manage their members
 can_manage_people = _is_admin  # disable and enable accounts, and transfer what a person owns
 
-# For IT admins and auditors.
+# The following are for IT admins and auditors.
 can_read_registry = _oversees  # details of tenants and app registrations (members see only names)
 can_read_audit = _oversees
 can_read_reviews = _oversees
@@ -38,21 +38,21 @@ can_read_people = _oversees  # who has an account, what they own, and who has le
 
 
 def can_export_audit(user: User) -> bool:
-    """Export audit records and have the trail verified."""
+    """Whether the user may export audit records and have the trail verified."""
     return person(user).is_auditor
 
 
 def can_decide_approvals(user: User) -> bool:
-    """Approve or decline requests: only people, because a service account acts for whoever holds its key."""
+    """Approve or decline requests. Only people may, because a service account acts for whoever holds its key."""
     return person(user).is_admin and not user.is_service
 
 
 def can_decide(user: User, approval: Approval) -> bool:
-    """Decide this request: an IT admin who is not involved in it.
+    """Decide this request: only an IT admin who is not involved in it.
 
-    Involved are the requester, anybody who requested approval for the connection before, its owner, and who owned it when
-    it was requested. If a service account is the requester or the owner: also the person responsible for it, anybody who
-    issued or rotated one of its keys, and anybody who has changed the account since.
+    The requester is involved, and so are anybody who requested approval for the connection before, its owner, and its
+    owner at the time of the request. If a service account is the requester or the owner, the same applies to the person
+    responsible for it, anybody who issued or rotated one of its keys, and anybody who has changed the account since.
     """
     if not can_decide_approvals(user):
         return False
@@ -79,7 +79,7 @@ def _may_act_as(user: User, account: User, approval: Approval) -> bool:
 
 
 def can_withdraw_approval(user: User, approval: Approval) -> bool:
-    """The connection's owner, or the requester as long as they may still change the connection's permissions."""
+    """Allowed for the connection's owner, and for the requester while they may still change the connection."""
     connection = approval.connection
     if connection is None or connection.owner_id == user.pk:
         return connection is not None or approval.requested_by_id == user.pk
@@ -87,7 +87,6 @@ def can_withdraw_approval(user: User, approval: Approval) -> bool:
 
 
 def can_connect(user: User) -> bool:
-    """Create connections. Auditors only read."""
     return not person(user).is_auditor or person(user).is_admin
 
 
@@ -95,25 +94,24 @@ can_register_mailbox = can_connect
 
 
 def can_change_mailbox(user: User, mailbox: SharedMailbox) -> bool:
-    """Change or remove a registered mailbox: an IT admin, or the person who registered it."""
     return person(user).is_admin or (mailbox.created_by_id == user.pk and can_register_mailbox(user))
 
 
 def manages(user: User, connection: Connection) -> bool:
-    """Whether the connection is the user's own, or shared with them to manage."""
+    """Whether the user owns the connection, or it is shared with them to manage."""
     if connection.owner_id == user.pk:
         return True
     return shares_with(user).filter(connection=connection, level=Share.Level.MANAGE).exists()
 
 
 def can_reconnect(user: User, connection: Connection) -> bool:
-    """Sign in again (with the same account), change name, capabilities and mailboxes."""
+    """Sign in again with the same account; change name, capabilities and mailboxes."""
     if not connection.is_delegated and person(user).is_admin:
         return True
     return manages(user, connection)
 
 
-can_ask_consent = can_reconnect  # request admin consent for what the connection needs
+can_ask_consent = can_reconnect  # request admin consent for the permissions that the connection needs
 
 
 def can_withdraw_consent_request(user: User, request: ConsentRequest) -> bool:
@@ -121,15 +119,15 @@ def can_withdraw_consent_request(user: User, request: ConsentRequest) -> bool:
 
 
 def can_check(user: User, connection: Connection) -> bool:
-    """Test the connection at Microsoft now."""
+    """Test the connection with Microsoft now."""
     return person(user).is_admin or manages(user, connection)
 
 
-can_share = can_check  # share the connection, change and end shares
+can_share = can_check  # share the connection; change and end shares
 
 
 def can_fetch_token(user: User, connection: Connection) -> bool:
-    """Request an access token: the owner and those it is shared with. Being an IT admin is not enough."""
+    """Request an access token: allowed for the owner and those it is shared with. Being an IT admin is not enough."""
     return connection.owner_id == user.pk or shares_with(user).filter(connection=connection).exists()
 
 
@@ -144,7 +142,7 @@ def can_revoke_key(user: User, key: ApiKey) -> bool:
 
 
 def scopes_for(owner: User) -> list[str]:
-    """The scopes that keys of this owner may have; a scope never allows more than its owner may do."""
+    """Return the scopes that this owner's keys may have. A scope never allows more than the owner may do."""
     role = person(owner)
     scopes = [ApiKey.Scope.TOKEN_READ, ApiKey.Scope.CONNECTIONS_READ, ApiKey.Scope.CONNECTIONS_WRITE]
     if role.is_admin:
@@ -155,7 +153,7 @@ def scopes_for(owner: User) -> list[str]:
 
 
 def can_disable_person(user: User, other: User) -> bool:
-    """Disable or enable an account: an IT admin, but not their own account, and a superuser's only as a superuser."""
+    """IT admins may disable or enable any account except their own; only a superuser may do so for a superuser."""
     return person(user).is_admin and user.pk != other.pk and (user.is_superuser or not other.is_superuser)
 
 
@@ -171,7 +169,7 @@ def can_keep_disabled(user: User, connection: Connection) -> bool:
 
 
 def can_use_again(user: User, connection: Connection) -> bool:
-    """Enable the connection in any way; if an IT admin has disabled it, only an IT admin may."""
+    """Enable the connection in any way. If an IT admin has disabled it, only an IT admin may."""
     disabled_by_admin = connection.status == Connection.Status.DISABLED and connection.disabled_by_admin
     return person(user).is_admin or not disabled_by_admin
 
@@ -180,11 +178,11 @@ def can_enable(user: User, connection: Connection) -> bool:
     return can_disable(user, connection) and can_use_again(user, connection)
 
 
-can_hand_over = can_enable  # transfer the ownership of the connection
+can_hand_over = can_enable
 
 
 def allowed_actions(user: User, connection: Connection) -> dict[str, Any]:
-    """What the connection's page offers this user."""
+    """Return the actions that the connection's page offers to this user."""
     return {
         "reconnect": can_reconnect(user, connection),
         "check": can_check(user, connection),

@@ -1,4 +1,4 @@
-"""What a user sees. Whatever is not in these querysets does not exist for them."""
+"""What a user can see. For them, anything that is not in these querysets does not exist."""
 
 from typing import TypeVar
 
@@ -14,38 +14,38 @@ _M = TypeVar("_M", bound=Model)
 
 
 def _all_or_own(user: models.User, queryset: QuerySet[_M], own: Q) -> QuerySet[_M]:
-    """Everything for IT admins and auditors, the rows that match ``own`` for others."""
+    """Return everything for IT admins and auditors, and the rows that match ``own`` for everyone else."""
     return queryset if person(user).oversees else queryset.filter(own)
 
 
 def visible_connections(user: models.User) -> QuerySet[models.Connection]:
-    """Own and shared connections; all for IT admins and auditors."""
+    """Users see connections they own or that are shared with them; IT admins and auditors see all."""
     if person(user).oversees:
         return models.Connection.objects.select_related("app_registration__tenant", "owner")
     return usable_connections(user)
 
 
 def shares_with(user: models.User) -> ShareQuerySet:
-    """The active shares with this user and with their teams."""
+    """Return the active shares with this user and with their teams."""
     teams = models.TeamMember.objects.filter(user=user).values("team")
     return models.Share.objects.active().filter(Q(person=user) | Q(team__in=teams))
 
 
 def usable_connections(user: models.User) -> QuerySet[models.Connection]:
-    """Connections whose tokens this user may request: their own and those shared with them."""
+    """Return the connections whose tokens this user may request: their own and those shared with them."""
     shared = shares_with(user).filter(connection=OuterRef("pk"))
     connections = models.Connection.objects.select_related("app_registration__tenant", "owner")
     return connections.filter(Q(owner=user) | Q(Exists(shared)))
 
 
 def visible_teams(user: models.User) -> QuerySet[models.Team]:
-    """All teams for everybody: people choose whom to share with."""
+    """Everyone sees all teams, because people choose whom to share with."""
     person(user)
     return models.Team.objects.all()
 
 
 def visible_people(user: models.User) -> QuerySet[models.User]:
-    """All people for IT admins and auditors; none for others."""
+    """IT admins and auditors see all people; others see none."""
     return (
         models.User.objects.filter(kind=models.User.Kind.PERSON)
         if person(user).oversees
@@ -54,35 +54,35 @@ def visible_people(user: models.User) -> QuerySet[models.User]:
 
 
 def people() -> QuerySet[models.User]:
-    """People who can sign in to the portal."""
+    """Return the people who can sign in to the portal."""
     return accounts().filter(kind=models.User.Kind.PERSON)
 
 
 def accounts() -> QuerySet[models.User]:
-    """Active people and service accounts: everything that can be shared with."""
+    """Return active people and service accounts: everyone with whom a connection can be shared."""
     return models.User.objects.filter(is_active=True).order_by("first_name", "last_name", "username")
 
 
 def visible_service_accounts(user: models.User) -> QuerySet[models.User]:
-    """All service accounts for IT admins and auditors; for others those they are responsible for."""
+    """IT admins and auditors see all service accounts; others see those they are responsible for."""
     service_accounts = models.User.objects.filter(kind=models.User.Kind.SERVICE).select_related("responsible")
     return _all_or_own(user, service_accounts, Q(responsible=user))
 
 
 def possible_owners() -> QuerySet[models.User]:
-    """People a connection can be transferred to: active, not departed, and not only auditors."""
+    """Return the people who can become a connection's owner: active, not departed, and not only auditors."""
     auditors = models.User.objects.filter(groups__name=AUDITORS, is_superuser=False).exclude(groups__name=IT_ADMINS)
     return people().filter(left_at=None).exclude(pk__in=auditors.values("pk"))
 
 
 def visible_tenants(user: models.User) -> QuerySet[models.Tenant]:
-    """All tenants for everybody; permissions.can_read_registry guards their details."""
+    """Everyone sees all tenants; permissions.can_read_registry protects their details."""
     person(user)
     return models.Tenant.objects.all()
 
 
 def visible_app_registrations(user: models.User) -> QuerySet[models.AppRegistration]:
-    """All app registrations for everybody: people choose one when connecting."""
+    """Everyone sees all app registrations, because people choose one when connecting."""
     person(user)
     return models.AppRegistration.objects.select_related("tenant")
 
@@ -93,22 +93,22 @@ def visible_mailboxes(user: models.User) -> QuerySet[models.SharedMailbox]:
 
 
 def visible_events(user: models.User) -> QuerySet[models.AuditEvent]:
-    """The whole audit trail for IT admins and auditors; for others their own actions and objects."""
+    """IT admins and auditors see the whole audit trail; others see their own actions and objects."""
     return _all_or_own(user, models.AuditEvent.objects.all(), Q(owner_id=user.pk) | Q(actor=user))
 
 
 def visible_incidents(user: models.User) -> QuerySet[models.Incident]:
-    """All incidents for IT admins and auditors; for others those of connections they may use, and outages."""
+    """IT admins and auditors see all incidents; others see outages and incidents of connections they may use."""
     incidents = models.Incident.objects.select_related("app_registration", "assignee", "mailbox", "tenant")
     if person(user).oversees:
         return incidents
     affected = visible_affected(user).values("incident")
-    others = incidents.exclude(kind=models.Incident.Kind.LEAVER)  # only IT admins and auditors learn who has left
+    others = incidents.exclude(kind=models.Incident.Kind.LEAVER)  # only IT admins and auditors may learn who has left
     return others.filter(Q(pk__in=affected) | Q(assignee=user) | Q(kind=models.Incident.Kind.OUTAGE))
 
 
 def visible_affected(user: models.User) -> QuerySet[models.AffectedConnection]:
-    """Connections affected by incidents: all for IT admins and auditors; for others those they own or may use."""
+    """IT admins and auditors see all connections affected by incidents; others those they own or may use."""
     if person(user).oversees:
         return models.AffectedConnection.objects.all()
     shared = shares_with(user).values("connection")
@@ -118,18 +118,18 @@ def visible_affected(user: models.User) -> QuerySet[models.AffectedConnection]:
 
 
 def visible_consent_requests(user: models.User) -> QuerySet[models.ConsentRequest]:
-    """Own consent requests and those for own connections; all for IT admins and auditors."""
+    """Users see consent requests they made or that concern their connections; IT admins and auditors see all."""
     requests = without_tokens(models.ConsentRequest.objects.select_related("app_registration", "connection"))
     return _all_or_own(user, requests, Q(requester=user) | Q(connection__owner=user))
 
 
 def visible_approvals(user: models.User) -> QuerySet[models.Approval]:
-    """Own approval requests and those for own connections; all for IT admins and auditors."""
+    """Users see approval requests they made or that concern their connections; IT admins and auditors see all."""
     approvals = without_tokens(models.Approval.objects.select_related("connection", "requested_by__responsible"))
     return _all_or_own(user, approvals, Q(requested_by=user) | Q(connection__owner=user))
 
 
-# Review items whose connection's owner cannot answer, so that an IT admin must.
+# Review items that an IT admin must decide, because the connection's owner cannot.
 OWNER_CANNOT_ANSWER = (
     Q(connection__owner__is_active=False)
     | Q(connection__owner__left_at__isnull=False)
@@ -138,10 +138,10 @@ OWNER_CANNOT_ANSWER = (
 
 
 def visible_reviews(user: models.User) -> QuerySet[models.AccessReview]:
-    """All access reviews for IT admins and auditors; for others those about connections they own, or owned then."""
+    """IT admins and auditors see all access reviews; others see those of connections they own, or owned at the time."""
     if person(user).oversees:
         return models.AccessReview.objects.all()
-    # Two subqueries, each with an index; one condition with OR would read the items of every review.
+    # Two subqueries, each with an index: a single condition with OR would read the items of every review.
     owned, assigned = (
         models.ReviewItem.objects.filter(connection__owner=user),
         models.ReviewItem.objects.filter(owner=user),
@@ -150,7 +150,7 @@ def visible_reviews(user: models.User) -> QuerySet[models.AccessReview]:
 
 
 def review_items_of(user: models.User) -> QuerySet[models.ReviewItem]:
-    """Review items this user decides: shares of their connections; for IT admins also those whose owner cannot answer.
+    """Return the shares this user must review: those of their connections, and for IT admins also those whose owner cannot.
 
     An IT admin does not decide a share that they use themselves, unless every IT admin uses it.
     """
@@ -164,24 +164,23 @@ def review_items_of(user: models.User) -> QuerySet[models.ReviewItem]:
 
 
 def it_admins() -> QuerySet[models.User]:
-    """The active IT admins, superusers included."""
+    """Return the active IT admins, including superusers."""
     admins = models.User.objects.filter(Q(groups__name=IT_ADMINS) | Q(is_superuser=True), is_active=True)
     return admins.filter(kind=models.User.Kind.PERSON).distinct()
 
 
 def visible_channels(user: models.User) -> QuerySet[models.AlertChannel]:
-    """The alert channels, without their secrets, for IT admins; none for others."""
+    """IT admins see the alert channels, without their secrets; others see none."""
     channels = models.AlertChannel.objects.defer("url", "signing_secret")
     return channels if person(user).is_admin else channels.none()
 
 
 def visible_fetches(user: models.User) -> QuerySet[models.TokenFetch]:
-    """All token requests for IT admins and auditors; for others those of their own connections and keys."""
+    """IT admins and auditors see all token requests; others see those of their own connections and keys."""
     return _all_or_own(user, models.TokenFetch.objects.all(), Q(connection__owner=user) | Q(key__owner=user))
 
 
 def history_of(user: models.User, target: Model) -> QuerySet[models.AuditEvent]:
-    """The audit events of one object."""
     of_target = {"target_type": type(target).__name__, "target_id": str(target.pk)}
     if isinstance(target, models.Connection) and visible_connections(user).filter(pk=target.pk).exists():
         return models.AuditEvent.objects.filter(**of_target)
@@ -189,5 +188,5 @@ def history_of(user: models.User, target: Model) -> QuerySet[models.AuditEvent]:
 
 
 def visible_keys(user: models.User) -> QuerySet[models.ApiKey]:
-    """Own API keys and those of service accounts the user is responsible for; all for IT admins and auditors."""
+    """Users see their own API keys and those of their service accounts; IT admins and auditors see all."""
     return _all_or_own(user, models.ApiKey.objects.select_related("owner"), Q(owner=user) | Q(owner__responsible=user))

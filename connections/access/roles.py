@@ -1,4 +1,4 @@
-"""The signed-in user with their roles, and what they were denied."""
+"""The signed-in user's roles, and what they were denied."""
 
 from contextvars import ContextVar
 from functools import cached_property
@@ -10,8 +10,8 @@ from connections.errors import NotAllowed
 from connections.models import User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 
-# Denials of the current request, recorded at its end, outside of the refused transaction, even if the view handled the
-# error itself. Not read outside of requests.
+# Denials during the current request. They are recorded at its end, outside the transaction that was rolled back, even
+# if the view handled the error itself. Outside requests nothing reads them.
 denied: ContextVar[list[NotAllowed]] = ContextVar("access_denied")
 
 
@@ -27,7 +27,7 @@ class Person:
 
     @property
     def is_admin(self) -> bool:
-        """Whether they are an IT admin; a superuser is one by definition (break-glass)."""
+        """Whether they are an IT admin. A superuser always is one (for emergencies)."""
         return self.user.is_active and (self.user.is_superuser or IT_ADMINS in self._groups)
 
     @property
@@ -36,24 +36,24 @@ class Person:
 
     @property
     def oversees(self) -> bool:
-        """Whether they see everything: IT admins and auditors do."""
+        """Whether they see everything, as IT admins and auditors do."""
         return self.is_admin or self.is_auditor
 
     @property
     def role(self) -> str:
-        """The name of the most powerful role."""
+        """Return the name of the user's most powerful role."""
         return "IT admin" if self.is_admin else "Auditor" if self.is_auditor else "Member"
 
 
 def current_user(user: Any) -> User:
-    """The signed-in user of a request. Raises NotAllowed for an anonymous one."""
+    """Return the signed-in user of a request. Raises NotAllowed if nobody is signed in."""
     if not isinstance(user, User):
         raise NotAllowed("You are not signed in.", action="Sign in first.")
     return user
 
 
 def person(user: User | AnonymousUser) -> Person:
-    """The Person of a user, cached on the user object."""
+    """Return the Person for a user, cached on the user object."""
     user = current_user(user)
     cached: Person = user.__dict__.setdefault("_portal_person", Person(user))
     return cached
@@ -67,7 +67,7 @@ def require(allowed: bool, *, cause: str = "", action: str = "") -> None:
 
 
 def note_denied(error: NotAllowed) -> None:
-    """Have the denial recorded at the end of the request. Noting the same error twice is harmless."""
+    """Have the denial recorded at the end of the request. Noting the same error twice does no harm."""
     errors = denied.get([])
     if not any(error is noted for noted in errors):
         errors.append(error)

@@ -1,1 +1,1 @@
-"""Everything that knows Microsoft; imports no models."""
+"""Everything that depends on how Microsoft works. Nothing here imports models."""

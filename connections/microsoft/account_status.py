@@ -1,7 +1,7 @@
-"""Which of Microsoft's answers say that an account is disabled or no longer exists.
+"""Recognise the answers in which Microsoft says that an account is disabled or no longer exists.
 
-Answers about guests and about the wrong directory are left out: they say where an account is not, not that it was
-removed (identity-platform/reference-error-codes).
+Answers about guests and about the wrong directory are left out: they say that an account is not in this directory, not
+that it was removed (identity-platform/reference-error-codes).
 """
 
 from connections.microsoft.classifier import Verdict
@@ -18,5 +18,5 @@ def is_account_gone(code: str) -> bool:
 
 
 def cause(verdict: Verdict) -> str:
-    """One sentence on why the account cannot be used any more, or "" if the answer does not prove it."""
+    """Return a sentence on why the account can no longer be used, or "" if the answer does not prove it."""
     return _CAUSES.get(verdict.code, "") if verdict.certain else ""

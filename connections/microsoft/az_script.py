@@ -1,7 +1,6 @@
-"""The Azure CLI script that sets an app registration up in Entra with exactly the permissions it needs.
+"""The Azure CLI script that sets up an app registration in Entra with exactly the permissions it needs.
 
-Commands and options: Microsoft: azure-cli, "az ad app" and "az ad sp" (version 2.37 and later, which speak Microsoft
-Graph). Manifest entries: Microsoft Graph, application resource, requiredResourceAccess.
+Sources: Microsoft: azure-cli, "az ad app" and "az ad sp" (from version 2.37); Graph, requiredResourceAccess.
 """
 
 import json
@@ -27,22 +26,22 @@ done
 
 @dataclass(frozen=True, slots=True)
 class SetupPlan:
-    """What the script does. Without ``client_id`` it creates a registration, otherwise it updates that one."""
+    """The input of the script. It updates the registration ``client_id``, or creates one if that is empty."""
 
     cloud: Cloud
-    directory_id: str  # "" to sign in to the admin's own
+    directory_id: str  # "" means the directory in which the admin signs in
     name: str
-    audience: str  # single or multi
+    audience: str  # "single" or "multi"
     redirect_uris: Sequence[str]
     permissions: Sequence[Permission]
     client_id: str = ""
     creates_secret: bool = False
-    certificate: str = ""  # PEM, the public part, to be uploaded
+    certificate: str = ""  # PEM; the public part, which is uploaded
     grants_consent: bool = False
 
 
 def setup_script(plan: SetupPlan) -> str:
-    """The script for bash. Raises InvalidInput for a cloud the Azure CLI does not know (the sandbox)."""
+    """Return the bash script. Raises InvalidInput for a cloud that the Azure CLI does not know (the sandbox)."""
     if not plan.cloud.cli_name:
         raise InvalidInput(
             "The sandbox has no Azure CLI, so there is nothing to script.",
@@ -73,7 +72,7 @@ az login --allow-no-subscriptions{tenant} --output none
 
 
 def _permissions(plan: SetupPlan) -> str:
-    """The manifest goes through a file, because quoting JSON on a command line differs from shell to shell."""
+    """The manifest is written to a file because quoting JSON on a command line differs from shell to shell."""
     access = [{"id": permission.id, "type": permission.type} for permission in plan.permissions]
     manifest = json.dumps([{"resourceAppId": GRAPH_APP_ID, "resourceAccess": access}], indent=2)
     names = sorted({f"{permission.name} ({_KINDS[permission.type]})" for permission in plan.permissions})

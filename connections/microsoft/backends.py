@@ -1,8 +1,7 @@
-"""social-auth backends: the portal's own sign-in, and the consent of a connection.
+"""Two social-auth backends: one for signing in to the portal, one for connecting an account.
 
-Both are Microsoft identity platform v2.0 with PKCE, state and nonce. Neither stores a token: sign-in discards them,
-connect passes them to the only step of the pipeline. The strategy, which alone knows sessions and the database, decides
-which client (app registration, directory, credential) is used.
+Both use the Microsoft identity platform v2.0 with PKCE, state and nonce. Neither stores a token. The strategy holds the
+session and decides which client (app registration, directory, credential) is used.
 """
 
 import hmac
@@ -20,27 +19,27 @@ from connections.microsoft.classifier import Verdict, classify
 from connections.microsoft.clouds import Cloud
 from connections.microsoft.error_types import Kind
 
-SIGN_IN_LIFETIME = 1800  # seconds a started sign-in may take
+SIGN_IN_LIFETIME = 1800  # seconds within which a sign-in must be completed
 
 
 @dataclass(frozen=True, slots=True)
 class SignInClient:
-    """The client of one sign-in, and what it asks for."""
+    """The client used for one sign-in, and the scopes it requests."""
 
     application: token_endpoint.Application
     scopes: tuple[str, ...]
-    # prompt, login_hint, domain_hint (identity-platform/v2-oauth2-auth-code-flow)
+    # prompt, login_hint and domain_hint (identity-platform/v2-oauth2-auth-code-flow)
     extra: dict[str, str]
-    # The stored credential in use, so that the caller knows which one Microsoft rejected.
+    # The stored credential in use; if Microsoft rejects it, the caller knows which one it was.
     credential_id: int | None = None
 
 
-# The page "Need admin approval": people who turn back there did not cancel.
+# Microsoft's "Need admin approval" page: people who return from it have not cancelled on purpose.
 NEEDS_ADMIN = ("AADSTS90094", "AADSTS90095")
 
 
 class MicrosoftSignInRefused(AuthException):
-    """Microsoft refused, on the callback or at the token endpoint. Carries the verdict instead of the raw answer."""
+    """Microsoft refused, in the callback or at the token endpoint. Holds the verdict instead of the raw answer."""
 
     def __init__(self, backend: Any, verdict: Verdict, *, cancelled: bool = False) -> None:
         self.verdict = verdict
@@ -55,7 +54,7 @@ class _Microsoft(AzureADV2TenantOAuth2):
     EXTRA_DATA: list[str] = []
 
     def get_user(self, user_id: Any) -> Any:
-        """Runs at every request, so that disabling a person takes effect at once."""
+        """Look the user up on every request, so that disabling a person takes effect at once."""
         user = super().get_user(user_id)
         return user if user is not None and user.is_active else None
 
@@ -74,11 +73,12 @@ class _Microsoft(AzureADV2TenantOAuth2):
 
     @property
     def base_url(self) -> str:
-        # social-core insists on https; clouds.add_sandbox() has decided whether plain http is acceptable.
+        # social-core insists on https, but the sandbox may use plain http; clouds.add_sandbox() checks when that is
+        # safe.
         return self.cloud.authority(self.tenant_id)
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """Read the client from the app registration and everything else from Django's settings."""
+        """Read the client's settings from the app registration and all others from Django's settings."""
         if name == "KEY":
             return self.client.application.client_id
         if name in ("SECRET", "CLIENT_ASSERTION"):
@@ -95,17 +95,17 @@ class _Microsoft(AzureADV2TenantOAuth2):
         return dict(self.client.extra)
 
     def get_user_id(self, details: Any, response: dict[str, Any]) -> str:
-        """Directory and object id identify an account permanently (identity-platform/id-token-claims)."""
+        """Directory id and object id together identify an account permanently (identity-platform/id-token-claims)."""
         return f"{response['tid']}.{response['oid']}"
 
     def extra_data(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Store nothing; the default would keep all three tokens unencrypted."""
+        """Store nothing: by default, social-auth would store all three tokens unencrypted."""
         return {}
 
     def get_provider_error(
         self, data: object, *, stage: str = "callback", status_code: int | None = None, retry_after: str | None = None
     ) -> Exception | None:
-        """Classify from the whole answer; social-core's own classes lose error_codes and suberror."""
+        """Classify the whole answer, because social-core's own exceptions drop error_codes and suberror."""
         fields = dict(data) if hasattr(data, "keys") else {}  # type: ignore[call-overload]
         if stage == "callback":
             if not fields.get("error"):
@@ -129,7 +129,7 @@ class _Microsoft(AzureADV2TenantOAuth2):
 
 
 class MicrosoftSignIn(_Microsoft):
-    """Signing in to the portal with Microsoft, configured by LOGIN_MICROSOFT_*."""
+    """Sign-in to the portal with Microsoft, configured by LOGIN_MICROSOFT_*."""
 
     name = "microsoft"
 
@@ -141,7 +141,7 @@ class MicrosoftSignIn(_Microsoft):
         return {**parameters, "nonce": nonce}
 
     def process_error(self, data: Any, *, stage: str = "callback") -> None:
-        """Believe a callback's error only if it belongs to a sign-in of this browser: anybody can make up a link."""
+        """Accept a callback's error only if it belongs to this browser's sign-in: anybody can forge a link."""
         if stage == "callback" and "error" in data:
             self.validate_state()
         super().process_error(data, stage=stage)
@@ -153,17 +153,17 @@ class MicrosoftSignIn(_Microsoft):
 
 
 class MicrosoftConnect(_Microsoft):
-    """Signing in for a connection: the person stays signed in as before, the tokens go to the connection.
+    """The sign-in for a connection. The person stays signed in to the portal; the tokens go to the connection.
 
-    Each start is kept in the server's session under its own state, so that two tabs do not disturb each other, and the
-    first callback consumes it. ``session[connect_<state>]`` holds user, connection, nonce, verifier and time.
+    Each sign-in has its own state, so that tabs do not interfere, and the first callback uses it up.
+    ``session[connect_<state>]`` holds user, connection, nonce, verifier and time.
     """
 
     name = "microsoft-connect"
     ASSOCIATION_ONLY = True
 
     def prepare_auth(self, user: Any = None) -> None:
-        """Begin for ``user`` and the connection that the strategy holds."""
+        """Prepare a sign-in by ``user`` for the strategy's connection."""
         person = self._initiator(user, stage="begin")
         self._state = secrets.token_urlsafe(32)
         self._started = {
@@ -180,7 +180,7 @@ class MicrosoftConnect(_Microsoft):
         return str(state)
 
     def validate_association_state(self, request_state: Any, user: Any = None) -> str:
-        """Consume the start this callback belongs to; raises AuthSessionError if there is none."""
+        """Use up the sign-in that this callback belongs to. Raises AuthSessionError if there is none."""
         started = self.strategy.session_pop(f"connect_{request_state}")
         if not isinstance(started, dict) or time.time() - started["at"] > SIGN_IN_LIFETIME:
             raise AuthSessionError(self, "state", code="session_context_missing", stage="callback")
@@ -193,7 +193,7 @@ class MicrosoftConnect(_Microsoft):
         return str(request_state)
 
     def require_association_user(self, user: Any, *, stage: str = "user_info") -> Any:
-        """The signed-in person, or for a sign-in by link a placeholder that is no account and cannot sign in."""
+        """Return the signed-in person, or for a sign-in link a placeholder that cannot sign in."""
         return self._initiator(user, stage=stage)
 
     def _initiator(self, user: Any, *, stage: str) -> Any:
@@ -218,4 +218,4 @@ class MicrosoftConnect(_Microsoft):
         return claims
 
     def validate_configured_tenant(self, claims: dict[str, Any]) -> None:
-        """The service checks it and names the directory; social-core would only raise."""
+        """Skip social-core's check: the service does its own, and its error names the directory."""

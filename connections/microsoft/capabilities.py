@@ -1,7 +1,7 @@
-"""Translates what an automation shall do into the least permissions it needs, and back.
+"""Translate what an automation has to do into the minimum permissions, and back. The list is data/capabilities.toml.
 
-Scopes and roles are short names here (``Mail.Read``); token_endpoint.qualified() adds Graph's address for requests.
-Unknown capability keys are ignored, so that an old connection can still be shown. The list is data/capabilities.toml.
+Scopes and roles are short names here (``Mail.Read``). Unknown capability keys are ignored, so that an old connection
+can still be shown.
 """
 
 import re
@@ -17,7 +17,7 @@ from connections.microsoft.token_endpoint import OIDC_SCOPES
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """What an automation may do, by its least scopes and roles; ``no_…`` says why there are none."""
+    """Something an automation can do, with its minimum scopes and roles; ``no_…`` says why there are none."""
 
     key: str
     group: str
@@ -31,14 +31,14 @@ class Capability:
 
 
 CAPABILITIES = data_files.load("capabilities.toml").rows("capabilities", Capability, key_field="key")
-OUTLOOK = "Outlook"  # the group whose capabilities work on mailboxes
+OUTLOOK = "Outlook"  # the group of capabilities that work on mailboxes
 
 APP_ONLY = "client_credentials"
 DELEGATED = "authorization_code"
 
-# For every delegated connection: openid identifies the account, offline_access brings a refresh token.
+# Every delegated connection needs these: openid identifies the account, offline_access yields a refresh token.
 _DELEGATED_BASE = ("openid", "offline_access")
-# An app-only connection works on given mailboxes and has to look up whose they are.
+# An app-only connection works on a given list of mailboxes and has to look up whose they are.
 _OUTLOOK_APP_ONLY_BASE = ("User.Read.All",)
 
 PROFILE_SENTENCE = (
@@ -56,7 +56,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+", re.ASCII)
 
 
 def choices_by_group() -> list[tuple[str, list[tuple[str, str]]]]:
-    """Capabilities by group in the order of the file, as ``choices`` of a form field."""
+    """Return the capabilities by group, in the order of the file, as ``choices`` for a form field."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for capability in CAPABILITIES.values():
         groups.setdefault(capability.group, []).append((capability.key, capability.label))
@@ -64,21 +64,18 @@ def choices_by_group() -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def delegated_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """The least delegated scopes, the sign-in's own first, then Graph's in alphabetical order.
-
-    Here and below ``extra`` and ``granted`` are scopes, or a text of scopes separated by spaces.
-    """
+    """Return the minimum scopes: the sign-in's, then Graph's from A to Z. A string of scopes is split at spaces."""
     needed = {scope for capability in _known(keys) for scope in capability.delegated}
     return _ordered({*_DELEGATED_BASE, *needed, *_words(extra)})
 
 
 def sign_in_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """The delegated scopes and ``profile``, which ``tid`` and ``oid`` need (access-token-claims-reference)."""
+    """Return the delegated scopes and ``profile``, which adds ``tid`` and ``oid`` (access-token-claims-reference)."""
     return delegated_scopes(keys, (*_words(extra), "profile"))
 
 
 def application_roles(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """The least application roles in alphabetical order, with ``User.Read.All`` for everything in Outlook."""
+    """Return the minimum application roles in alphabetical order; Outlook capabilities also need ``User.Read.All``."""
     chosen = _known(keys)
     needed = {role for capability in chosen for role in capability.application}
     if any(capability.group == OUTLOOK for capability in chosen):
@@ -87,7 +84,7 @@ def application_roles(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[s
 
 
 def permissions(keys: Iterable[str], authentication_types: Iterable[str]) -> list[Permission]:
-    """What an app registration must declare for connections of these types, with Microsoft's ids."""
+    """Return what an app registration must declare for connections of these types, with Microsoft's ids."""
     chosen, declared = list(keys), list[Permission]()
     for authentication_type in authentication_types:
         if authentication_type == APP_ONLY:
@@ -100,7 +97,7 @@ def permissions(keys: Iterable[str], authentication_types: Iterable[str]) -> lis
 def can(
     keys: Iterable[str], granted: Iterable[str], authentication_type: str
 ) -> list[tuple[Capability, bool, tuple[str, ...]]]:
-    """Each capability: whether ``granted`` covers it, and what is missing; () if this type cannot have it at all."""
+    """Say for each capability whether ``granted`` covers it and what is missing; () if this type cannot have it."""
     allowed = covered_by(frozenset(_words(granted)))
     results = []
     for capability in _known(keys):
@@ -111,24 +108,24 @@ def can(
 
 
 def needs(capability: Capability, authentication_type: str) -> tuple[str, ...]:
-    """The least permissions for one capability; () if this authentication type cannot have it."""
+    """Return the minimum permissions for one capability; () if this authentication type cannot have it."""
     return capability.application if authentication_type == APP_ONLY else capability.delegated
 
 
 def missing(wanted: Iterable[str], granted: Iterable[str]) -> tuple[str, ...]:
-    """What of ``wanted`` nothing granted covers, without OIDC scopes, which Microsoft's answer lists unreliably."""
+    """Return the ``wanted`` permissions not granted, except OIDC scopes, which Microsoft lists unreliably."""
     allowed = covered_by(frozenset(_words(granted)))
     return tuple(name for name in _ordered(_words(wanted)) if name not in OIDC_SCOPES and name not in allowed)
 
 
 def beyond(granted: Iterable[str], authentication_type: str) -> tuple[str, ...]:
-    """Granted permissions that no capability needs, so that no label describes them."""
+    """Return the granted permissions that no capability needs and that therefore have no label."""
     needed = {name for capability in CAPABILITIES.values() for name in needs(capability, authentication_type)}
     return tuple(name for name in _ordered(_words(granted)) if name not in needed and name not in OIDC_SCOPES)
 
 
 def warnings(keys: Iterable[str], extra_scopes: Iterable[str], authentication_type: str) -> list[str]:
-    """What to know about this choice, as sentences for the form."""
+    """Return warnings about this choice, as sentences for the form."""
     build = _app_only_warnings if authentication_type == APP_ONLY else _delegated_warnings
     return build(_known(keys), _words(extra_scopes))
 
@@ -178,7 +175,7 @@ def _delegated_warnings(chosen: list[Capability], extra: list[str]) -> list[str]
 
 
 def parse_scopes(text: str) -> tuple[str, ...]:
-    """Short names in Microsoft's spelling, each once. Raises InvalidInput naming the first word that is no scope."""
+    """Return short names in Microsoft's spelling, each once. Raises InvalidInput naming the first invalid scope."""
     names = list(dict.fromkeys(_short(word) for word in describe(text)))
     if len(names) > MAX_SCOPES:
         raise InvalidInput(f"These are {len(names)} scopes.", action=f"Give at most {MAX_SCOPES}.")
@@ -186,7 +183,7 @@ def parse_scopes(text: str) -> tuple[str, ...]:
 
 
 def describe(text: str) -> list[str]:
-    """Split typed text into words, without the quotes and separators that get pasted along."""
+    """Split pasted text into words, without quotes and separators."""
     return [word for word in (word.strip(_QUOTES) for word in _SEPARATORS.split(text)) if word]
 
 

@@ -1,7 +1,4 @@
-"""Certificates with which an application authenticates: generated here, or uploaded by an admin.
-
-Entra accepts RSA keys and gets the public part only (Microsoft: identity-platform/certificate-credentials).
-"""
+"""RSA certificates for applications. Entra gets only the public part (identity-platform/certificate-credentials)."""
 
 import re
 from dataclasses import dataclass, field
@@ -18,7 +15,7 @@ from connections.errors import InvalidInput
 KEY_BITS = 3072
 SMALLEST_KEY_BITS = 2048
 MOST_MONTHS = 24
-# Clocks differ: at Microsoft a certificate that is valid from now on may not be valid yet.
+# Clocks differ: a certificate that becomes valid now might not be valid yet by Microsoft's clock.
 CLOCK_SKEW = timedelta(minutes=10)
 _LONGEST_COMMON_NAME = 64  # bytes; X.520 upper bound
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
@@ -26,17 +23,17 @@ _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.
 
 @dataclass(frozen=True, slots=True)
 class CertificateWithKey:
-    """A certificate (PEM) and its private key (PEM, PKCS#8, not encrypted)."""
+    """A certificate and its private key, both PEM; the key is unencrypted PKCS#8."""
 
     certificate: str
     private_key: str = field(repr=False)
-    thumbprint: str  # SHA-256 of the DER form, hex, upper case
+    thumbprint: str  # SHA-256 of the DER form, in upper-case hex
     expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateDetails:
-    """Thumbprints are hex, upper case."""
+    """Details of a certificate; thumbprints are in upper-case hex."""
 
     subject: str
     sha1: str
@@ -46,11 +43,11 @@ class CertificateDetails:
 
 
 def generate(common_name: str, *, months: int, now: datetime) -> CertificateWithKey:
-    """A self-signed RSA certificate for ``months`` of 30.4 days. Raises InvalidInput unless 1 ≤ months ≤ 24."""
+    """Create a self-signed RSA certificate for ``months`` of 30.4 days. Raises InvalidInput unless 1 ≤ months ≤ 24."""
     if not 1 <= months <= MOST_MONTHS:
         raise InvalidInput(f"A certificate can be valid for 1 to {MOST_MONTHS} months.", field="months")
     key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
-    # Cut by bytes, without half a character at the end.
+    # Cut to a number of bytes without leaving half a character at the end.
     shortened = common_name.encode()[:_LONGEST_COMMON_NAME].decode("utf-8", "ignore")
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, shortened)])
     certificate = (
@@ -68,7 +65,7 @@ def generate(common_name: str, *, months: int, now: datetime) -> CertificateWith
 
 
 def read(data: bytes, *, key_data: bytes = b"", password: str = "", now: datetime) -> CertificateWithKey:
-    """Read certificate and key from a PFX file, or one or two PEM files. Raises InvalidInput with ``field``."""
+    """Read a certificate and its key from a PFX file or one or two PEM files. Raises InvalidInput with ``field``."""
     is_pem = b"-----BEGIN " in data
     certificate, key = _from_pem(data, key_data, password) if is_pem else _from_pfx(data, password)
     if not isinstance(key, rsa.RSAPrivateKey):
@@ -92,7 +89,7 @@ def read(data: bytes, *, key_data: bytes = b"", password: str = "", now: datetim
 
 
 def read_details(pem: str) -> CertificateDetails:
-    """Details of a stored certificate; dates are UTC."""
+    """Return the details of a stored certificate; dates are in UTC."""
     certificate = x509.load_pem_x509_certificate(pem.encode())
     return CertificateDetails(
         subject=certificate.subject.rfc4514_string(),
@@ -137,7 +134,7 @@ def _load_key(block: bytes, password: str, field_name: str) -> object:
     try:
         return serialization.load_pem_private_key(block, password.encode() if encrypted else None)
     except (ValueError, TypeError) as broken:
-        # cryptography's own message may quote the input.
+        # cryptography's own message might quote the input.
         if encrypted:
             raise InvalidInput("This password does not open the private key.", field="file_password") from None
         raise InvalidInput("The private key cannot be read.", field=field_name) from broken

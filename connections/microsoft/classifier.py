@@ -1,7 +1,7 @@
-"""Decides what an answer of Microsoft means: what happened, who can fix it, and whether it may change a status.
+"""Decides what an answer from Microsoft means: what happened, who can fix it, and whether it may change a status.
 
-Every answer of Microsoft to the portal goes through classify(). `error` and `suberror` decide, the AADSTS number only
-refines, because Microsoft changes numbers and wording without notice (identity-platform/reference-error-codes).
+Every answer from Microsoft goes through classify(). `error` and `suberror` decide; the AADSTS number only adds detail,
+because Microsoft changes numbers and wording without notice (identity-platform/reference-error-codes).
 """
 
 import re
@@ -16,32 +16,32 @@ SIGN_IN_FREQUENCY = re.compile(
     r"maximum allowed lifetime for this request is (?:(\d{1,4})\.)?(\d{1,9})(?::(\d\d):(\d\d))?", re.ASCII
 )
 LIFETIME_CODE = "AADSTS70043"
-# Always about the state of the service, whatever number comes with it.
+# Always about the state of the service, whatever error number comes with it.
 OUTAGE_ERROR = "temporarily_unavailable"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one answer means. It holds no secret, so it may be logged, shown and stored."""
+    """The meaning of one answer. It contains no secret, so it may be logged, shown and stored."""
 
     kind: Kind
     code: str  # "AADSTS50173", a Graph code, an OAuth error, or "http-503"; "" for ok
-    cause: str  # sentence: what happened
-    action: str  # sentence: what to do
-    who: Who  # who can do it
+    cause: str  # a sentence on what happened
+    action: str  # a sentence on what to do
+    who: Who  # who can fix it
     retry_after: float | None = None  # seconds
-    certain: bool = False  # may this one answer flag a connection (or its app registration)?
-    app_wide: bool = False  # the app registration is broken, not this one connection
-    credential: bool = False  # this client secret or certificate was rejected: try the next one
-    name: str = ""  # Microsoft's name of the code, e.g. "FreshTokenNeeded"
+    certain: bool = False  # whether this answer alone may flag a connection or its app registration
+    app_wide: bool = False  # whether the whole app registration is broken, not just this connection
+    credential: bool = False  # whether this client secret or certificate was rejected (try the next one)
+    name: str = ""  # Microsoft's name for the code, e.g. "FreshTokenNeeded"
     trace_id: str = ""
     correlation_id: str = ""
     timestamp: str = ""
-    claims: str = ""  # the claims challenge as JSON text, to be sent with the next request
-    max_age_s: int | None = None  # sign-in frequency from the text of AADSTS70043, seconds
+    claims: str = ""  # the claims challenge as JSON text, which the next request must send
+    max_age_s: int | None = None  # sign-in frequency in seconds, read from the text of AADSTS70043
 
     def flags(self) -> bool:
-        """Whether this kind may change a connection's status; `certain` is needed as well."""
+        """Whether this kind may change a connection's status, provided that the verdict is also `certain`."""
         return self.kind in FLAGGING
 
 
@@ -50,11 +50,12 @@ OK = Verdict(Kind.OK, "", "Microsoft accepted the request.", "Nothing needs to b
 
 
 def classify(*, where: str, status: int | None, headers: Mapping[str, str] | None, body: str | bytes | None) -> Verdict:
-    """Classify one answer of Microsoft. Never raises, whatever the input.
+    """Classify one answer from Microsoft. Never raises, whatever the input.
 
     `where` is token, authorize, adminconsent or graph. For the two callbacks `body` is the raw query string; their
-    verdicts are never `certain`, because anybody can make up such a link: check `state` first. An outage or throttling
-    never changes a connection's status (kinds transient and throttled do not flag).
+    verdicts are never `certain`, because anybody can forge such a link: check `state` first. An outage or throttling
+    never changes a connection's status (the kinds transient and throttled do not flag).
+
     Sources: Microsoft: identity-platform/reference-error-codes, v2-oauth2-auth-code-flow, v2-admin-consent,
     claims-challenge; graph/errors, graph/throttling.
     """
@@ -70,13 +71,13 @@ def classify(*, where: str, status: int | None, headers: Mapping[str, str] | Non
 
 
 def transport_failure(reason: str) -> Verdict:
-    """The verdict when no answer came. An unknown reason is not repeated: it could contain a whole URL."""
+    """Return the verdict when no answer arrived. An unknown reason is left out: it could contain a whole URL."""
     meaning = error_tables.TRANSPORT.get(reason)
     return _verdict(meaning or error_tables.NO_ANSWER, f"transport-{reason}" if meaning else "transport", None)
 
 
 def _decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
-    """What an answer from Entra means (by 429 or 5xx, a known number, suberror, error in this order), and its code."""
+    """Return the meaning of an answer from Entra and its code. 429 and 5xx take precedence over numbers and errors."""
     number, meaning = _known(answer)
     code = _label(answer, number)
     if answer.status in (429, 509):
@@ -88,14 +89,14 @@ def _decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
         return error_tables.NO_TOKEN, code
     by_error = error_tables.SUBERRORS.get(answer.suberror.lower()) or error_tables.ERRORS.get(answer.error.lower())
     if by_error is error_tables.CLIENT_REJECTED and answer.where != "token":
-        by_error = error_tables.CLIENT_NOT_ALLOWED  # no secret is sent through the browser
+        by_error = error_tables.CLIENT_NOT_ALLOWED  # no secret is ever sent through the browser
     if meaning and meaning.vague and by_error and by_error.kind is not meaning.kind:
         return by_error, code
     return meaning or by_error or _without_error(answer), code
 
 
 def _known(answer: MicrosoftResponse) -> tuple[int | None, ErrorMeaning | None]:
-    """The last (most specific) known number, as 70008 of [70002, 70008], else an unknown one's family, or a vague one."""
+    """Prefer the last known number, which is the most specific, then an unknown number's family, then a vague code."""
     numbers = [*reversed(answer.numbers), *reversed(answer.described_numbers)]
     known = [(number, error_tables.AADSTS[number]) for number in numbers if number in error_tables.AADSTS]
     for number, meaning in known:
@@ -108,12 +109,11 @@ def _known(answer: MicrosoftResponse) -> tuple[int | None, ErrorMeaning | None]:
 
 
 def family_of(number: int) -> ErrorMeaning | None:
-    """What an unknown six or seven digit number means by its family, or None where that is unsafe.
+    """Derive the meaning of an unknown six or seven digit number from its family; None where that is unsafe.
 
-    Microsoft refines a five-digit number by appending digits (16002 → 160021, 50057 → 500571, 53003 → 530032,
-    70001 → 7000112, 70002 → 7000215): seen throughout identity-platform/reference-error-codes. So the parent is the
-    first five digits; a longer common beginning misleads (7000222 is no child of 700022). A vague code is no safe
-    parent. A guess is never certain and never concerns the whole app.
+    Microsoft refines a five-digit number by appending digits (16002 → 160021, 70001 → 7000112; seen throughout
+    identity-platform/reference-error-codes), so the parent is the first five digits. A longer common prefix misleads
+    (7000222 is not a child of 700022), and so does a vague parent. A guess is never certain and never app-wide.
     """
     digits = str(number)
     parent = error_tables.AADSTS.get(int(digits[:5])) if len(digits) in (6, 7) else None
@@ -146,8 +146,8 @@ def _label(answer: MicrosoftResponse, number: int | None) -> str:
 def _verdict(meaning: ErrorMeaning, code: str, answer: MicrosoftResponse | None) -> Verdict:
     if answer is None:
         return Verdict(meaning.kind, code, meaning.cause, meaning.action, meaning.who)
-    # Only a complete answer of the service itself may change a status: no fragment, no page of a proxy, no link in a
-    # browser.
+    # Only a complete answer from the service itself may change a status: not a truncated one, a proxy's page or a link
+    # opened in a browser.
     trusted = answer.shape == "json" and answer.where in ("token", "graph")
     return Verdict(
         kind=meaning.kind,
@@ -181,7 +181,7 @@ def _with_sign_in_frequency(verdict: Verdict, description: str) -> Verdict:
 
 
 def format_interval(seconds: int) -> str:
-    """What follows "every": "day", "2 hours"."""
+    """Return the words that follow "every": "day", "2 hours"."""
     for size, word in ((86_400, "day"), (3600, "hour"), (60, "minute")):
         if seconds % size == 0:
             count = seconds // size

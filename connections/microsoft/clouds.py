@@ -5,22 +5,22 @@ from urllib.parse import urlsplit
 
 from connections.microsoft import data_files
 
-# Microsoft Graph's own application id, the resource whose permissions we ask for.
+# The application id of Microsoft Graph, the resource whose permissions we request.
 GRAPH_APP_ID = "00000003-0000-0000-c000-000000000000"
-# Delegated sign-ins of personal accounts all come from this directory (identity-platform/v2-protocols-oidc).
+# Delegated sign-ins by personal accounts all come from this directory (identity-platform/v2-protocols-oidc).
 CONSUMERS_TID = "9188040d-6c67-4c5b-b112-36a304b66dad"
 
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """``login`` and ``graph`` are base URLs without a trailing slash."""
+    """One cloud. ``login`` and ``graph`` are base URLs without a trailing slash."""
 
     key: str
     label: str
     login: str
     graph: str
     portal: str  # where an admin manages app registrations
-    cli_name: str  # Azure CLI: az cloud set --name
+    cli_name: str  # the name for "az cloud set --name" in the Azure CLI
 
     def authority(self, directory_id: str) -> str:
         return f"{self.login}/{directory_id}"
@@ -34,7 +34,7 @@ class Cloud:
         return f"{self.login}/{directory_id}/v2.0/.well-known/openid-configuration"
 
     def scope(self, permission: str) -> str:
-        """A Graph permission as the ``scope`` parameter takes it: with Graph's address."""
+        """Return a Graph permission in the form of the ``scope`` parameter, with Graph's address."""
         return f"{self.graph}/{permission}"
 
     @property
@@ -48,7 +48,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def add_sandbox(url: str) -> None:
-    """Add or move ``sandbox``, or remove it (""). Raises ValueError for plain http to another machine."""
+    """Add or move ``sandbox``, or remove it if "". Raises ValueError for plain http to another machine."""
     if not url:
         CLOUDS.pop("sandbox", None)
         return
@@ -60,7 +60,7 @@ def add_sandbox(url: str) -> None:
 
 
 def cloud(key: str) -> Cloud:
-    """Raises KeyError if no cloud with this key is configured."""
+    """Return the cloud. Raises KeyError if no cloud with this key is configured."""
     return CLOUDS[key]
 
 

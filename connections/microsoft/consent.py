@@ -1,7 +1,4 @@
-"""Microsoft's admin consent page: its address, and the callback.
-
-Source: Microsoft: identity-platform/v2-admin-consent, and v2-oauth2-client-creds-grant-flow for the older style.
-"""
+"""Admin consent (identity-platform/v2-admin-consent; older style: v2-oauth2-client-creds-grant-flow)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,27 +10,27 @@ from connections.microsoft.clouds import Cloud
 from connections.microsoft.error_types import Kind
 
 V1, V2 = "v1", "v2"
-# The newer page does not accept "common": administrators of any directory use "organizations".
+# The newer page does not accept "common"; administrators from any directory use "organizations".
 ANY_DIRECTORY = "organizations"
-# The codes for Cancel in either style. People who are no administrators come back with other codes.
+# The codes for Cancel in either style. People who are not administrators come back with other codes.
 _CANCELLED = frozenset({"access_denied", "permission_denied", "AADSTS65004"})
 
 
 @dataclass(frozen=True, slots=True)
 class ConsentCallback:
-    """What a callback claims. It proves nothing, because anybody can make up such a link."""
+    """The claims of a callback. They prove nothing, because anybody can forge such a link."""
 
     state: str
     verdict: Verdict
 
     @property
     def granted(self) -> bool:
-        """Whether it claims success: ``admin_consent``, which comes with failures too, and no ``error``."""
+        """Whether the callback claims success. Failures set ``admin_consent``, too, but also ``error``."""
         return self.verdict.kind is Kind.OK
 
     @property
     def cancelled(self) -> bool:
-        """Whether the administrator pressed Cancel; everything else is a failure."""
+        """Whether the administrator pressed Cancel; anything else is a failure."""
         return self.verdict.code in _CANCELLED
 
 
@@ -47,7 +44,7 @@ def consent_url(
     scopes: Iterable[str] | None = None,
     style: str = V2,
 ) -> str:
-    """The consent page's address. Without ``scopes`` or in the older style for everything declared (``.default``)."""
+    """Return the consent page's address. The older style or no ``scopes`` requests everything declared."""
     directory = ANY_DIRECTORY if directory_id in ("common", "consumers") else directory_id
     query = {"client_id": client_id, "redirect_uri": redirect_uri, "state": state}
     if style == V1:
@@ -57,7 +54,7 @@ def consent_url(
 
 
 def read_callback(query_string: str) -> ConsentCallback:
-    """Read a callback. ``tenant`` and ``scope`` are ignored, because they can be forged."""
+    """Read a callback, ignoring ``tenant`` and ``scope`` because they can be forged."""
     states = parse_qs(query_string).get("state", [""])
     verdict = classify(where="adminconsent", status=None, headers=None, body=query_string)
     return ConsentCallback(states[0][:200], verdict)

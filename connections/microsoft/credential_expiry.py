@@ -1,8 +1,7 @@
 """Reads from Microsoft Graph which secrets and certificates an application has, and when they expire.
 
-Graph never shows the values again: a secret is recognised by its first three characters, a certificate by its
-thumbprint (Microsoft Graph: application-get, passwordCredential, keyCredential). The application object exists in its
-home directory only; elsewhere the answer is 404.
+Graph never shows the values again, so secrets are recognised by their first three characters, certificates by their
+thumbprints (application-get, passwordCredential, keyCredential). Only an application's home directory knows them.
 """
 
 import base64
@@ -21,7 +20,7 @@ from connections.microsoft import graph_client, http
 from connections.microsoft.clouds import Cloud
 from connections.microsoft.permissions import covered_by
 
-# The application role that the application's own token needs (Microsoft Graph: application-list-permissions).
+# The application role with which an application may read itself (Microsoft Graph: application-list-permissions).
 PERMISSION = "Application.Read.All"
 
 UNREADABLE = graph_client.unreadable(
@@ -31,12 +30,12 @@ UNREADABLE = graph_client.unreadable(
 
 @dataclass(frozen=True, slots=True)
 class ListedCredential:
-    """One credential in Entra's list. A secret has a ``hint``, a certificate has ``thumbprints``."""
+    """A credential as Entra lists it. A secret has a ``hint``, a certificate has ``thumbprints``."""
 
     expires_at: datetime
-    # First three characters of a secret; "" if Microsoft does not know them (very old secrets).
+    # The first three characters of a secret, or "" if Microsoft does not know them (very old secrets).
     hint: str = ""
-    # SHA-1 and, if Microsoft sent the certificate itself, SHA-256; hex, upper case.
+    # SHA-1, and SHA-256 if Microsoft sent the certificate itself; upper-case hex.
     thumbprints: frozenset[str] = frozenset()
 
 
@@ -47,12 +46,12 @@ class CredentialList:
 
 
 def may_read(roles: tuple[str, ...]) -> bool:
-    """Whether a token with these application roles may read the application itself."""
+    """Whether a token with these application roles allows the application to read itself."""
     return PERMISSION in covered_by(frozenset(roles))
 
 
 def read(cloud: Cloud, access_token: str, client_id: str) -> CredentialList:
-    """Its credentials in Entra (150 such requests a minute). Raises MicrosoftRefused, MicrosoftUnavailable."""
+    """Return the app's credentials (150 requests a minute). Raises MicrosoftRefused or MicrosoftUnavailable."""
     path = f"applications(appId='{quote(client_id, safe='')}')?$select=passwordCredentials,keyCredentials"
     response = http.client().send(graph_client.request(cloud, access_token, path))
     graph_client.require_ok(response)
@@ -81,7 +80,7 @@ def _moment(text: str) -> datetime:
 
 
 def _thumbprints(key: dict[str, Any]) -> Iterator[str]:
-    """Ways to recognise a certificate: its identifier is hex or base64, and its public part is not always there."""
+    """Return all known thumbprints: the identifier may be hex or base64, and the public part is not always included."""
     identifier = str(key.get("customKeyIdentifier") or "")
     if len(identifier) in (40, 64) and re.fullmatch(r"[0-9a-fA-F]+", identifier):
         yield identifier.upper()

@@ -1,11 +1,11 @@
-"""Tests whether Microsoft accepts an application's credential. It needs no sign-in and no permission.
+"""Tests whether Microsoft accepts an application's credential. This needs no sign-in and no permission.
 
 In a directory the test is a client-credentials request: Microsoft authenticates the client before anything else, and an
 application without permissions gets a token without roles (identity-platform/v2-oauth2-client-creds-grant-flow).
 
-At a shared endpoint there is no directory, and client credentials end in AADSTS50059. There the portal redeems a
-refresh token that cannot exist. Our inference, not Microsoft's statement: AADSTS70000 and 9002313 are about the token,
-so the client was accepted; a wrong credential is rejected earlier (7000215, 7000222, 700027, 700016).
+A shared endpoint has no directory, so client credentials fail there with AADSTS50059. Instead, the portal tries to
+redeem a refresh token that cannot exist. We infer (Microsoft does not document it) that AADSTS70000 and 9002313 are
+about the token, so the client was accepted; a wrong credential is rejected earlier (7000215, 7000222, 700027, 700016).
 """
 
 from dataclasses import dataclass, replace
@@ -14,30 +14,30 @@ from connections.microsoft import data_files, http, token_endpoint
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind
 
-# Clearly no refresh token, and recognisable in Entra's sign-in logs.
+# Obviously not a refresh token, and easy to recognise in Entra's sign-in logs.
 _IMPOSSIBLE_TOKEN = "credential-check-by-connection-portal"  # noqa: S105 - no secret, a sentence
 _TOKEN_REJECTED = frozenset({"AADSTS70000", "AADSTS9002313"})
-# The application is not installed in the directory; the credential itself may be valid.
+# The application is not installed in the directory; the credential itself may still be valid.
 NEEDS_CONSENT = "AADSTS7000229"
 NOT_INSTALLED = frozenset({NEEDS_CONSENT, "AADSTS700016"})
 ANY_DIRECTORY = "organizations"
 
 
 def probe(application: token_endpoint.Application, *, shared: bool, multitenant: bool) -> tuple[str, ...] | Verdict:
-    """Granted roles or the verdict; never raises. A multitenant app not installed yet is tested at organizations."""
+    """Return the granted roles, or the verdict. Never raises. If the app is not installed, test at organizations."""
     if shared:
         return _at_shared_endpoint(application)
     answer = _send(token_endpoint.client_credentials_request(application, None))
     if isinstance(answer, Verdict) and multitenant and answer.code in NOT_INSTALLED:
         second = _at_shared_endpoint(replace(application, directory_id=ANY_DIRECTORY))
-        # An outage of the second request says nothing about the credential.
+        # If the second request fails because of an outage, that says nothing about the credential.
         inconclusive = isinstance(second, Verdict) and second.kind in (Kind.TRANSIENT, Kind.THROTTLED)
         return answer if inconclusive else second
     return answer
 
 
 def _at_shared_endpoint(application: token_endpoint.Application) -> tuple[str, ...] | Verdict:
-    """Test at ``common``, ``organizations`` or ``consumers``: () if the client was accepted, or the verdict."""
+    """Test at ``common``, ``organizations`` or ``consumers``. Returns () if accepted, otherwise the verdict."""
     answer = _send(token_endpoint.refresh_request(application, _IMPOSSIBLE_TOKEN, ("openid", "offline_access"), None))
     return () if isinstance(answer, Verdict) and answer.code in _TOKEN_REJECTED else answer
 
@@ -49,7 +49,7 @@ def _send(request: http.Request[None]) -> tuple[str, ...] | Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What the admin who registers the application should do about a refusal, and at which form field."""
+    """What the admin who registers the application should do about a refusal, and which form field it concerns."""
 
     entry: str  # "credential", "client_id", "tenant" or "audience"
     cause: str
@@ -60,6 +60,6 @@ ADVICE = data_files.load("credential_advice.toml").rows("advice", Advice)
 
 
 def advice(verdict: Verdict) -> Advice:
-    """The advice for this code, or else the verdict's own sentences."""
+    """Return the advice for this code, or the verdict's own sentences if there is none."""
     default = Advice("credential" if verdict.credential else "client_id", verdict.cause, verdict.action)
     return ADVICE.get(verdict.code, default)

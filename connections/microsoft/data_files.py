@@ -1,7 +1,4 @@
-"""Reads the tables under data/: TOML files, checked when the module that uses them is imported.
-
-A text may contain ``$name``; it is replaced by the text of that name in the file's own ``[texts]`` table.
-"""
+"""Reads the TOML files in data/ at import. In a text, ``$name`` inserts an entry of the file's ``[texts]`` table."""
 
 import tomllib
 from collections.abc import Mapping
@@ -17,18 +14,18 @@ Row = TypeVar("Row")
 
 
 class InvalidDataFile(ValueError):
-    """A data file cannot be used; the message names the file and the entry."""
+    """A data file is invalid; the message names the file and the entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A parsed file. Its methods raise InvalidDataFile."""
+    """A parsed data file. Its methods raise InvalidDataFile."""
 
     name: str
     content: dict[str, Any]
 
     def rows(self, section: str, row_type: type[Row], key_field: str = "") -> dict[str, Row]:
-        """Build one dataclass per entry of a section; ``key_field`` is the field that holds the entry's key."""
+        """Build a dataclass from each entry of a section; ``key_field`` is the field that receives the entry's key."""
         table = self.content.get(section, {})
         return {
             key: self.build(row_type, f"{section}.{key}", {key_field: key, **values} if key_field else values)
@@ -36,7 +33,7 @@ class DataFile:
         }
 
     def build(self, row_type: type[Row], entry: str, values: Mapping[str, Any]) -> Row:
-        """Build one dataclass. A field without a default must be given and must not be empty."""
+        """Build a dataclass. A field without a default is required and must not be empty."""
         types, required = _fields(row_type)  # type: ignore[arg-type]  # a class is hashable
         arguments = {}
         for name, value in values.items():
@@ -68,7 +65,7 @@ class DataFile:
 
 
 def load(name: str) -> DataFile:
-    """Parse a file of data/. TOML itself refuses a key that is there twice."""
+    """Parse a file in data/. TOML itself rejects duplicate keys."""
     try:
         return DataFile(name, tomllib.loads((DATA / name).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:

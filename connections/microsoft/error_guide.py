@@ -31,7 +31,7 @@ When you ask Microsoft's support, give them the trace id, the correlation id and
 
 
 def render() -> str:
-    """The page as Markdown. The same tables always give the same text."""
+    """Return the page as Markdown. The same tables always produce the same text."""
     sections = [
         INTRODUCTION,
         "## Kinds\n",

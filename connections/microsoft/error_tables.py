@@ -1,8 +1,7 @@
-"""What each error of Microsoft means to people, read from data/aadsts.toml and data/errors.toml.
+"""The meaning of each Microsoft error, read from data/aadsts.toml and data/errors.toml.
 
-A ``[[group]]`` holds the fields of ErrorMeaning that its codes share, and the codes under one or more of the sections
-below. A section is either a list of codes that share the group's ``cause``, or a table in which each code is followed
-by its own cause or by ``[Microsoft's name of the code, cause]``. A group that Python code refers to has an ``id``.
+A ``[[group]]`` holds the fields that its codes share, and sections of codes. A section is either a list of codes, or a
+table from code to its own cause or ``[Microsoft's name, cause]``. Groups used in Python code have an ``id``.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ Tables = dict[str, dict[str, ErrorMeaning]]
 
 
 def load(*names: str) -> Tables:
-    """One table per section, and "id" for groups. Raises InvalidDataFile for a repeated code (words without case)."""
+    """Return a table per section, and "id" for groups. Raises InvalidDataFile if a code is repeated (ignoring case)."""
     tables: Tables = {section: {} for section in (*SECTIONS, "id")}
     seen: set[tuple[str, str]] = set()
     for name in names:
@@ -67,11 +66,11 @@ def _by_number(section: str) -> dict[int, ErrorMeaning]:
 
 
 AADSTS = _by_number("aadsts")
-ERRORS = _TABLES["errors"]  # the `error` of a sign-in, in lower case
+ERRORS = _TABLES["errors"]  # the `error` parameter of a sign-in, in lower case
 SUBERRORS = _TABLES["suberrors"]
-TRANSPORT = _TABLES["transport"]  # no answer came at all
+TRANSPORT = _TABLES["transport"]  # no answer arrived
 GRAPH = _TABLES["graph"]
-STATUSES = _by_number("statuses")  # Graph's HTTP statuses without a known code
+STATUSES = _by_number("statuses")  # HTTP statuses from Graph without a known code
 BY_ID = _TABLES["id"]
 
 OUTAGE = BY_ID["outage"]

@@ -1,21 +1,19 @@
-"""The terms in which the portal expresses what an answer of Microsoft means."""
+"""The terms in which the portal describes what an answer from Microsoft means."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """The kind of problem an answer stands for."""
-
     OK = "ok"
     REAUTH = "reauth"  # the owner must sign in again
     CONSENT = "consent"  # consent must be granted
-    APP_CONFIG = "app_config"  # the app registration, the tenant or the request is wrong
+    APP_CONFIG = "app_config"  # the app registration, the tenant or the request is incorrect
     POLICY = "policy"  # an admin must change a policy or an account
-    TRANSIENT = "transient"  # it resolves itself
-    THROTTLED = "throttled"  # too many requests; it resolves itself
-    MAILBOX = "mailbox"  # the token is valid, this mailbox cannot be reached
-    PERMISSION = "permission"  # the token is valid, it lacks a permission
+    TRANSIENT = "transient"  # temporary; resolves itself
+    THROTTLED = "throttled"  # too many requests; resolves itself
+    MAILBOX = "mailbox"  # the token is valid, but this mailbox cannot be reached
+    PERMISSION = "permission"  # the token is valid, but lacks a permission
 
 
 class Who(StrEnum):
@@ -29,14 +27,14 @@ class Who(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorMeaning:
-    """What one code means; ``cause`` says what happened and ``action`` what to do."""
+    """The meaning of one code; ``cause`` says what happened and ``action`` what to do."""
 
     kind: Kind
     who: Who
     cause: str
     action: str
     name: str = ""
-    certain: bool = False  # a single complete answer with this code is proof enough
-    app_wide: bool = False  # the app registration is broken, not one connection
+    certain: bool = False  # one complete answer with this code is sufficient proof
+    app_wide: bool = False  # the whole app registration is broken, not just one connection
     credential: bool = False  # this client secret or certificate was rejected
-    vague: bool = False  # used for several problems: `suberror` and `error` decide the kind
+    vague: bool = False  # used for several problems, so `suberror` and `error` decide the kind

@@ -2,7 +2,7 @@
 
 For an application: RBAC for Applications (Microsoft: exchange/permissions-exo/application-rbac; the cmdlets
 New-ServicePrincipal, New-ManagementScope, New-ManagementRoleAssignment, Test-ServicePrincipalAuthorization). For an
-account: Add-MailboxPermission and Add-RecipientPermission. Every step can safely be run again.
+account: Add-MailboxPermission and Add-RecipientPermission. Every step can safely be repeated.
 """
 
 import unicodedata
@@ -13,7 +13,7 @@ from itertools import starmap
 from connections.microsoft.clouds import GRAPH_APP_ID
 from connections.microsoft.permissions import covered_by
 
-# Graph permissions that Exchange can grant for single mailboxes; Exchange calls the roles "Application …".
+# The Graph permissions that Exchange can grant for individual mailboxes; its roles are called "Application …".
 EXCHANGE_ROLES = (
     "Mail.ReadBasic",
     "Mail.Read",
@@ -27,7 +27,7 @@ EXCHANGE_ROLES = (
     "Contacts.ReadWrite",
 )
 _OTHER_NAMES = {"Mail.ReadBasic.All": "Mail.ReadBasic"}
-MOST_IN_A_SCOPE = 20  # mailboxes in one scope; the longest allowed filter is not documented
+MOST_IN_A_SCOPE = 20  # mailboxes per scope; the maximum length of a filter is not documented
 _EXCHANGE_CLOUDS = {"usgov_l4": "O365USGovGCCHigh", "usgov_l5": "O365USGovDoD", "china": "O365China"}
 _FULL_ACCESS = " -AccessRights FullAccess -InheritanceType All -AutoMapping $false -ErrorAction Stop"
 _NO_FULL_ACCESS = " -AccessRights FullAccess -Confirm:$false -ErrorAction Stop"
@@ -40,7 +40,7 @@ class Plan:
     """Who gets access to which mailboxes. ``key`` marks the objects in Exchange that belong to this connection."""
 
     environment: str
-    tid: str  # GUID of the directory; "" if unknown
+    tid: str  # the directory's GUID; "" if unknown
     connection_name: str
     key: str
     addresses: Sequence[str]
@@ -50,7 +50,7 @@ class Plan:
 class ApplicationPlan(Plan):
     client_id: str
     app_name: str
-    roles: Sequence[str]  # of EXCHANGE_ROLES
+    roles: Sequence[str]  # keys of EXCHANGE_ROLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class AccountPlan(Plan):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``commands`` are run in the same window as the first step."""
+    """One step. Its ``commands`` must be run in the same window as the first step."""
 
     key: str
     title: str
@@ -69,7 +69,7 @@ class Step:
 
 
 def roles_for(permissions: Iterable[str]) -> tuple[str, ...]:
-    """The least Exchange roles for these application permissions, without those that Exchange cannot grant."""
+    """Return the minimum Exchange roles for these application permissions, except those that Exchange cannot grant."""
     needed = {_OTHER_NAMES.get(name, name) for name in permissions} & set(EXCHANGE_ROLES)
     return tuple(
         role
@@ -79,13 +79,13 @@ def roles_for(permissions: Iterable[str]) -> tuple[str, ...]:
 
 
 def tenant_wide(granted: Iterable[str]) -> tuple[str, ...]:
-    """Granted application permissions that open every mailbox, whatever scope Exchange has."""
+    """Return the granted application permissions that open every mailbox, whatever the scope in Exchange."""
     prefixes = tuple({f"{role.partition('.')[0]}." for role in EXCHANGE_ROLES})
     return tuple(sorted(name for name in granted if name.startswith(prefixes)))
 
 
 def steps(plan: ApplicationPlan | AccountPlan) -> list[Step]:
-    """The steps in order. The last one removes everything again."""
+    """Return the steps in order. The last one undoes everything."""
     if isinstance(plan, AccountPlan):
         return [
             Step("connect", "Connect", _block(_connect(plan), keeps=True)),
@@ -104,7 +104,7 @@ def steps(plan: ApplicationPlan | AccountPlan) -> list[Step]:
 
 
 def script(plan: ApplicationPlan | AccountPlan, key: str) -> str:
-    """One step as a complete file that also connects. Raises KeyError for an unknown step."""
+    """Return one step as a complete file that also connects to Exchange. Raises KeyError for an unknown step."""
     by_key = {step.key: step for step in steps(plan)}
     step, first = by_key[key], by_key["connect"]
     written = f"Written by the connection portal for the connection {one_line(plan.connection_name)}."
@@ -113,23 +113,23 @@ def script(plan: ApplicationPlan | AccountPlan, key: str) -> str:
 
 
 def _block(commands: str, *, keeps: bool = False) -> str:
-    """A block that an error stops even when it is pasted line by line; ``keeps`` keeps its variables."""
+    """Return a block that stops at an error even if pasted line by line; ``keeps`` preserves its variables."""
     inner = "\n".join(f"    {line}" if line else "" for line in commands.rstrip().splitlines())
     return f"{'.' if keeps else '&'} {{\n{inner}\n}}\n"
 
 
-# PowerShell treats typographic quotation marks like the plain one, so all of them are doubled
-# (Microsoft: powershell/scripting, about_Quoting_Rules and the language specification, 2.3.5.2).
+# PowerShell treats typographic quotation marks like straight ones, so all of them are doubled (Microsoft:
+# powershell/scripting, about_Quoting_Rules and the language specification, 2.3.5.2).
 _SINGLE_QUOTES = "'\u2018\u2019\u201a\u201b"
 
 
 def quoted(text: str) -> str:
-    """A PowerShell string that means exactly ``text``, except that control characters become spaces."""
+    """Quote ``text`` as a literal PowerShell string; control characters become spaces."""
     return "'" + "".join(char * 2 if char in _SINGLE_QUOTES else char for char in one_line(text)) + "'"
 
 
 def one_line(text: str) -> str:
-    """The text without characters that could end a line or hide what follows."""
+    """Remove characters that could end a line or hide what follows."""
     return "".join(" " if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029" else char for char in text)
 
 
@@ -203,12 +203,12 @@ $keep = @({", ".join(quoted(name) for name in keep)})
 
 
 def _name(plan: Plan, what: str, number: int) -> str:
-    """At most 64 characters, Exchange's limit (Microsoft: New-ManagementScope, New-ManagementRoleAssignment)."""
+    """Return a name of at most 64 characters, Exchange's limit (New-ManagementScope, New-ManagementRoleAssignment)."""
     return f"Portal {plan.key} {what} {number}"
 
 
 def _scope(name: str, addresses: Sequence[str]) -> str:
-    # An OPATH filter, in which a quotation mark inside a value is doubled (Microsoft: New-ManagementScope).
+    # An OPATH filter, where a quotation mark inside a value is doubled (Microsoft: New-ManagementScope).
     values = (one_line(address).replace("'", "''") for address in addresses)
     return f"""\
 # These mailboxes and no others.
@@ -286,7 +286,7 @@ if ($pointer -and -not (Get-ManagementRoleAssignment -RoleAssignee $pointer.Iden
 
 
 def _for_account(plan: AccountPlan, verb: str, full_access: str = "", send_as: str = "") -> str:
-    """One command per mailbox, or two for an account that also sends, with the given options."""
+    """Return one command per mailbox, or two if the account also sends, with the given options."""
     lines, account = [], quoted(plan.account)
     for address in map(quoted, plan.addresses):
         lines.append(f"{verb}-MailboxPermission -Identity {address} -User {account}{full_access}")

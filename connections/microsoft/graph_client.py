@@ -1,4 +1,4 @@
-"""Requests to Microsoft Graph, a few at a time, and what the answers mean."""
+"""Sends requests to Microsoft Graph, a few at a time, and interprets the answers."""
 
 import uuid
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from connections.microsoft.classifier import Verdict, classify, transport_failur
 from connections.microsoft.clouds import Cloud
 from connections.microsoft.error_types import Kind, Who
 
-# Outlook accepts four requests at a time from one application (Microsoft Graph: throttling-limits).
+# Outlook allows an application four requests at a time (Microsoft Graph: throttling-limits).
 IN_FLIGHT = 4
 
 
 def request(
     cloud: Cloud, access_token: str, path: str, tag: str = "", *, body: bytes | None = None
 ) -> http.Request[str]:
-    """A request for ``path`` below the version; a POST of JSON if there is a ``body``."""
+    """Build a request for ``path`` below the API version; with a ``body`` it is a POST of JSON."""
     headers = [
         ("Authorization", f"Bearer {access_token}"),
         ("Accept", "application/json"),
@@ -41,7 +41,7 @@ def verdict(response: http.Response[str]) -> Verdict:
 
 
 def require_ok(response: http.Response[str]) -> None:
-    """Raise MicrosoftUnavailable if there was no useful answer, MicrosoftRefused if Graph refused."""
+    """Raise MicrosoftUnavailable if there was no usable answer, or MicrosoftRefused if Graph refused."""
     outcome = verdict(response)
     if outcome.kind in (Kind.TRANSIENT, Kind.THROTTLED):
         raise MicrosoftUnavailable(outcome)
@@ -50,6 +50,6 @@ def require_ok(response: http.Response[str]) -> None:
 
 
 def unreadable(cause: str, *, again: str) -> Verdict:
-    """The verdict on a good status with the wrong content. ``again`` says when the portal repeats the request."""
+    """Return the verdict on a success status with unusable content. ``again`` says when the portal will try again."""
     action = f"The portal {again}; if it stays so, an IT admin should look for a proxy in between."
     return Verdict(Kind.TRANSIENT, "unreadable", cause, action, Who.NOBODY)

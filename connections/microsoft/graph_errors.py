@@ -1,4 +1,4 @@
-"""The rule that picks what an answer of Microsoft Graph means; the codes themselves are in data/errors.toml.
+"""Decides what an answer from Microsoft Graph means; the codes themselves are in data/errors.toml.
 
 Sources: Microsoft: graph/errors ("use the most detailed code you understand"), graph/throttling,
 graph/auth-limit-mailbox-access; identity-platform/claims-challenge.
@@ -14,17 +14,17 @@ OUTSIDE_APP_POLICY = BY_ID["outside_app_policy"]
 CLAIMS_WANTED = BY_ID["claims_wanted"]
 CLAIMS_FORBIDDEN = BY_ID["claims_forbidden"]
 BAD_REQUEST = BY_ID["graph_bad_request"]
-# Exchange's x-ms-diagnostics number for a token without any role.
+# Exchange's x-ms-diagnostics number for a token without any roles.
 EXCHANGE_WITHOUT_ROLES = "2000008"
-# Graph has no other sign for a mailbox outside an application access policy
-# (Microsoft: graph/auth-limit-mailbox-access, "Handling API errors").
+# This is Graph's only sign that a mailbox is outside an application access policy (Microsoft:
+# graph/auth-limit-mailbox-access, "Handling API errors").
 APP_POLICY_TEXT = "Access to OData is disabled"
 
 _FOLDED = {code.lower(): meaning for code, meaning in GRAPH.items()}
 
 
 def decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
-    """What an answer of Graph means, and the code to show."""
+    """Return the meaning of an answer from Graph, and the code to show."""
     meaning, code = _known(answer)
     status = answer.status
     if status in (429, 509) or (meaning and meaning.kind is Kind.THROTTLED) or "throttl" in code.lower():
@@ -42,7 +42,7 @@ def decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
 
 
 def _known(answer: MicrosoftResponse) -> tuple[ErrorMeaning | None, str]:
-    """The innermost known code: "use the most detailed one that they understand" (graph/errors)."""
+    """Return the innermost known code: "use the most detailed one that they understand" (graph/errors)."""
     for code in reversed(answer.graph_codes):
         if meaning := _FOLDED.get(code.lower()):
             return meaning, code
@@ -55,7 +55,7 @@ def _by_status(answer: MicrosoftResponse) -> ErrorMeaning:
     status = answer.status
     if status is None:
         return error_tables.NO_ANSWER if answer.shape == "empty" else error_tables.UNKNOWN
-    if status < 400:  # a redirect, or a success that holds an error or a web page
+    if status < 400:  # a redirect, or a success status whose body is an error or a web page
         return error_tables.NOT_MICROSOFT if answer.shape == "markup" else error_tables.UNKNOWN
     if answer.shape in ("markup", "text") or (answer.shape == "empty" and status in (403, 404)):
         return error_tables.NOT_MICROSOFT

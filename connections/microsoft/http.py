@@ -1,7 +1,7 @@
-"""The only HTTP client for Microsoft: concurrent requests over persistent connections, each with a time-out.
+"""The only HTTP client for Microsoft, based on libcurl (docs/decisions.md says why).
 
-libcurl does the work (docs/decisions.md says why). Redirects are never followed and answers are capped in size. A
-failed request is returned as an answer with ``status`` 0 and a reason, not raised, because callers expect outages.
+Redirects are never followed, and the size of answers is limited. A failed request is not raised but returned as an
+answer with ``status`` 0 and a reason, because callers expect outages.
 """
 
 import threading
@@ -16,7 +16,7 @@ import pycurl
 
 MAX_BODY = 4_000_000
 CONNECT_TIMEOUT = 5.0
-MANY = 10  # from this many running requests on, answers are collected several at a time
+MANY = 10  # with this many running requests or more, answers are collected several at a time
 GATHER = 0.004  # seconds to wait for more answers
 
 Tag = TypeVar("Tag")
@@ -24,7 +24,7 @@ Tag = TypeVar("Tag")
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[Tag]):
-    """``tag`` is returned with the answer."""
+    """One request. ``tag`` is returned with the answer."""
 
     method: str
     url: str
@@ -38,7 +38,7 @@ class Request(Generic[Tag]):
 
 @dataclass(frozen=True, slots=True)
 class Response(Generic[Tag]):
-    """``status`` 0 means that there was no answer; ``failure`` then says why in one word."""
+    """One answer. ``status`` 0 means that none arrived; ``failure`` then gives the reason in one word."""
 
     request: Request[Tag]
     status: int
@@ -51,12 +51,12 @@ class Response(Generic[Tag]):
 
     @property
     def text(self) -> str:
-        """The body decoded; invalid UTF-8 is replaced."""
+        """Return the decoded body; invalid UTF-8 is replaced."""
         return self.body.decode("utf-8", "replace")
 
 
 class Client:
-    """Keeps connections open; one per thread (see client()). ``timeout`` in seconds; ``ca_bundle``: PEM file."""
+    """Keeps connections open; one per thread (see client()). ``timeout`` is in seconds, ``ca_bundle`` a PEM file."""
 
     def __init__(self, *, timeout: float, ca_bundle: str = "", in_flight: int = 50) -> None:
         self._multi = pycurl.CurlMulti()
@@ -68,7 +68,7 @@ class Client:
         return next(self.send_all([request]))
 
     def send_all(self, requests: Iterable[Request[Tag]]) -> Iterator[Response[Tag]]:
-        """Send concurrently; yield answers in any order. A request is taken only when a slot is free, maybe late."""
+        """Send concurrently and yield answers in any order. The next request is taken only when a slot is free."""
         source = iter(requests)
         running: dict[Any, tuple[Request[Tag], BytesIO, BytesIO]] = {}
         exhausted = False
@@ -116,17 +116,18 @@ class Client:
         self._multi.perform()
         _, done, failed = self._multi.info_read()
         if not done and not failed:
-            # -1: libcurl has nothing to wait for yet (name resolution runs in its own thread).
+            # -1 means that libcurl has nothing to wait for yet (name resolution runs in its own thread).
             if self._multi.select(1.0) == -1:
                 time.sleep(0.002)
             elif len(running) >= MANY:
-                # Collect several answers at once, because each check costs in proportion to all running requests.
+                # Collect several answers at once, because the cost of each check grows with the number of running
+                # requests.
                 time.sleep(GATHER)
             return
         for handle in done:
             status = handle.getinfo(pycurl.RESPONSE_CODE)
             request, body, head = self._release(handle, running)
-            # Nearly all answers are successes, whose headers are never read.
+            # Nearly all answers are successes, whose headers are never needed.
             headers = {} if status == 200 else _headers(head.getvalue())
             yield Response(request, status, headers, body.getvalue())
         for handle, number, _ in failed:
@@ -144,7 +145,7 @@ def _new_handle(timeout: float, ca_bundle: str) -> Any:
     handle.setopt(pycurl.NOSIGNAL, 1)
     handle.setopt(pycurl.FOLLOWLOCATION, 0)
     handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-    # One request per connection at a time, so that a stalled answer delays no other.
+    # Only one request per connection at a time, so that a stalled answer does not delay others.
     handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
     handle.setopt(pycurl.CAINFO, ca_bundle)
     handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(min(CONNECT_TIMEOUT, timeout) * 1000))
@@ -155,7 +156,7 @@ def _new_handle(timeout: float, ca_bundle: str) -> Any:
 
 
 def _headers(raw: bytes) -> dict[str, str]:
-    """Headers by lower-case name; repeated ones (such as WWW-Authenticate) are joined by commas."""
+    """Return headers by lower-case name; repeated ones (such as WWW-Authenticate) are joined by commas."""
     headers: dict[str, str] = {}
     for line in raw.decode("latin-1").split("\r\n"):
         name, colon, value = line.partition(":")
@@ -165,7 +166,7 @@ def _headers(raw: bytes) -> dict[str, str]:
     return headers
 
 
-# The reasons that classifier.transport_failure() knows.
+# The reasons known to classifier.transport_failure().
 _REASONS = {
     pycurl.E_OPERATION_TIMEDOUT: "timeout",
     pycurl.E_COULDNT_RESOLVE_HOST: "dns",
@@ -183,12 +184,12 @@ _local = threading.local()
 
 
 def configure(*, timeout: float, ca_bundle: str = "", in_flight: int = 50) -> None:
-    """Set the options of this process's clients. Called once when Django is ready."""
+    """Set the options for this process's clients. Called once, when Django is ready."""
     _configuration.update(timeout=timeout, ca_bundle=ca_bundle, in_flight=in_flight)
 
 
 def client() -> Client:
-    """The current thread's client, created on first use and kept, so that its connections stay open."""
+    """Return the current thread's client, which is created on first use and keeps its connections open."""
     client: Client | None = getattr(_local, "client", None)
     if client is None:
         client = _local.client = Client(**_configuration)

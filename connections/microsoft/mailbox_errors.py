@@ -1,7 +1,7 @@
-"""What a connection may be missing to use a shared mailbox, and how to derive it from Graph's refusals.
+"""What a connection may be missing to use a shared mailbox, and how to infer it from Graph's refusals.
 
-Graph answers 403 or 404 where a right is missing (Microsoft: outlook-share-messages-folders), so the code alone says
-little: what was granted, whose token it is and what the directory knows about the address decide.
+Graph answers 403 or 404 (Microsoft: outlook-share-messages-folders), so the code alone says little. What was granted,
+whose token it is and what the directory knows about the address are also needed.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from connections.microsoft.error_types import Kind, Who
 
 
 class ReachState(StrEnum):
-    """Whether the mailbox could be used; same values as MailboxAccess.State."""
+    """Whether the mailbox could be used. Has the same values as MailboxAccess.State."""
 
     REACHABLE = "reachable"
     UNREACHABLE = "unreachable"
@@ -22,22 +22,22 @@ class ReachState(StrEnum):
 
 
 class MissingAccess(StrEnum):
-    """What exactly is missing; the values of MailboxAccess.lack. The texts are in data/mailbox_access.toml."""
+    """What exactly is missing: the values of MailboxAccess.lack. Their texts are in data/mailbox_access.toml."""
 
     SHARED_SCOPE = "shared_scope"
     APP_ROLE = "app_role"
     FULL_ACCESS = "full_access"
     FOLDER_ONLY = "folder_only"
     POLICY_SCOPE = "policy_scope"
-    GUEST = "guest"  # the connected account
-    GUEST_MAILBOX = "guest_mailbox"  # the address
+    GUEST = "guest"  # concerns the connected account
+    GUEST_MAILBOX = "guest_mailbox"  # concerns the address
     NO_MAILBOX = "no_mailbox"
     NO_LICENCE = "no_licence"
     NOT_FOUND = "not_found"
     SEND_AS = "send_as"
 
 
-# The address has no mailbox to which access could be given.
+# Nobody can be given access, because the address has no mailbox.
 WITHOUT_MAILBOX = (
     MissingAccess.NOT_FOUND,
     MissingAccess.GUEST_MAILBOX,
@@ -48,7 +48,7 @@ WITHOUT_MAILBOX = (
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The outcome for one mailbox. ``code`` is Microsoft's; the sentences are ours, and empty on success."""
+    """The result for one mailbox. ``code`` is Microsoft's; the sentences are ours, and empty on success."""
 
     state: ReachState
     code: str = ""
@@ -69,7 +69,7 @@ class Purpose:
     paths: tuple[str, ...]
     scope: str  # delegated
     role: str  # app-only
-    capability: str  # what the owner must add to the connection for the scope
+    capability: str  # the capability that the owner must add to get the scope
 
 
 def _labels(*keys: str) -> str:
@@ -89,7 +89,7 @@ SEND = Purpose((), "Mail.Send.Shared", "Mail.Send", _labels("shared_mailbox.send
 
 
 def purpose_of(permissions: tuple[str, ...], *, delegated: bool) -> Purpose:
-    """What to test for a connection with these scopes or roles: reading mail unless they only allow less."""
+    """Return what to test for a connection with these scopes or roles: reading mail, unless they only allow less."""
     for purpose in (MAIL, CALENDAR, SEND):
         if not capabilities.missing([purpose.scope if delegated else purpose.role], permissions):
             return purpose
@@ -98,7 +98,7 @@ def purpose_of(permissions: tuple[str, ...], *, delegated: bool) -> Purpose:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The texts for one MissingAccess; they may contain {address}, {permission} and {capability}."""
+    """The texts for one MissingAccess. They may contain {address}, {permission} and {capability}."""
 
     cause: str
     action: str
@@ -114,7 +114,7 @@ ENTRIES = {
 def missing_access(
     lack: MissingAccess, code: str, address: str, purpose: Purpose = MAIL, *, delegated: bool = True
 ) -> Probe:
-    """The outcome for a mailbox that cannot be used because of ``lack``."""
+    """Return the result for a mailbox that cannot be used because of ``lack``."""
     entry = ENTRIES[lack]
     permission = purpose.scope if delegated else purpose.role
     values = {"address": address, "permission": permission, "capability": purpose.capability}
@@ -123,7 +123,7 @@ def missing_access(
 
 
 def who_can_fix(lack: str) -> Who:
-    """Who can fix a stored lack; an IT admin if the value is unknown."""
+    """Return who can fix a stored lack, or an IT admin if its value is unknown."""
     try:
         return ENTRIES[MissingAccess(lack)].who
     except ValueError:
@@ -131,7 +131,7 @@ def who_can_fix(lack: str) -> Who:
 
 
 def untested(address: str) -> Probe:
-    """The outcome for a connection that only sends: Microsoft documents no way to test that without sending."""
+    """Return the result for a connection that only sends: Microsoft documents no way to test it without sending."""
     return Probe(
         ReachState.UNKNOWN,
         NOT_TESTED,
@@ -141,9 +141,9 @@ def untested(address: str) -> Probe:
     )
 
 
-# They say nothing about the mailbox: expired token, Microsoft busy or down, or an answer that is not Graph's.
+# These say nothing about the mailbox: expired token, Microsoft busy or down, or an answer that is not from Graph.
 _SAYS_NOTHING = frozenset({Kind.REAUTH, Kind.TRANSIENT, Kind.THROTTLED})
-# Codes that only say "refused", whatever the reason (Graph answers 404 as well as 403).
+# These codes only say "refused", whatever the reason (Graph answers 404 as well as 403).
 _REFUSED = frozenset({"ErrorAccessDenied", "ErrorItemNotFound", "ErrorFolderNotFound", "accessDenied", "http-403"})
 _NO_PERMISSION = frozenset({"NoPermissionsInAccessToken", "Authorization_RequestDenied"})
 _NOT_FOUND = frozenset({"ErrorInvalidUser", "Request_ResourceNotFound", "ErrorNonExistentMailbox"})
@@ -154,7 +154,7 @@ _NO_MAILBOX = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the directory knows about an address; ``exists`` is False if no account has it."""
+    """What the directory knows about an address; ``exists`` is False if it belongs to no account."""
 
     exists: bool
     guest: bool = False
@@ -163,7 +163,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class ProbeJudgement:
-    """Derives what is missing. ``reaches_others``: this application reaches another mailbox without the role."""
+    """Works out what is missing. ``reaches_others``: the application reaches another mailbox without the role."""
 
     purpose: Purpose
     delegated: bool
@@ -173,7 +173,6 @@ class ProbeJudgement:
 
     @property
     def has_permission(self) -> bool:
-        """Whether the token has the permission for the purpose."""
         needed = self.purpose.scope if self.delegated else self.purpose.role
         return not capabilities.missing([needed], self.granted)
 
@@ -184,7 +183,7 @@ class ProbeJudgement:
         return verdict.code in _NO_MAILBOX or (verdict.code in _REFUSED and self.has_permission)
 
     def refused(self, address: str, verdict: Verdict, account: Account | None = None) -> Probe:
-        """The outcome when nothing of the mailbox could be read."""
+        """Return the result if nothing in the mailbox could be read."""
         unknown = verdict.kind in _SAYS_NOTHING
         lack = None if unknown else self._lack(verdict, account)
         if lack is not None:
@@ -193,13 +192,13 @@ class ProbeJudgement:
         return Probe(state, verdict.code, verdict.cause, verdict.action, verdict.who)
 
     def half_open(self, address: str, verdict: Verdict) -> Probe:
-        """The outcome when the inbox could be read and the rest of the mailbox could not."""
+        """Return the result if the inbox could be read, but not the rest of the mailbox."""
         if not self.delegated or verdict.kind in _SAYS_NOTHING or verdict.code not in _REFUSED:
             return self.refused(address, verdict)
         return self._missing(MissingAccess.FOLDER_ONLY, verdict, address)
 
     def not_sent(self, address: str, verdict: Verdict) -> Probe:
-        """The outcome when a message could not be sent as the mailbox."""
+        """Return the result if a message could not be sent as the mailbox."""
         if verdict.code == "ErrorSendAsDenied" or (self.delegated and self.has_permission and verdict.code in _REFUSED):
             return self._missing(MissingAccess.SEND_AS, verdict, address)
         return self.refused(address, verdict)
@@ -209,7 +208,7 @@ class ProbeJudgement:
         if code in _NOT_FOUND:
             return MissingAccess.NOT_FOUND
         if code in _NO_MAILBOX:
-            # A guest's own missing mailbox gets the same answer (microsoft-graph-docs-contrib#405).
+            # A guest's own missing mailbox causes the same answer (microsoft-graph-docs-contrib#405).
             if self.delegated and self.guest:
                 return MissingAccess.GUEST
             if account is not None and account.exists and not account.guest and not account.licensed:
@@ -224,7 +223,7 @@ class ProbeJudgement:
                 return MissingAccess.SHARED_SCOPE
             return _by_account(account) or MissingAccess.FULL_ACCESS
         if verdict.kind is Kind.MAILBOX and code == "ErrorAccessDenied":
-            return MissingAccess.POLICY_SCOPE  # an application access policy says so explicitly
+            return MissingAccess.POLICY_SCOPE  # an application access policy is named explicitly
         if not self.has_permission:
             return MissingAccess.POLICY_SCOPE if self.reaches_others else MissingAccess.APP_ROLE
         return _by_account(account) or MissingAccess.POLICY_SCOPE

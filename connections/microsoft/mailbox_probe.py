@@ -1,6 +1,6 @@
-"""Tests with Microsoft Graph whether an access token really reaches a shared mailbox.
+"""Uses Microsoft Graph to test whether an access token really reaches a shared mailbox.
 
-Only a request is decisive: a scope without a right in Exchange opens nothing, and a right that Exchange gives to an
+Only a request can tell: a scope without access in Exchange opens nothing, and access that Exchange gives to an
 application does not show in its token (Microsoft: outlook-share-messages-folders, application-rbac).
 """
 
@@ -40,12 +40,12 @@ def probe_mailboxes(
     purpose: Purpose = MAIL,
     reaches_others: bool = False,
 ) -> dict[str, Probe]:
-    """Read a little of each mailbox for ``purpose``, and say what is missing where that fails.
+    """Try to read each mailbox for ``purpose``, and say what is missing if that fails.
 
-    ``granted`` (scopes or roles) and ``delegated`` make the sentences exact; by default they are read from the token.
-    ``reaches_others``: this application is known to reach mailboxes that are not among ``addresses``.
-    Never raises for an answer of Microsoft; an outage, throttling or a rejected token is "unknown", never
-    "unreachable". Blocks for at most three requests per four addresses. A purpose that only sends sends no request.
+    ``granted`` (scopes or roles) and ``delegated`` make the sentences more precise; by default they are read from the
+    token. ``reaches_others``: this application is known to reach mailboxes that are not in ``addresses``. Never raises
+    because of an answer from Microsoft; an outage, throttling or a rejected token results in "unknown", never in
+    "unreachable". Blocks for at most three requests per four addresses. A purpose that only sends causes no requests.
     """
     distinct = list(dict.fromkeys(addresses))
     if not purpose.paths:
@@ -54,7 +54,7 @@ def probe_mailboxes(
     outcomes: dict[str, Probe] = {}
     refused: dict[str, Verdict] = {}
     opened = distinct
-    # A person may have access to the inbox alone: then its header can be read, but not the mailbox.
+    # A person may have access only to the inbox: then its properties can be read, but not the mailbox.
     for number, path in enumerate(purpose.paths):
         pending, opened = opened, []
         for address, verdict in _read(cloud, access_token, pending, path):
@@ -82,9 +82,9 @@ def send_test(
     granted: Iterable[str] | None = None,
     delegated: bool | None = None,
 ) -> Probe:
-    """Send a short message from the mailbox to itself: nothing else shows whether sending as it works.
+    """Send a short message from the mailbox to itself, as only a real message shows whether sending works.
 
-    Microsoft: graph/api/user-sendmail (202 without a body). Never raises for an answer of Microsoft.
+    Microsoft: graph/api/user-sendmail (202 without a body). Never raises because of an answer from Microsoft.
     """
     judge = _judge(access_token, granted, delegated, SEND)
     message = {
@@ -112,8 +112,8 @@ def _judge(
         delegated = "scp" in claims
     if granted is None:
         granted = str(claims.get("scp", "")).split() if delegated else token_endpoint.roles(access_token)
-    # Microsoft: optional-claims-reference (``acct``), access-token-claims-reference (``idp`` only for accounts of
-    # another tenant). Without these claims the account is taken for a member.
+    # Microsoft: optional-claims-reference (``acct``), access-token-claims-reference (``idp`` only for accounts from
+    # another tenant). Without these claims the account is assumed to be a member.
     guest = str(claims.get("acct")) == "1" or ("idp" in claims and "scp" in claims)
     return ProbeJudgement(purpose, delegated, frozenset(granted), guest, reaches_others)
 
@@ -128,7 +128,7 @@ def _read(cloud: Cloud, access_token: str, addresses: list[str], path: str) -> I
 
 
 def _look_up(cloud: Cloud, access_token: str, judge: ProbeJudgement, addresses: list[str]) -> dict[str, Account]:
-    """What the directory knows about these addresses, as far as the token allows and an answer came."""
+    """Look these addresses up in the directory, if the token allows it; failed requests are left out."""
     if capabilities.missing(["User.Read.All"], judge.granted):
         return {}
     requests = [graph_client.request(cloud, access_token, _by_address(address), address) for address in addresses]
@@ -140,7 +140,7 @@ def _look_up(cloud: Cloud, access_token: str, judge: ProbeJudgement, addresses: 
 
 
 def _by_address(address: str) -> str:
-    """An address may be a user name, the primary mail address, or one of several others."""
+    """An address can be a user name, the primary mail address, or one of several others."""
     value = address.replace("'", "''")
     condition = f"userPrincipalName eq '{value}' or mail eq '{value}' or proxyAddresses/any(p:p eq 'smtp:{value}')"
     return f"users?$filter={quote(condition)}&$select=id,userType,assignedPlans&$top=1"
@@ -161,7 +161,7 @@ def _account(answer: dict[str, Any]) -> Account:
 
 
 def _verdict(response: http.Response[str]) -> Verdict:
-    """Graph's verdict; a good status without an entity or a collection may come from a proxy."""
+    """Return Graph's verdict; a success status without an entity or a collection may come from a proxy."""
     verdict = graph_client.verdict(response)
     try:
         answer = json.loads(response.text) if verdict.kind is Kind.OK else {"id": ""}

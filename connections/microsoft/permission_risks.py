@@ -1,14 +1,10 @@
-"""What granting permissions means, in sentences for the admin who decides.
-
-The endings of the names carry it (Microsoft Graph, permissions-overview): Read, Write and Send say what can be done,
-``.All`` and ``.Shared`` how far it reaches.
-"""
+"""What granting permissions means, in sentences for admins. The names' endings say it (Graph, permissions-overview)."""
 
 from collections.abc import Iterable
 
 
 def describe_risks(names: Iterable[str], *, app_only: bool, app: str) -> list[str]:
-    """Risks of granting these permissions, the widest first. ``app`` is the application's name."""
+    """Describe the risks of granting these permissions, broadest first. ``app`` is the application's name."""
     permissions = list(names)
     risks = [
         f"{app} gets these permissions without any person: in everybody's mailboxes and files of the directory, unless "

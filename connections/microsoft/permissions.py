@@ -1,18 +1,18 @@
-"""Microsoft Graph's permissions as far as the portal offers them; the list is data/permissions.toml."""
+"""The Microsoft Graph permissions that the portal offers; the list is data/permissions.toml."""
 
 import re
 from dataclasses import dataclass
 
 from connections.microsoft import data_files
 
-# Delegated and application permissions in Microsoft's own words for an app registration's manifest.
+# Delegated and application permissions, as an app registration's manifest names them.
 SCOPE = "Scope"
 ROLE = "Role"
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """One form of a permission; ``type`` is ``Scope`` (delegated) or ``Role`` (application)."""
+    """One form of a permission: ``type`` is ``Scope`` (delegated) or ``Role`` (application)."""
 
     name: str
     type: str
@@ -21,12 +21,12 @@ class Permission:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One permission with the ids of its two forms; "" where Microsoft has no such form."""
+    """A permission with the ids of its two forms; "" where Microsoft has no such form."""
 
     name: str
     delegated_id: str = ""
     application_id: str = ""
-    admin_only: bool = False  # even the delegated form needs an admin
+    admin_only: bool = False  # even the delegated form requires an admin's consent
 
 
 _FILE = data_files.load("permissions.toml")
@@ -36,12 +36,12 @@ _SPELLING = {name.lower(): name for name in (*CATALOGUE, *_COVERS)}
 
 
 def spelling(name: str) -> str:
-    """The name as Microsoft spells it, or unchanged if the portal does not know it. Entra ignores case."""
+    """Return the name as Microsoft spells it, or unchanged if the portal does not know it. Entra ignores case."""
     return _SPELLING.get(name.lower(), name)
 
 
 def covered_by(granted: frozenset[str]) -> frozenset[str]:
-    """The granted permissions and all smaller ones they contain, in Microsoft's spelling."""
+    """Return the granted permissions and all lesser ones they include, in Microsoft's spelling."""
     covered: set[str] = set()
     waiting = [spelling(name) for name in granted]
     while waiting:
@@ -64,7 +64,7 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def describe(name: str, *, app_only: bool) -> str:
-    """What a permission allows, derived from its name: "Contacts.Read" → "contacts: read"."""
+    """Say what a permission allows, based on its name: "Contacts.Read" → "contacts: read"."""
     subject, _, rest = name.partition(".")
     verb, *limits = rest.split(".")
     text = f"{_split(subject)}: {_VERBS.get(verb, _split(verb))}"

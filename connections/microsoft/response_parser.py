@@ -1,7 +1,7 @@
-"""Parses a raw answer of Microsoft into one flat dataclass, whatever bytes came.
+"""Parses a raw answer from Microsoft into one flat dataclass, whatever bytes arrived.
 
-Nothing is decided here: classifier.py says what an answer means. Everything this module returns is limited in length and
-to harmless characters, so that no token can be passed on in a code or an id.
+Nothing is decided here: classifier.py says what an answer means. Everything this module returns is limited to a certain
+length and to harmless characters, so that a code or an id can never carry a token.
 """
 
 import base64
@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
-# Real error answers have a few kilobytes; anything longer is noise or an attack.
+# Real error answers are a few kilobytes long; anything longer is noise or an attack.
 LONGEST_BODY = 262_144
 LONGEST_CLAIMS = 8_192
 LONGEST_WAIT_S = 86_400.0
@@ -37,11 +37,11 @@ ERROR_URI_CODE = re.compile(r"[?&]code=(\d{4,9})(?!\d)")
 
 @dataclass(frozen=True, slots=True)
 class MicrosoftResponse:
-    """The content of one answer, not judged yet."""
+    """The content of one answer, before it is classified."""
 
     where: str
     status: int | None
-    shape: str  # json, query, broken (JSON cut short), markup (HTML, SOAP), text, empty
+    shape: str  # json, query, broken (truncated JSON), markup (HTML, SOAP), text, empty
     success: bool
     error: str = ""  # OAuth `error`, or the code of a WWW-Authenticate challenge
     suberror: str = ""
@@ -59,7 +59,7 @@ class MicrosoftResponse:
 
 
 def read(*, where: Any, status: Any, headers: Any, body: Any) -> MicrosoftResponse:
-    """Parse one answer in time linear to the first 256 KiB of its body; values of a wrong type are ignored."""
+    """Parse one answer in time linear to the first 256 KiB of its body. Values of the wrong type are ignored."""
     number, fields, text = _status(status), _headers(headers), _text(body)
     if where in ("authorize", "adminconsent"):
         return _callback(where, number, fields, text)
@@ -77,7 +77,7 @@ def _token(status: int | None, headers: dict[str, str], text: str) -> MicrosoftR
         return MicrosoftResponse("token", status, shape, True)
     error = data.get("error")
     description = _string(data.get("error_description"))
-    if isinstance(error, dict):  # an OData envelope where an OAuth one belongs
+    if isinstance(error, dict):  # an OData error where an OAuth error belongs
         description = description or _string(error.get("message"))
     if shape in ("markup", "text", "broken"):
         description = text
@@ -109,8 +109,9 @@ def _callback(where: str, status: int | None, headers: dict[str, str], text: str
         query = query.split("?", 1)[1]
     query = query.lstrip("?#").split("#", 1)[0]
     query_fields = parse_qsl(query, keep_blank_values=True, errors="replace")
-    data = dict(reversed(query_fields))  # of a repeated field the first counts
-    # `admin_consent=True` comes with failures too: it only names the flow (Microsoft: identity-platform/v2-admin-consent).
+    data = dict(reversed(query_fields))  # the first of repeated fields wins
+    # Failures can set `admin_consent=True`, too, as it only names the flow (Microsoft:
+    # identity-platform/v2-admin-consent).
     proof = data.get("code", "") if where == "authorize" else data.get("admin_consent", "")
     if "error" not in data and proof.strip().lower() not in ("", "false"):
         return MicrosoftResponse(where, status, "query", True)
@@ -120,7 +121,7 @@ def _callback(where: str, status: int | None, headers: dict[str, str], text: str
 
 
 def _graph(status: int | None, headers: dict[str, str], text: str) -> MicrosoftResponse:
-    # A successful Graph answer may be megabytes of anything (mail, files), so it is not parsed.
+    # A successful Graph answer can be megabytes of anything (mail, files), so it is not parsed.
     markup = text[:512].lstrip().lower().startswith(("<!doctype html", "<html"))
     if _is_2xx(status) and not markup and not ERROR_OBJECT.match(text):
         return MicrosoftResponse("graph", status, "json", True)
@@ -151,14 +152,14 @@ def _graph(status: int | None, headers: dict[str, str], text: str) -> MicrosoftR
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait (0 to one day) from seconds or an HTTP date; None if the header is missing or invalid."""
+    """Return the seconds to wait (0 to one day), given as seconds or an HTTP date; None if missing or invalid."""
     value = headers.get("retry-after", "").strip()[:64]
     if re.fullmatch(r"\d{1,12}(?:\.\d{0,9})?|\.\d{1,9}", value, re.ASCII):
         return min(float(value), LONGEST_WAIT_S)
     until = _http_date(value)
     if until is None:
         return None
-    # The answer's own Date header makes a wrong clock on our side harmless.
+    # Compared with the answer's own Date header, so that a wrong clock on our side does no harm.
     since = _http_date(headers.get("date", ""))
     seconds = until - (time.time() if since is None else since)
     return min(max(seconds, 0.0), LONGEST_WAIT_S)
@@ -179,7 +180,7 @@ def _parse(text: str) -> tuple[str, Any]:
     if stripped.startswith("<"):
         return "markup", None
     try:
-        # Python refuses to read integers of thousands of digits; no code of Microsoft is that long.
+        # Python refuses to parse integers of thousands of digits; no code from Microsoft is that long.
         value = json.loads(stripped, parse_int=lambda digits: int(digits) if len(digits) < 20 else 0)
     except (ValueError, RecursionError):
         return ("broken" if stripped.startswith(("{", "[")) else "text"), None
@@ -187,7 +188,7 @@ def _parse(text: str) -> tuple[str, Any]:
 
 
 def _salvage(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """The named fields of JSON that was cut short, or rewritten with single quotes on the way."""
+    """Extract the named fields from JSON that was truncated, or rewritten with single quotes on the way."""
     fields: dict[str, Any] = {}
     for key in keys:
         start = rf"""["']{key}["']\s{{0,8}}:\s{{0,8}}"""
@@ -198,7 +199,7 @@ def _salvage(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Codes from outermost to innermost, and fields for support (graph/errors; innererror or innerError may nest)."""
+    """Return codes, outermost first, and fields for support (graph/errors: innererror or innerError may be nested)."""
     if not isinstance(error, dict):
         return ((word,) if (word := _word(error)) else ()), {}
     codes: list[str] = []
@@ -220,7 +221,7 @@ def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 def _support(data: Mapping[str, Any], headers: dict[str, str], description: str) -> dict[str, Any]:
-    """Trace id, correlation id and time, which Microsoft's support needs."""
+    """Return trace id, correlation id and time, which Microsoft's support asks for."""
     return {
         "trace_id": _match(SAFE_ID, data.get("trace_id"))
         or _search(TRACE_ID, description)
@@ -233,7 +234,7 @@ def _support(data: Mapping[str, Any], headers: dict[str, str], description: str)
 
 
 def _claims(value: Any) -> str:
-    """A claims challenge as JSON text; it comes as JSON, as a string of JSON, or in base64."""
+    """Return a claims challenge as JSON text. It may arrive as JSON, as a string containing JSON, or in base64."""
     if isinstance(value, dict):
         try:
             value = json.dumps(value)
@@ -273,7 +274,7 @@ def _numbers(value: Any) -> tuple[int, ...]:
 
 
 def _headers(headers: Any) -> dict[str, str]:
-    """Headers by lower-case name; values of the same name are joined."""
+    """Return headers by lower-case name; repeated ones are joined."""
     fields: dict[str, str] = {}
     if not isinstance(headers, Mapping):
         return fields

@@ -1,7 +1,7 @@
-"""Requests to Microsoft's token endpoint and its answers. Nothing is stored here.
+"""Requests to Microsoft's token endpoint, and its answers. Nothing is stored here.
 
-Sources: Microsoft identity platform,
-v2-oauth2-auth-code-flow, v2-oauth2-client-creds-grant-flow, certificate-credentials, refresh-tokens.
+Sources: Microsoft identity platform, v2-oauth2-auth-code-flow, v2-oauth2-client-creds-grant-flow,
+certificate-credentials, refresh-tokens.
 """
 
 import json
@@ -24,10 +24,10 @@ from connections.microsoft.error_types import Kind
 
 Tag = TypeVar("Tag")
 
-# Scopes of the sign-in itself; they never have Graph's address in front.
+# Scopes of the sign-in itself, which are never prefixed with Graph's address.
 OIDC_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
 ASSERTION_LIFETIME = 300  # seconds; Microsoft advises 5 to 10 minutes
-LONGEST_LIFETIME = 30 * 86400  # seconds; Microsoft's maximum is about a day, and dates must not overflow
+LONGEST_LIFETIME = 30 * 86400  # seconds; Microsoft's maximum is about a day, and larger numbers could overflow dates
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -38,7 +38,7 @@ class ClientSecret:
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """The private key (PEM) and the certificate's SHA-256 thumbprint (hex)."""
+    """A private key (PEM) and the SHA-256 thumbprint (hex) of its certificate."""
 
     private_key: str = field(repr=False)
     thumbprint: str
@@ -49,7 +49,7 @@ Credential = ClientSecret | ClientCertificate
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An application in a directory of a cloud, with one credential."""
+    """An application in one directory of a cloud, with one credential."""
 
     cloud: Cloud
     directory_id: str
@@ -59,29 +59,29 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class TokenSet:
-    """The content of a successful answer. ``expires_in`` is seconds from the answer."""
+    """The content of a successful answer. ``expires_in`` is in seconds from its arrival."""
 
     access_token: str = field(repr=False)
     expires_in: int
-    # Granted scopes, or application roles, as short names.
+    # Granted scopes or application roles, as short names.
     granted: tuple[str, ...]
     refresh_token: str | None = field(default=None, repr=False)
     id_token: str | None = field(default=None, repr=False)
 
 
 def qualified(cloud: Cloud, scopes: Iterable[str]) -> str:
-    """The ``scope`` parameter: Graph's scopes with its address, those of the sign-in without."""
+    """Return the ``scope`` parameter: Graph's scopes with its address, the sign-in's without."""
     return " ".join(scope if scope in OIDC_SCOPES or "://" in scope else cloud.scope(scope) for scope in scopes)
 
 
 def refresh_request(application: Application, refresh_token: str, scopes: Iterable[str], tag: Tag) -> http.Request[Tag]:
-    """The request that refreshes a delegated grant. ``scope`` is required: without it Entra answers AADSTS90009."""
+    """Build the request that refreshes a delegated grant. Without ``scope``, Entra would answer AADSTS90009."""
     scope = qualified(application.cloud, scopes)
     return _token_request(application, "refresh_token", scope, {"refresh_token": refresh_token}, tag)
 
 
 def client_credentials_request(application: Application, tag: Tag) -> http.Request[Tag]:
-    """The request for an app-only token. Only ``{graph}/.default`` is allowed (AADSTS1002012 otherwise)."""
+    """Build the request for an app-only token. Any scope but ``{graph}/.default`` causes AADSTS1002012."""
     return _token_request(application, "client_credentials", application.cloud.default_scope, {}, tag)
 
 
@@ -105,12 +105,11 @@ def _token_request(
 
 @lru_cache(maxsize=256)
 def _shared_part(grant_type: str, scope: str, client_id: str) -> str:
-    """The part that thousands of refreshes have in common, encoded once. Nothing secret is cached."""
+    """Encode the part that thousands of refreshes have in common only once. Nothing secret is cached."""
     return urlencode({"grant_type": grant_type, "scope": scope, "client_id": client_id})
 
 
 def client_authentication(credential: Credential, client_id: str, token_url: str) -> dict[str, str]:
-    """The parameters that authenticate the application."""
     if isinstance(credential, ClientSecret):
         return {"client_secret": credential.value}
     return {
@@ -120,7 +119,7 @@ def client_authentication(credential: Credential, client_id: str, token_url: str
 
 
 def client_assertion(certificate: ClientCertificate, client_id: str, token_url: str) -> str:
-    """One assertion a minute, as signing is costly (PS256, ``x5t#S256``; identity-platform/certificate-credentials)."""
+    """Sign one assertion a minute, as that is slow (PS256, ``x5t#S256``; identity-platform/certificate-credentials)."""
     return _signed(certificate.private_key, certificate.thumbprint, client_id, token_url, int(time.time() // 60) * 60)
 
 
@@ -141,7 +140,7 @@ def _signed(private_key: str, thumbprint: str, client_id: str, token_url: str, n
 
 
 def read_answer(response: http.Response[Any]) -> TokenSet | Verdict:
-    """The tokens of an answer, or the verdict on it. Never raises."""
+    """Return the tokens from an answer, or the verdict on it. Never raises."""
     if response.status == 0:
         return transport_failure(response.failure)
     if response.status == 200 and (content := _plain_success(response.body)) is not None:
@@ -151,7 +150,7 @@ def read_answer(response: http.Response[Any]) -> TokenSet | Verdict:
 
 
 def _plain_success(body: bytes) -> dict[str, Any] | None:
-    """The content of an ordinary success, as nearly all answers are; classifying would cost more than all the rest."""
+    """Read an ordinary success without classifying it: nearly all answers are one, and classifying is slow."""
     try:
         answer = json.loads(body)
     except ValueError:
@@ -162,7 +161,7 @@ def _plain_success(body: bytes) -> dict[str, Any] | None:
 
 
 def token_set(answer: dict[str, Any]) -> TokenSet:
-    """Read a successful answer; ``expires_in`` may be a string (v1-like endpoints)."""
+    """Read a successful answer; ``expires_in`` may be a string (at v1-like endpoints)."""
     access_token = str(answer["access_token"]).encode("ascii", "ignore").decode()
     scope = answer.get("scope")
     return TokenSet(
@@ -175,23 +174,23 @@ def token_set(answer: dict[str, Any]) -> TokenSet:
 
 
 def short_names(scopes: Iterable[str]) -> tuple[str, ...]:
-    """Scopes without the resource's address (``https://graph.microsoft.com/Mail.Read`` → ``Mail.Read``), sorted."""
+    """Return sorted scopes without Graph's address (``https://graph.microsoft.com/Mail.Read`` → ``Mail.Read``)."""
     return _storable({scope.rpartition("/")[2] if "://" in scope else scope for scope in scopes})
 
 
 def roles(access_token: str) -> tuple[str, ...]:
-    """Application roles in an app-only token, sorted; for display, never trusted (identity-platform/access-tokens)."""
+    """Return the sorted roles in an app-only token: for display, never trusted (identity-platform/access-tokens)."""
     names = unverified_claims(access_token).get("roles")
     return _storable(map(str, names)) if isinstance(names, list) else ()
 
 
 def _storable(names: Iterable[str]) -> tuple[str, ...]:
-    """Names sorted, without those that no database would accept (U+0000, half a surrogate)."""
+    """Return sorted names, except those that no database would accept (U+0000, half a surrogate pair)."""
     return tuple(sorted(name for name in names if name.isascii() and name.isprintable() and name))
 
 
 def unverified_claims(token: str) -> dict[str, Any]:
-    """The claims of a JWT without verification, for display; {} for anything else."""
+    """Return the claims of a JWT without verifying it, for display; {} for anything else."""
     try:
         return dict(jwt.decode(token, options={"verify_signature": False}))
     except (jwt.PyJWTError, ValueError, TypeError):
@@ -202,7 +201,7 @@ def _seconds(value: object) -> int:
     try:
         return max(0, min(int(float(str(value))), LONGEST_LIFETIME))
     except (ValueError, OverflowError):
-        return 3600  # documented answers always have it; an hour is Microsoft's minimum
+        return 3600  # the documentation always shows it; an hour is Microsoft's minimum
 
 
 def _text(value: object) -> str | None:
@@ -210,12 +209,11 @@ def _text(value: object) -> str | None:
 
 
 def request_app_only_token(application: Application) -> TokenSet:
-    """Raises MicrosoftRefused with the verdict, or MicrosoftUnavailable if there was no useful answer."""
+    """Return the tokens. Raises MicrosoftRefused with the verdict, or MicrosoftUnavailable without a usable answer."""
     return request_token_or_raise(read_answer(http.client().send(client_credentials_request(application, None))))
 
 
 def request_token_or_raise(answer: TokenSet | Verdict) -> TokenSet:
-    """Return the tokens, or raise the verdict."""
     if isinstance(answer, TokenSet):
         return answer
     if answer.kind in (Kind.TRANSIENT, Kind.THROTTLED):
@@ -225,7 +223,7 @@ def request_token_or_raise(answer: TokenSet | Verdict) -> TokenSet:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """Microsoft's discovery document of a directory. ``tid`` is "" for shared endpoints."""
+    """A directory according to Microsoft's discovery document. ``tid`` is "" for shared endpoints."""
 
     tid: str
     issuer: str
@@ -234,7 +232,7 @@ class Directory:
 def discover(cloud: Cloud, directory_id: str) -> Directory:
     """Look a directory up by GUID or domain (identity-platform/v2-protocols-oidc).
 
-    Raises MicrosoftRefused if there is no such directory in this cloud, MicrosoftUnavailable without a useful answer.
+    Raises MicrosoftRefused if this cloud has no such directory, or MicrosoftUnavailable if there is no usable answer.
     """
     request: http.Request[None] = http.Request("GET", cloud.discovery_url(directory_id))
     response = http.client().send(request)

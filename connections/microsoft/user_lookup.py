@@ -1,7 +1,7 @@
 """Asks Microsoft Graph whether people's accounts are enabled, disabled or deleted.
 
-Disabled accounts are listed with ``accountEnabled`` false. Deleted ones are not listed, and their id gives 404
-(Microsoft Graph: user-list, user-get, resources/user).
+Disabled accounts are listed with ``accountEnabled`` false. Deleted ones are not listed, and requesting them by id
+results in 404 (Microsoft Graph: user-list, user-get, resources/user).
 """
 
 import json
@@ -15,7 +15,7 @@ from connections.microsoft import graph_client, http
 from connections.microsoft.clouds import Cloud
 from connections.microsoft.permissions import covered_by
 
-# The application role needed; the basic form does not show whether an account is enabled.
+# The required application role; User.ReadBasic.All does not show whether an account is enabled.
 PERMISSION = "User.Read.All"
 AT_ONCE = 15  # values in one "in" filter (Microsoft Graph: filter-query-parameter)
 NOT_FOUND = "Request_ResourceNotFound"
@@ -30,17 +30,17 @@ class AccountState(StrEnum):
 
 
 def may_read(roles: Iterable[str]) -> bool:
-    """Whether a token with these application roles may read whether accounts are enabled."""
+    """Whether a token with these application roles may read which accounts are enabled."""
     return PERMISSION in covered_by(frozenset(roles))
 
 
 def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, AccountState]:
-    """States of accounts by object id, without unclear ones. Raises MicrosoftRefused, MicrosoftUnavailable."""
+    """Return states by object id, leaving out unclear ones. Raises MicrosoftRefused or MicrosoftUnavailable."""
     states: dict[str, AccountState] = {}
     known = [oid for oid in oids if _is_id(oid)]
     lists = []
     for start in range(0, len(known), AT_ONCE):
-        # Percent-encoded by hand: besides the ids there are only spaces and quotes.
+        # Percent-encoded by hand, because spaces and quotes are the only special characters here.
         values = ",".join(f"%27{oid}%27" for oid in known[start : start + AT_ONCE])
         path = f"users?$filter=id%20in%20({values})&$select=id,accountEnabled&$top={AT_ONCE}"
         lists.append(graph_client.request(cloud, access_token, path))
@@ -69,7 +69,7 @@ def _is_id(oid: str) -> bool:
 
 
 def _single(response: http.Response[str]) -> AccountState | None:
-    """A 404 means deleted only if the directory itself says that there is no such object."""
+    """A 404 means "deleted" only if the directory itself says that there is no such object."""
     if response.status == 404:
         error = _content(response).get("error")
         gone = isinstance(error, dict) and error.get("code") == NOT_FOUND

@@ -1,4 +1,1 @@
-"""Messages to everybody but Microsoft: e-mails, chat cards and signed webhooks about alerts.
-
-Knows no tables: it turns plain facts into messages, or sends bytes to a checked address.
-"""
+"""Alerts as e-mails, chat cards and signed webhooks. Nothing here uses the database."""

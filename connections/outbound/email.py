@@ -1,8 +1,4 @@
-"""Alerts as e-mails: HTML with the same content as text, and headers that prevent automatic replies.
-
-Auto-Submitted is RFC 3834. A Message-ID that is the same in all attempts lets mail systems drop duplicates, and
-References groups the e-mails about one incident into one conversation.
-"""
+"""Alerts as e-mails. Their headers prevent automatic replies (RFC 3834) and duplicates, and group them by incident."""
 
 import hashlib
 from typing import Any
@@ -20,7 +16,7 @@ _COLOURS = {"broken": "#b42318", "ok": "#1a7f37", "warning": "#9a6700", "info": 
 def incident_email(
     alert_text: AlertText, *, to: str, message_id: str, thread: str, portal_url: str
 ) -> EmailMultiAlternatives:
-    """The e-mail about one alert. ``thread`` identifies its conversation, or is empty."""
+    """Build the e-mail about one alert. ``thread`` identifies its conversation and may be empty."""
     context = {"alert": alert_text, "colour": _COLOURS[alert_text.tone]}
     return _mail("one", context, alert_text.subject, to, message_id, thread, portal_url)
 
@@ -28,7 +24,6 @@ def incident_email(
 def digest_email(
     subject: str, alerts: list[AlertText], *, to: str, message_ids: list[str], portal_url: str
 ) -> EmailMultiAlternatives:
-    """One e-mail about several alerts for the same address."""
     about_incidents = any(alert.url.startswith(f"{portal_url}/incidents/") for alert in alerts)
     digest = hashlib.sha256(" ".join(message_ids).encode()).hexdigest()[:32]
     context = {

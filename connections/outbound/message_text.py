@@ -1,17 +1,14 @@
-"""The texts of an alert, for e-mails and chat cards alike.
-
-``facts`` come from services.notifications.payload: plain JSON values, times as ISO 8601 in UTC.
-"""
+"""The texts of alerts. ``facts`` come from services.notifications.payload: JSON values, times as ISO 8601 in UTC."""
 
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-SHOWN = 20  # affected connections that are named; the others are only counted
+SHOWN = 20  # number of affected connections listed by name; the others are only counted
 _SUBJECT_LENGTH = 180
 
-# Follows a colon in the subject: what to do if one person can do it, else what is wrong.
+# Follows a colon in the subject: what to do if one person can do it, otherwise what is wrong.
 _PHRASES = {
     "account": "sign in again",
     "app_registration": "app registration rejected",
@@ -21,7 +18,7 @@ _PHRASES = {
     "encryption_key": "encryption key missing",
     "outage": "Microsoft cannot be reached",
 }
-# Tasks to do before anything breaks; the title says what.
+# Tasks to complete before anything breaks; the title names them.
 _TASKS = ("hand_over", "leaver")
 _WHO = {"it_admin": "an IT admin", "microsoft": "Microsoft; nobody here", "nobody": "nobody"}
 _BUTTONS = {
@@ -60,9 +57,9 @@ class AlertText:
     button: str
     url: str
     why: str
-    affected: list[str] = field(default_factory=list)  # lines, at most SHOWN
+    affected: list[str] = field(default_factory=list)  # at most SHOWN lines
     affected_label: str = ""
-    more: int = 0  # affected connections beyond SHOWN
+    more: int = 0  # number of affected connections beyond SHOWN
 
     @property
     def text(self) -> str:
@@ -70,7 +67,7 @@ class AlertText:
 
 
 def build_alert(event: str, facts: dict[str, Any], *, reason: str, at: datetime) -> AlertText:
-    """The texts of one alert. ``event`` is a value of Delivery.Event, ``at`` the time it was raised."""
+    """Build the texts of one alert. ``event`` is a Delivery.Event value, ``at`` the time when it was raised."""
     if event == "test":
         return AlertText(
             tone="info",
@@ -129,7 +126,6 @@ def _paragraphs(
 
 
 def _headlines(event: str, incident: dict[str, Any], age: str, *, is_task: bool) -> tuple[str, str, str]:
-    """Subject, headline and tone."""
     connections, count, title = incident["connections"], incident["connection_count"], incident["title"]
     if is_task and event == "healed":
         return f"Done: {title}", f"Done: {title}", "ok"
@@ -212,7 +208,7 @@ def _message(message: dict[str, Any]) -> AlertText:
 
 
 def digest_subject(events: list[str]) -> str:
-    """The subject of one message about several alerts: "12 alerts: 9 opened, 3 healed"."""
+    """Return the subject of one message about several alerts: "12 alerts: 9 opened, 3 healed"."""
     if set(events) == {"message"}:
         return f"{len(events)} messages of the connection portal"
     counts = [f"{events.count(event)} {label}" for event, label in _DIGEST_LABELS.items() if event in events]
@@ -220,13 +216,13 @@ def digest_subject(events: list[str]) -> str:
 
 
 def format_exact_time(when: datetime) -> str:
-    """A time in UTC: "23 November 2026, 08:45 UTC"."""
+    """Format a time in UTC: "23 November 2026, 08:45 UTC"."""
     utc = when.astimezone(UTC)
     return f"{utc.day} {utc:%B %Y, %H:%M} UTC"
 
 
 def format_duration(length: timedelta) -> str:
-    """A duration in its largest unit, at least a minute: "3 days", "1 hour"."""
+    """Format a duration in its largest unit, but at least one minute: "3 days", "1 hour"."""
     seconds = max(int(length.total_seconds()), 60)
     size, unit = next((size, unit) for size, unit in _UNITS if seconds >= size)
     count = seconds // size
@@ -234,7 +230,7 @@ def format_duration(length: timedelta) -> str:
 
 
 def one_line(text: str) -> str:
-    """User-supplied text as one line without control characters, for subjects and headers."""
+    """Return user-supplied text as one line without control characters, for subjects and headers."""
     visible = "".join(" " if letter.isspace() else letter for letter in text)
     kept = (letter for letter in visible if unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))
     return " ".join("".join(kept).split())

@@ -1,8 +1,7 @@
-"""POST to a URL that a person entered, without opening a way into the portal's own network (SSRF).
+"""POST to a URL entered by a person, without opening a way into the portal's own network (SSRF).
 
-The host is resolved here, all its addresses are checked, and the connection uses the checked addresses only, so that a
-name that resolves differently a moment later changes nothing. Redirects and proxies are not used, and only the beginning
-of the answer is read.
+Only addresses that were resolved and checked here are used, whatever the name resolves to a moment later. Redirects and
+proxies are not used, and only the beginning of the answer is read.
 """
 
 import ipaddress
@@ -23,13 +22,13 @@ _URL_LENGTH = 2000
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Not on the internet, although Python calls some of it "global".
+# Not on the internet, although Python considers some of them "global".
 _INSIDE = tuple(
     ipaddress.ip_network(network)
     for network in (
         "0.0.0.0/8",
         "100.64.0.0/10",  # carrier-grade NAT
-        "168.63.129.16/32",  # Azure's own services, reachable from inside virtual machines only
+        "168.63.129.16/32",  # Azure's own services, which can be reached only from inside virtual machines
         "192.0.0.0/24",
         "192.88.99.0/24",
         "198.18.0.0/15",
@@ -51,7 +50,7 @@ class TargetRefused(PortalError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An address that may be used, in parts. Its path is a secret and is left out of the repr."""
+    """A permitted address, split into parts. The path is a secret and is left out of the repr."""
 
     url: str
     host: str
@@ -63,7 +62,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class PostResult:
-    """The status of the answer, or 0 and the reason why there was none."""
+    """The status of the answer, or 0 and the reason why no answer arrived."""
 
     status: int
     failure: str = ""
@@ -74,7 +73,7 @@ class PostResult:
 
     @property
     def problem(self) -> str:
-        """What went wrong, in one sentence."""
+        """Say in one sentence what went wrong."""
         if self.failure:
             return self.failure
         if 300 <= self.status < 400:
@@ -83,7 +82,7 @@ class PostResult:
 
 
 def parse_target(url: str, *, allow_private: bool = False) -> Target:
-    """Check the form of a URL, but not where it leads. Raises TargetRefused with a sentence for the form."""
+    """Check the form of a URL, but not where it leads. Raises TargetRefused with a sentence for the form field."""
     if len(url) > _URL_LENGTH or any(not ("!" <= letter <= "~" or letter > "\x9f") for letter in url):
         raise TargetRefused("This is no web address: it is too long, or holds spaces or control characters.")
     try:
@@ -103,7 +102,7 @@ def parse_target(url: str, *, allow_private: bool = False) -> Target:
 
 
 def check(target: Target, *, allow_private: bool = False) -> list[str]:
-    """The host's addresses. Raises TargetRefused if one is not on the internet, OSError if it does not resolve."""
+    """Return the host's addresses. Raises TargetRefused if one is not on the internet, OSError if none is found."""
     resolved = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(info[4][0]) for info in resolved))
     if not allow_private and not all(is_public(ipaddress.ip_address(item.partition("%")[0])) for item in addresses):
@@ -115,12 +114,12 @@ def check(target: Target, *, allow_private: bool = False) -> list[str]:
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address, or the IPv4 address inside an IPv6 one, is on the internet."""
+    """Whether the address, or the IPv4 address embedded in an IPv6 one, is on the internet."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
         if inner is None and any(address in network for network in _NAT64):
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is None and int(address) >> 32 == 0:  # ::/96, the old notation of IPv4 addresses
+        if inner is None and int(address) >> 32 == 0:  # ::/96, the obsolete notation for embedded IPv4 addresses
             return False
         if inner is not None:
             return is_public(inner)
@@ -136,7 +135,7 @@ def post(
     ca_bundle: str = "",
     timeout: float = TIMEOUT,
 ) -> PostResult:
-    """Send ``body``; ``timeout`` in seconds, ``ca_bundle`` a PEM file (default: certifi's). Never raises."""
+    """Send ``body``; ``timeout`` is in seconds, ``ca_bundle`` a PEM file (default: certifi's). Never raises."""
     try:
         target = parse_target(url, allow_private=allow_private)
         addresses = check(target, allow_private=allow_private)
@@ -148,7 +147,7 @@ def post(
 
 
 def _host(text: str) -> str:
-    """The host in ASCII; no notation that libcurl and the resolver could read differently (0x7f.1, 2130706433)."""
+    """Return the host in ASCII. Notations that programs might read differently are rejected (0x7f.1, 2130706433)."""
     if _is_address(text):
         return str(ipaddress.ip_address(text))
     try:
@@ -166,7 +165,7 @@ def _is_address(text: str) -> bool:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return "%" not in text  # no zones
+    return "%" not in text  # no zone ids
 
 
 def _send(
@@ -181,10 +180,10 @@ def _send(
     try:
         handle.setopt(pycurl.URL, target.url)
         if not _is_address(target.host):
-            # Only the checked addresses.
+            # Connect only to the checked addresses.
             pinned = ",".join(f"[{address}]" if ":" in address else address for address in addresses)
             handle.setopt(pycurl.RESOLVE, [f"{target.host}:{target.port}:{pinned}"])
-        handle.setopt(pycurl.NOPROXY, "*")  # the environment's proxies would resolve the name again
+        handle.setopt(pycurl.NOPROXY, "*")  # a proxy from the environment would resolve the name again
         handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         handle.setopt(pycurl.FOLLOWLOCATION, 0)
         handle.setopt(pycurl.NOSIGNAL, 1)

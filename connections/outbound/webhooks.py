@@ -1,7 +1,7 @@
-"""Signed webhooks after the Standard Webhooks specification 1.0.0 (standardwebhooks.com).
+"""Signed webhooks according to Standard Webhooks 1.0.0 (standardwebhooks.com).
 
-The signature is HMAC-SHA256 over ``id.timestamp.body`` with the secret's bytes; the secret is written as "whsec_" and
-base64. ``webhook-id`` is the same in all attempts, so that a receiver recognises duplicates.
+The signature is HMAC-SHA256 over ``id.timestamp.body``, keyed with the secret's bytes. ``webhook-id`` stays the same in
+all attempts, so that a receiver can recognise duplicates.
 """
 
 import base64
@@ -25,19 +25,19 @@ TYPES = {
 
 
 def new_secret() -> str:
-    """A new signing secret of 32 random bytes in the format of the specification."""
+    """Return a new signing secret of 32 random bytes in the format of the specification."""
     return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def body(event: str, *, at: str, data: dict[str, Any]) -> bytes:
-    """The JSON document; ``at`` is the time of the event (ISO 8601, UTC)."""
+    """Return the JSON document; ``at`` is the time of the event (ISO 8601, UTC)."""
     document = {"type": TYPES[event], "timestamp": at, "data": data}
-    # Sorted, because databases reorder JSON and every attempt must send the same bytes.
+    # Sorted, because databases reorder JSON, but every attempt must send the same bytes.
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
 def headers(message_id: str, content: bytes, *, timestamp: int, signing_secrets: Iterable[str]) -> dict[str, str]:
-    """The headers, one signature per secret (two during a rotation); ``timestamp``: this attempt, in Unix seconds."""
+    """Return headers with one signature per secret (two while rotating); ``timestamp`` is in Unix seconds."""
     return {
         "Content-Type": "application/json",
         "webhook-id": message_id,

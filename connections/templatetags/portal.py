@@ -1,4 +1,4 @@
-"""Template tags and filters. They make no queries and know no roles."""
+"""Template tags and filters. They make no queries and know nothing about roles."""
 
 import itertools
 import re
@@ -26,9 +26,9 @@ register = template.Library()
 
 _UNITS = ((365 * 86400, "year"), (30 * 86400, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
-# A time as the audit trail stores it, always UTC.
+# A time as stored in the audit trail, always in UTC.
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
-# Ids that only the page of the event itself shows.
+# Ids that are shown only on the event's own page.
 _ONLY_ON_THE_EVENT = frozenset({"account_tid", "account_oid", "with_id", "with_type", "share_id"})
 _MESSAGE_COLOURS = {"success": "success", "warning": "warning", "error": "danger"}
 _MESSAGE_ICONS = {"success": "circle-check", "warning": "alert-triangle", "error": "alert-circle"}
@@ -36,7 +36,7 @@ _MESSAGE_ICONS = {"success": "circle-check", "warning": "alert-triangle", "error
 
 @register.simple_tag
 def icon(name: str, label: str = "") -> SafeString:
-    """An icon of the sprite; hidden from screen readers unless it has a ``label``."""
+    """Render an icon from the sprite, hidden from screen readers unless it has a ``label``."""
     aria = format_html('role="img" aria-label="{}"', label) if label else SafeString('aria-hidden="true"')
     return format_html(
         '<svg class="icon" width="20" height="20" fill="none" stroke="currentColor" stroke-width="1.75" '
@@ -51,10 +51,7 @@ def icon(name: str, label: str = "") -> SafeString:
 def nav_item(
     context: template.RequestContext, url_name: str, label: str, icon_name: str, waiting: int = 0, besides: str = ""
 ) -> SafeString:
-    """One entry of the navigation; marked when the page is inside it. ``waiting``: how much of it is for the reader.
-
-    ``besides``: names of pages inside it that have entries of their own.
-    """
+    """Render a navigation entry. ``waiting`` is its counter; ``besides`` lists pages with entries of their own."""
     url, path = reverse(url_name), context["request"].path
     here = path == url or (url != "/" and path.startswith(url))
     here = here and not any(path.startswith(reverse(name)) for name in besides.split())
@@ -74,45 +71,43 @@ def nav_item(
 def empty_state(
     content: str, *, title: str, icon: str = "inbox", action_url: str = "", action_label: str = ""
 ) -> SafeString:
-    """What a page shows instead of an empty list; the text stands between the tags."""
+    """Render what a page shows instead of an empty list. The text goes between the tags."""
     context = {"title": title, "icon": icon, "action_url": action_url, "action_label": action_label}
     return render_to_string("partials/empty.html", context | {"text": SafeString(" ".join(content.split()))})
 
 
 @register.simple_tag
 def request_id() -> str:
-    """The id under which this request stands in logs and audit; works on error pages without context too."""
+    """Return the request's id in logs and the audit trail; also works on error pages without context."""
     return audit.origin.get().request_id
 
 
 @register.simple_tag
 def state_badge(shown: presentation.Badge) -> SafeString:
-    """A badge that a view has made."""
     return format_html('<span class="badge state state-{}">{}{}</span>', shown.tone, icon(shown.sign), shown.word)
 
 
 @register.simple_tag
 def status_badge(thing: models.Model) -> SafeString:
-    """The state of a connection, app registration, credential, mailbox access, consent request or event."""
+    """Render the state of a connection, app registration, credential, mailbox access, consent request or event."""
     return state_badge(presentation.badge(thing))
 
 
 @register.simple_tag
 def badge(word: str, tone: str = presentation.OFF) -> SafeString:
-    """A badge for anything else. Tones: ok, waiting, warning, broken, off."""
+    """Render any other badge. Tones: ok, waiting, warning, broken, off."""
     return state_badge(presentation.Badge(word, tone))
 
 
 @register.simple_tag(takes_context=True)
 def state_of(context: template.RequestContext, connection: Connection) -> presentation.State:
-    """The State of a connection for the viewer."""
     user = getattr(context.get("request"), "user", None)
     return presentation.connection_state(connection, user if isinstance(user, User) else None)
 
 
 @register.filter
 def must_act(incident: Incident) -> str:
-    """Who can fix an incident: "Bob Jones", "an IT admin", "Microsoft", "nobody"."""
+    """Say who can fix an incident: "Bob Jones", "an IT admin", "Microsoft", "nobody"."""
     if incident.who == Connection.Who.OWNER:
         return incident.assignee_name or "the owner"
     return {Connection.Who.IT_ADMIN: "an IT admin", Connection.Who.MICROSOFT: "Microsoft"}.get(
@@ -122,7 +117,7 @@ def must_act(incident: Incident) -> str:
 
 @register.filter
 def lasted(incident: Incident) -> str:
-    """How long a resolved incident was open, in words."""
+    """Say how long a resolved incident was open."""
     if incident.closed_at is None:
         return ""
     words = relative((incident.closed_at - incident.opened_at).total_seconds())
@@ -131,25 +126,25 @@ def lasted(incident: Incident) -> str:
 
 @register.filter
 def lookup(mapping: dict[Any, Any], key: Any) -> Any:
-    """The entry of ``mapping`` under ``key``, or 0."""
+    """Return ``mapping``'s value for ``key``, or 0."""
     return mapping.get(key, 0)
 
 
 @register.filter
 def ago(when: datetime | None) -> SafeString:
-    """A past time, relative; the exact time is in its title."""
+    """Render a past time as relative; its title is the exact time."""
     return _time(when, in_past=True)
 
 
 @register.filter
 def lasting(when: datetime | None) -> SafeString:
-    """How long something has lasted ("for 3 days"); the time it began is in its title."""
+    """Say how long something has lasted ("for 3 days"); its title is the time when it began."""
     return _time(when, in_past=True, worded=lambda words: re.sub(r"^(.*) ago$", r"for \1", words))
 
 
 @register.filter
 def until(when: datetime | None) -> SafeString:
-    """A future time, relative ("in 3 days"; "2 hours ago" once it is past)."""
+    """Render a future time as relative ("in 3 days"; "2 hours ago" once it has passed)."""
     return _time(when, in_past=False)
 
 
@@ -157,7 +152,7 @@ def _time(when: datetime | None, *, in_past: bool, worded: Callable[[str], str] 
     if when is None:
         return SafeString('<span class="text-secondary">never</span>')
     seconds = (timezone.now() - when).total_seconds()
-    # Clocks differ slightly: a past event is never "in 2 seconds".
+    # Clocks differ slightly, but a past event must never be "in 2 seconds".
     words = relative(max(seconds, 0.0) if in_past else seconds)
     exact = when.astimezone(UTC)
     return format_html(
@@ -169,8 +164,8 @@ def _time(when: datetime | None, *, in_past: bool, worded: Callable[[str], str] 
 
 
 def relative(seconds: float) -> str:
-    """Words for a time span; positive seconds are in the past."""
-    # Future spans are rounded up: "in 15 minutes" must not turn into 14 a moment later.
+    """Put a time span into words; positive seconds are in the past."""
+    # Future spans are rounded up, because "in 15 minutes" must not become 14 a moment later.
     distance = seconds if seconds > 0 else 59 - seconds
     for size, unit in _UNITS:
         count = int(distance // size)
@@ -182,19 +177,19 @@ def relative(seconds: float) -> str:
 
 @register.inclusion_tag("partials/field.html")
 def render_field(field: BoundField) -> dict[str, Any]:
-    """A field with label, widget, errors and help, in the look of the portal."""
+    """Render a field with its label, widget, errors and help text in the portal's style."""
     return {"field": field, "kind": _dress(field)}
 
 
 @register.simple_tag
 def styled(field: BoundField) -> BoundField:
-    """The widget alone, in the look of the portal."""
+    """Render only the widget, in the portal's style."""
     _dress(field)
     return field
 
 
 def _dress(field: BoundField) -> str:
-    """Give the widget Tabler's classes. Returns the layout of the field: plain, check or group."""
+    """Give the widget Tabler's classes, and return the field's layout: plain, check or group."""
     widget = field.field.widget
     kind = "plain"
     if isinstance(widget, form_widgets.RadioSelect | form_widgets.CheckboxSelectMultiple):
@@ -213,20 +208,20 @@ def _dress(field: BoundField) -> str:
 
 @register.filter
 def fields_with_errors(form: BaseForm) -> list[BoundField]:
-    """The visible fields that need another look."""
+    """Return the visible fields that have errors."""
     return [field for field in form.visible_fields() if field.errors]
 
 
 @register.filter
 def initials(user: Any) -> str:
-    """One or two letters for a person's avatar."""
+    """Return one or two letters for a person's avatar."""
     words = [word for word in str(user).replace(".", " ").split() if word[0].isalnum()]
     return "".join(word[0] for word in (words[:1] + words[-1:] if len(words) > 1 else words)).upper() or "?"
 
 
 @register.filter
 def person_name(actor_name: str) -> str:
-    """The name without the username of the audit trail's "Name <username>"."""
+    """Return the name without the username from the audit trail's "Name <username>"."""
     return actor_name.partition(" <")[0] or actor_name
 
 
@@ -236,7 +231,7 @@ register.filter(type_label)
 
 @register.filter
 def plain(value: Any) -> str:
-    """A recorded value for people."""
+    """Format a recorded value for people."""
     if value in _NOTHING:
         return "–"
     if isinstance(value, bool):
@@ -248,13 +243,13 @@ def plain(value: Any) -> str:
 
 @register.filter
 def changes_line(changes: dict[str, Any]) -> str:
-    """What changed, in one short line; empty facts are left out."""
+    """Summarise the changes in one short line, leaving out empty facts."""
     facts = {name: value for name, value in changes.items() if name not in _ONLY_ON_THE_EVENT and value not in _NOTHING}
     parts = []
     for name, value in itertools.islice(facts.items(), 4):
         label = name.replace("_", " ")
         if isinstance(value, list) and len(value) == 2 and value[0] in _NOTHING:
-            # A first value needs no arrow.
+            # The first value of a field needs no arrow.
             parts.append(f"{label}: {_short(value[1])}")
         elif isinstance(value, list) and len(value) == 2:
             parts.append(f"{label}: {_short(value[0])} → {_short(value[1])}")
