@@ -55,7 +55,7 @@ class TicksField(forms.MultipleChoiceField):
 
 
 class RulesForm(forms.Form):
-    """The rules of one app registration. They apply in addition to the organisation's, so they can only be stricter."""
+    """The rules of one app registration. They add to the organisation's, so only stricter rules have an effect."""
 
     authentication_types = TicksField(
         label="Kinds of connections",

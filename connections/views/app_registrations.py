@@ -190,7 +190,7 @@ def verify(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> None:
-    """Read the expiry dates from Entra, which the application has permission to do."""
+    """Read the expiry dates from Entra. The application must have permission to do so."""
     try:
         result = recorded_expiry.read(app, actor=user, now=timezone.now())
     except PortalError as error:

@@ -31,7 +31,7 @@ from connections.views.audit import history
 from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 from connections.views.mailboxes import attached
 
-RECENT_SIGN_IN = 600  # seconds after which the page explains why a started sign-in may have failed
+RECENT_SIGN_IN = 600  # seconds after which the page explains why an unfinished sign-in may have failed
 Status = Connection.Status
 
 

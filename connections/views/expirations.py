@@ -125,7 +125,7 @@ def _assignee(expiration: Expiration) -> str:
 
 
 def _months(periods: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
-    """Return the next twelve months, the first including past dates. ``first`` anchors a month's first period."""
+    """Return the next twelve months, the first including past dates. ``first`` is an anchor on the page."""
     first_day = timezone.localtime(now).date().replace(day=1)
     by_month: dict[date, list[tuple[str, Expiration]]] = {}
     for period in periods:

@@ -71,7 +71,7 @@ def _edit(request: HttpRequest, user: User, app: AppRegistration | None) -> Http
 def _save(
     request: HttpRequest, user: User, app: AppRegistration | None, form: RulesForm, context: dict[str, Any]
 ) -> HttpResponse:
-    """Save the rules, but first show their impact if existing objects would violate them."""
+    """Save the rules. If existing objects would violate them, show the impact first, unless it was seen already."""
     # The form data as submitted, so that the preview can submit it again.
     context["carried"] = [
         (name, value) for name, values in request.POST.lists() if name in form.fields for value in values
@@ -126,7 +126,7 @@ def _context(user: User, app: AppRegistration | None, stored: policy.StoredPolic
 
 
 def _apps() -> list[tuple[AppRegistration, bool]]:
-    """List app registrations, each with whether it has its own rules."""
+    """List app registrations, and whether each of them has its own rules."""
     rules = evaluate.load_policies().apps
     apps = AppRegistration.objects.select_related("tenant").order_by("name", "pk")[:SHOWN]
     return [(app, app.pk in rules and rules[app.pk].restricts) for app in apps]
