@@ -1,5 +1,3 @@
-"""Access reviews: start, answer, cancel, and export the report."""
-
 from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -104,7 +102,7 @@ class ReviewItemOut(Schema):
 
     @staticmethod
     def resolve_can_answer(item: Any) -> bool:
-        """``is_own`` is annotated by the list. A share that has ended meanwhile needs no answer."""
+        """Whether the key's owner is to answer; ended shares need no answer. The list annotates ``is_own``."""
         is_open = item.review.is_running and item.is_own and item.can_be_answered
         return is_open and item.share is not None and item.share.is_active(timezone.now())
 

@@ -1,4 +1,4 @@
-"""App registrations and their credentials. Secrets are accepted, but never returned."""
+"""App registrations and their credentials. Secrets are accepted but never returned."""
 
 import base64
 import binascii
@@ -41,7 +41,7 @@ router = Router(tags=["App registrations"])
 Audience = Annotated[AppRegistration.Audience, listed(AppRegistration.Audience)]
 Kind = Annotated[AppCredential.Kind, listed(AppCredential.Kind)]
 COLUMNS = ("name", "audience", "allows_delegated", "allows_app_only", "default_capabilities")
-LONGEST_FILE = 150_000  # characters of a certificate file in base64
+LONGEST_FILE = 150_000  # characters of a certificate file encoded as base64
 
 
 class AppOut(Schema):
@@ -255,7 +255,7 @@ def _active_credentials(app: AppRegistration) -> QuerySet[AppCredential]:
 
 
 def _new_credential(body: CredentialIn, name: str, prefix: str = "") -> credentials.NewCredential:
-    """The credential to be added. Raises InvalidInput with the name of the field, which starts with ``prefix``."""
+    """Return the credential to add. Raises InvalidInput with the field's name, which starts with ``prefix``."""
     required = {"secret": ("secret", "expires_at"), "generate": ("months",), "upload": ("certificate",)}[body.kind]
     for field in required:
         if getattr(body, field) is None:
@@ -275,7 +275,7 @@ def _new_credential(body: CredentialIn, name: str, prefix: str = "") -> credenti
 
 
 def _decode_file(text: str) -> bytes:
-    """PEM as it is; anything else must be a PFX file in base64."""
+    """Return the file's bytes: PEM unchanged, and anything else decoded from base64, assuming a PFX file."""
     if "-----BEGIN" in text:
         return text.encode()
     try:

@@ -1,5 +1,3 @@
-"""Approvals that the policy requires: requested, then decided by an IT admin who is not involved."""
-
 from datetime import datetime
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""The audit trail: events, and the seals that prove that none was altered."""
+"""The audit trail: events, and the seals that show whether any event was altered."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -52,7 +52,7 @@ class EventFilter(Schema):
 
 
 class EventQuery(EventFilter, PageQuery):
-    not_columns = set(EventFilter.model_fields)  # event_filter applies them
+    not_columns = set(EventFilter.model_fields)  # applied by event_filter
 
 
 class SealOut(Schema):
@@ -124,7 +124,7 @@ def _matching_events(key: ApiKey, query: EventFilter) -> QuerySet[AuditEvent]:
 
 
 def _reader(request: HttpRequest) -> ApiKey:
-    """The calling key. Raises NotAllowed unless its owner reads the audit trail, as on the pages."""
+    """Return the calling key. Raises NotAllowed unless its owner may read the audit trail, as on the pages."""
     key = authentication.require_scope(request, Scope.AUDIT_READ)
     roles.require(
         permissions.can_read_audit(key.owner),

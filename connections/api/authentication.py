@@ -1,4 +1,4 @@
-"""Authentication by an API key in the Authorization header, and the connections that the key reaches."""
+"""Authentication by an API key in the Authorization header, and the connections a key has access to."""
 
 from django.conf import settings
 from django.db.models import QuerySet
@@ -13,22 +13,22 @@ from connections.errors import AmbiguousName, InvalidApiKey, NotAllowed, RateLim
 from connections.models import ApiKey, Connection
 from connections.services.api_keys import api_keys, rate_limit
 
-LONGEST_NUMBER = 18  # digits of a primary key that every database takes
+LONGEST_NUMBER = 18  # digits of the largest primary key that every database accepts
 LONGEST_NAME = 120
 MOST_CANDIDATES = 20
-# In request.META: the state of the rate limit. Set already if the token endpoint has counted the call.
+# The entry in request.META with the rate limit's state; already set if the token endpoint has counted the request.
 RATE_LIMIT = "portal.rate_limit"
 
 
 class KeyAuth(HttpBearer):
-    """``Authorization: Bearer m365p_…``; the key is then in ``request.auth``."""
+    """Authenticates ``Authorization: Bearer m365p_…``; the API key is then available as ``request.auth``."""
 
     def authenticate(self, request: HttpRequest, token: str) -> ApiKey:
         address, now = audit.origin.get().address, timezone.now()
         try:
             key = api_keys.authenticate(token, address=address, now=now)
         except InvalidApiKey:
-            # Rate-limit repeated bad keys per address; a valid key from there still works.
+            # Repeated invalid keys are rate-limited per address; a valid key from the same address still works.
             state = rate_limit.count(f"bad-key:{address}", limit=settings.API_BAD_KEY_LIMIT, now=now)
             if state is not None and state.is_exceeded:
                 cause = "Too many calls with wrong API keys from this address."
@@ -45,13 +45,13 @@ class KeyAuth(HttpBearer):
 
 
 def rate_limit_state(request: HttpRequest) -> rate_limit.RateLimitState | None:
-    """The rate limit of the calling key and what is left of it; None without a limit or a valid key."""
+    """Return the rate limit of the calling key and what is left of it; None without a limit or a valid key."""
     state: rate_limit.RateLimitState | None = request.META.get(RATE_LIMIT)
     return state
 
 
 def require_scope(request: HttpRequest, scope: str) -> ApiKey:
-    """The calling key. Raises NotAllowed if it lacks the scope."""
+    """Return the calling key. Raises NotAllowed if it lacks the scope."""
     key: ApiKey = request.auth  # type: ignore[attr-defined]
     if scope not in key.scopes:
         raise NotAllowed(f"This API key lacks the scope {scope}.", action="Issue a key that has it.")
@@ -59,21 +59,21 @@ def require_scope(request: HttpRequest, scope: str) -> ApiKey:
 
 
 def visible_connections(key: ApiKey) -> QuerySet[Connection]:
-    """The connections that the key's owner sees; of these the chosen ones, if the key is limited to some."""
+    """Return the connections visible to the key's owner, restricted to the chosen ones if the key is limited."""
     connections = querysets.visible_connections(key.owner)
     return connections.filter(api_keys=key) if key.only_chosen else connections
 
 
 def key_and_connection(request: HttpRequest, scope: str, ref: str) -> tuple[ApiKey, Connection]:
-    """The calling key, and the connection ``ref`` names. Raises NotAllowed, and what find_connection raises."""
+    """Return the calling key and the connection. Raises NotAllowed, and whatever find_connection raises."""
     key = require_scope(request, scope)
     return key, find_connection(key, ref)
 
 
 def find_connection(key: ApiKey, ref: str) -> Connection:
-    """The connection with this number, or else this name. Raises Http404 if the key sees none, AmbiguousName.
+    """Find a connection by its number or name, along with its app registration, tenant and owner.
 
-    All digits are always a number. App registration, tenant and owner are loaded with it.
+    Digits are always read as a number. Raises Http404 if the key may see no match, AmbiguousName if it may see several.
     """
     connections = visible_connections(key)
     if ref.isascii() and ref.isdigit():
@@ -93,10 +93,10 @@ def find_connection(key: ApiKey, ref: str) -> Connection:
 
 
 def find_usable_connection(key: ApiKey, ref: str, *columns: str) -> Connection | None:
-    """The connection of this number if the key may fetch its tokens; one query that reads only ``columns``."""
+    """Return the connection with this number if the key may request its tokens. One query reads only ``columns``."""
     if not (ref.isascii() and ref.isdigit() and len(ref) <= LONGEST_NUMBER):
         return None
-    # Load the row before checking permissions: for its owner the check then takes no query.
+    # Load the row first: the permission check then needs no query for the connection's owner.
     rows = Connection.objects.select_related("app_registration").defer(None).only(*columns).order_by()
     connection = next(iter(rows.filter(pk=int(ref))), None)
     if connection is None or not permissions.can_fetch_token(key.owner, connection):

@@ -1,5 +1,3 @@
-"""Connections: list, read, create, change, remove, check, connect, disable, enable, and links to sign in."""
-
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -292,7 +290,7 @@ def _require_valid_capabilities(chosen: list[str], extra_scopes: list[str], auth
 
 
 def _find_or_register(app: AppRegistration, addresses: list[str], actor: User) -> list[SharedMailbox]:
-    """The mailboxes with these addresses; unknown ones are registered."""
+    """Return the mailboxes with these addresses, registering unknown ones."""
     known = {mailbox.address.lower(): mailbox for mailbox in app.tenant.shared_mailboxes.all()} if addresses else {}
     unique = {address.lower(): address for address in addresses}
     return [

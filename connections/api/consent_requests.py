@@ -1,5 +1,3 @@
-"""Requests for admin consent."""
-
 from datetime import datetime
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""The API reference: the OpenAPI document as a page of the portal, without JavaScript and without the internet."""
+"""The API reference: a page that shows the OpenAPI document without JavaScript or access to the internet."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def render_page(api: NinjaAPI) -> Callable[[HttpRequest], HttpResponse]:
 
 
 def _groups(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The operations by tag, in the order of the document's tags."""
+    """Group the operations by tag, in the order of the document's tags."""
     groups: dict[str, dict[str, Any]] = {}
     for tag in document["tags"]:
         name, text = tag["name"], tag["description"]

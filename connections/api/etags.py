@@ -16,7 +16,7 @@ M = TypeVar("M", bound=models.Model)
 
 
 class PreconditionFailed(Conflict):
-    """If-Match names another state than the current one."""
+    """The ETag in If-Match is outdated."""
 
     status = 412
     cause = "It was changed since you read it, so nothing was changed now."
@@ -25,13 +25,13 @@ class PreconditionFailed(Conflict):
 
 
 def etag(row: models.Model, columns: Sequence[str]) -> str:
-    """A hash of the columns that clients can change; what the portal updates by itself has no part in it."""
+    """Hash the columns that clients can change; columns that only the portal updates are not included."""
     state = [type(row).__name__, row.pk, *(str(getattr(row, name)) for name in columns)]
     return quote_etag(hashlib.sha256(json.dumps(state).encode("utf-8", "replace")).hexdigest()[:32])
 
 
 def tag(response: HttpResponse, row: M, columns: Sequence[str]) -> M:
-    """The row; its ETag is sent as a header."""
+    """Send the row's ETag as a header, and return the row."""
     response["ETag"] = etag(row, columns)
     return row
 
@@ -40,10 +40,10 @@ def tag(response: HttpResponse, row: M, columns: Sequence[str]) -> M:
 def lock_matching(
     request: HttpRequest, row: M, columns: Sequence[str], *, part_of: models.Model | None = None
 ) -> Iterator[M]:
-    """The current row, locked until the block ends. Raises PreconditionFailed, or Http404 if the row was just deleted.
+    """Lock the row and yield its current state, after comparing If-Match under the lock.
 
-    If-Match is compared under the lock. ``part_of`` is the row that others lock before this one; it is locked first
-    here as well, to avoid deadlocks.
+    ``part_of`` is a parent row that other code locks first; it is locked first here, too, to avoid deadlocks. Raises
+    PreconditionFailed, or Http404 if the row has just been deleted.
     """
     with transaction.atomic():
         if part_of is not None:
@@ -57,7 +57,7 @@ def lock_matching(
 
 
 def require_match(request: HttpRequest, row: models.Model, columns: Sequence[str]) -> None:
-    """Raise PreconditionFailed if the request has an If-Match that does not fit the row (RFC 9110, 13.1.1)."""
+    """Raise PreconditionFailed if the request has an If-Match that does not match the row (RFC 9110, 13.1.1)."""
     header = request.headers.get("If-Match", "").strip()
     if header and header != "*" and etag(row, columns) not in parse_etags(header):
         raise PreconditionFailed

@@ -1,4 +1,4 @@
-"""Types of schema fields. What clients send is validated by the same form fields as on the pages."""
+"""Types of schema fields. Input is validated by the same form fields as on the portal's pages."""
 
 import re
 from datetime import date
@@ -17,22 +17,22 @@ from connections.validators import AddressField
 
 
 class RequestSchema(Schema):
-    """A request body. Unknown fields are refused: a misspelt one would be ignored silently."""
+    """A request body. Unknown fields are rejected, because a misspelt one would otherwise be ignored silently."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ChangeSchema(RequestSchema):
-    """The body of a PATCH: what is not sent stays as it is."""
+    """The body of a PATCH request: fields that are not sent keep their values."""
 
     def over(self, **current: Any) -> dict[str, Any]:
-        """``current``, overridden by the fields that were sent; a null changes nothing either."""
+        """Return ``current``, overridden by the fields that were sent. A field sent as null keeps its value, too."""
         sent = self.model_dump(exclude_unset=True)
         return current | {name: value for name, value in sent.items() if value is not None}
 
 
 def validated_by(field: forms.Field) -> AfterValidator:
-    """Clean a value as the form field does, with its messages."""
+    """Clean a value with a form field, and report errors with its messages."""
 
     def clean(value: Any) -> Any:
         try:
@@ -64,23 +64,23 @@ def _known_capabilities(keys: list[str]) -> list[str]:
 
 
 def _iso_date(value: Any) -> Any:
-    """Refuse numbers, which pydantic would read as seconds since 1970."""
+    """Reject numbers, which pydantic would read as seconds since 1970."""
     if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d", value, re.ASCII):
         raise ValueError("Write it as year-month-day, for example 2027-03-31.")
     return value
 
 
 def listed(choices: type[TextChoices]) -> WithJsonSchema:
-    """List the values in place in the OpenAPI document: several of our enumerations have the same short name."""
+    """Write the values inline in the OpenAPI document, because several enumerations have the same short name."""
     return WithJsonSchema({"type": "string", "enum": choices.values})
 
 
-# In responses.
+# For responses.
 AsText = Annotated[str, BeforeValidator(str)]
 Words = Annotated[list[str], BeforeValidator(str.split)]
 Sorted = Annotated[list[str], BeforeValidator(sorted)]
 
-# In requests.
+# For requests.
 Text = Annotated[str, AfterValidator(_without_nul)]
 Name = Annotated[
     str,

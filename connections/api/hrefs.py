@@ -11,7 +11,7 @@ def page_link(name: str, *arguments: object) -> str:
 
 
 def link_to(name: str) -> BeforeValidator:
-    """For a schema field whose alias is a primary key: the URL of the page ``name`` for that key."""
+    """Turn a schema field whose alias is a primary key into the URL of that object's page ``name``."""
     return BeforeValidator(lambda pk: page_link(name, pk))
 
 

@@ -1,4 +1,4 @@
-"""HEAD and OPTIONS for every route, and storing the responses of requests with an Idempotency-Key."""
+"""HEAD and OPTIONS for every route, and storing the responses to requests with an Idempotency-Key."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -32,12 +32,12 @@ def with_http_methods(view: View) -> View:
 
 
 def is_head_request(request: HttpRequest) -> bool:
-    """Whether the response has no body, so that the view must not record that anything was read."""
+    """Whether this is a HEAD request. The response has no body, so the view must not record that data was read."""
     return getattr(request, "asks_head", False)
 
 
 def _allowed(response: HttpResponse) -> str:
-    """The methods in the Allow header of a 405, with those that every route has."""
+    """Return the methods in the Allow header of a 405 response, plus those that every route supports."""
     methods = {name.strip() for name in response.get("Allow", "").split(",") if name.strip()}
     return ", ".join(sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())))
 
@@ -45,7 +45,7 @@ def _allowed(response: HttpResponse) -> str:
 def _without_body(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     request.method = "HEAD"
     if response.streaming:
-        # Not closed, which would signal the end of the request; a stream that was never started holds nothing.
+        # Don't close the response, which would signal the end of the request. An unread stream holds no resources.
         return HttpResponse(status=response.status_code, headers=dict(response.items()))
     response["Content-Length"] = str(len(response.content))
     response.content = b""

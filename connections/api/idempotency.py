@@ -1,4 +1,4 @@
-"""The Idempotency-Key header of POST requests. The replies are stored by services/api_keys/idempotency.py."""
+"""The Idempotency-Key header of POST requests. services/api_keys/idempotency.py stores the responses."""
 
 import inspect
 from collections.abc import Callable
@@ -24,7 +24,7 @@ View = Callable[..., Any]
 
 
 def idempotent(scope: str) -> Callable[[View], View]:
-    """Run an operation that needs ``scope`` once for each Idempotency-Key, and repeat its response after that."""
+    """Run an operation, which requires ``scope``, once per Idempotency-Key, and replay its response after that."""
 
     def decorate(view: View) -> View:
         @wraps(view)
@@ -45,7 +45,7 @@ def idempotent(scope: str) -> Callable[[View], View]:
             request.claimed_reply = claim  # type: ignore[attr-defined]
             return view(request, *args, **kwargs)
 
-        # django-ninja would resolve the annotations by name in the module of the wrapper, which is this one.
+        # Otherwise django-ninja would resolve the annotations by name in this module instead of the view's.
         wrapper.__signature__ = inspect.signature(view, eval_str=True)  # type: ignore[attr-defined]
         wrapper.is_idempotent = True  # type: ignore[attr-defined]
         return wrapper
@@ -54,7 +54,7 @@ def idempotent(scope: str) -> Callable[[View], View]:
 
 
 def finish(request: HttpRequest, response: HttpResponse | None) -> None:
-    """Store the response of a claimed request; release the claim if it was refused or has failed (None)."""
+    """Store the response to a claimed request, or release the claim if it failed (None if the view raised an error)."""
     claim: StoredReply | None = getattr(request, "claimed_reply", None)
     if claim is None:
         return
@@ -67,18 +67,18 @@ def finish(request: HttpRequest, response: HttpResponse | None) -> None:
 
 
 def _content(request: HttpRequest) -> bytes:
-    """What must be equal in two requests with the same Idempotency-Key."""
+    """Return what must be identical in two requests with the same Idempotency-Key."""
     return b"\n".join((str(request.method).encode(), request.get_full_path().encode("utf-8", "replace"), request.body))
 
 
 def _rights(key: ApiKey) -> str:
-    """Everything but single connections that decides what a key may see."""
+    """Return everything that determines what a key may see, apart from access to individual connections."""
     person = roles.person(key.owner)
     return f"admin={person.is_admin} auditor={person.is_auditor} narrowed={key.only_chosen}"
 
 
 def _require_still_visible(key: ApiKey, reply: idempotency.Reply, ref: str | None) -> None:
-    """The reply shows what the key could see then. Raises what a new request would, or NotAllowed."""
+    """Raise NotAllowed, or what find_connection raises, if the key may no longer see what the reply shows."""
     if reply.standing != _rights(key):
         raise NotAllowed(
             "This was answered before, and the rights of the key or its owner have changed since.",

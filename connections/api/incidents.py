@@ -1,5 +1,3 @@
-"""Incidents, and the connections they affect."""
-
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -19,7 +17,7 @@ from connections.models import AffectedConnection, Connection, Incident
 router = Router(tags=["Incidents"])
 Kind = Annotated[Incident.Kind, listed(Incident.Kind)]
 Who = Annotated[Connection.Who, listed(Connection.Who)]
-MOST_NAMED = 100  # connections in one answer
+MOST_NAMED = 100  # connections in one response
 
 
 class IncidentOut(Schema):

@@ -1,4 +1,4 @@
-"""What a key reaches: what its owner sees, narrowed to its chosen connections if it is limited to some."""
+"""What a key may see: what its owner sees or, if it is limited, only what concerns its chosen connections."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,13 +18,13 @@ M = TypeVar("M", bound=Model)
 
 
 def any_scope(request: HttpRequest, *scopes: str) -> ApiKey:
-    """The calling key. Raises NotAllowed unless it has at least one of the scopes."""
+    """Return the calling key. Raises NotAllowed unless it has at least one of the scopes."""
     key: ApiKey = request.auth  # type: ignore[attr-defined]
     return key if set(scopes) & set(key.scopes) else authentication.require_scope(request, scopes[0])
 
 
 def unlimited(request: HttpRequest, *scopes: str) -> ApiKey:
-    """As any_scope, for routes that are not about single connections. Raises NotAllowed for a limited key."""
+    """Like any_scope, but raises NotAllowed for limited keys, too: for routes that are not about single connections."""
     key = any_scope(request, *scopes)
     if key.only_chosen:
         raise NotAllowed(
@@ -37,58 +37,58 @@ def unlimited(request: HttpRequest, *scopes: str) -> ApiKey:
 def key_and_object(
     request: HttpRequest, visible: Callable[..., QuerySet[M]], pk: int, *scopes: str
 ) -> tuple[ApiKey, M]:
-    """The key as in ``unlimited``, and one of the objects ``visible`` to its owner. Raises NotAllowed, Http404."""
+    """Return the key (see ``unlimited``) and an object ``visible`` to its owner. Raises NotAllowed or Http404."""
     key = unlimited(request, *scopes)
     return key, get_object_or_404(visible(key.owner), pk=pk)
 
 
 def reads_registry(key: ApiKey) -> bool:
-    """Whether the key may read details of tenants and app registrations, not only names."""
+    """Whether the key may read details of tenants and app registrations, and not only their names."""
     return permissions.can_read_registry(key.owner)
 
 
 def _hide(value: Any, info: ValidationInfo) -> Any:
-    request = (info.context or {})["request"]  # given by django-ninja
+    request = (info.context or {})["request"]  # set by django-ninja
     return value if reads_registry(request.auth) else None
 
 
-# For a field of a response: null for those who may not read details of tenants and app registrations.
+# For a response field that is null for keys that may not read details of tenants and app registrations.
 RegistryOnly = AfterValidator(_hide)
 
 
 def manage_registry(key: ApiKey) -> None:
-    """Raise NotAllowed unless the key's owner manages tenants and app registrations."""
+    """Raise NotAllowed unless the key's owner may manage tenants and app registrations."""
     roles.require(permissions.can_manage_registry(key.owner), action="Ask an IT admin.")
 
 
 def mailboxes(key: ApiKey) -> QuerySet[SharedMailbox]:
-    """Shared mailboxes; for a limited key those that are attached to one of its connections."""
+    """Return visible shared mailboxes; for a limited key, only those attached to one of its connections."""
     mailboxes = querysets.visible_mailboxes(key.owner)
     attached = _chosen(key).filter(mailbox_accesses__isnull=False).values("mailbox_accesses__mailbox")
     return mailboxes.filter(pk__in=attached) if key.only_chosen else mailboxes
 
 
 def incidents(key: ApiKey) -> QuerySet[Incident]:
-    """Incidents; for a limited key those that affect one of its connections, and outages."""
+    """Return visible incidents; for a limited key, only outages and those that affect one of its connections."""
     incidents = querysets.visible_incidents(key.owner)
     reached = Q(pk__in=affected_connections(key).values("incident")) | Q(kind=Incident.Kind.OUTAGE)
     return incidents.filter(reached) if key.only_chosen else incidents
 
 
 def affected_connections(key: ApiKey) -> QuerySet[AffectedConnection]:
-    """Connections affected by incidents; for a limited key its chosen ones."""
+    """Return visible connections affected by incidents; for a limited key, only its chosen ones."""
     affected = querysets.visible_affected(key.owner)
     return affected.filter(connection__in=_chosen(key).values("pk")) if key.only_chosen else affected
 
 
 def approvals(key: ApiKey) -> QuerySet[Approval]:
-    """Requests for approval; for a limited key those about one of its connections."""
+    """Return visible requests for approval; for a limited key, only those about one of its connections."""
     approvals = querysets.visible_approvals(key.owner)
     return approvals.filter(connection__in=_chosen(key).values("pk")) if key.only_chosen else approvals
 
 
 def events(key: ApiKey) -> QuerySet[AuditEvent]:
-    """The audit trail; for a limited key the events on its connections."""
+    """Return visible audit events; for a limited key, only those about its connections."""
     events = querysets.visible_events(key.owner)
     if not key.only_chosen:
         return events

@@ -1,5 +1,3 @@
-"""Shared mailboxes, and those attached to a connection."""
-
 from datetime import datetime
 from typing import Annotated, Any
 

@@ -1,5 +1,3 @@
-"""The API key of the caller."""
-
 from datetime import datetime
 from typing import Annotated, Any
 

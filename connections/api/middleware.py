@@ -1,4 +1,4 @@
-"""Middleware for every call under /api/, known route or not: size limits, rate-limit headers, problem responses."""
+"""Middleware for all requests under /api/, even unknown routes: size limits, rate-limit headers, problems."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
 def limit_request_size(get_response: GetResponse) -> GetResponse:
-    """Refuse oversized requests, send the state of the key's rate limit, and turn every error into a problem."""
+    """Reject oversized requests, send the state of the key's rate limit, and turn every error into a problem."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         if not request.path_info.startswith(PREFIX):

@@ -1,4 +1,4 @@
-"""The OpenAPI document: django-ninja's, completed by what every route has in common."""
+"""The OpenAPI document: django-ninja's, plus what all routes have in common."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ TAGS = {
 }
 PROBLEM = "application/problem+json"
 _BY_TYPE: dict[str, Any] = {"integer": 1, "boolean": True}
-# Operations that return one changeable object, besides those with If-Match.
+# Operations that return one changeable object, in addition to those with If-Match.
 _WITH_ETAG = (
     "look_up_tenant",
     "read_app_registration",
@@ -90,7 +90,7 @@ _DESCRIPTIONS = {
 
 class PortalAPI(NinjaAPI):
     def get_openapi_operation_id(self, operation: Operation) -> str:
-        """The name of the function; generated clients name their methods after it."""
+        """Return the function's name; generated clients use it as the name of a method."""
         return operation.view_func.__name__
 
     def get_openapi_schema(self, **arguments: Any) -> Any:
@@ -116,11 +116,11 @@ class PortalAPI(NinjaAPI):
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
-    """Add problems, headers, and the descriptions of statuses."""
+    """Add problems, headers and descriptions of statuses."""
     responses = {str(status): response for status, response in operation["responses"].items()}
-    # The problems of every route like this one; others are declared with the route.
+    # Problems that all routes of this kind can return; any others are declared with the route.
     problems = {"400", "401", "403", "414", "422", "429"} | ({"404"} if "{" in path else set())
-    problems |= {"409"} if "{ref}" in path else set()  # the name of several connections
+    problems |= {"409"} if "{ref}" in path else set()  # several connections have this name
     problems |= {"post": {"409", "413"}, "patch": {"404", "409", "412", "413"}}.get(method, set())
     for status in problems:
         schema = {"$ref": "#/components/schemas/Problem"}
@@ -154,7 +154,7 @@ def _add_parameter(operation: dict[str, Any], name: str) -> None:
 
 
 def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
-    """A value that fits the schema, from the examples of its fields. Optional fields without one are left out."""
+    """Return a value that fits the schema, using its fields' examples. Optional fields without one are left out."""
     if "$ref" in schema:
         return _example(schemas[schema["$ref"].rpartition("/")[2]], schemas)
     if schema.get("examples"):

@@ -1,4 +1,4 @@
-"""Ownership transfers: of one connection, or of everything a person owns, with the consequences beforehand."""
+"""Ownership transfers: of one connection, or of everything a person owns, with a preview of the consequences."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -25,7 +25,7 @@ from connections.services.sharing import usage
 from connections.validators import KEEP
 
 router = Router(tags=["Handing over"])
-AT_ONCE = 50  # connections in one call; the next ones follow with another
+AT_ONCE = 50  # connections per call; further calls transfer the rest
 Grant = Annotated[
     Literal["keep", "cut"],
     Field(
@@ -219,7 +219,7 @@ def _leaver(user: User, person_id: int) -> User:
 
 
 def _new_owner(body: NewOwner, people: QuerySet[User]) -> User:
-    """The new owner. Raises InvalidInput if there is no such person, or they cannot own a connection."""
+    """Return the new owner. Raises InvalidInput if there is no such person, or they cannot own a connection."""
     if (body.new_owner_id is None) == (body.new_owner is None):
         raise InvalidInput("Send either new_owner_id or new_owner.", field="new_owner")
     by_id = body.new_owner_id is not None
@@ -231,7 +231,7 @@ def _new_owner(body: NewOwner, people: QuerySet[User]) -> User:
 
 
 def _consequences(connections: list[Connection]) -> list[dict[str, Any]]:
-    """What transferring each of them means, as MeaningOut."""
+    """Return the consequences of transferring each connection, as MeaningOut."""
     used = usage.usage_of([connection.pk for connection in connections], now=timezone.now())
     return [
         {

@@ -21,14 +21,14 @@ MOST = 200
 class PageQuery(FilterSchema):
     """What every list may be asked for."""
 
-    # Subclasses add filters, which are named after columns or have a FilterLookup or a filter_… method.
+    # Subclasses add filters, each named after a column or defined by a FilterLookup or a filter_… method.
     after: Text = Field("", max_length=2000, description="The `next` of the page before; empty for the first page.")
     limit: int = Field(50, ge=1, le=MOST, description="How many items a page has at most.")
-    # Parameters of a subclass that its view applies itself.
+    # Parameters of a subclass that the view applies itself.
     not_columns: ClassVar[set[str]] = set()
 
     def matches(self) -> Q:
-        """The filters as a condition; an empty one matches every row."""
+        """Return the filters as a condition; an empty one matches every row."""
         skipped = {"after", "limit", *self.not_columns}
         values = {name: None if name in skipped else value or None for name, value in self}
         return self.model_copy(update=values).get_filter_expression()
@@ -43,7 +43,7 @@ class Page(Schema, Generic[Item]):
 
 @cache
 def page_of(item: type[Schema]) -> type[Schema]:
-    """``Page[TenantOut]`` under the name TenantPage; its own, Page_TenantOut_, would end up in generated clients."""
+    """Return ``Page[TenantOut]`` as TenantPage, because generated clients would call it Page_TenantOut_."""
     name = item.__name__.removesuffix("Out") + "Page"
     return create_model(name, __base__=Page[item], __module__=__name__, __doc__="One page of a list.")  # type: ignore[valid-type]
 
@@ -51,9 +51,9 @@ def page_of(item: type[Schema]) -> type[Schema]:
 def page(
     queryset: QuerySet[M], query: PageQuery, *, order: Sequence[str] = ("pk",), keep: Callable[[M], bool] | None = None
 ) -> dict[str, Any]:
-    """The requested page of the rows that match the query, in ``order`` (see keyset.page_rows), for a Page schema.
+    """Return the requested page of matching rows for a Page schema. See keyset.page_rows about ``order``.
 
-    ``keep`` filters by what the database cannot; such pages may be shorter. Raises InvalidInput for a bad cursor.
+    ``keep`` filters by what the database cannot, so such pages may be shorter. Raises InvalidInput for a bad cursor.
     """
     key = keyset.decode(query.after, queryset.model, order)
     if query.after and key is None:

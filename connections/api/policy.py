@@ -1,5 +1,3 @@
-"""The policy: its rules, a summary of them, and what violates them."""
-
 from datetime import datetime
 from typing import Annotated, Any, Literal
 

@@ -13,7 +13,7 @@ from connections.errors import InvalidApiKey, InvalidInput, NotAllowed, PortalEr
 from connections.models import Connection
 
 MOST_ERRORS = 20  # in one response
-# For what Django or django-ninja answer by themselves: code and title by status.
+# Code and title by status, for errors that Django or django-ninja return themselves.
 _BY_STATUS = {
     400: ("bad_request", "The call cannot be understood."),
     403: ("not_allowed", "This is not allowed."),
@@ -45,7 +45,7 @@ class Problem(Schema):
 
 
 def problem(status: int, code: str, title: str, detail: str = "", **more: Any) -> HttpResponse:
-    """A problem as a response; ``more`` are further fields of Problem."""
+    """Return a problem as a response; ``more`` are additional fields of Problem."""
     body = Problem(title=title, status=status, code=code, detail=detail, **more).model_dump()
     response = JsonResponse(body, status=status, content_type="application/problem+json")
     response["Cache-Control"] = "no-store, private"
@@ -59,7 +59,7 @@ def problem_of(error: PortalError, **more: Any) -> HttpResponse:
     fields = {"action": error.action, "who": error.who} | more
     if error.field:
         fields["errors"] = [FieldError(field=error.field, message=str(error))]
-    # A value that a service refuses gets the same status as one that the schema refuses.
+    # A value that a service rejects gets the same status as a value that the schema rejects.
     status = 422 if isinstance(error, InvalidInput) and error.status == 400 else error.status
     response = problem(status, error.code, type(error).cause, error.cause, **fields)
     if error.retry_after is not None:
@@ -68,14 +68,14 @@ def problem_of(error: PortalError, **more: Any) -> HttpResponse:
 
 
 def responses(*statuses: int) -> dict[frozenset[int], type[Problem]]:
-    """Problems of a route besides those that every route like it has (openapi.py)."""
+    """Declare a route's problems, except for those that all routes of its kind can return (see openapi.py)."""
     return {frozenset(statuses): Problem}
 
 
 def register_handlers(api: NinjaAPI) -> None:
     api.add_exception_handler(PortalError, _portal_error)
     api.add_exception_handler(AuthenticationError, lambda request, error: problem_of(InvalidApiKey()))
-    for missing in (Http404, Connection.DoesNotExist):  # the latter: it was removed during the request
+    for missing in (Http404, Connection.DoesNotExist):  # DoesNotExist: the connection was removed during the request
         api.add_exception_handler(missing, lambda request, error: problem(404, *_BY_STATUS[404]))
     api.add_exception_handler(ValidationError, _validation_error)
     api.add_exception_handler(HttpError, _http_error)
@@ -97,7 +97,7 @@ def _validation_error(request: HttpRequest, error: Any) -> HttpResponse:
 
 
 def _field_name(location: tuple[Any, ...]) -> str:
-    """A field's name as the client knows it: without its source, and without the view's name for the body."""
+    """Return the field's name as the client knows it, without its source or the view's parameter name for the body."""
     source, *parts = location
     return ".".join(map(str, parts[1:] if source == "body" else parts))[:200]
 
@@ -112,7 +112,7 @@ def is_problem(response: HttpResponseBase) -> bool:
 
 
 def problem_for_status(response: HttpResponseBase, *, request_id: str) -> HttpResponse:
-    """The problem for an error response that is not one yet. It tells nothing about the internals of the portal."""
+    """Turn an error response into a problem that reveals nothing about the portal's internals."""
     status = response.status_code
     code, title = _BY_STATUS.get(status, ("refused", "The call was refused."))
     action = f"Tell an IT admin this number, which is in the log: {request_id}" if status >= 500 else ""

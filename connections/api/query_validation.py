@@ -1,4 +1,4 @@
-"""Unknown query parameters are refused, because a misspelt filter would otherwise match everything."""
+"""Unknown query parameters are rejected, because a misspelt filter would otherwise match everything."""
 
 from functools import wraps
 from typing import Any
@@ -13,7 +13,7 @@ MOST_NAMED = 5
 
 
 def reject_unknown_params(router: Router) -> None:
-    """Let every operation of ``router`` refuse unknown query parameters, after authentication."""
+    """Make every operation of ``router`` reject unknown query parameters, after authentication."""
     for path_view in router.path_operations.values():
         for operation in path_view.operations:
             _reject_unknown_params_of(operation)

@@ -1,5 +1,3 @@
-"""Shares of a connection."""
-
 from datetime import datetime
 from typing import Annotated, Any
 

@@ -1,5 +1,3 @@
-"""Teams, their members, and people."""
-
 from typing import Annotated, Any
 
 from django.db.models import Count

@@ -1,5 +1,3 @@
-"""Tenants: the Microsoft Entra directories that are registered here."""
-
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -102,7 +100,7 @@ def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, 
     """Rename it, or point it to another directory while nothing uses it."""
     key, tenant = _managed_tenant(request, tenant_id)
     etags.require_match(request, tenant, COLUMNS)
-    # It asks Microsoft first and locks the row afterwards, so the precondition is checked again under that lock.
+    # change() asks Microsoft first and locks the row afterwards, so If-Match is checked again under that lock.
     tenants.change(
         tenant,
         **body.over(name=tenant.name, environment=tenant.environment, directory_id=tenant.directory_id),

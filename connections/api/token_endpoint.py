@@ -1,7 +1,7 @@
-"""The token endpoint in front of Django: batches calls, and holds no thread while a caller waits for a refresh.
+"""The token endpoint in front of Django. It batches calls, and blocks no thread while a caller waits for a refresh.
 
 Calls that arrive while others are being answered form the next batch (services/tokens/token_calls.py). Unusual requests
-and refusals are left to the route's view (tokens.py).
+and errors are left to the route's view (tokens.py).
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ Headers = list[tuple[bytes, bytes]]
 logger = logging.getLogger(__name__)
 
 _PATH = re.compile(r"/api/v1/connections/([^/]+)/token")
-_BATCH = 64  # calls answered by one statement
-_LANES = 1  # batches under way at the same time; with more, each holds fewer calls and costs nearly as much
-_SHORT_QUERY = 200  # characters; a longer one is never a plain call
+_BATCH = 64  # calls answered by one SQL statement
+_LANES = 1  # concurrent batches; with more, each would contain fewer calls but cost nearly as much
+_SHORT_QUERY = 200  # characters; requests with longer queries are always left to the view
 
 
 class Unusual(Exception):
-    """The request is for the view to judge."""
+    """Raised for requests that are left to the view."""
 
 
 class TokenEndpoint:
-    """The ASGI application of the token route. ``headers`` returns those of every response, by whether it is secure."""
+    """The ASGI application for the token route. ``headers(is_secure)`` returns the headers of every response."""
 
     def __init__(
         self, django: Application, headers: Callable[[bool], Headers], *, run_in_thread: RunInThread | None = None
@@ -70,7 +70,7 @@ class TokenEndpoint:
         return _PATH.fullmatch(path) is not None
 
     def stop_waiting(self) -> None:
-        """The server is about to stop: answer whoever waits at once."""
+        """Answer all waiting callers at once, because the server is about to stop."""
         self._refreshes.is_closing.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,9 +137,9 @@ class TokenEndpoint:
         await _send(send, problem.status_code, [*headers, *self._headers(is_secure(scope))], problem.content, call)
 
     async def _explain(self, refresh: asyncio.Task[None], call: TokenCall, scope: Scope) -> Explanation | None:
-        """The view's answer to callers who waited in vain: one for all equal requests that waited together.
+        """Let the view explain why there is no token, once for all identical requests that waited for the same refresh.
 
-        None: there is a token by now. The view has sent and recorded it for one of them; each other has to ask for it.
+        If there is a token by now, the view sends and records it for one caller; the others get None and ask again.
         """
         group = (id(refresh), call.key, call.address, scope["method"], scope["raw_path"], scope["query_string"])
         task = self._explanations.get(group)
@@ -148,7 +148,7 @@ class TokenEndpoint:
             explaining = Explanation()
             task = asyncio.ensure_future(explaining.fetch(self._django, _marked(scope, call)))
             self._explanations[group] = task
-            # Kept for a moment: some of the callers may not have got here yet.
+            # Keep it for a moment, because some of the callers may not have got here yet.
             task.add_done_callback(
                 lambda _: asyncio.get_running_loop().call_later(1.0, self._explanations.pop, group, None)
             )
@@ -166,7 +166,7 @@ async def _send(send: Send, status: int, headers: Headers, body: bytes, call: To
 
 
 class Explanation:
-    """An answer of the view, without what differs between those it is sent to."""
+    """The view's response, without the headers that differ from caller to caller."""
 
     _OWN = (b"x-request-id", b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset")
 
@@ -186,7 +186,7 @@ class Explanation:
 
 
 def _nothing_to_receive() -> Receive:
-    """The end of an empty request body, and then silence."""
+    """Return a ``receive`` function for an empty request body, which waits forever once the body has been read."""
     messages = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive() -> Message:
@@ -207,7 +207,7 @@ class Batches:
         self._lanes: set[asyncio.Task[None]] = set()
 
     async def answer(self, call: TokenCall) -> Outcome:
-        """The outcome of the call. Raises DatabaseError."""
+        """Answer the call as part of a batch. Raises DatabaseError."""
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._queue.append((call, outcome))
         if len(self._lanes) < _LANES:
@@ -219,7 +219,7 @@ class Batches:
         try:
             await self._answer_queue()
         finally:
-            # Not by a callback: it would run a moment later, and a call that comes before that would wait for nobody.
+            # A done callback would run slightly later, and a call that arrived in between would never be answered.
             self._lanes.discard(asyncio.current_task())
 
     async def _answer_queue(self) -> None:
@@ -238,7 +238,7 @@ class Batches:
 
 
 def _answer_batch(calls: list[TokenCall]) -> list[Outcome]:
-    if database.in_atomic_block:  # a test's
+    if database.in_atomic_block:  # in a test
         return token_calls.answer(calls)
     try:
         return token_calls.answer(calls)
@@ -260,7 +260,7 @@ def _threads(number: int, name: str) -> RunInThread:
 
 
 def read_call(scope: Scope) -> TokenCall:
-    """The token call that a request is. Raises Unusual for anything but a plain and well-formed one."""
+    """Parse a request for a token. Raises Unusual for anything that is not plain and well-formed."""
     path = _PATH.fullmatch(scope["path"])
     if path is None or scope["method"] not in ("GET", "HEAD") or len(scope["query_string"]) > _SHORT_QUERY:
         raise Unusual
@@ -293,7 +293,7 @@ def read_call(scope: Scope) -> TokenCall:
 
 
 def is_secure(scope: Scope) -> bool:
-    """Whether the client called by https, as Django sees it."""
+    """Whether Django would consider the request secure (HTTPS)."""
     if settings.SECURE_PROXY_SSL_HEADER:
         values: list[bytes] = [value for name, value in scope["headers"] if name == b"x-forwarded-proto"]
         if values:
@@ -329,7 +329,7 @@ def _requirement(query: bytes) -> TokenRequirement:
 
 
 def _marked(scope: Scope, call: TokenCall) -> Scope:
-    """The request for the view, with what has been done for it already."""
+    """Return the request for the view, marked with what has already been done for it."""
     marks: dict[str, Any] = {}
     if call.is_counted:
         marks[authentication.RATE_LIMIT] = call.limit

@@ -1,4 +1,4 @@
-"""Callers of the token call who wait for a refresh: as coroutines, one refresh a connection."""
+"""Lets callers wait for a refresh as coroutines; all callers for one connection share the same refresh."""
 
 import asyncio
 import logging
@@ -15,20 +15,20 @@ from connections.services.tokens import single_flight
 from connections.services.tokens.single_flight import TokenRequirement
 from connections.services.tokens.token_calls import Wait
 
-# Runs a function that uses the database, with whatever it is given, outside of the event loop.
+# Runs a function outside the event loop, because it uses the database. The function's arguments follow it.
 RunInThread = Callable[..., Awaitable[Any]]
 
 logger = logging.getLogger(__name__)
 
 MOST_REFRESHES = 16  # at once in one process
-MOST_OF_ONE_APP = 8  # of these; one that hangs must not hold up the others
+MOST_OF_ONE_APP = 8  # at once for one app registration, so that slow refreshes do not hold up those of others
 MOST_WAITING = 2400  # callers in one process
-MOST_OF_ONE_CONNECTION = 1200  # of these
-_LOOK_EVERY = 0.05  # seconds between two looks at refreshes of other processes
+MOST_OF_ONE_CONNECTION = 1200  # callers for one connection
+_LOOK_EVERY = 0.05  # seconds between checks for refreshes in other processes
 
 
 class Refreshes:
-    """The refreshes under way in this process, each in a thread, and those of other processes that callers wait for."""
+    """The refreshes running in this process (each in a thread), and those in others that callers here wait for."""
 
     def __init__(self, run_in_thread: RunInThread) -> None:
         self._run_in_thread = run_in_thread
@@ -40,7 +40,7 @@ class Refreshes:
         self.is_closing = asyncio.Event()
 
     def begin(self, wait: Wait, wanted: TokenRequirement) -> asyncio.Task[None]:
-        """The refresh of the connection, begun unless one is under way. Raises TokenUnavailable if too many wait."""
+        """Start the connection's refresh, or join the running one. Raises TokenUnavailable if too many callers wait."""
         task = self._tasks.get(wait.connection_pk)
         if task is None:
             task = asyncio.ensure_future(self._refresh(wait, wanted))
@@ -51,7 +51,7 @@ class Refreshes:
         return task
 
     async def wait(self, task: asyncio.Task[None], wait: Wait) -> bool:
-        """Whether the refresh has ended while the caller could wait for it."""
+        """Wait for the refresh; return whether it ended before the caller's timeout or the server's shutdown."""
         closing = asyncio.ensure_future(self.is_closing.wait())
         self._waiting[task] += 1
         try:
@@ -68,14 +68,14 @@ class Refreshes:
             try:
                 is_ours = await self._run_in_thread(_refresh_in_turn, wait.connection_pk, wanted)
             except Exception:
-                # The callers get no token; the sweep tries again in its own time.
+                # The callers get no token, and the scheduled sweep will try again.
                 logger.exception("A token could not be refreshed.", extra={"connection": wait.connection_pk})
                 return
         if not is_ours:
             await self._end_elsewhere(single_flight.lock_name(wait.connection_pk))
 
     async def _end_elsewhere(self, turn: str) -> None:
-        """Wait until the process that has the turn is done; one task looks for all."""
+        """Wait until the process that is refreshing has finished. A single task polls for all waiting callers."""
         is_first = not self._elsewhere
         future = self._elsewhere[turn] = asyncio.get_running_loop().create_future()
         if is_first:
@@ -90,7 +90,7 @@ class Refreshes:
 
 
 def _refresh_in_turn(pk: int, wanted: TokenRequirement) -> bool:
-    if database.in_atomic_block:  # a test's
+    if database.in_atomic_block:  # in a test
         return single_flight.refresh_in_turn(pk, wanted)
     close_old_connections()
     try:

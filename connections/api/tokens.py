@@ -1,4 +1,4 @@
-"""The view of the token call: its description, and the answers that token_endpoint.py leaves to it. Never waits."""
+"""The view for the token route, which answers what token_endpoint.py leaves to it. It never waits for a refresh."""
 
 from datetime import datetime
 from typing import Any
@@ -22,7 +22,7 @@ from connections.services.tokens.single_flight import TokenRequirement
 
 router = Router(tags=["Tokens"])
 LONGEST_VALIDITY = 3600
-# In request.META: what the token endpoint has done for a better token before it left the answer to this view.
+# The entry in request.META that says whether the token endpoint tried to refresh the token before it called this view.
 REFRESH = "portal.refresh"
 
 
@@ -72,7 +72,6 @@ def fetch_token(request: HttpRequest, response: HttpResponse, ref: str, wanted: 
 
 
 def body_of(token: fetch.Token) -> dict[str, Any]:
-    """The token as TokenOut."""
     return {
         "access_token": token.access_token,
         "token_type": "Bearer",
@@ -87,7 +86,7 @@ def _find(key: ApiKey, ref: str) -> Connection:
     connection = authentication.find_usable_connection(key, ref, *columns)
     if connection is not None:
         return connection
-    # It is named by its name, or the reason for refusing it is still to be found.
+    # The connection was requested by name, or the key may not use it and the error must say why.
     connection = authentication.find_connection(key, ref)
     if not permissions.can_fetch_token(key.owner, connection):
         raise NotAllowed(
@@ -104,8 +103,8 @@ def _require_accepted_app(connection: Connection, wanted: TokenRequirement, now:
 
 
 def _refused(key: ApiKey, connection: Connection, error: PortalError) -> HttpResponse:
-    """Why there is no token, who can mend it, and the incident that tells more."""
-    # Fetching the token may just have flagged it.
+    """Explain why there is no token and who can fix it, with the incident that has more details."""
+    # Requesting the token may just have changed the connection's status.
     connection.refresh_from_db(fields=["status_who"])
     by_app = error.code == "app_credential_rejected"
     who = error.who or ("it_admin" if by_app else connection.status_who or "owner")

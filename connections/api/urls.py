@@ -1,5 +1,3 @@
-"""The API and its routes."""
-
 from django.contrib.auth.decorators import login_not_required
 from django.urls import path
 from django.views.decorators.http import require_safe
@@ -38,7 +36,7 @@ api = PortalAPI(
     docs_url=None,
 )
 problems.register_handlers(api)
-# django-ninja serves these for any method.
+# django-ninja serves these for every HTTP method.
 READ_ONLY = ("openapi-json", "api-root")
 MODULES = (
     me, connections, tokens, shares, ownership_transfer, mailboxes, incidents, tenants, app_registrations,
@@ -51,7 +49,7 @@ for module in MODULES:
 routes = api.urls
 routes[0].insert(0, path("docs", docs_page.render_page(api), name="reference"))
 for pattern in routes[0]:
-    # Authenticated by API keys, not by the session.
+    # These routes authenticate by API key, not by session.
     if pattern.callback is not None:
         view = pattern.callback if pattern.name not in READ_ONLY else require_safe(pattern.callback)
         pattern.callback = login_not_required(http_methods.with_http_methods(view))

@@ -1,1 +1,1 @@
-"""Forms validate what people type. They save nothing and never call Microsoft."""
+"""Forms validate user input. They neither save anything nor call Microsoft."""

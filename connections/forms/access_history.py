@@ -1,5 +1,3 @@
-"""The question of the access history: connection or person, and a day or moment."""
-
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +11,7 @@ LARGEST_ID = 2**63 - 1
 
 
 class AccessHistoryForm(forms.Form):
-    """A connection or person, by part of its name or by id; a day, and a time for a single moment."""
+    """A connection or person, by id or part of its name; a day; and a time to ask about a single moment."""
 
     q = forms.CharField(required=False, max_length=100)
     connection = forms.IntegerField(required=False, min_value=1, validators=[MaxValueValidator(LARGEST_ID)])
@@ -45,14 +43,14 @@ class AccessHistoryForm(forms.Form):
 
     @property
     def about(self) -> str:
-        """``connection`` or ``person``; "" if nothing was asked. Call is_valid() first."""
+        """Return "connection", "person", or "" if nothing was entered. Call is_valid() first."""
         for name in ("connection", "person"):
             if self.cleaned_data.get(name):
                 return name
         return self.cleaned_data.get("find") or "connection" if self.cleaned_data.get("q") else ""
 
     def window(self) -> Window:
-        """The moment or the day. Call is_valid() first."""
+        """Return the chosen moment or day. Call is_valid() first."""
         day, at = self.cleaned_data["date"], self.cleaned_data.get("time")
         if at:
             return Window.moment(datetime.combine(day, at, UTC))

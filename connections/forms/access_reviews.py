@@ -1,5 +1,3 @@
-"""Forms of access reviews."""
-
 import re
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -48,7 +46,7 @@ class ReviewForm(forms.Form):
         return end_of_day(day)
 
     def covered(self) -> dict[str, AppRegistration | Tenant | None]:
-        """The chosen scope as arguments of access_reviews.start."""
+        """Return the chosen scope as keyword arguments for access_reviews.start."""
         key = self.cleaned_data["covers"]
         return {"app_registration": self._apps.get(key), "tenant": self._tenants.get(key)}
 
@@ -64,7 +62,7 @@ class ScheduleForm(forms.Form):
 
 
 def answers(data: Mapping[str, str]) -> dict[int, Answer]:
-    """The answered rows of a posted page by item id; invalid ones are left out."""
+    """Return the answers on a submitted page by item id, leaving out invalid ones."""
     answered: dict[int, Answer] = {}
     for key in data:
         row = _ROW.fullmatch(key)

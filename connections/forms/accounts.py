@@ -1,5 +1,3 @@
-"""Forms about accounts."""
-
 from django import forms
 from django.contrib.auth.forms import AuthenticationForm, UsernameField
 
@@ -7,9 +5,9 @@ from connections.models import User
 
 
 class PasswordSignIn(AuthenticationForm):
-    """Name and password of a local account. The error is the same whichever is wrong."""
+    """Name and password of a local account. The error does not reveal which of the two is wrong."""
 
-    # Django only announces the maximum length. Longer names would not fit into the log of failures.
+    # Django only tells the browser the maximum length. Longer names would not fit into the log of failed sign-ins.
     username = UsernameField(
         max_length=User._meta.get_field("username").max_length,
         widget=forms.TextInput(attrs={"autofocus": True, "autocapitalize": "none", "autocomplete": "username"}),

@@ -1,5 +1,3 @@
-"""Forms of alert channels and of a person's e-mail preferences."""
-
 from typing import Any
 
 from django import forms
@@ -29,7 +27,7 @@ class ChannelEditForm(forms.Form):
 
 
 class PreferencesForm(forms.Form):
-    """One person's e-mail preferences; ``is_admin`` adds those only IT admins have."""
+    """One person's e-mail preferences; ``is_admin`` adds the ones that only IT admins have."""
 
     own_incidents = forms.BooleanField(
         label="What I must mend", required=False, help_text="A connection of yours needs your sign-in."

@@ -1,5 +1,3 @@
-"""Forms of API keys."""
-
 import ipaddress
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -18,7 +16,7 @@ USUAL_DAYS = 365
 
 
 class NetworksField(forms.CharField):
-    """Networks or single addresses, separated by spaces, commas or lines; cleaned to a list of CIDR texts."""
+    """IP networks or addresses, separated by spaces, commas or line breaks; cleaned to a list of CIDR strings."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.Textarea(attrs={"rows": 2, "spellcheck": "false", "placeholder": "10.20.0.0/16"})
@@ -60,7 +58,7 @@ class _LastDayForm(forms.Form):
 
 
 class ApiKeyForm(_LastDayForm):
-    """A new API key. ``scopes`` are those its owner may use."""
+    """A new API key. ``scopes`` are the scopes its owner may use."""
 
     name = NameField(help_text="What uses it, for example “Invoice robot on server 7”.")
     scopes = forms.MultipleChoiceField(
@@ -88,7 +86,7 @@ class ApiKeyForm(_LastDayForm):
 
 
 class RotationForm(_LastDayForm):
-    """A new secret for a key. ``overlap`` is cleaned to a timedelta."""
+    """A new secret for an API key. ``overlap`` is cleaned to a timedelta."""
 
     overlap = forms.TypedChoiceField(
         label="How long does the old secret go on working",

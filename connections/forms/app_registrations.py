@@ -1,5 +1,3 @@
-"""Forms of app registrations, and the field that chooses capabilities."""
-
 from typing import Any
 
 from django import forms
@@ -9,12 +7,12 @@ from connections.microsoft import capabilities
 from connections.models import AppRegistration, Tenant
 from connections.validators import GuidField, NameField
 
-# Groups of check boxes; the policy adds a "note" to some and makes some "disabled".
+# Check boxes by group; the policy adds a "note" to some of them and sets "disabled" on others.
 Options = list[tuple[str, list[dict[str, Any]]]]
 
 
 class CapabilitiesField(forms.MultipleChoiceField):
-    """Keys of capabilities, in the order of the table."""
+    """A choice of capabilities; cleaned to a list of their keys in the order of CAPABILITIES."""
 
     def __init__(self, **kwargs: Any) -> None:
         choices = [(key, capability.label) for key, capability in capabilities.CAPABILITIES.items()]
@@ -26,7 +24,7 @@ class CapabilitiesField(forms.MultipleChoiceField):
 
 
 def options_by_group(form: forms.Form, name: str) -> Options:
-    """The check boxes of a form's CapabilitiesField ``name`` by group, for the template."""
+    """Return the check boxes of the CapabilitiesField ``name`` by group, for the template."""
     raw = form[name].value()
     chosen = set(raw) if isinstance(raw, list | tuple) else set[str]()
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -90,7 +88,7 @@ class AppRegistrationForm(TypesForm):
 
 
 class AppRegistrationEditForm(TypesForm):
-    """Tenant and client ID cannot be changed."""
+    """Changes to an app registration; its tenant and client ID are fixed."""
 
     name = NameField()
     field_order = ("name",)

@@ -26,7 +26,7 @@ class Period(forms.Form):
 
     @property
     def active(self) -> bool:
-        """Whether anything narrows the list, or tried to."""
+        """Whether any filter is set, valid or not."""
         return any(self.data.get(name) for name in self.fields)
 
     @property
@@ -34,13 +34,11 @@ class Period(forms.Form):
         return "?"
 
     def within(self, column: str) -> Q:
-        """The days as a condition on a column."""
+        """Return a condition that restricts ``column`` to the chosen days."""
         return event_filter.between_days(column, self.cleaned_data.get("date_from"), self.cleaned_data.get("date_to"))
 
 
 class AuditFilter(Period):
-    """Filter of the audit trail. Every field is optional."""
-
     q = forms.CharField(label="Name", required=False, max_length=100)
     who = forms.CharField(label="Who", required=False, max_length=100)
     action = forms.ChoiceField(label="What", required=False)
@@ -59,14 +57,14 @@ class AuditFilter(Period):
             field.choices = [("", "All"), *sorted(labels.items(), key=lambda value: value[1])]
 
     def narrow(self, events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent] | None:
-        """The events that match; None if the filter can only match token requests. Call is_valid() first."""
+        """Return the matching events, or None if only token requests can match. Call is_valid() first."""
         given = self.given()
         if given.get("kind") == "fetch" or given.get("action") == AuditAction.CONNECTION_TOKEN_FETCHED:
             return None
         return event_filter.filter_events(events, given)
 
     def narrow_fetches(self, fetches: QuerySet[TokenFetch]) -> QuerySet[TokenFetch] | None:
-        """The token requests that match; None if the filter can only match events."""
+        """Return the matching token requests, or None if only events can match. Call is_valid() first."""
         given = self.given()
         theirs = {
             "kind": "fetch",
@@ -87,7 +85,6 @@ class AuditFilter(Period):
         return fetches.filter(self.within("minute"))
 
     def given(self) -> dict[str, Any]:
-        """The filled-in fields."""
         return {name: value for name, value in self.cleaned_data.items() if value}
 
 
@@ -111,7 +108,7 @@ class TokenRequestsForm(Period):
     field_order = ("q", "date_from", "date_to")
 
     def narrow(self, fetches: QuerySet[TokenFetch]) -> QuerySet[TokenFetch]:
-        """The token requests that match; a number also means the connection with that id."""
+        """Return the matching token requests; a number also matches the connection with that id."""
         text = self.cleaned_data["q"]
         named = Q(connection_name__icontains=text)
         if text.isdecimal() and len(text) <= 18:
@@ -120,14 +117,14 @@ class TokenRequestsForm(Period):
 
 
 class ChangesForm(Period):
-    """What changed between two days?"""
+    """The two days to compare."""
 
 
 class PermissionsForm(forms.Form):
     scope = forms.ChoiceField(label="Permission", required=False)
 
     def __init__(self, *args: Any, scopes: dict[str, int], **kwargs: Any) -> None:
-        """``scopes``: granted permissions, each with its number of connections."""
+        """``scopes`` maps each granted permission to its number of connections."""
         super().__init__(*args, **kwargs)
         field = cast(forms.ChoiceField, self.fields["scope"])
         field.choices = [("", "Choose one"), *((scope, f"{scope} ({count})") for scope, count in scopes.items())]

@@ -1,4 +1,4 @@
-"""Forms that connect and change a connection."""
+"""Forms for connecting, and for changing a connection."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from connections.validators import MOST_MAILBOXES, REASON_LENGTH, NameField, cap
 
 
 class ScopesField(forms.CharField):
-    """Permissions typed or pasted; cleaned to a tuple of short names in Microsoft's spelling."""
+    """Manually entered permissions; cleaned to a tuple of short names in Microsoft's spelling."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.Textarea(attrs={"rows": 2, "spellcheck": "false", "autocapitalize": "none"})
@@ -31,7 +31,7 @@ class ScopesField(forms.CharField):
 
 
 class AddressesField(forms.CharField):
-    """Mail addresses, one per line or separated by commas; cleaned to a list without duplicates."""
+    """E-mail addresses, separated by commas or line breaks; cleaned to a list without duplicates."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.Textarea(attrs={"rows": 2, "spellcheck": "false", "placeholder": "support@example.com"})
@@ -55,7 +55,7 @@ class AddressesField(forms.CharField):
 
 
 class MailboxesField(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
-    """Registered mailboxes. Numbers too large for the database are refused like any other wrong choice."""
+    """Registered mailboxes. Ids too large for the database are rejected like any other invalid choice."""
 
     def clean(self, value: Any) -> Any:
         if any(len(str(pk)) > 18 for pk in value or ()):
@@ -80,10 +80,10 @@ class CapabilitiesForm(forms.Form):
         help_text="The IT admin who approves it reads this.",
     )
 
-    kept: frozenset[str] = frozenset()  # capabilities the connection has already; a forbidden one of them can stay
+    kept: frozenset[str] = frozenset()  # capabilities it already has, and may keep even if they are forbidden
 
     def apply_policies(self, policies: Policies, app_registration: AppRegistration, kinds: Sequence[str]) -> None:
-        """Note what the policies say; the reason is only shown where an approval may be needed."""
+        """Evaluate the policies; the reason is only asked for if an approval may be required."""
         self.decisions = {
             key: evaluate.evaluate_capability(policies, key, app_registration, kinds)
             for key in capabilities.CAPABILITIES
@@ -92,7 +92,7 @@ class CapabilitiesForm(forms.Form):
             self.fields["reason"].widget = forms.HiddenInput()
 
     def capability_options(self) -> Options:
-        """The options by group; a forbidden capability can only be removed."""
+        """Return the options by group. A forbidden capability can only be removed."""
         groups = options_by_group(self, "chosen")
         return [(group, [self._with_policy(option) for option in options]) for group, options in groups]
 
@@ -117,7 +117,7 @@ class CapabilitiesForm(forms.Form):
         return cleaned
 
     def permissions(self) -> dict[str, Any]:
-        """The permissions the present choice needs, also while other fields have errors."""
+        """Return the permissions that the current choice requires, even if other fields have errors."""
         cleaned = getattr(self, "cleaned_data", {})
         keys: list[str] = cleaned.get("chosen", [])
         extra: Sequence[str] = cleaned.get("extra_scopes", ())

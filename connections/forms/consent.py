@@ -1,5 +1,3 @@
-"""The form of an admin consent link."""
-
 from typing import Any
 
 from django import forms
@@ -9,7 +7,7 @@ from connections.validators import DirectoryField
 
 
 class ConsentForm(forms.Form):
-    """The directory that shall consent. Single-tenant applications have only their own, so they get no field."""
+    """The directory whose consent is needed. Single-tenant applications have no choice, so they get no field."""
 
     directory_id = DirectoryField(
         label="Other directory",
@@ -24,7 +22,7 @@ class ConsentForm(forms.Form):
             del self.fields["directory_id"]
 
     def clean_directory_id(self) -> str:
-        """Of the shared endpoints only "organizations" can be used for admin consent."""
+        """Reject "common" and "consumers": "organizations" is the only shared endpoint that supports admin consent."""
         directory = str(self.cleaned_data["directory_id"])
         if directory in ("common", "consumers"):
             raise forms.ValidationError(

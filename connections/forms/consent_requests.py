@@ -1,5 +1,3 @@
-"""Forms of consent requests."""
-
 from typing import Any
 
 from django import forms
@@ -21,7 +19,7 @@ class AskForm(forms.Form):
 
 
 class DeclineForm(forms.Form):
-    """The reason for declining. ``seen`` is the state of the request when the page was shown."""
+    """The reason for declining. ``seen`` is the request's state when the page was shown."""
 
     reason = ReasonField(
         label="Reason",

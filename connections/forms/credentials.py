@@ -1,4 +1,4 @@
-"""The form of a client secret or certificate. Secrets are never rendered back."""
+"""The form for a client secret or certificate. Secrets are never rendered back."""
 
 from collections.abc import Collection
 from typing import Any
@@ -12,7 +12,7 @@ from connections.microsoft import certificates
 from connections.validators import ExpiryField, NameField, SecretValueField
 
 SECRET, GENERATE, UPLOAD = "secret", "generate", "upload"
-# The required fields of each kind, with the error for a missing one.
+# The required fields of each kind, each with the error shown if it is missing.
 REQUIRED = {
     SECRET: {
         "secret": "Paste the Value of the client secret.",
@@ -22,11 +22,11 @@ REQUIRED = {
     UPLOAD: {"certificate_file": "Choose the file with the certificate."},
 }
 _ALL_REQUIRED = {name: sentence for fields in REQUIRED.values() for name, sentence in fields.items()}
-MAX_UPLOAD = 100_000  # bytes; a certificate with its key has a few thousand
+MAX_UPLOAD = 100_000  # bytes; a certificate with its key takes a few thousand
 
 
 class CertificateFileField(forms.FileField):
-    """A small file; cleaned to its bytes."""
+    """A small file; cleaned to its content as bytes."""
 
     def clean(self, data: Any, initial: Any = None) -> bytes:
         upload = super().clean(data, initial)
@@ -38,7 +38,7 @@ class CertificateFileField(forms.FileField):
 
 
 class CredentialForm(forms.Form):
-    # The browser must not require the fields of the kinds that are not chosen.
+    # Otherwise the browser would insist on the fields of the kinds that are not chosen.
     use_required_attribute = False
 
     kind = forms.ChoiceField(
@@ -91,7 +91,7 @@ class CredentialForm(forms.Form):
         """Require only the fields of the chosen kind."""
         self._require(REQUIRED.get(self.data.get(self.add_prefix("kind"), ""), {}))
         super().full_clean()
-        # The labels call a field optional that is not required.
+        # The labels mark fields as optional if they are not required, so require all of them again.
         self._require(_ALL_REQUIRED)
 
     def _require(self, names: Collection[str]) -> None:

@@ -1,5 +1,3 @@
-"""Forms of shared mailboxes."""
-
 from typing import Any
 
 from django import forms

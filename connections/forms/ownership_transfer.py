@@ -1,5 +1,3 @@
-"""Forms for transferring ownership."""
-
 from typing import Any
 
 from django import forms
@@ -36,7 +34,7 @@ class PersonField(forms.ModelChoiceField):  # type: ignore[type-arg]
 
 
 class TransferForm(forms.Form):
-    # The owner when the page was rendered.
+    # The owner at the time the page was rendered.
     seen_owner = forms.IntegerField(widget=forms.HiddenInput)
     new_owner = PersonField(label="New owner")
     new_name = NameField(
@@ -65,7 +63,7 @@ class TransferForm(forms.Form):
 
 
 class TransferAllForm(forms.Form):
-    """All connections of one person: one new owner for those ticked, or a separate one for each."""
+    """All connections of one person: one new owner for the ticked ones, or a separate new owner for each."""
 
     everything_to = PersonField(label="New owner of everything that is ticked", required=False)
     grant = GrantField()
@@ -103,7 +101,7 @@ class TransferAllForm(forms.Form):
         return data
 
     def chosen(self) -> list[tuple[Connection, User, str]]:
-        """What to transfer: connection, new owner, new name ("" keeps the name)."""
+        """List what to transfer: connection, new owner, and new name ("" to keep the current name)."""
         data = self.cleaned_data
         return [
             (connection, data[f"owner_{connection.pk}"], data.get(f"name_{connection.pk}") or "")

@@ -1,5 +1,3 @@
-"""Forms of the policy and of approvals."""
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +21,7 @@ _LISTS = {
     "approval_permissions": Effect.APPROVAL,
     "allowed_permissions": Effect.ALLOWED,
 }
-# Rules that have the same value in the form.
+# Rules whose value is the same in the form.
 _PLAIN = (
     "personal_accounts",
     "other_tenants",
@@ -35,7 +33,7 @@ _PLAIN = (
 
 
 class PatternsField(forms.CharField):
-    """Names and patterns of permissions; cleaned to a tuple."""
+    """Names of permissions, or patterns matching them; cleaned to a tuple."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.Textarea(attrs={"rows": 3, "spellcheck": "false", "autocapitalize": "none"})
@@ -57,7 +55,7 @@ class TicksField(forms.MultipleChoiceField):
 
 
 class RulesForm(forms.Form):
-    """The rules of one app registration. They add to the organisation's, so only stricter ones have an effect."""
+    """The rules of one app registration. They add to the organisation's, so only stricter rules have an effect."""
 
     authentication_types = TicksField(
         label="Kinds of connections",
@@ -116,7 +114,7 @@ class RulesForm(forms.Form):
             )
 
     def groups(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """The capability fields by group, each with the organisation's rule (for app registrations)."""
+        """Return the capability fields by group. For app registrations, each comes with the organisation's rule."""
         for group, choices in capabilities.choices_by_group():
             rows = []
             for key, _ in choices:
@@ -137,7 +135,7 @@ class RulesForm(forms.Form):
         return cleaned
 
     def rules(self) -> Rules:
-        """The rules that were entered. Raises InvalidInput for combinations no single field can check."""
+        """Return the entered rules. Raises InvalidInput for combinations that no single field can check."""
         return policy_rules.from_dict(self.plain())
 
     def plain(self) -> dict[str, Any]:
@@ -161,7 +159,7 @@ class OrganisationRulesForm(RulesForm):
         self._offer("tenants", tenants, rules.tenants)
 
     def _offer(self, name: str, known: dict[str, str], chosen: tuple[str, ...] | None) -> None:
-        # A rule's value that no longer exists stays selectable, so that saving another change does not drop it.
+        # Values in the rule that no longer exist stay selectable, so that saving another change does not drop them.
         gone = {value: f"{value} (not registered any more)" for value in chosen or () if value not in known}
         field = self.fields[name]
         field.choices = [*known.items(), *gone.items()]  # type: ignore[attr-defined]

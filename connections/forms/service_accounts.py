@@ -1,5 +1,3 @@
-"""Forms of service accounts."""
-
 from typing import Any
 
 from django import forms
@@ -10,7 +8,7 @@ from connections.validators import NameField
 
 
 class ServiceAccountForm(forms.Form):
-    """A service account. ``named=False`` omits the name."""
+    """A service account. ``named=False`` leaves out the name."""
 
     name = NameField(help_text="What acts with it, for example “Invoice robots”.")
     purpose = forms.CharField(

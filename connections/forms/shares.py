@@ -1,5 +1,3 @@
-"""Forms of shares and teams."""
-
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +11,7 @@ from connections.validators import LastDayField, NameField, PastedField
 
 
 class ShareForm(forms.Form):
-    """With whom, at which level, until when. ``whom`` is a person or a team; see recipient_chosen()."""
+    """Who gets access, at which level, and until when. ``whom`` is a person or a team; see recipient_chosen()."""
 
     whom = forms.ChoiceField(label="With whom")
     level = forms.ChoiceField(
@@ -34,7 +32,7 @@ class ShareForm(forms.Form):
     ) -> None:
         super().__init__(*args, **kwargs)
         if longest_days is not None:
-            # The service enforces the policy's limit; this only tells people beforehand.
+            # The service enforces the policy's limit; this only tells people in advance.
             last = timezone.now().date() + timedelta(days=longest_days)
             until = self.fields["until"]
             until.required = True
@@ -53,7 +51,7 @@ class ShareForm(forms.Form):
         ]
 
     def recipient_chosen(self) -> dict[str, User | Team | None]:
-        """The chosen recipient as arguments of shares.share."""
+        """Return the chosen recipient as keyword arguments for shares.share."""
         key = self.cleaned_data["whom"]
         return {"person": self._people.get(key), "team": self._teams.get(key)}
 

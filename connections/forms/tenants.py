@@ -1,5 +1,3 @@
-"""The form of a tenant."""
-
 from typing import Any
 
 from django import forms

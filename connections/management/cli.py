@@ -1,4 +1,4 @@
-"""The portal's forms on the command line. Secrets are never arguments, which everybody on the machine can read."""
+"""The portal's forms on the command line. Secrets are never arguments, because every local user can read those."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ SECRET_VARIABLE = "CLIENT_SECRET"  # noqa: S105 - the name of a variable
 
 
 def cleaned(form: forms.Form) -> dict[str, Any]:
-    """The form's cleaned data. Raises CommandError with one line per error."""
+    """Return the form's cleaned data. Raises CommandError with one line per error."""
     if form.is_valid():
         return form.cleaned_data
     lines = [
@@ -30,7 +30,7 @@ def cleaned(form: forms.Form) -> dict[str, Any]:
 
 
 def find_actor(username: str) -> User | None:
-    """The person the audit trail names as the actor; None without a user name. Raises CommandError."""
+    """Return the person to record as the actor; None if ``username`` is empty. Raises CommandError if unknown."""
     if not username:
         return None
     person = User.objects.filter(username=username, is_active=True).first()
@@ -40,7 +40,7 @@ def find_actor(username: str) -> User | None:
 
 
 def find_tenant(name: str) -> Tenant:
-    """A tenant by its name or directory id. Raises CommandError."""
+    """Find a tenant by its name or directory id. Raises CommandError if there is none."""
     tenant = Tenant.objects.filter(name=name).first() or Tenant.objects.filter(directory_id=name.lower()).first()
     if tenant is None:
         known = ", ".join(Tenant.objects.values_list("name", flat=True)[:20]) or "none yet"
@@ -53,7 +53,7 @@ def add_actor_argument(parser: ArgumentParser) -> None:
 
 
 def add_credential_arguments(parser: ArgumentParser) -> None:
-    # Otherwise "--secret VALUE" would be read as --secret-file, and show the secret to everybody.
+    # Otherwise "--secret VALUE" would be taken for --secret-file, and expose the secret to every local user.
     parser.allow_abbrev = False
     given = parser.add_mutually_exclusive_group()
     given.add_argument(
@@ -71,7 +71,7 @@ def add_credential_arguments(parser: ArgumentParser) -> None:
 
 
 def credential_form(options: dict[str, Any]) -> credential_forms.CredentialForm:
-    """The portal's form, filled from the options of add_credential_arguments."""
+    """Return the portal's form, filled from the options of add_credential_arguments."""
     data: dict[str, Any] = {"label": options["label"], "expires_at": options["expires"]}
     files: MultiValueDict[str, UploadedFile[Any]] = MultiValueDict()
     if options["generate_certificate"] is not None:

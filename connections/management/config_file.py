@@ -1,7 +1,6 @@
-"""Write configuration files, and read them into checked entries; docs/configuration-as-code.md describes the format.
+"""Write configuration files, and read them into validated entries. See docs/configuration-as-code.md for the format.
 
-Every value passes the form field of the portal's pages, so a file accepts exactly what people can type. Every error has
-the line it belongs to.
+Every value is validated by the same form field as on the portal's pages. Every error names its line.
 """
 
 import os
@@ -40,7 +39,7 @@ def write(values: dict[str, Any]) -> str:
 
 
 def parse(text: str) -> schema.Configuration:
-    """The content of a file, with secrets read from where it points to. Raises WrongEntry with the line."""
+    """Return a file's content, including the secrets it refers to. Raises WrongEntry with the line number."""
     fields = read(text).mapping()
     version = fields.need("version")
     if version.text() != str(schema.VERSION):
@@ -67,7 +66,7 @@ def parse(text: str) -> schema.Configuration:
 def _entries(
     fields: YamlMapping, section: str, what: str, read_entry: Callable[[YamlMapping], E], key: Callable[[E], object]
 ) -> tuple[E, ...] | None:
-    """The entries of a section; None if the file does not have it. Raises WrongEntry for duplicates."""
+    """Return the entries of a section, or None if the file has no such section. Raises WrongEntry for duplicates."""
     part = fields.take(section)
     if part is None:
         return None
@@ -93,7 +92,7 @@ def _entry(item: YamlValue, read_entry: Callable[[YamlMapping], E]) -> E:
 
 
 def _cleaned(part: YamlValue, field: forms.Field) -> Any:
-    """The value, cleaned by a form field. Raises WrongEntry."""
+    """Return the value as cleaned by a form field. Raises WrongEntry if it is invalid."""
     try:
         return field.clean(part.text())
     except ValidationError as error:
@@ -105,7 +104,7 @@ def _required(fields: YamlMapping, name: str, field: forms.Field) -> Any:
 
 
 def _optional(fields: YamlMapping, name: str, field: forms.Field) -> Any:
-    """The cleaned value; None if the file does not mention it."""
+    """Return the cleaned value, or None if the file does not contain it."""
     part = fields.take(name)
     return None if part is None or part.is_null else _cleaned(part, field)
 
@@ -122,7 +121,7 @@ def _one_of(part: YamlValue, allowed: Iterable[str]) -> str:
 
 
 def _chosen(fields: YamlMapping, name: str, what: str, allowed: Iterable[str]) -> tuple[str, ...] | None:
-    """The chosen values in the order of ``allowed``; None if the file does not mention them."""
+    """Return the chosen values in the order of ``allowed``, or None if the file does not contain the field."""
     part = fields.take(name)
     if part is None:
         return None
@@ -135,7 +134,7 @@ def _chosen(fields: YamlMapping, name: str, what: str, allowed: Iterable[str]) -
 
 
 def _secret(fields: YamlMapping, name: str, field: forms.Field) -> str:
-    """A secret from the file or variable that NAME_file or NAME_env points to; "" if neither is given. Raises WrongEntry."""
+    """Read the secret that NAME_file or NAME_env points to; "" if neither is given. Raises WrongEntry."""
     if (plain := fields.take(name)) is not None:
         raise plain.wrong(
             f"{name} must not stand in the file.", action=f"Name where it is found with {name}_file or {name}_env."
@@ -196,7 +195,7 @@ def _credential(fields: YamlMapping) -> schema.CredentialEntry:
     kind = _one_of(fields.need("kind"), AppCredential.Kind.values)
     is_secret = kind == AppCredential.Kind.SECRET
     value = _secret(fields, "secret", validators.SecretValueField()) if is_secret else ""
-    # For a reference the expiry date is only information; for a new secret the portal reminds of it.
+    # The portal sends reminders about a new secret's expiry date; for other entries the date is only informative.
     expires_at = _optional(fields, "expires_at", validators.ExpiryField() if value else forms.CharField())
     label = _optional(fields, "label", validators.NameField(required=False)) or ""
     thumbprint = "" if is_secret else (_optional(fields, "thumbprint", validators.PastedField()) or "").upper()
@@ -233,7 +232,7 @@ def _team(fields: YamlMapping) -> schema.TeamEntry:
 
 
 def _channel(fields: YamlMapping) -> schema.ChannelEntry:
-    fields.take("host")  # only information for readers
+    fields.take("host")  # only for human readers
     return schema.ChannelEntry(
         name=_required(fields, "name", validators.NameField()),
         kind=_one_of(fields.need("kind"), AlertChannel.Kind.values),

@@ -1,6 +1,6 @@
-"""Read YAML with the line of every value: only plain data, no aliases, no duplicate keys.
+"""Read YAML with line numbers. Only plain data is allowed, without aliases or duplicate keys.
 
-Values stay text until the caller says what they are: ``name: no`` is a name, and only a flag is true or false.
+Values stay text until the caller asks for a type, so ``name: no`` is a name; only flags become true or false.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SCALARS = {_CORE + name for name in ("str", "int", "float", "bool", "null", "ti
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what could expand a small file into a large one, or run code."""
+    """Rejects anything that could run code, or expand a small file into a large one."""
 
     depth = 0
 
@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read(text: str) -> YamlValue:
-    """The only document of a file. Raises WrongEntry."""
+    """Read the file's only document. Raises WrongEntry."""
     if len(text) > MAX_LENGTH:
         raise WrongEntry("The file is too large to be a configuration.")
     loader = _Loader(text)
@@ -61,7 +61,7 @@ def read(text: str) -> YamlValue:
 
 
 class YamlValue:
-    """A value of the file, its name in error messages, and its line."""
+    """A value in the file, with its line and its name in error messages."""
 
     def __init__(self, node: yaml.Node, what: str) -> None:
         self.node, self.what = node, what
@@ -75,7 +75,7 @@ class YamlValue:
         return isinstance(self.node, yaml.ScalarNode) and self.node.tag == _CORE + "null"
 
     def text(self) -> str:
-        """The text as written, without quotes. Raises WrongEntry for a list or mapping."""
+        """Return the text as written, without quotes. Raises WrongEntry for a list or mapping."""
         if not isinstance(self.node, yaml.ScalarNode) or self.node.tag not in _SCALARS:
             raise self.wrong(f"{self.what} must be a text.")
         if "\x00" in self.node.value:
@@ -88,7 +88,7 @@ class YamlValue:
         raise self.wrong(f"{self.what} must be true or false.")
 
     def items(self, what: str) -> list[YamlValue]:
-        """The values of a list, each named ``what``. Raises WrongEntry."""
+        """Return the values of a list, each named ``what``. Raises WrongEntry if this is not a list."""
         if self.is_null:
             raise self.wrong(f"{self.what} has nothing in it.", action="Write [] for an empty list, or leave it out.")
         if not isinstance(self.node, yaml.SequenceNode):
@@ -96,7 +96,7 @@ class YamlValue:
         return [YamlValue(node, what) for node in self.node.value]
 
     def mapping(self) -> YamlMapping:
-        """The fields of a mapping. Raises WrongEntry, also for a duplicate key."""
+        """Return the fields of a mapping. Raises WrongEntry if this is not a mapping, or has a duplicate key."""
         if not isinstance(self.node, yaml.MappingNode):
             raise self.wrong(f"{self.what} must be a mapping of names to values, like “name: Contoso”.")
         fields: dict[str, YamlValue] = {}
@@ -110,7 +110,7 @@ class YamlValue:
         return YamlMapping(self, fields)
 
     def plain(self) -> Any:
-        """The value as plain Python data, without its lines."""
+        """Return the value as plain Python data, without line numbers."""
         if isinstance(self.node, yaml.MappingNode):
             return {name: part.plain() for name, part in self.mapping()}
         if isinstance(self.node, yaml.SequenceNode):
@@ -126,7 +126,7 @@ class YamlValue:
 
 
 class YamlMapping:
-    """The fields of a mapping. Fields that are never taken are unknown; see end()."""
+    """The fields of a mapping. Fields that are never taken are reported as unknown; see end()."""
 
     def __init__(self, part: YamlValue, fields: dict[str, YamlValue]) -> None:
         self.part, self._fields = part, fields
@@ -136,19 +136,19 @@ class YamlMapping:
         return iter(self._fields.items())
 
     def take(self, name: str) -> YamlValue | None:
-        """The value of a field; None if it is missing."""
+        """Return a field's value, or None if it is missing."""
         self._known.append(name)
         return self._fields.get(name)
 
     def need(self, name: str) -> YamlValue:
-        """The value of a field. Raises WrongEntry if it is missing or empty."""
+        """Return a field's value. Raises WrongEntry if it is missing or empty."""
         value = self.take(name)
         if value is None or value.is_null:
             raise self.part.wrong(f"{self.part.what} lacks {name}.")
         return value
 
     def end(self) -> None:
-        """Raise WrongEntry for a field that was never taken."""
+        """Raise WrongEntry if any field was never taken."""
         for name, value in self._fields.items():
             if name not in self._known:
                 near = get_close_matches(name, self._known, 1)

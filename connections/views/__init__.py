@@ -1,1 +1,1 @@
-"""Plain function views: guard, form, one service call, message, redirect."""
+"""Plain function views: check access, validate the form, call one service, then show a message and redirect."""

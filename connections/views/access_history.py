@@ -1,4 +1,4 @@
-"""Access history: two questions about any past moment, each with an answer page that can be shared."""
+"""The access history: who could use a connection, and what a person could use, at any past time. Answers have URLs."""
 
 import csv
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from connections.services.sharing import history_check, history_export, history_
 from connections.services.sharing.history_queries import Access, AccessHistoryQuery, Window
 from connections.views.audit import audit_reader
 
-MOST = 200  # rows of a page; the export has them all
+MOST = 200  # rows on the page; the export contains them all
 _ROLES = "Only IT admins and auditors may ask who could use what."
 _ASK = "Who uses your own connections stands on their pages."
 _LEVELS = {"owner": "Owns it", "manage": "Use and manage", "use": "Use"}
@@ -70,12 +70,12 @@ def export(request: HttpRequest) -> HttpResponse:
 
 
 def link(about: str, pk: int) -> str:
-    """The access history of a connection or a person for today."""
+    """Return the URL of today's access history of a connection or person."""
     return f"{reverse('access_history')}?{urlencode({about: pk})}"
 
 
 def _question(form: AccessHistoryForm) -> AccessHistoryQuery | None:
-    """The question about something that exists or existed; None if the form does not identify it by its id."""
+    """Return the query for something that exists or once existed; None if the form doesn't identify it by its id."""
     pk = form.cleaned_data.get(form.about) if form.about else None
     subject = _GET[form.about](pk) if pk else None
     return AccessHistoryQuery(form.about, subject, form.window()) if subject else None
@@ -113,7 +113,7 @@ def _period(window: Window) -> str:
 
 
 def _describe(access: Access, question: AccessHistoryQuery, people: set[int], connections: set[int]) -> dict[str, Any]:
-    """One person (or connection) of the answer. ``url`` asks the opposite question about it; ``page`` is its own."""
+    """Describe one person or connection in the answer. ``url`` asks the reverse question; ``page`` shows details."""
     window = question.window
     lines = [
         {
@@ -143,7 +143,7 @@ def _through(grant: AccessPeriod) -> str:
 
 
 def _when(intervals: Sequence[history_queries.Interval], window: Window) -> tuple[str, ...]:
-    """Time ranges within the day; none for a single moment."""
+    """Return time ranges within the day; empty if the question is about a single moment."""
     if window.is_moment:
         return ()
     midnight = window.start + timedelta(days=1)

@@ -1,5 +1,3 @@
-"""Pages about access reviews."""
-
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,7 +18,7 @@ from connections.views.form_handling import errors_as_messages, errors_on, get_v
 
 Decision = ReviewItem.Decision
 USUAL_LENGTH = timedelta(days=21)
-PRINTED = 2000  # items on the printable page; the CSV has them all
+PRINTED = 2000  # items on the printable page; the CSV file contains them all
 
 
 @require_safe
@@ -100,7 +98,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _row(item: ReviewItem, now: datetime, *, is_running: bool) -> dict[str, Any]:
-    """A share to confirm or remove; ``gone``: it has ended meanwhile, so there is nothing to answer."""
+    """Describe a share to confirm or remove. If ``gone``, it has already ended and needs no answer."""
     share = item.share
     changed = share is not None and share.level != item.level
     return {
@@ -128,7 +126,7 @@ def _save_answers(request: HttpRequest, review: AccessReview, user: User) -> Htt
 
 
 def _figures(review: AccessReview) -> list[dict[str, Any]]:
-    """How many shares of a review have which decision."""
+    """Count the shares in a review by decision."""
     counts = access_reviews.count_decisions(review)
     return [{"label": Decision(value).label, "value": value, "count": count} for value, count in counts]
 

@@ -1,4 +1,4 @@
-"""Sign-in, sign-out and one's own account page."""
+"""Sign-in, sign-out and the account page."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -29,7 +29,7 @@ from connections.services.people import accounts
 @sensitive_post_parameters("password")
 @require_http_methods(["GET", "HEAD", "POST"])
 def sign_in(request: HttpRequest) -> HttpResponse:
-    """Sign in with Microsoft, or with a local password (axes limits wrong attempts)."""
+    """Sign in with Microsoft, or with a local password (django-axes limits failed attempts)."""
     if request.user.is_authenticated:
         return HttpResponseRedirect(_next_url(request))
     form = PasswordSignIn(request, request.POST or None)
@@ -37,7 +37,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         if form.is_valid():
             user = form.get_user()
             auth.login(request, user)
-            request.session.set_expiry(None)  # a sign-in link may have shortened it
+            request.session.set_expiry(None)  # following a sign-in link may have shortened it
             accounts.signed_in(user, actor=user, method="password")
             return HttpResponseRedirect(_next_url(request))
         username = request.POST.get("username", "").replace("\x00", "").strip()
@@ -52,7 +52,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def admin_sign_in(request: HttpRequest) -> HttpResponse:
-    """Replaces the admin site's own sign-in page by the portal's, which is rate-limited and audited."""
+    """Replace the admin site's sign-in page with the portal's, which is rate-limited and audited."""
     if request.user.is_authenticated:
         if request.user.is_active and request.user.is_staff:
             return HttpResponseRedirect(_next_url(request, default=reverse("admin:index")))
@@ -85,7 +85,7 @@ def profile(request: HttpRequest) -> HttpResponse:
 def locked_out(
     request: HttpRequest, response: HttpResponse | None = None, credentials: Any = None, *args: Any
 ) -> HttpResponse:
-    """Called by axes after too many wrong passwords: say when the next attempt is possible."""
+    """Tell the user when they can try again. Called by django-axes after too many wrong passwords."""
     cool_off = get_cool_off(request)
     context = {"again_at": timezone.now() + cool_off, "with_microsoft": microsoft_is_configured()}
     page = render(request, "accounts/locked_out.html", context, status=429)
@@ -94,7 +94,6 @@ def locked_out(
 
 
 def microsoft_is_configured() -> bool:
-    """Whether people can sign in to the portal with Microsoft."""
     return bool(settings.LOGIN_MICROSOFT["tenant"] and settings.LOGIN_MICROSOFT["client_id"])
 
 
@@ -107,7 +106,7 @@ def _role_source(user: User, signs_in_with_microsoft: bool) -> str:
 
 
 def _next_url(request: HttpRequest, default: str | None = None) -> str:
-    """Where to go after signing in; other sites are not accepted."""
+    """Return the page to open after signing in, which must be on this site."""
     url = request.POST.get("next") or request.GET.get("next") or ""
     if url_has_allowed_host_and_scheme(url, {request.get_host()}, require_https=request.is_secure()):
         return url

@@ -1,5 +1,3 @@
-"""Pages about alerts: the outbox, the organisation's channels, and a person's e-mail preferences."""
-
 from typing import Any
 
 from django.conf import settings
@@ -19,7 +17,7 @@ from connections.services.notifications import channels as alert_channels
 from connections.views import audit, list_pages
 from connections.views.form_handling import errors_as_messages, errors_on, render_form
 
-_LATEST = 10  # deliveries on a channel's page
+_LATEST = 10  # deliveries shown on a channel's page
 _SECRETS = ("channel__url", "channel__signing_secret", "credential__secret", "credential__private_key")
 _OUTCOMES: dict[str, tuple[str, dict[str, Any]]] = {
     "delivered": ("Delivered", {"delivered_at__isnull": False}),
@@ -30,7 +28,6 @@ _OUTCOMES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def _row(delivery: Delivery) -> dict[str, Any]:
-    """One delivery of the outbox for the templates."""
     if delivery.delivered_at:
         outcome = presentation.Badge("Delivered", presentation.OK)
     elif delivery.given_up_at:
@@ -209,7 +206,7 @@ def channel_secret(request: HttpRequest, pk: int) -> HttpResponse:
 def preferences(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
     is_admin = roles.person(user).is_admin
-    # A form in which everything is unticked arrives empty.
+    # A form with every box unticked is submitted without any fields.
     data = request.POST if request.method == "POST" else None
     form = PreferencesForm(data, choice=alerts.preferences_of(user), is_admin=is_admin)
     if form.is_valid():

@@ -1,5 +1,3 @@
-"""Pages about API keys. A key is shown once, in the response that creates it."""
-
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
@@ -41,7 +39,7 @@ def add(request: HttpRequest) -> HttpResponse:
 
 @sensitive_variables("text")
 def make_for(request: HttpRequest, user: User, *, owner: User) -> HttpResponse:
-    """Create a key for ``owner``. The response to the POST shows it, because a redirect would have to store it somewhere."""
+    """Create a key for ``owner`` and show it in the response; a redirect would have to store it somewhere."""
     usable, scopes = querysets.usable_connections(owner), permissions.scopes_for(owner)
     form = ApiKeyForm(request.POST or None, usable=usable, scopes=scopes)
     if form.is_valid():

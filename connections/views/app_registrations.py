@@ -1,5 +1,3 @@
-"""Pages about app registrations."""
-
 from typing import Any
 
 from django.conf import settings
@@ -63,7 +61,7 @@ def _in_state(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """One app registration; members see its name and tenant only."""
+    """Show one app registration; members see only its name and tenant."""
     user, app = get_visible(request, querysets.visible_app_registrations, pk)
     context: dict[str, Any] = {"app": app}
     if permissions.can_read_registry(user):
@@ -82,7 +80,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def redirect_uris() -> list[tuple[str, str]]:
-    """Purpose and URI of each redirect URI to register in Entra, platform type Web.
+    """Return the purpose and URI of each redirect URI to register in Entra (platform type: Web).
 
     Microsoft compares them exactly (identity-platform/reply-url).
     """
@@ -94,7 +92,7 @@ def redirect_uris() -> list[tuple[str, str]]:
 
 
 def _history(user: User, app: AppRegistration) -> list[AuditEvent]:
-    """The latest events of the registration and of its credentials."""
+    """Return the latest events about the registration and its credentials."""
     credential_ids = [str(pk) for pk in app.credentials.values_list("pk", flat=True)]
     own = Q(target_type="AppRegistration", target_id=str(app.pk))
     theirs = Q(target_type="AppCredential", target_id__in=credential_ids)
@@ -172,7 +170,7 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def verify(request: HttpRequest, pk: int) -> HttpResponse:
-    """Test the credentials at Microsoft, or only the one that the form names as ``credential``."""
+    """Test all credentials with Microsoft, or only the one that the form names as ``credential``."""
     user, app = managed_app(request, pk)
     only = None
     if request.POST.get("credential"):
@@ -192,7 +190,7 @@ def verify(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> None:
-    """Read the expiry dates from Entra: the application has the permission for it."""
+    """Read the expiry dates from Entra. The application must have permission to do so."""
     try:
         result = recorded_expiry.read(app, actor=user, now=timezone.now())
     except PortalError as error:
@@ -206,7 +204,7 @@ def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> No
 
 @require_safe
 def script(request: HttpRequest, pk: int) -> HttpResponse:
-    """The script that changes an existing app registration in Entra to what is chosen here."""
+    """Show the script that updates an existing app registration in Entra to match the choices made here."""
     _, app = managed_app(request, pk)
     return _script_page(request, app)
 

@@ -1,4 +1,4 @@
-"""Pages about policy approvals: asking for one, deciding, and finishing the connection."""
+"""Pages for requesting and deciding approvals that the policy requires, and for finishing approved connections."""
 
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +67,7 @@ def _context(user: User, approval: Approval) -> dict[str, Any]:
 
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
-    """Approve a request; an app-only connection is connected at once."""
+    """Approve a request; an app-only connection is then connected at once."""
     user, approval = get_visible(request, _approvals, pk)
     if refusal := _decide(request, user, approval, approvals.approve):
         return refusal
@@ -89,7 +89,7 @@ def decline(request: HttpRequest, pk: int) -> HttpResponse:
 def _decide(
     request: HttpRequest, user: User, approval: Approval, service: Callable[..., object]
 ) -> HttpResponse | None:
-    """Call ``service`` with the reason from the form; returns the page with the error if it refuses."""
+    """Call ``service`` with the reason from the form. If it raises an error, return the page that shows it."""
     form = ReasonForm(request.POST)
     form.is_valid()
     try:
@@ -132,7 +132,6 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def finish(request: HttpRequest, pk: int) -> HttpResponse:
-    """Fetch the first token of an app-only connection that has been approved."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
     if not connection.is_delegated and connection.status == Connection.Status.PENDING:
@@ -141,7 +140,7 @@ def finish(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _finish_app_only(request: HttpRequest, connection: Connection, user: User) -> None:
-    # Microsoft can refuse for its own reasons. The approval stays valid, and the connection's page offers a retry.
+    # Even then, Microsoft can refuse. The approval stays valid, and the connection's page offers a retry.
     try:
         connection = app_only.finish(connection, actor=user, now=timezone.now())
     except PortalError as error:
@@ -152,7 +151,7 @@ def _finish_app_only(request: HttpRequest, connection: Connection, user: User) -
 
 
 def panel(user: User, connection: Connection) -> dict[str, Any]:
-    """Context of approvals/_panel.html: what the policy says about this connection, and what can be done."""
+    """Return the context for approvals/_panel.html: what the policy says, and what the user can do about it."""
     decision, reasons = approvals.evaluate_approval(connection, connection.granted)
     approval = approvals.latest_request(connection)
     status = connection.status

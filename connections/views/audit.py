@@ -1,4 +1,4 @@
-"""The audit trail: the list, one event, and the history shown on other objects' pages."""
+"""The audit trail: the list, single events, and the history shown on other pages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ MOST_VIEWS = 50
 _ROLES = "Only IT admins and auditors may open the audit trail."
 _ASK = "What happened to your own connections stands on their pages."
 
-# Objects that have a page, and who may see them there.
+# The types of objects that have a page, and which of them a person may see.
 _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
     "AccessReview": ("review", querysets.visible_reviews),
     "AlertChannel": ("alert_channel", querysets.visible_channels),
@@ -70,14 +70,14 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def audit_reader(request: HttpRequest, *, cause: str = "", action: str = "Ask an IT admin or an auditor.") -> User:
-    """The signed-in user. Raises NotAllowed unless they may read the audit trail."""
+    """Return the signed-in user. Raises NotAllowed if they may not read the audit trail."""
     user = roles.current_user(request.user)
     roles.require(permissions.can_read_audit(user), cause=cause, action=action)
     return user
 
 
 def filter_form(data: QueryDict) -> AuditFilter:
-    """The filter of the list, built from a query string or an export form."""
+    """Return the list's filter, built from a query string or the export form."""
     actions = [*recorded_actions(), AuditAction.CONNECTION_TOKEN_FETCHED]
     names = (model._meta.object_name or "" for model in apps.get_app_config("connections").get_models())
     internal = ("Audit", "RepeatedDenial", "SealPublication", "StoredReply")
@@ -103,12 +103,12 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def history(user: User, target: models.Model) -> list[AuditEvent]:
-    """The latest events of one object that this person may read, for partials/history.html."""
+    """Return the object's latest events that this person may read, for partials/history.html."""
     return list(querysets.history_of(user, target).order_by("-pk")[:HISTORY_LENGTH])
 
 
 def _changes(event: AuditEvent) -> list[dict[str, Any]]:
-    """The changed fields of an event; ``before`` is None for a plain fact."""
+    """List the changed fields. A value that only states a fact has no ``before`` (None)."""
     lines = []
     for field, value in event.changes.items():
         is_fact = not (isinstance(value, list) and len(value) == 2)
@@ -118,7 +118,7 @@ def _changes(event: AuditEvent) -> list[dict[str, Any]]:
 
 
 def recorded_actions() -> list[str]:
-    """All recorded actions, alphabetically. Skips along the index instead of scanning the whole trail."""
+    """Return all recorded actions in alphabetical order. Reads only the index, not the whole trail."""
     table = AuditEvent._meta.db_table
     with database.cursor() as cursor:
         cursor.execute(
@@ -130,7 +130,7 @@ def recorded_actions() -> list[str]:
 
 
 def _target_url(user: User, event: AuditEvent) -> str:
-    """The page of the event's object; empty if it has none, was deleted, or is not visible to this person."""
+    """Return the URL of the object's page; "" if there is none, it was deleted, or this person may not see it."""
     url_name, visible = _PAGES.get(event.target_type, ("", None))
     if visible is None or not event.target_id.isdigit() or not visible(user).filter(pk=event.target_id).exists():
         return ""

@@ -1,4 +1,4 @@
-"""Audit events and token requests as one list, newest first, with keyset pagination."""
+"""Audit events and token requests in one list, newest first, with keyset pagination."""
 
 import base64
 import binascii
@@ -18,14 +18,14 @@ from connections.views import list_pages
 
 SIZE = 50
 
-Key = tuple[datetime, int, int]  # when, which table, which row: unique, and the order of the list
+Key = tuple[datetime, int, int]  # time, table and row: unique, and the sort order of the list
 
 
 Entry = AuditEvent | SimpleNamespace
 
 
 def _as_event(fetch: TokenFetch) -> SimpleNamespace:
-    """A row of token requests with the attributes of an event."""
+    """Give a row of token requests the attributes of an event."""
     return SimpleNamespace(
         fetch=fetch,
         action=AuditAction.CONNECTION_TOKEN_FETCHED,
@@ -43,13 +43,13 @@ def _as_event(fetch: TokenFetch) -> SimpleNamespace:
 class _Source:
     rank: int
     rows: QuerySet[Any]
-    when: str  # its column
+    when: str  # the column with the time
 
 
 def page(
     request: HttpRequest, events: QuerySet[AuditEvent] | None, fetches: QuerySet[TokenFetch] | None
 ) -> list_pages.Page[Any]:
-    """The page the query string asks for; the first page if its key is invalid."""
+    """Return the page that the query string asks for, or the first page if its key is invalid."""
     sources = [_Source(1, events, "at")] if events is not None else []
     sources += [_Source(0, fetches, "minute")] if fetches is not None else []
     keyed_page = list_pages.keyset_page(
@@ -66,7 +66,7 @@ def page(
 
 
 def _rows(sources: list[_Source], key: Key | None, *, backwards: bool) -> list[tuple[Key, Entry]]:
-    """One row more than a page holds, in reading direction."""
+    """Return one row more than fits on a page, in reading direction."""
     per_source = [_source_rows(source, key, backwards=backwards) for source in sources]
     return list(heapq.merge(*per_source, key=lambda row: row[0], reverse=not backwards))[: SIZE + 1]
 
@@ -87,8 +87,8 @@ def _beyond(source: _Source, key: Key, *, backwards: bool) -> Q:
     if source.rank == rank:
         same &= Q(**{f"pk__{lookup}": pk})
     elif (source.rank > rank) is not backwards:
-        same = Q(pk=None)  # on the other side of the key
-    # The first condition is what lets the database use the index.
+        same = Q(pk=None)  # rows with this time are on the other side of the key
+    # The first condition allows the database to use the index.
     return Q(**{f"{source.when}__{lookup}e": when}) & (Q(**{f"{source.when}__{lookup}": when}) | same)
 
 

@@ -1,5 +1,3 @@
-"""Export of the audit trail."""
-
 from django.http import HttpRequest, StreamingHttpResponse
 from django.utils import timezone
 from django.views.decorators.http import require_POST
@@ -15,7 +13,7 @@ _TYPES = {Format.CSV: "text/csv; charset=utf-8", Format.JSONL: "application/x-nd
 
 @require_POST
 def export(request: HttpRequest) -> StreamingHttpResponse:
-    """Stream everything that matches the filter. A POST, because the export itself is recorded."""
+    """Stream everything that matches the filter. This is a POST because the export itself is recorded."""
     user = roles.current_user(request.user)
     roles.require(permissions.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
     form = filter_form(request.POST)

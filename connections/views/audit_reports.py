@@ -1,5 +1,3 @@
-"""Reports on the audit trail."""
-
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlencode

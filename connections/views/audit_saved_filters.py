@@ -1,5 +1,3 @@
-"""Saved filters of the audit trail."""
-
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect

@@ -33,7 +33,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def verify(request: HttpRequest) -> HttpResponse:
-    """Request a verification of the whole trail; a worker carries it out."""
+    """Request a verification of the whole trail, which a worker carries out."""
     user = audit_reader(request)
     run = audit_verification.request_verification(actor=user, now=timezone.now())
     return redirect("audit_verification", pk=run.pk)

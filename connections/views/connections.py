@@ -1,5 +1,3 @@
-"""Pages about connections: list, connect, show, change, check, disable, remove."""
-
 from typing import Any
 
 from django.conf import settings
@@ -33,7 +31,7 @@ from connections.views.audit import history
 from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 from connections.views.mailboxes import attached
 
-RECENT_SIGN_IN = 600  # seconds after which the page explains why a sign-in may not have come back
+RECENT_SIGN_IN = 600  # seconds after which the page explains why an unfinished sign-in may have failed
 Status = Connection.Status
 
 
@@ -61,7 +59,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def _rows(connections: list[Connection]) -> list[dict[str, Any]]:
-    """Each connection of the list with its next expiration, permission drift and policy violations."""
+    """List each connection with its next expiration, permission drift and policy violations."""
     forecasts = expiry_forecast.next_expirations(connections, now=timezone.now())
     by_exchange = probes.granted_by_exchange(connections)
     violating = violations.violations_by_connection(evaluate.load_policies(), connections)
@@ -78,7 +76,7 @@ def _rows(connections: list[Connection]) -> list[dict[str, Any]]:
 
 @require_safe
 def choose(request: HttpRequest) -> HttpResponse:
-    """Choose the app registration to connect through; a single one is chosen automatically."""
+    """Choose the app registration to connect through. If there is only one, it is chosen automatically."""
     user = roles.current_user(request.user)
     _require_can_connect(user)
     apps = [app for app in querysets.visible_app_registrations(user) if _is_usable(app, user)]
@@ -99,7 +97,7 @@ def _is_usable(app: AppRegistration, user: User) -> bool:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, app_pk: int) -> HttpResponse:
-    """Choose the capabilities, then sign in at Microsoft (delegated) or connect at once (app-only)."""
+    """Choose the capabilities, then sign in to Microsoft (delegated) or connect at once (app-only)."""
     user = roles.current_user(request.user)
     _require_can_connect(user)
     app = get_object_or_404(querysets.visible_app_registrations(user), pk=app_pk)
@@ -140,7 +138,7 @@ def _connect(request: HttpRequest, user: User, app: AppRegistration, data: dict[
 def _render_form(
     request: HttpRequest, template: str, form: ConnectForm | ConnectionEditForm, context: dict[str, Any]
 ) -> HttpResponse:
-    """The form with the permissions for the current choice; a preview also shows them while fields have errors."""
+    """Render the form with the permissions it currently requires. A preview shows them even if fields have errors."""
     is_preview, has_errors = "preview" in request.POST, bool(form.errors)
     context = {**context, "form": form, "permissions": form.permissions()}
     if is_preview and getattr(request, "htmx", False):
@@ -187,7 +185,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _offers(user: User, connection: Connection, *, may_sign_in: bool) -> dict[str, Any]:
-    """What the page offers this person in the connection's present status."""
+    """Return what the page offers this person, given the connection's status."""
     allowed = permissions.allowed_actions(user, connection)
     status = connection.status
     is_disabled = status == Status.DISABLED
@@ -209,7 +207,7 @@ def _offers(user: User, connection: Connection, *, may_sign_in: bool) -> dict[st
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Change name and capabilities; what was added is granted at the next sign-in."""
+    """Change the name and capabilities; new permissions are granted at the next sign-in."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only its owner can change it.")
     policies = evaluate.load_policies().of(connection.app_registration)
@@ -233,7 +231,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def sign_in(request: HttpRequest, pk: int) -> HttpResponse:
-    """Send the owner to Microsoft: the first time, after a loss of access, or for more permissions."""
+    """Send the owner to Microsoft: the first time, after access was lost, or to grant more permissions."""
     user = roles.current_user(request.user)
     return _sign_in_at_microsoft(request, get_object_or_404(querysets.visible_connections(user), pk=pk))
 
@@ -242,7 +240,7 @@ def _sign_in_at_microsoft(request: HttpRequest, connection: Connection) -> HttpR
     try:
         sign_in_service.begin(connection, actor=roles.current_user(request.user), now=timezone.now())
     except ApprovalNeeded as error:
-        # The connection's page shows the request, or offers to make one.
+        # The connection's page shows the request, or offers to create one.
         if policy_approvals.open_request(connection) is not None:
             messages.info(request, "An IT admin is asked to approve it. You can sign in as soon as that is done.")
         else:
@@ -252,7 +250,7 @@ def _sign_in_at_microsoft(request: HttpRequest, connection: Connection) -> HttpR
 
 
 def redirect_to_microsoft(request: HttpRequest, connection: Connection, link: SignInLink | None = None) -> HttpResponse:
-    """Start the OAuth sign-in of a connection; ``link`` is the sign-in link that was followed."""
+    """Start the OAuth sign-in for a connection; ``link`` is the sign-in link that was followed, if any."""
     strategy = load_strategy(request)
     strategy.connection, strategy.link = connection, link
     name = backends.MicrosoftConnect.name
@@ -263,7 +261,7 @@ def redirect_to_microsoft(request: HttpRequest, connection: Connection, link: Si
 
 @require_POST
 def check(request: HttpRequest, pk: int) -> HttpResponse:
-    """Refresh the connection's token now and say what came of it."""
+    """Refresh the connection's token now and report the result."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     with errors_as_messages(request):
         connection = scheduler.check_now(connection, actor=user, now=timezone.now())

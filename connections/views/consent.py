@@ -1,4 +1,4 @@
-"""Pages about admin consent: the link that asks for it, and the way back from Microsoft."""
+"""Pages about admin consent: creating the link, and the return from Microsoft."""
 
 from datetime import datetime
 from typing import Any
@@ -19,12 +19,12 @@ from connections.models import AppRegistration, ConsentLink, User
 from connections.services.consent import admin_consent
 from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 
-SHOWN = 10  # latest links on the page
+SHOWN = 10  # most recent links shown on the page
 State = ConsentLink.State
 
 
 def panel(user: User, app_registration: AppRegistration) -> dict[str, Any]:
-    """Context of consent/_panel.html, the newest link first."""
+    """Return the context for consent/_panel.html, with the newest link first."""
     now = timezone.now()
     links = app_registration.consent_links.select_related("requested_by", "app_registration__tenant")[:SHOWN]
     may_ask = permissions.can_manage_registry(user)
@@ -48,8 +48,8 @@ def _row(link: ConsentLink, may_ask: bool, now: datetime) -> dict[str, Any]:
     return {
         "link": link,
         "directory": tenant.name if is_own else link.directory_id,
-        "url": admin_consent.consent_url(link, now=now) if may_ask else "",  # "" when the link cannot be used
-        "awaits_proof": link.state == State.GRANTED and not link.cause,  # no token has shown the permissions yet
+        "url": admin_consent.consent_url(link, now=now) if may_ask else "",  # "" if the link cannot be used
+        "awaits_proof": link.state == State.GRANTED and not link.cause,  # no token has confirmed the permissions yet
         "checkable": may_ask and waiting and admin_consent.can_be_verified(link),
         "expired": link.state == State.OPEN and link.requested_at <= now - admin_consent.VALID_FOR,
     }
@@ -57,7 +57,7 @@ def _row(link: ConsentLink, may_ask: bool, now: datetime) -> dict[str, Any]:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def start(request: HttpRequest, pk: int) -> HttpResponse:
-    """The state of consent, and the form for a link. ``go`` opens the link at once, ``check`` verifies an old one."""
+    """Show the consents and a form for a new link. ``go`` opens the link at once; ``check`` verifies an old one."""
     user, app = get_visible(request, querysets.visible_app_registrations, pk)
     roles.require(permissions.can_read_registry(user), action="Ask an IT admin.")
     if request.method == "POST":
@@ -90,10 +90,10 @@ def _check(request: HttpRequest, app: AppRegistration, user: User) -> HttpRespon
 @never_cache
 @require_safe
 def callback(request: HttpRequest) -> HttpResponse:
-    """Where Microsoft sends the browser back to.
+    """Handle the redirect back from Microsoft.
 
-    This GET stores something, as an OAuth callback must. It only does so for a signed-in person and for the one-time
-    state of a link that an IT admin made; for everybody else it just says what happened.
+    This GET request changes data, as an OAuth callback must, but only for a signed-in person who brings the one-time
+    state of a link created by an IT admin. Everyone else just sees what happened.
     """
     user = request.user if isinstance(request.user, User) else None
     try:

@@ -1,4 +1,4 @@
-"""Pages about consent requests: asking an IT admin, and deciding."""
+"""Pages where people ask an IT admin for consent, and IT admins decide."""
 
 from datetime import timedelta
 from typing import Any
@@ -23,9 +23,9 @@ from connections.views.audit import history
 from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
 
 State = ConsentRequest.State
-SHOWN_AFTER = timedelta(days=7)  # how long a declined request stays on the home page and the connection's page
+SHOWN_AFTER = timedelta(days=7)  # how long the home page and the connection's page keep showing a declined request
 LISTED = 20
-# Microsoft returns this code to everybody who cancels on its page, whatever the page said.
+# Microsoft returns this code whenever someone cancels, whichever page they were on.
 DECLINED_BY_PERSON = "AADSTS65004"
 
 
@@ -51,13 +51,13 @@ def _waiting(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
 
 
 def awaiting_decision(user: User) -> list[ConsentRequest]:
-    """Requests an IT admin must decide, oldest first; none for others."""
+    """Return the requests that an IT admin has to decide, oldest first; empty for everyone else."""
     waiting = requests.awaiting_decision(timezone.now()).select_related("app_registration")
     return list(waiting.order_by("asked_at", "pk")[:LISTED]) if permissions.can_manage_registry(user) else []
 
 
 def recent_requests(user: User) -> list[dict[str, Any]]:
-    """The user's own requests that are open or were declined recently; ``sign_in``: signing in is the next step."""
+    """List the user's own open or recently declined requests. If ``sign_in``, signing in is the next step."""
     own = without_tokens(user.consent_requests.select_related("connection", "app_registration"))[:LISTED]
     return [{"request": row, "sign_in": _can_sign_in(user, row)} for row in own if _is_recent(row)]
 
@@ -80,9 +80,9 @@ def _can_sign_in(user: User, consent_request: ConsentRequest) -> bool:
 
 
 def panel(user: User, connection: Connection, *, offer: bool = False) -> dict[str, Any]:
-    """Context of consent_requests/_panel.html: the current request, or the form for a new one.
+    """Return the context for consent_requests/_panel.html: the current request, or the form for a new one.
 
-    ``offer``: Microsoft has just asked for an administrator; without it the connection's state decides.
+    Set ``offer`` if Microsoft has just asked for an administrator; otherwise the connection's state decides.
     """
     latest = connection.consent_requests.order_by("-pk").first()
     shown = latest if latest is not None and _is_recent(latest) else None
@@ -94,7 +94,7 @@ def panel(user: User, connection: Connection, *, offer: bool = False) -> dict[st
         "may_look": shown is not None and querysets.visible_consent_requests(user).filter(pk=shown.pk).exists(),
         "sign_in": shown is not None and _can_sign_in(user, shown),
         "asks": asks,
-        # Microsoft's page "Need admin approval" does not always lead back to the portal.
+        # Microsoft's "Need admin approval" page does not always lead back to the portal.
         "hints": may_ask and not asks and connection.status == Connection.Status.PENDING,
         "form": AskForm(auto_id="ask_%s") if may_ask else None,
         "purposes": requests.purposes(connection) if asks else (),
@@ -102,7 +102,7 @@ def panel(user: User, connection: Connection, *, offer: bool = False) -> dict[st
 
 
 def _needs_admin_consent(connection: Connection) -> bool:
-    """Whether consent that only an administrator can give would help."""
+    """Whether the connection needs consent that only an administrator can give."""
     code = connection.status_code
     if connection.status == Connection.Status.CONSENT_NEEDED:
         return True
@@ -116,7 +116,7 @@ def _needs_admin_consent(connection: Connection) -> bool:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask the IT admins for the consent a connection lacks; an open request is returned instead of a second one."""
+    """Ask the IT admins for the consent a connection lacks. If a request is already open, it is used instead."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_ask_consent(user, connection), action="Only who signs in for it can ask.")
     form = AskForm(request.POST or None, auto_id="ask_%s")
@@ -178,7 +178,7 @@ def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm |
 
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
-    """Approve a request. ``go`` in the form opens the consent link at Microsoft at once."""
+    """Approve a request; with ``go`` in the form, also open Microsoft's consent page at once."""
     user, consent_request = get_visible(request, _consent_requests, pk)
     with errors_as_messages(request):
         consent_request, url = requests.approve(consent_request, actor=user, now=timezone.now())

@@ -28,23 +28,23 @@ UPLOAD_FIRST = "The certificate is made. Download its public part, upload it in 
 
 EXPIRES_SOON = timedelta(days=30)
 
-# The field of each kind that shows what is wrong with the credential itself.
+# For each kind, the field that shows errors about the credential itself.
 _FIELDS = {credential_forms.SECRET: "secret", credential_forms.UPLOAD: "certificate_file"}
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialRow:
-    """One credential as its table shows it."""
+    """One row in the table of credentials."""
 
     credential: AppCredential
     certificate: certificates.CertificateDetails | None
     days_left: int | None
     is_waiting: bool  # for its upload to Entra
-    replaced_by: AppCredential | None  # a newer, accepted one that lasts longer
+    replaced_by: AppCredential | None  # a newer, accepted credential that expires later
 
     @property
     def warns(self) -> bool:
-        """Whether a credential still needed expires within 30 days or has expired."""
+        """Whether the credential is still needed and has expired or expires within 30 days."""
         if self.credential.retired_at is not None or self.replaced_by is not None:
             return False
         return self.days_left is not None and self.days_left <= EXPIRES_SOON.days
@@ -61,7 +61,7 @@ class CredentialRow:
 
 
 def panel(app: AppRegistration, now: datetime) -> dict[str, Any]:
-    """Context of apps/credentials/_panel.html."""
+    """Return the context for apps/credentials/_panel.html."""
     credential_rows = rows(app, now)
     live = [row.credential for row in credential_rows if row.credential.retired_at is None]
     return {
@@ -75,7 +75,7 @@ def panel(app: AppRegistration, now: datetime) -> dict[str, Any]:
 
 
 def rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
-    """Live credentials in the order they are tried, then the retired ones."""
+    """List the live credentials in the order they are tried, followed by the retired ones."""
     credentials = app.credentials.defer("secret", "private_key").order_by("retired_at", "-created_at", "-pk")
     live = credential_checks.in_trial_order(credential for credential in credentials if credential.retired_at is None)
     retired = [credential for credential in credentials if credential.retired_at is not None]
@@ -92,7 +92,7 @@ def rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
 
 
 def managed_app(request: HttpRequest, pk: int) -> tuple[User, AppRegistration]:
-    """The IT admin who asks, and the app registration. Raises Http404 or NotAllowed."""
+    """Return the user, who must be an IT admin, and the app registration. Raises Http404 or NotAllowed."""
     user, app = get_visible(request, querysets.visible_app_registrations, pk)
     roles.require(permissions.can_manage_registry(user))
     return user, app
@@ -100,7 +100,7 @@ def managed_app(request: HttpRequest, pk: int) -> tuple[User, AppRegistration]:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, pk: int) -> HttpResponse:
-    """Add a credential beside the existing ones; once Microsoft accepts it, the newest one is used first."""
+    """Add a credential without removing the existing ones. The newest credential Microsoft accepts is used first."""
     user, app = managed_app(request, pk)
     form = CredentialForm(request.POST or None, request.FILES or None)
     can_skip = False
@@ -120,7 +120,7 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def next_certificate(request: HttpRequest, pk: int) -> HttpResponse:
-    """Generate the next certificate ahead of time; the one in use stays in use."""
+    """Generate the next certificate in advance; the current one stays in use."""
     user, app = managed_app(request, pk)
     credential = credentials.next_certificate(app, actor=user)
     messages.info(request, f"{credential} is ready. Until Microsoft has accepted it, everything goes on as before.")
@@ -152,7 +152,7 @@ def retire(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
 
 @require_safe
 def certificate(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
-    """Download the public part of a certificate: DER (.cer), or PEM with ``?format=pem``."""
+    """Download the public part of a certificate as DER (.cer), or as PEM with ``?format=pem``."""
     user = roles.current_user(request.user)
     app, credential = _get(user, pk, credential_pk)
     roles.require(permissions.can_read_registry(user))
@@ -169,7 +169,7 @@ def certificate(request: HttpRequest, pk: int, credential_pk: int) -> HttpRespon
 
 
 def show_refusal(error: MicrosoftRefused, form: CredentialForm, app_form: forms.Form | None = None) -> None:
-    """Put Microsoft's refusal beside the field it is about."""
+    """Show Microsoft's error next to the field it concerns."""
     if app_form is not None and error.field in app_form.fields:
         app_form.add_error(error.field, str(error))
         return

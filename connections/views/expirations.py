@@ -1,4 +1,4 @@
-"""What expires within the next year, by week and month."""
+"""Everything that expires within the next year, by week and month."""
 
 import itertools
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ MONTHS = 12
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """Everything for IT admins and auditors; for others what concerns their own connections."""
+    """Show all expirations to IT admins and auditors, and to others those of their own connections."""
     user = roles.current_user(request.user)
     tenants = [(str(pk), name) for pk, name in querysets.visible_tenants(user).values_list("pk", "name")]
     filters = list_pages.Filters(
@@ -61,7 +61,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def _unchanged(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-    """The rows come from several tables, so _parts and _matches filter instead."""
+    """Leave filtering to _parts and _matches, because the rows come from several tables."""
     return queryset
 
 
@@ -93,10 +93,10 @@ def _parts(user: User, kind: str, now: datetime) -> Iterator[Expirations]:
 
 
 def _periods(expirations: list[Expiration], now: datetime) -> Iterator[dict[str, Any]]:
-    """Past dates, this and next week, then months, without empty ones; a row is an expiration and who must act."""
+    """Group expirations by period: past, this week, next week, then months. Each row also says who must act."""
     today = timezone.localtime(now).date()
     next_monday = today - timedelta(days=today.weekday()) + timedelta(days=7)
-    # This and next week can take the first days of this month away.
+    # "This week" and "Next week" may already include the first days of this month.
     last_split_month = (next_monday + timedelta(days=6)).replace(day=1)
 
     def period(expiration: Expiration) -> tuple[str, str]:
@@ -116,7 +116,7 @@ def _periods(expirations: list[Expiration], now: datetime) -> Iterator[dict[str,
 
 
 def _assignee(expiration: Expiration) -> str:
-    """Who must act; empty when nobody must."""
+    """Return who must act; empty if nobody has to."""
     if expiration.who == Connection.Who.OWNER:
         if expiration.key:
             return "An IT admin" if expiration.key.owner.is_service else str(expiration.key.owner)
@@ -125,7 +125,7 @@ def _assignee(expiration: Expiration) -> str:
 
 
 def _months(periods: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
-    """The next twelve months; past dates belong to the first one. ``first``: the anchor of its first period."""
+    """Return the next twelve months, the first including past dates. ``first`` is an anchor on the page."""
     first_day = timezone.localtime(now).date().replace(day=1)
     by_month: dict[date, list[tuple[str, Expiration]]] = {}
     for period in periods:

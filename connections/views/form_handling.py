@@ -1,16 +1,12 @@
-"""What views share: getting the object they are about, and showing what a service refuses.
+"""Load the object a view is about, and show errors that services raise.
 
-A refusal is shown beside the form's field, or as a message after a button.
-
-A form:
+An error is shown next to a form field, or as a message after a button was pressed:
 
     if form.is_valid():
         with errors_on(form):
             team = teams.create(**form.cleaned_data, actor=user)
             return redirect("team", pk=team.pk)
     return render_form(request, "teams/form.html", form)
-
-A button:
 
     with errors_as_messages(request):
         approvals.withdraw(approval, actor=user)
@@ -37,13 +33,13 @@ M = TypeVar("M", bound=Model)
 
 
 def get_visible(request: HttpRequest, visible: Callable[[User], QuerySet[M]], pk: int) -> tuple[User, M]:
-    """The signed-in user, and the object with this key among those ``visible`` to them. Raises Http404."""
+    """Return the signed-in user and the object with this key. Raises Http404 if it is not ``visible`` to them."""
     user = roles.current_user(request.user)
     return user, get_object_or_404(visible(user), pk=pk)
 
 
 class errors_on(AbstractContextManager[None, bool]):  # noqa: N801 - reads like contextlib.suppress
-    """Put a PortalError beside the form's field it names, or above the form."""
+    """Show a PortalError next to the form field it names, or above the form."""
 
     def __init__(self, form: forms.Form) -> None:
         self.form = form
@@ -58,7 +54,7 @@ class errors_on(AbstractContextManager[None, bool]):  # noqa: N801 - reads like 
 
 
 class errors_as_messages(AbstractContextManager[None, bool]):  # noqa: N801 - reads like contextlib.suppress
-    """Turn a PortalError into a message. NotAllowed passes through: it has its own page."""
+    """Turn a PortalError into a message. NotAllowed passes through because it has its own page."""
 
     def __init__(self, request: HttpRequest, *, level: int = messages.WARNING) -> None:
         self.request, self.level = request, level
@@ -75,5 +71,5 @@ class errors_as_messages(AbstractContextManager[None, bool]):  # noqa: N801 - re
 def render_form(
     request: HttpRequest, template: str, form: forms.Form, context: dict[str, Any] | None = None
 ) -> HttpResponse:
-    """Render a page with ``form``; the status is 422 when the form has errors."""
+    """Render a page with ``form``, with status 422 if the form has errors."""
     return render(request, template, {"form": form, **(context or {})}, status=422 if form.errors else 200)

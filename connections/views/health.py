@@ -1,5 +1,3 @@
-"""Endpoints for monitoring: liveness, readiness and metrics."""
-
 import ipaddress
 
 from django.conf import settings
@@ -19,7 +17,7 @@ from connections.services.operations import health
 @never_cache
 @require_safe
 def healthz(request: HttpRequest) -> HttpResponse:
-    """The process is alive. Uses neither database nor broker."""
+    """Confirm that the process is alive, without using the database or the broker."""
     return HttpResponse("ok\n", content_type="text/plain")
 
 
@@ -27,7 +25,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
-    """Whether everything the portal needs is available: 200 or 503, with each part."""
+    """Check everything the portal depends on. The status is 200 or 503; the body lists each part."""
     parts = health.run_checks()
     ready = all(part.ok for part in parts)
     details = {part.name: {"ok": part.ok, "detail": part.detail} for part in parts}
@@ -38,7 +36,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Metrics in Prometheus' text format, for the bearer of METRICS_TOKEN; without that setting only for localhost."""
+    """Return Prometheus metrics to callers with the METRICS_TOKEN, or only to localhost if it is not set."""
     if not _may_read(request):
         text = "Send METRICS_TOKEN as a bearer token.\n"
         return HttpResponse(text, status=401, content_type="text/plain", headers={"WWW-Authenticate": "Bearer"})
@@ -58,7 +56,7 @@ def _may_read(request: HttpRequest) -> bool:
     if token:
         return constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {token}")
     if "X-Forwarded-For" in request.headers and not settings.TRUSTED_PROXIES:
-        # An unconfigured proxy on this machine: the client is somewhere else.
+        # The request came through a local proxy that is not configured, so the client is not on this machine.
         return False
     try:
         return ipaddress.ip_address(client_address.client_address(request) or "").is_loopback

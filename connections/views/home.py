@@ -1,4 +1,4 @@
-"""The start page by role: what needs attention, one's own connections, or recent events."""
+"""The start page for each role: what needs attention, the user's own connections, or recent events."""
 
 from datetime import timedelta
 from typing import Any
@@ -28,7 +28,7 @@ from connections.models import (
 from connections.services.governance import access_reviews
 from connections.views import consent_requests, incidents, people
 
-LISTED = 20  # rows of each kind; the linked lists have all of them
+LISTED = 20  # rows of each kind; the linked lists contain them all
 OWN_CONNECTIONS = 50
 EXPIRES_SOON = timedelta(days=30)
 SUMMARY_DAYS = 7
@@ -53,7 +53,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def _tasks(user: User, open_incidents: list[dict[str, Any]], **others: list[Any]) -> dict[str, Any]:
-    """What only the viewer, or any IT admin if they are one, can move forward; the most urgent first."""
+    """List what only the user (or, for IT admins, any IT admin) can resolve, most urgent first."""
     own_incidents = [item for item in open_incidents if _is_assigned_to(user, item["incident"])]
     tasks = {"incidents": own_incidents, **others, "reviews": access_reviews.tasks_of(user)}
     return tasks | {"any": any(tasks.values())}
@@ -94,7 +94,7 @@ def _admin_context(user: User) -> dict[str, Any]:
 
 
 def _apps_with_problems(user: User) -> list[AppRegistration]:
-    """Rejected ones first, then untested ones; ``waiting`` is the number of connections of each."""
+    """List rejected app registrations, then untested ones; ``waiting`` counts the connections of each."""
     incidents = Incident.objects.filter(
         app_registration=OuterRef("pk"), kind=Incident.Kind.APP_REGISTRATION, closed_at=None
     )
@@ -106,7 +106,7 @@ def _apps_with_problems(user: User) -> list[AppRegistration]:
 
 
 def _broken_by_assignee(user: User) -> list[tuple[str, list[Connection]]]:
-    """Broken connections outside of incidents, by who must act."""
+    """Group broken connections that belong to no incident by who must act."""
     affected = AffectedConnection.objects.filter(connection=OuterRef("pk"), healed_at=None, incident__closed_at=None)
     broken = querysets.visible_connections(user).filter(status__in=_BROKEN).exclude(Exists(affected))
     groups: dict[str, list[Connection]] = {}
@@ -119,14 +119,14 @@ def _broken_by_assignee(user: User) -> list[tuple[str, list[Connection]]]:
 
 
 def _expiring_credentials() -> list[AppCredential]:
-    # Encrypted columns are left out: a value that no key decrypts must not break this page.
+    # Encrypted columns are left out so that a value no key can decrypt does not break this page.
     live = AppCredential.objects.live().defer("secret", "private_key", "certificate")
     soon = live.filter(expires_at__lt=timezone.now() + EXPIRES_SOON).select_related("app_registration")
     return list(soon.order_by("expires_at", "pk")[:LISTED])
 
 
 def _first_steps() -> list[dict[str, Any]]:
-    """What to do before the first connection can exist."""
+    """List what to do before the first connection can be created."""
     apps = list(AppRegistration.objects.values_list("verified_at", "rejected_at")[:LISTED])
     rows = (
         (
@@ -192,13 +192,13 @@ def _member_context(user: User) -> dict[str, Any]:
         "broken": sum(row["state"].is_broken for row in rows),
         "own_requests": consent_requests.recent_requests(user),
         "unfinished": sum(row["connection"].status == Connection.Status.PENDING for row in rows),
-        # Incidents of a single connection show up with that connection.
+        # Incidents that affect a single connection are shown with that connection.
         "incidents": [item for item in shared if item not in tasks["incidents"]],
     }
 
 
 def _own_connection(user: User, connection: Connection) -> dict[str, Any]:
-    """One of a member's connections, with the button that fixes it."""
+    """Describe one of a member's connections, with the button that fixes it."""
     may_sign_in = (
         connection.status in (Connection.Status.PENDING, Connection.Status.RECONNECT_NEEDED)
         and connection.is_delegated
@@ -211,7 +211,7 @@ def _own_connection(user: User, connection: Connection) -> dict[str, Any]:
 
 
 def _figures(visible: QuerySet[Connection]) -> dict[str, Any]:
-    """Numbers of connections. ``waiting``: active ones blocked by their app registration."""
+    """Count connections by status. ``waiting`` is the number of active ones blocked by their app registration."""
     rejected = Q(status=Connection.Status.ACTIVE, app_registration__rejected_at__isnull=False)
     rows = visible.order_by().values("status").annotate(times=Count("pk"), waiting=Count("pk", rejected))
     counts = {row["status"]: row["times"] for row in rows}

@@ -1,5 +1,3 @@
-"""Pages about incidents: cause, who must act, and the connections affected."""
-
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +16,7 @@ from connections.views.audit import history
 from connections.views.form_handling import get_visible
 
 Kind = Incident.Kind
-MOST_NAMES = 30  # people, teams and keys named on the page
+MOST_NAMES = 30  # maximum number of people, teams and keys named on the page
 RECENT_FETCHES = timedelta(days=7)
 
 
@@ -46,7 +44,7 @@ def _by_state(incidents: QuerySet[Incident], value: str) -> QuerySet[Incident]:
 
 
 def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """The open incidents this person may see; those that affect most connections now first."""
+    """List the open incidents this person may see, starting with those that affect the most connections."""
     incidents = querysets.visible_incidents(user).filter(closed_at=None)
     if kinds:
         incidents = incidents.filter(kind__in=kinds)
@@ -86,14 +84,14 @@ def _visible_affected(user: User, incident: Incident) -> QuerySet[AffectedConnec
 
 
 def _shared_with(affected: QuerySet[AffectedConnection]) -> list[str]:
-    """Names of the people and teams that share a connection still affected."""
+    """Return the names of people and teams with access to a connection that is still affected."""
     unresolved = affected.filter(healed_at=None).values("connection")
     shares = Share.objects.active().filter(connection__in=unresolved).select_related("person", "team")
     return sorted({str(share.person or share.team) for share in shares[:MOST_NAMES]})
 
 
 def _keys_that_fetched(affected: QuerySet[AffectedConnection]) -> list[str]:
-    """Names of the API keys that recently requested tokens of these connections."""
+    """Return the names of the API keys that recently requested tokens for these connections."""
     since = timezone.now() - RECENT_FETCHES
     fetches = TokenFetch.objects.filter(connection__in=affected.values("connection"), minute__gte=since)
     names = fetches.order_by().values_list("key_name", "owner_name").distinct()[:MOST_NAMES]
@@ -101,7 +99,7 @@ def _keys_that_fetched(affected: QuerySet[AffectedConnection]) -> list[str]:
 
 
 def _outage_connections(incident: Incident, user: User) -> int:
-    """How many connections an open outage affects; their names are not recorded."""
+    """Count the connections an open outage affects; it is not recorded which ones they are."""
     if incident.kind != Kind.OUTAGE or not incident.is_open:
         return 0
     environment = incident.key.partition(":")[2]
@@ -112,7 +110,6 @@ def _outage_connections(incident: Incident, user: User) -> int:
 
 
 def _can_sign_in(row: AffectedConnection, user: User, incident: Incident) -> bool:
-    """Whether this person can fix the connection by signing in."""
     if row.connection is None or row.healed_at or incident.kind != Kind.ACCOUNT:
         return False
     needs_sign_in = row.connection.status == Connection.Status.RECONNECT_NEEDED
@@ -120,7 +117,7 @@ def _can_sign_in(row: AffectedConnection, user: User, incident: Incident) -> boo
 
 
 def _fix_for(incident: Incident, user: User) -> dict[str, Any] | None:
-    """The button that starts the fix, if it is this person's to press. ``is_post``: it is submitted, not followed."""
+    """Return the button that starts the fix, or None if someone else must act. ``is_post`` means it submits a form."""
     if not incident.is_open:
         return None
     if incident.kind in (Kind.ACCOUNT, Kind.HAND_OVER):

@@ -1,4 +1,4 @@
-"""What all list pages share: search, filters and pages.
+"""Search, filters and pagination for all list pages.
 
 Pages use keyset pagination, never OFFSET, and no query counts a whole table: counting stops at COUNT_LIMIT.
 """
@@ -34,12 +34,12 @@ class Page(Generic[R]):
 
     @property
     def total(self) -> str:
-        """The count as text: "37" or "1,000+"."""
+        """Return the count as text, such as "37" or "1,000+"."""
         return f"{COUNT_LIMIT:,}+" if self.total_capped > COUNT_LIMIT else f"{self.total_capped:,}"
 
     @property
     def summary(self) -> str:
-        """The line below the list."""
+        """Return the line shown below the list."""
         if self.next_url or self.previous_url:
             return f"{self.shown} of {self.total}"
         return f"{self.total} {'entry' if self.total_capped == 1 else 'entries'}"
@@ -48,10 +48,10 @@ class Page(Generic[R]):
 def page(
     request: HttpRequest, queryset: QuerySet[M], *, order: Sequence[str] = ("name", "pk"), size: int = 50
 ) -> Page[M]:
-    """The page of ``queryset`` that the query string asks for. Two queries, or four after a stale link.
+    """Return the page of ``queryset`` that the query string asks for, in two queries (four for an outdated link).
 
-    ``order`` names columns that are never null, descending ones with a leading "-"; the last one must be unique.
-    An invalid key gives the first page, because links go stale and get truncated in e-mails.
+    ``order`` names columns that are never null, with a leading "-" for descending order; the last one must be unique.
+    An invalid key returns the first page, because links become outdated or get truncated in e-mails.
     """
     return keyset_page(
         request,
@@ -72,9 +72,9 @@ def keyset_page(
     encode: Callable[[R], str],
     count: Callable[[], int],
 ) -> Page[R]:
-    """The page that the query string's key asks for, or the first one.
+    """Return the page for the key in the query string, or the first page.
 
-    ``fetch`` returns the rows beyond a key in reading direction (backwards if True), one more than ``size``.
+    ``fetch`` returns ``size`` + 1 rows after the key in reading direction, or before it if its second argument is True.
     """
     for name, backwards in (("after", False), ("before", True)):
         key = decode(request.GET.get(name, ""))
@@ -102,7 +102,7 @@ def page_url(request: HttpRequest, direction: str, key: str) -> str:
 
 
 def query_without_page(request: HttpRequest) -> QueryDict:
-    """A mutable copy of the query string without the key of a page."""
+    """Return a mutable copy of the query string without the pagination key."""
     query = request.GET.copy()
     for name in ("after", "before"):
         query.pop(name, None)
@@ -111,7 +111,7 @@ def query_without_page(request: HttpRequest) -> QueryDict:
 
 @dataclass(frozen=True)
 class Choice:
-    """A filter with fixed options. ``narrow`` gets the queryset and the chosen option's value."""
+    """A filter with fixed options. ``narrow`` is called with the queryset and the chosen value."""
 
     name: str
     label: str
@@ -121,7 +121,7 @@ class Choice:
 
 
 class Filters:
-    """Search and filters of a list, read from the query string. Unknown values are ignored."""
+    """A list's search and filters, read from the query string. Unknown values are ignored."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class Filters:
 
     @property
     def active(self) -> bool:
-        """Whether anything narrows the list."""
+        """Whether a search or filter is set."""
         return bool(self.query or any(choice.value for choice in self.choices))
 
     def apply(self, queryset: QuerySet[M]) -> QuerySet[M]:
@@ -163,5 +163,5 @@ class Filters:
 
 
 def by(column: str) -> Callable[[QuerySet[Any], str], QuerySet[Any]]:
-    """A ``narrow`` for Choice: the column equals the value."""
+    """Return a ``narrow`` function for Choice that compares the column with the value."""
     return lambda queryset, value: queryset.filter(**{column: value})

@@ -1,4 +1,4 @@
-"""Pages about shared mailboxes, and the part of a connection's page about them."""
+"""Pages about shared mailboxes, and the mailboxes section of a connection's page."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from connections.services.mailboxes import mailboxes, probes
 from connections.views import audit, list_pages
 from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
 
-SUGGESTED = 200  # addresses offered while typing
+SUGGESTED = 200  # addresses suggested while typing
 REACHABLE = MailboxAccess.State.REACHABLE
 
 
@@ -45,7 +45,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def _tenants_with_mailboxes(user: User) -> Any:
-    """Visible tenants without the shared endpoints, which are no directories."""
+    """Return visible tenants, except the shared endpoints, which are not directories."""
     return querysets.visible_tenants(user).exclude(directory_id__in=SHARED_ENDPOINTS)
 
 
@@ -70,7 +70,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def test(request: HttpRequest, pk: int) -> HttpResponse:
-    """Test one mailbox through all attached connections that this person may check."""
+    """Test one mailbox through every attached connection that the user may check."""
     user, mailbox = get_visible(request, querysets.visible_mailboxes, pk)
     tested, left = probes.probe_mailbox(mailbox, actor=user, now=timezone.now())
     _report_tests(request, tested)
@@ -127,7 +127,7 @@ def _changeable_mailbox(request: HttpRequest, pk: int) -> tuple[User, SharedMail
 
 
 def attached(user: User, connection: Connection) -> dict[str, Any]:
-    """Context of mailboxes/_attached.html."""
+    """Return the context for mailboxes/_attached.html."""
     may_change = permissions.can_reconnect(user, connection)
     return {
         "mailbox_rows": connection.mailbox_accesses.select_related("mailbox"),
@@ -142,7 +142,7 @@ def attached(user: User, connection: Connection) -> dict[str, Any]:
 
 
 def _suggestions(connection: Connection) -> list[str]:
-    """Addresses of the connection's tenant that are not attached yet."""
+    """Suggest addresses in the connection's tenant that are not attached yet."""
     tenant = mailboxes.home_tenant(connection)
     if tenant is None:
         return []
@@ -151,7 +151,7 @@ def _suggestions(connection: Connection) -> list[str]:
 
 
 def _connection(request: HttpRequest, pk: int, *, to_check: bool = False) -> tuple[User, Connection]:
-    """The user and a visible connection that they may change, or, ``to_check``, test."""
+    """Return the user and a visible connection that they may change (or test, if ``to_check``)."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     if to_check:
         roles.require(permissions.can_check(user, connection), action="Ask its owner or an IT admin.")
@@ -166,7 +166,7 @@ def _access(connection: Connection, pk: int) -> MailboxAccess:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def attach(request: HttpRequest, pk: int) -> HttpResponse:
-    """Attach a mailbox to a connection; an active connection tests it at once."""
+    """Attach a mailbox to a connection, and test it at once if the connection is active."""
     user, connection = _connection(request, pk)
     form = AttachForm(request.POST or None)
     if form.is_valid():
@@ -203,7 +203,7 @@ def detach(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def send(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
-    """Confirm, then send a test message: the only way to find out whether sending as the mailbox is allowed."""
+    """Send a test message after confirmation, the only way to find out whether sending as the mailbox works."""
     user, connection = _connection(request, pk)
     access = _access(connection, access_pk)
     access.connection = connection
@@ -219,7 +219,7 @@ def send(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
 
 
 def _probe(request: HttpRequest, connection: Connection, rows: list[MailboxAccess], user: User) -> None:
-    """Test the mailboxes and report; a connection without a token tests them after its next sign-in."""
+    """Test the mailboxes and report the result. A connection without a token tests them after its next sign-in."""
     if not probes.can_be_probed(connection):
         for row in rows:
             messages.info(request, f"{row.mailbox} is attached. It is tested as soon as the connection is active.")
@@ -234,7 +234,7 @@ def _probe(request: HttpRequest, connection: Connection, rows: list[MailboxAcces
 
 
 def _report_tests(request: HttpRequest, rows: list[MailboxAccess]) -> None:
-    """A sentence for a single mailbox, the number reached for several: the page has the details."""
+    """Report the details for one mailbox, but only a count for several, because the page shows the details."""
     if len(rows) > 1:
         reached = sum(row.state == REACHABLE for row in rows)
         add_message = messages.success if reached == len(rows) else messages.warning
@@ -249,7 +249,7 @@ def _report_tests(request: HttpRequest, rows: list[MailboxAccess]) -> None:
 
 @require_safe
 def powershell(request: HttpRequest, pk: int) -> HttpResponse:
-    """The PowerShell commands that open a connection's mailboxes to it and to nothing else; also as files."""
+    """Show the PowerShell commands that give a connection access to its mailboxes only; also as files to download."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     plan = mailboxes.exchange_plan(connection)
     if plan is not None and "download" in request.GET:
@@ -277,13 +277,13 @@ def _download(plan: exchange_script.ApplicationPlan | exchange_script.AccountPla
         text = exchange_script.script(plan, key)
     except KeyError:
         raise Http404 from None
-    # The byte order mark: without it Windows PowerShell 5.1 assumes the old code page, in which parts of some letters
-    # are quotation marks.
+    # Without the byte order mark, Windows PowerShell 5.1 assumes the legacy code page, in which some bytes of UTF-8
+    # letters are quotation marks.
     response = HttpResponse(text.encode("utf-8-sig"), content_type="text/plain; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="exchange-{key}-{plan.key}.ps1"'
     return response
 
 
 def _tenant_wide(connection: Connection) -> tuple[str, ...]:
-    """Application permissions granted that open every mailbox of the organisation."""
+    """Return the granted application permissions that give access to every mailbox in the organisation."""
     return () if connection.is_delegated else exchange_script.tenant_wide(connection.granted)

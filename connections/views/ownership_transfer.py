@@ -1,5 +1,3 @@
-"""Pages for transferring ownership of one connection, or of everything a person owns."""
-
 from typing import Any
 
 from django.contrib import messages
@@ -19,11 +17,11 @@ from connections.validators import KEEP
 from connections.views.form_handling import errors_on, get_visible, render_form
 from connections.views.shares import reach, redirect_to_connection
 
-AT_ONCE = 50  # connections on one page; the next ones follow when these are done
+AT_ONCE = 50  # connections per page; the next ones appear once these have been transferred
 
 
 def waiting(user: User, connection: Connection) -> dict[str, Any]:
-    """Context of ownership_transfer/_pending_transfer.html: the hand-over whose new owner has not signed in yet."""
+    """Return the context for ownership_transfer/_pending_transfer.html, where the new owner still has to sign in."""
     transfer = ownership_transfer.pending_transfer(connection)
     return {"hand_over": transfer, "hand_over_is_mine": transfer is not None and transfer.to_owner_id == user.pk}
 
@@ -88,7 +86,7 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _transfer_all(request: HttpRequest, form: TransferAllForm, user: User) -> bool:
-    """Transfer each chosen connection on its own; returns whether all of them succeeded."""
+    """Transfer each chosen connection independently; return whether all transfers succeeded."""
     done = 0
     keep, now = form.cleaned_data["grant"] == KEEP, timezone.now()
     for connection, owner, name in form.chosen():

@@ -1,5 +1,3 @@
-"""Pages about people: what they own, who has left, disabling and enabling accounts."""
-
 from collections import defaultdict
 from typing import Any
 
@@ -20,7 +18,7 @@ from connections.services.people import accounts, ownership_transfer
 from connections.views import access_history, list_pages
 from connections.views.audit import history
 
-NAMED = 50  # of each kind of thing on a person's page
+NAMED = 50  # of each kind of object on a person's page
 
 
 def _reader(request: HttpRequest) -> User:
@@ -67,7 +65,7 @@ def _by_role(people: QuerySet[User], value: str) -> QuerySet[User]:
 
 
 def _rows(people: list[User]) -> list[dict[str, Any]]:
-    """Roles and counts for a page of people, in a fixed number of queries."""
+    """Return roles and counts for a page of people, using a fixed number of queries."""
     pks = [person.pk for person in people]
     roles: defaultdict[int, set[str]] = defaultdict(set)
     for pk, name in User.groups.through.objects.filter(user__in=pks).values_list("user_id", "group__name"):
@@ -95,7 +93,7 @@ def _live_keys() -> QuerySet[ApiKey]:
 
 
 def _role(person: User, groups: set[str]) -> str:
-    """The role of an account, ignoring whether it is enabled."""
+    """Return an account's role, even if the account is disabled."""
     if person.is_superuser or IT_ADMINS in groups:
         return "IT admin"
     return "Auditor" if AUDITORS in groups else "Member"
@@ -109,7 +107,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "row": _rows([person])[0],
         "person": person,
         "connections": list(querysets.visible_connections(user).filter(owner=person)[:NAMED]),
-        # Shares of their own connections, regardless of who created them.
+        # Shares of the person's own connections, whoever created them.
         "given": _shares(Q(connection__owner=person)),
         "got": _shares(Q(person=person) | Q(team__in=person.teams.values("pk"))),
         "keys": list(_live_keys().filter(owner=person)[:NAMED]),
@@ -158,7 +156,7 @@ def enable(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def notices() -> dict[str, Any]:
-    """Context of people/_leavers_notice.html."""
+    """Return the context for people/_leavers_notice.html."""
     left = User.objects.filter(left_at__isnull=False)
     return {
         "leavers": {

@@ -1,4 +1,4 @@
-"""Pages about the policy: IT admins edit it, auditors read it, members read what it allows."""
+"""Pages about the policy: IT admins edit it, auditors read it, and members see what it allows."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from connections.services.policy.rules import Rules
 from connections.views.audit import history
 from connections.views.form_handling import render_form
 
-SHOWN = 200  # of each kind on the page of what breaks the policy
+SHOWN = 200  # of each kind on the page of policy violations
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -71,8 +71,8 @@ def _edit(request: HttpRequest, user: User, app: AppRegistration | None) -> Http
 def _save(
     request: HttpRequest, user: User, app: AppRegistration | None, form: RulesForm, context: dict[str, Any]
 ) -> HttpResponse:
-    """Save, unless existing objects break the new rules and nobody has seen that yet: then show the impact first."""
-    # As it was sent, to be sent once more by the preview.
+    """Save the rules. If existing objects would violate them, show the impact first, unless it was seen already."""
+    # The form data as submitted, so that the preview can submit it again.
     context["carried"] = [
         (name, value) for name, values in request.POST.lists() if name in form.fields for value in values
     ]
@@ -126,7 +126,7 @@ def _context(user: User, app: AppRegistration | None, stored: policy.StoredPolic
 
 
 def _apps() -> list[tuple[AppRegistration, bool]]:
-    """App registrations, each with whether it has rules of its own."""
+    """List app registrations, and whether each of them has its own rules."""
     rules = evaluate.load_policies().apps
     apps = AppRegistration.objects.select_related("tenant").order_by("name", "pk")[:SHOWN]
     return [(app, app.pk in rules and rules[app.pk].restricts) for app in apps]

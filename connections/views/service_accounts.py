@@ -1,5 +1,3 @@
-"""Pages about service accounts."""
-
 from django.contrib import messages
 from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse

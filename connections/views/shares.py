@@ -1,5 +1,3 @@
-"""Pages about sharing a connection."""
-
 from typing import Any
 
 from django.contrib import messages
@@ -20,7 +18,7 @@ from connections.views.form_handling import errors_on, get_visible, render_form
 
 
 def panel(user: User, connection: Connection) -> dict[str, Any]:
-    """Context of shares/_panel.html: who uses this connection, and what the user may change."""
+    """Return the context for shares/_panel.html: who uses this connection, and what the user may change."""
     shares = Share.objects.active().filter(connection=connection).select_related("person", "team")
     reads_audit = access_permissions.can_read_audit(user)
     return {
@@ -52,10 +50,10 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def reach(connection: Connection) -> dict[str, list[Any]]:
-    """What the granted permissions allow, whether chosen as capabilities, typed by hand or granted at another time.
+    """Return what all granted permissions allow, even those that were entered manually or granted earlier.
 
-    ``abilities``: labels of capabilities; ``beyond``: names and meanings of permissions that no capability needs.
-    Empty if they allow nothing.
+    ``abilities`` are labels of capabilities; ``beyond`` describes permissions that no capability needs. Empty if the
+    permissions allow nothing.
     """
     granted, kind = connection.granted - token_endpoint.OIDC_SCOPES, connection.authentication_type
     possible = capabilities.can(capabilities.CAPABILITIES, granted, kind)
@@ -76,6 +74,6 @@ def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
 
 
 def redirect_to_connection(user: User, pk: int) -> HttpResponse:
-    """To the connection's page, or to the list if the user can no longer see it."""
+    """Redirect to the connection's page, or to the list if the user can no longer see the connection."""
     visible = querysets.visible_connections(user).filter(pk=pk).exists()
     return redirect("connection", pk=pk) if visible else redirect("connections")

@@ -1,4 +1,4 @@
-"""Sign-in links: created on a connection's page, opened by the mailbox owner, who may have no account here."""
+"""Sign-in links, created on a connection's page and opened by the mailbox owner, who may not have an account here."""
 
 import secrets
 
@@ -22,12 +22,12 @@ from connections.services.policy import permission_drift
 from connections.views.connections import redirect_to_microsoft
 from connections.views.form_handling import get_visible
 
-BROWSER_LIFETIME = 3600  # seconds a session without a signed-in person lasts
+BROWSER_LIFETIME = 3600  # lifetime in seconds of a session in which nobody is signed in
 
 
 @require_POST
 def create(request: HttpRequest, pk: int) -> HttpResponse:
-    """Create a link and show it, this once."""
+    """Create a link and show it; it cannot be shown again."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     link, token = sign_in_links.create(connection, actor=user, now=timezone.now())
     context = {
@@ -44,7 +44,7 @@ def create(request: HttpRequest, pk: int) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def page(request: HttpRequest, token: str) -> HttpResponse:
-    """Say who asks for what; POST continues at Microsoft."""
+    """Show who is asking for which access; a POST continues to Microsoft."""
     try:
         if request.method == "POST":
             return _to_microsoft(request, token)
@@ -64,7 +64,7 @@ def page(request: HttpRequest, token: str) -> HttpResponse:
             ),
         }
         response = render(request, "sign_in_links/open.html", context)
-    # The address is a secret. "no-referrer" would also hide the form's origin, and Django would refuse the POST.
+    # The URL is a secret, but "no-referrer" would also hide the form's origin, and Django would reject the POST.
     response["Referrer-Policy"] = "strict-origin"
     return response
 
@@ -76,15 +76,15 @@ def done(request: HttpRequest) -> HttpResponse:
 
 
 def _only_account(connection: Connection, made_by: User) -> str:
-    """The one account that is accepted; empty while any account of the directory is."""
+    """Return the only account that is accepted, or "" if any account in the directory is."""
     return "" if ownership_transfer.may_change_account(connection, actor=made_by) else connection.account_username
 
 
 def _to_microsoft(request: HttpRequest, token: str) -> HttpResponse:
-    """Bind the link to this browser and send it to Microsoft. This signs nobody in to the portal."""
+    """Bind the link to this browser and redirect it to Microsoft. Nobody gets signed in to the portal."""
     now = timezone.now()
-    sign_in_links.open_link(token, now=now)  # an invalid token gets no session
-    request.session.cycle_key()  # against session fixation
+    sign_in_links.open_link(token, now=now)  # an invalid token must not create a session
+    request.session.cycle_key()  # prevents session fixation
     browser = request.session.setdefault(pipeline.LINK_BROWSER, secrets.token_urlsafe(32))
     if not request.user.is_authenticated:
         request.session.set_expiry(BROWSER_LIFETIME)

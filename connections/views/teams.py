@@ -1,5 +1,3 @@
-"""Pages about teams."""
-
 from django.contrib import messages
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
@@ -60,7 +58,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _managed_team(request: HttpRequest, pk: int) -> tuple[User, Team]:
-    """The user and a team they may change. Raises NotAllowed."""
+    """Return the user and a team they may change. Raises NotAllowed."""
     user, team = get_visible(request, querysets.visible_teams, pk)
     roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
     return user, team

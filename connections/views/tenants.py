@@ -1,5 +1,3 @@
-"""Pages about tenants."""
-
 from django.contrib import messages
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
@@ -31,7 +29,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """One tenant with its app registrations and mailboxes; members only see the name."""
+    """Show one tenant with its app registrations and mailboxes; members see only its name."""
     user, tenant = get_visible(request, querysets.visible_tenants, pk)
     cloud = clouds.CLOUDS.get(tenant.environment)
     context = {
@@ -58,7 +56,7 @@ def add(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Change a tenant; ``look_up`` in the form only looks its directory up."""
+    """Change a tenant; with ``look_up`` in the form, only look up its directory at Microsoft again."""
     user, tenant = _managed_tenant(request, pk)
     if "look_up" in request.POST:
         with errors_as_messages(request, level=messages.ERROR):

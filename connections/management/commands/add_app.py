@@ -1,5 +1,3 @@
-"""Register an application from the console."""
-
 from argparse import ArgumentParser, BooleanOptionalAction
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""Add a credential from the console."""
-
 from argparse import ArgumentParser
 from typing import Any
 

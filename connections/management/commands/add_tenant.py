@@ -1,5 +1,3 @@
-"""Register a tenant from the console."""
-
 from argparse import ArgumentParser
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""Apply a configuration file."""
-
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
@@ -14,7 +12,7 @@ from connections.services.config import plan
 from connections.services.config.schema import Configuration
 from connections.services.config.steps import Plan, Verb
 
-PENDING = 2  # exit code of --plan when something would change
+PENDING = 2  # exit code of --plan if anything would change
 MARKS = {Verb.ADD: "+", Verb.CHANGE: "~", Verb.REMOVE: "-"}
 
 

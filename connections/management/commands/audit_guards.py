@@ -1,5 +1,3 @@
-"""Reinstall the database triggers that protect the audit trail."""
-
 from importlib import import_module
 from typing import Any
 
@@ -10,7 +8,7 @@ from connections.services.audit import verification_checks
 
 
 class Command(BaseCommand):
-    """``manage.py audit_guards``: for use after a restore or a schema change that lost the triggers."""
+    """``manage.py audit_guards``. Run it after a restore or a schema change in which the triggers were lost."""
 
     help = "Install the triggers that refuse changes to the audit trail. Harmless when they are there."
 

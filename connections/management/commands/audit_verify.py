@@ -1,5 +1,3 @@
-"""Verify the audit trail from the command line."""
-
 import json
 import re
 import sys
@@ -16,7 +14,7 @@ from connections.services.audit import verification, verification_checks
 
 
 class Command(BaseCommand):
-    """``manage.py audit_verify --published seals.jsonl``; exits with 1 if the trail is broken."""
+    """``manage.py audit_verify --published seals.jsonl``. The exit code is 1 if the trail is broken."""
 
     help = "Check every event and token hand-out against its seal, and every seal against the one before."
 
@@ -85,7 +83,7 @@ def _parse_seal(text: str) -> tuple[int, str]:
 
 
 def _read_seals(path: str) -> list[tuple[int, str]]:
-    """Read a file of published seals; an incomplete last line is ignored."""
+    """Read a file of published seals, ignoring an incomplete last line."""
     try:
         lines = Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as problem:

@@ -1,5 +1,3 @@
-"""Compare the access history with the audit trail."""
-
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -8,7 +6,7 @@ from connections.services.sharing import history_check
 
 
 class Command(BaseCommand):
-    """``manage.py check_access_history``; exits with 1 if anything differs."""
+    """``manage.py check_access_history``. The exit code is 1 if anything differs."""
 
     help = "Replay the audit trail and compare who could use what, and when, with the access history."
 

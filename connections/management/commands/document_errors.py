@@ -1,4 +1,4 @@
-"""Writes docs/what-went-wrong.md, or checks that it is up to date."""
+"""Write docs/what-went-wrong.md, or check that it is up to date."""
 
 from pathlib import Path
 from typing import Any

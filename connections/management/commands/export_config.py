@@ -1,5 +1,3 @@
-"""Write the organisation's set-up as a configuration file."""
-
 import sys
 from argparse import ArgumentParser
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""``manage.py seed_demo FILE``: create the demo's organisation. Running it again changes nothing.
+"""``manage.py seed_demo FILE`` sets up the demo's organisation. Running it again changes nothing.
 
 FILE is JSON: ``{"people": {username: {"name", "password", "group"}}, "tenant": {"name", "directory_id"},
-"app": {"name", "client_id", "secret"}}``. It is a file because everybody on the machine can read a command line.
+"app": {"name", "client_id", "secret"}}``. It is a file because every local user can read command lines.
 """
 
 import json
