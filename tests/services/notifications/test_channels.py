@@ -1,4 +1,4 @@
-"""Channels, and the addresses alerts may be sent to."""
+"""Channels, and the addresses that alerts may be sent to."""
 
 import ipaddress
 import socket
