@@ -140,7 +140,7 @@ def test_a_hanging_cache_does_not_hold_up_a_refresh(settings: Any) -> None:
 def test_a_slow_holder_does_not_release_the_lock_of_the_next_one() -> None:
     slow = single_flight.acquire("refresh:1")
     assert slow is not None
-    cache.delete("refresh:1")  # as if its time had expired
+    cache.delete("refresh:1")  # as if it had expired
     quick = single_flight.acquire("refresh:1")
     assert quick is not None
     single_flight.release("refresh:1", slow)

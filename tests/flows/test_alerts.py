@@ -1,4 +1,4 @@
-"""Alerts: from Microsoft's response to the email."""
+"""Alerts, all the way from Microsoft's response to the email that is sent."""
 
 import re
 from collections.abc import Callable

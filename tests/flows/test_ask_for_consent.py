@@ -1,4 +1,4 @@
-"""From "Need admin approval" to a working connection, through a directory administrator."""
+"""From "Need admin approval" to a working connection, with the help of a directory administrator."""
 
 from urllib.parse import parse_qs, urlsplit
 

@@ -1,4 +1,4 @@
-"""Policy checks on grants before tokens are stored, and connections that need an approval."""
+"""Grants are checked against the policy before tokens are stored, and an approval allows a connection."""
 
 import pytest
 

@@ -212,7 +212,7 @@ def test_a_local_account_of_the_same_name_is_not_linked(somebody: Person, superu
 
 
 def test_an_account_is_its_object_id_and_not_its_name(somebody: Person, sandbox: Control) -> None:
-    """Microsoft may assign a user name that has become free to another person."""
+    """Microsoft may give a user name to another person once it is free."""
     sign_in(somebody, factories.ADA)
     ada = signed_in_as(somebody)
     somebody.post("/sign-out/")

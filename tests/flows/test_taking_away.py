@@ -82,7 +82,7 @@ class Poller:
 
 @pytest.fixture
 def una(db: None) -> User:
-    """A member with shared access."""
+    """A member who gets shared access and loses it."""
     return factories.make_person("una")
 
 

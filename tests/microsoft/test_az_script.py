@@ -46,7 +46,7 @@ esac
 
 
 def run(plan: az_script.SetupPlan, folder: Path) -> tuple[list[list[str]], str]:
-    """Run the script; return the arguments of each call of ``az``, and what the script prints."""
+    """Run the script; return the arguments of each call to ``az``, and what the script prints."""
     (folder / "bin").mkdir()
     (folder / "calls").mkdir()
     az = folder / "bin" / "az"

@@ -1,4 +1,4 @@
-"""Microsoft's real responses get the right verdict, and no response of any kind does harm."""
+"""Microsoft's real responses get the right verdict, and no response, however odd, can do harm."""
 
 import base64
 import json

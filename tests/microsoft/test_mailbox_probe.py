@@ -120,7 +120,7 @@ def test_access_granted_by_exchange_works_although_the_token_has_no_role(sandbox
     assert token_endpoint.roles(token) == ()
     outcomes = mailbox_probe.probe_mailboxes(cloud, token, [SALES, SUPPORT])
     assert outcomes[SUPPORT] == REACHABLE
-    # The app reaches another mailbox without the role, so Exchange has a list, and this mailbox is not on it.
+    # The app reaches another mailbox without having the role, so Exchange limits it to a list without this mailbox.
     assert outcomes[SALES].lack is MissingAccess.POLICY_SCOPE
     assert probe(cloud, token, SALES).lack is MissingAccess.APP_ROLE
     assert probe(cloud, token, SALES, reaches_others=True).lack is MissingAccess.POLICY_SCOPE

@@ -154,7 +154,7 @@ def _share_again(connection: Connection, person: User, owner: User) -> None:
 def test_sharing_again_and_removing_the_team_or_person_does_not_deadlock(
     what: str, alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old share has expired, so it is ended first, but removing the team or person ends it as well."""
+    """The old share has expired, so sharing again ends it first. Removing the team or person ends it as well."""
     connection = factories.make_connection(owner=bob)
     team = teams.add("Finance", actor=alice)
     target: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}

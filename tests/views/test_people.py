@@ -1,4 +1,4 @@
-"""Pages about people: who there is, what they own, and who has left."""
+"""Pages about people: the list, what each person owns, and who has left."""
 
 from collections.abc import Callable
 

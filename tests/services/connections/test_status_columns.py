@@ -13,7 +13,7 @@ COLUMNS = {f"status_{name}" for name in ("code", "cause", "action", "who", "refe
 
 
 def written_columns(node: ast.AST) -> Iterator[str]:
-    """Yield the status columns set by calls of ``update()``, assigned attributes and dictionaries of columns."""
+    """Yield the status columns set by calls to ``update()``, attribute assignments and dictionaries of columns."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         if node.func.attr == "changed_fields":
             return  # it only compares

@@ -24,7 +24,7 @@ SENDING = ("Mail.Read.Shared", "Mail.Send.Shared")
 
 
 def robots(sandbox: Control, *roles: str, **overrides: Any) -> Connection:
-    """Create an app-only connection of "Contoso Robots" as an IT admin, with these roles granted in Entra."""
+    """Create an IT admin's app-only connection, with these roles granted in Entra."""
     entra_grants(sandbox, *roles)
     app = factories.make_app_registration(
         name="Robots",

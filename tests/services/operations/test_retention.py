@@ -24,7 +24,7 @@ NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 
 @pytest.fixture
 def trail(bob: User) -> Connection:
-    """Create and seal events and a token request for each of the last 40 days."""
+    """For each of the last 40 days, record three events and a token request, and seal them."""
     connection = factories.make_connection(owner=bob)
     key, _ = factories.make_key(bob)
     for age in range(40, 0, -1):

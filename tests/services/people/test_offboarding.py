@@ -1,4 +1,4 @@
-"""The portal notices who has left, from Microsoft's responses about their own account and from the directory."""
+"""The portal learns who has left from Microsoft's responses about their own account and from the directory."""
 
 from datetime import timedelta
 from typing import Any

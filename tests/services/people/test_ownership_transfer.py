@@ -152,7 +152,7 @@ def test_an_app_only_connection_needs_no_sign_in(alice: User, dave: User) -> Non
 
 
 def test_members_transfer_an_app_only_connection_to_it_admins_only(alice: User, bob: User, dave: User) -> None:
-    """The connection reaches the whole tenant, so its old or new owner must be allowed to create one."""
+    """The connection reaches the whole tenant, so the actor or the new owner must be allowed to create one."""
     connection = factories.make_app_only_connection(owner=bob)
     with pytest.raises(InvalidInput, match="whole tenant"):
         give(connection, dave, bob)

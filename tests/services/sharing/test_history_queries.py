@@ -1,4 +1,4 @@
-"""Queries of the access history: who could use what at a moment, or on a day."""
+"""Queries on the access history: who could use what at one moment, or during a day."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta

@@ -148,7 +148,7 @@ def test_it_allows_what_access_allows(seed: int, monkeypatch: pytest.MonkeyPatch
         for text, ref, address, wanted in questions
     ]
     got: list[str | None] = []
-    while len(got) < len(calls):  # in some batches, no call names its connection by name
+    while len(got) < len(calls):  # some batches identify connections only by id
         batch = calls[len(got) : len(got) + chance.choice([1, 5, 50])]
         got += [told(outcome) for outcome in token_calls.answer(batch)]
     wrong = [
