@@ -18,9 +18,9 @@ _numbers = count(1)
 
 
 class Program:
-    """Calls the API as ``owner``, with a key that has every scope unless ``key`` (columns of ApiKey) says otherwise.
+    """Calls the API as ``owner`` with a key that has every scope by default.
 
-    ``only`` limits the key to these connections.
+    ``key`` overrides columns of ApiKey, and ``only`` limits the key to these connections.
     """
 
     def __init__(self, owner: User, *, only: list[Any] | None = None, **key: Any) -> None:
@@ -30,11 +30,10 @@ class Program:
         self.client = PortalClient(headers={"Authorization": f"Bearer {self.text}"})
 
     def get(self, path: str, **query: Any) -> Any:
-        """GET /api/v1/``path``."""
         return self.client.get(f"/api/v1/{path}", query)
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """``send("post", "teams", {...}, idempotency_key="x")``; headers as keywords with underscores."""
+        """Example: ``send("post", "teams", {...}, idempotency_key="x")``. Header names are written with underscores."""
         call = getattr(self.client, method)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         return call(f"/api/v1/{path}", {} if body is None else body, content_type="application/json", headers=names)
@@ -50,7 +49,7 @@ class Program:
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """The results of calls made at the same time, each in a thread of its own."""
+    """Return the results of calls made at the same time, each in its own thread."""
 
     def run(call: Callable[[], Any]) -> Any:
         try:
@@ -63,17 +62,17 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
 
 
 def problem(response: Any) -> tuple[int, str]:
-    """Status and code of a problem."""
+    """Return the status and code of a problem response."""
     assert response["Content-Type"] == "application/problem+json", response.content
     return response.status_code, response.json()["code"]
 
 
 def wrong_fields(response: Any) -> set[str]:
-    """The fields a 422 names."""
+    """Return the fields named by a 422 response."""
     assert response.status_code == 422, response.content
     return {error["field"] for error in response.json()["errors"]}
 
 
 def values(response: Any, field: str) -> list[Any]:
-    """One field of every item of a list."""
+    """Return one field from every item of a list response."""
     return [item[field] for item in response.json()["items"]]

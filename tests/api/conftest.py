@@ -1,5 +1,3 @@
-"""Fixtures of the API tests."""
-
 import pytest
 
 from connections.services.api_keys import rate_limit
@@ -7,7 +5,7 @@ from connections.services.api_keys import rate_limit
 
 @pytest.fixture(autouse=True)
 def _reset_early_refresh_counters() -> None:
-    """Other tests use the same connection numbers."""
+    """Reset the counters, because other tests use the same connection numbers."""
     client = rate_limit.client()
     for name in client.scan_iter("rate:early:*"):
         client.delete(name)

@@ -1,4 +1,4 @@
-"""Access reviews: started, answered, cancelled, exported."""
+"""Starting, answering, cancelling and exporting access reviews."""
 
 import csv
 from datetime import timedelta
@@ -21,7 +21,7 @@ def connection(bob: User) -> Connection:
 
 @pytest.fixture
 def shares(connection: Connection, bob: User, dave: User) -> list[Share]:
-    """Bob's connection is shared with dave and with a team."""
+    """Share bob's connection with dave and with a team."""
     team = Team.objects.create(name="Finance")
     return [
         Share.objects.create(connection=connection, created_by=bob, **recipient)

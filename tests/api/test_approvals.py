@@ -1,4 +1,4 @@
-"""Approvals: requested, read, approved, declined, withdrawn."""
+"""Requesting, reading, approving, declining and withdrawing approvals."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ SEND: dict[str, Any] = {"permissions": {"Mail.Send": "approval"}}
 
 @pytest.fixture
 def pending(bob: User) -> Connection:
-    """Bob's new connection with a permission that needs an approval."""
+    """Bob's new connection with a permission that needs approval."""
     rule(**SEND)
     return factories.make_connection(
         owner=bob, status="pending", capabilities=["mail.read", "mail.send"], connected_at=None

@@ -28,7 +28,7 @@ NOW = timezone.now()
 
 
 def new_connection(app: AppRegistration | None = None, **changes: Any) -> dict[str, Any]:
-    """The body of a POST that creates a delegated connection."""
+    """Return the body of a POST that creates a delegated connection."""
     return {
         "app_registration": (app or factories.make_app_registration()).pk,
         "name": "Invoices",
@@ -160,7 +160,7 @@ def test_a_connection_is_changed_under_its_etag(bob: User) -> None:
 
 
 def test_a_refresh_does_not_change_the_etag(bob: User) -> None:
-    """It comes every hour, and overwrites nothing that a person has written."""
+    """A refresh happens every hour and overwrites nothing that a person has entered."""
     connection, program = factories.make_connection(), Program(bob)
     read = program.get(f"connections/{connection.pk}")["ETag"]
     Connection.objects.update(refreshed_at=NOW, token_version=9)
@@ -265,7 +265,7 @@ def test_a_mailbox_is_registered_changed_and_removed(bob: User) -> None:
 
 def test_mailboxes_are_attached_tested_and_detached(bob: User, sandbox: Control) -> None:
     connection, program = make_granted_connection(sandbox, granted_scopes="Mail.Read Mail.Read.Shared"), Program(bob)
-    program.post(f"connections/{connection.pk}/check")  # a token that Microsoft knows
+    program.post(f"connections/{connection.pk}/check")  # fetches a token that Microsoft knows
     path = f"connections/{connection.pk}/mailboxes"
     for _ in range(2):
         attached = program.post(path, {"address": "support@contoso.example"})

@@ -25,11 +25,11 @@ NOW = timezone.now()
 
 @pytest.fixture(autouse=True)
 def fresh_counters() -> Iterator[None]:
-    rate_limit._leases.begin(-1)  # of no window
+    rate_limit._leases.begin(-1)  # -1 is not a real window
     client = rate_limit.client()
     for key in client.scan_iter("rate:*"):
         client.delete(key)
-    # Calls are counted by the minute of the clock, which must not end in the middle of a test.
+    # Calls are counted per clock minute, which must not end in the middle of a test.
     with time_machine.travel(timezone.now().replace(second=1), tick=True):
         yield
     rate_limit.outage._until = 0.0
@@ -140,7 +140,7 @@ def test_a_hanging_cache_does_not_hold_up_a_refresh(settings: Any) -> None:
 def test_a_slow_holder_does_not_release_the_lock_of_the_next_one() -> None:
     slow = single_flight.acquire("refresh:1")
     assert slow is not None
-    cache.delete("refresh:1")  # its time is over
+    cache.delete("refresh:1")  # as if it had expired
     quick = single_flight.acquire("refresh:1")
     assert quick is not None
     single_flight.release("refresh:1", slow)

@@ -1,4 +1,4 @@
-"""Ownership transfers: one connection, all of a person's, and the consequences beforehand."""
+"""Transferring ownership of one connection or of all of a person's, and previewing the consequences."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The policy: its rules, their summary, and violations."""
+"""The policy's rules, their summary, and violations."""
 
 from datetime import timedelta
 

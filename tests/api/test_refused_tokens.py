@@ -1,4 +1,4 @@
-"""A token that Microsoft's services refuse before its time: another one, or the reason why there is none any more."""
+"""A token that Microsoft rejects before it expires is replaced, or the caller is told why it cannot be."""
 
 from datetime import timedelta
 from typing import Any
@@ -68,7 +68,7 @@ def test_while_microsoft_is_away_it_is_not_handed_out_again(
     refused = ask(robot, connection, refused=before["id"])
     assert (refused.status_code, refused.json()["code"]) == (503, "microsoft_unavailable")
     assert int(refused["Retry-After"]) > 0
-    assert ask(robot, connection).json() == before  # others go on with it
+    assert ask(robot, connection).json() == before  # other callers keep getting it
 
 
 def test_a_grant_that_was_taken_away_is_noticed_and_told(
@@ -76,7 +76,7 @@ def test_a_grant_that_was_taken_away_is_noticed_and_told(
 ) -> None:
     before = ask(robot, connection).json()
     sandbox.revoke_sessions(factories.ADA)
-    for _ in range(2):  # some of Microsoft's refusals are asked about twice
+    for _ in range(2):  # some of Microsoft's rejections are confirmed by a second request
         answer = ask(robot, connection, refused=before["id"])
     assert (answer.status_code, answer.json()["code"]) == (409, "reconnect_needed")
     assert Connection.objects.get().status == "reconnect_needed"
@@ -91,7 +91,7 @@ def test_a_caller_who_refuses_everything_is_stopped(sandbox: Control, robot: Cli
         got.append(answer.status_code)
         known = answer.json().get("id", known)
     assert set(got) == {200, 503}
-    # The minute may have ended meanwhile.
+    # A new minute may have begun in the meantime.
     assert single_flight.MOST_EARLY <= asked_microsoft(sandbox) == got.count(200) <= 2 * single_flight.MOST_EARLY
 
 

@@ -1,4 +1,4 @@
-"""What all routes have in common: pages, If-Match, Idempotency-Key, methods, invalid bodies, and the OpenAPI document."""
+"""What all routes share: pages, If-Match, Idempotency-Key, methods, invalid bodies, and the OpenAPI document."""
 
 import base64
 import json
@@ -49,7 +49,7 @@ def test_rows_added_or_removed_while_paging_do_not_shift_pages(alice: User) -> N
 
 @pytest.mark.parametrize("cursor", ["x", "W10", "WyJhIl0", "%00", "WyJhIiwgIjk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTkiXQ"])
 def test_a_cursor_of_something_else_is_refused_instead_of_starting_over(alice: User, cursor: str) -> None:
-    """A program that started over would never end."""
+    """A program that was sent back to the first page would never finish."""
     answer = Program(alice).get("teams", after=cursor)
     assert answer.status_code in (200, 422)
     assert answer.status_code == 422 or answer.json()["items"] == []
@@ -115,7 +115,7 @@ def test_only_one_of_two_simultaneous_changes_succeeds(alice: User) -> None:
 
 
 def test_if_match_is_compared_under_the_lock(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change between reading and locking is not overwritten."""
+    """Otherwise a change made between reading and locking would be overwritten."""
     team = Team.objects.create(name="Sales")
     program = Program(alice)
     read = program.get(f"teams/{team.pk}")["ETag"]
@@ -406,7 +406,7 @@ def test_every_example_of_a_body_is_accepted_by_its_own_schema() -> None:
 
 
 def test_schema_names_are_unique_in_the_document() -> None:
-    """One would be described as the other."""
+    """Otherwise one of two schemas would be described as the other."""
     seen: dict[str, type] = {}
     waiting: list[Any] = [Schema, TextChoices]
     while waiting:

@@ -1,6 +1,6 @@
-"""A running portal against its OpenAPI document, over HTTP; nothing is rolled back between the calls.
+"""Test a running portal against its OpenAPI document, over HTTP. Nothing is rolled back between the calls.
 
-In a module of its own, because the data set of test_schemathesis.py would still exist.
+This is a separate module because the data set of test_schemathesis.py would still exist in that one.
 """
 
 import copy

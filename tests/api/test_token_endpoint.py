@@ -1,4 +1,4 @@
-"""The token endpoint itself: calls that come at awkward moments."""
+"""The token endpoint itself, called at awkward moments."""
 
 import asyncio
 from datetime import timedelta
@@ -38,7 +38,7 @@ def test_a_call_that_comes_just_when_a_batch_ends_is_answered() -> None:
 
 
 def test_a_token_that_comes_while_the_view_explains_its_absence_is_not_shared() -> None:
-    """The view records one token request, and each token that is sent has to be recorded."""
+    """The view records only one token request, but every token that is sent must be recorded."""
     outcomes: list[Any] = [Wait(1, 1, 1.0)] * 3 + [None] * 3
     decided = 0
 

@@ -1,4 +1,4 @@
-"""The API automations live on: keys, tokens, and what a caller is told when there is none."""
+"""The API that automations depend on: keys, tokens, and the error a caller gets if there is no token."""
 
 import threading
 from collections.abc import Callable
@@ -194,7 +194,7 @@ def test_asking_for_longer_than_tokens_live_does_not_ask_microsoft_at_every_call
         answer = call(f"connections/{connection.pk}/token", min_valid=3600)
         assert answer.status_code == 200
         assert "Portal-Trouble" not in answer
-    # The minute may have ended meanwhile.
+    # A new minute may have begun in the meantime.
     assert sandbox.calls(limit=0)["by_endpoint"].get("token", 0) <= 2 * single_flight.MOST_EARLY
 
 

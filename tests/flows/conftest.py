@@ -28,14 +28,13 @@ class Person:
         return self.portal.get(path)
 
     def follow_to_microsoft(self, answer: HttpResponse) -> None:
-        """Follow the portal's redirect to Microsoft's sign-in."""
         assert answer.status_code == 302, (answer.status_code, answer.content[:2000])
         location = answer["Location"]
         assert location.startswith(self.microsoft.url), location
         self.microsoft.page = self.microsoft.session.get(location, allow_redirects=False, timeout=20)
 
     def consent(self, upn: str) -> None:
-        """Sign in at Microsoft as ``upn`` and accept all consent pages, up to the redirect back."""
+        """Sign in at Microsoft as ``upn`` and accept every consent page until Microsoft redirects back."""
         page = self.microsoft.page
         if page.status_code == 200 and 'name="login"' in page.text:
             page = self.microsoft.sign_in(upn)
@@ -48,7 +47,6 @@ class Person:
         return self.portal.get(f"{parts.path}?{parts.query}")
 
     def connect(self, answer: HttpResponse, upn: str) -> Any:
-        """Go to Microsoft, sign in, consent, and return."""
         self.follow_to_microsoft(answer)
         self.consent(upn)
         return self.return_to_portal()
@@ -59,5 +57,5 @@ Meet = Callable[[User], Person]
 
 @pytest.fixture
 def person(sandbox: Control, signed_in: Callable[[User], Client]) -> Meet:
-    """``person(bob)`` is bob with his browsers."""
+    """Call ``person(bob)`` to get bob with his two browsers."""
     return lambda user: Person(signed_in(user), Browser(sandbox.base_url))

@@ -1,4 +1,4 @@
-"""Alerts: from Microsoft's response to the email."""
+"""Alerts, all the way from Microsoft's response to the email that is sent."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db
 
 
 def connected(sandbox: Control, count: int) -> None:
-    """Bob's connections, all of the same account, all due."""
+    """Create connections of bob's that use the same account and are all due for a refresh."""
     grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
     for number in range(count):
         factories.make_connection(
@@ -43,7 +43,7 @@ def test_revoking_a_person_with_three_connections_sends_one_alert(
     sent = [message for message in mail.outbox if message.to == ["bob@example.org"]]
     assert [message.subject for message in sent] == ["3 connections stopped: sign in again"]
 
-    # The link in the email leads to the button that fixes it; the recovery is emailed once, too.
+    # The link in the email leads to the button that fixes it. The recovery is emailed once as well.
     path = re.search(r"http://localhost:8000(/incidents/\d+/)", str(sent[0].body))
     assert path is not None
     member = person(bob)

@@ -1,4 +1,4 @@
-"""From "Need admin approval" to a working connection, through a directory administrator."""
+"""From "Need admin approval" to a working connection, with the help of a directory administrator."""
 
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,7 +19,7 @@ KATHERINE = "admin@contoso.example"
 
 
 def sent_away(sandbox: Control, member: Person) -> str:
-    """Bob connects, and Microsoft requires an admin; returns the portal's page after that."""
+    """Let bob connect while Microsoft requires an admin, and return the portal's page after that."""
     sandbox.set_directory(seed.CONTOSO, user_consent=False)
     sandbox.withdraw_consent(client_id=factories.CLIENT_ID, tenant=seed.CONTOSO)
     app = factories.make_app_registration()

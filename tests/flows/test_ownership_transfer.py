@@ -1,4 +1,4 @@
-"""An owner leaves: the portal notices, an IT admin transfers ownership, the new owner connects another account."""
+"""An owner leaves, the portal notices, an IT admin transfers ownership, and the new owner connects another account."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def _the_portals_sign_in_is_the_sandbox(settings: Any) -> None:
 
 
 def bobs_own(sandbox: Control, bob: User) -> Connection:
-    """An active connection of bob's own account, ada@contoso.example."""
+    """Return an active connection to bob's own account, ada@contoso.example."""
     UserSocialAuth.objects.create(user=bob, provider="microsoft", uid=f"{factories.DIRECTORY_ID}.{factories.ADA_ID}")
     return factories.make_granted_connection(sandbox, owner=bob, refresh_after=timezone.now())
 

@@ -1,4 +1,4 @@
-"""Policy and Microsoft: grants are checked before tokens are stored, and an approval allows the connection."""
+"""Grants are checked against the policy before tokens are stored, and an approval allows a connection."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_from_the_request_through_approval_to_the_first_token(person: Meet, alic
 
 def test_forbidden_permissions_from_an_old_consent_store_no_token(person: Meet, bob: User, sandbox: Control) -> None:
     app = factories.make_app_registration()
-    # Ada consented to sending long ago, for another connection.
+    # Long ago, Ada consented to sending mail for another connection.
     sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["offline_access", "Mail.Send", "Mail.Read"])
     rule(permissions={"Mail.Send": "forbidden"})
     member = person(bob)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 
 
 def revoked(sandbox: Control) -> Connection:
-    """A connection whose session was revoked at Microsoft, as a sweep has found."""
+    """Return a connection that a sweep has flagged because its session was revoked at Microsoft."""
     connection = factories.make_granted_connection(sandbox, refresh_after=timezone.now())
     sandbox.revoke_sessions(factories.ADA)
     scheduler.sweep(now=timezone.now())

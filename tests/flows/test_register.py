@@ -1,4 +1,4 @@
-"""An IT admin registers a tenant and an app registration, gets consent, and members see what they may use."""
+"""An IT admin registers a tenant and an app registration and gets consent, and members see what they may use."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def register_tenant(admin: Person, directory: str = "contoso.example") -> Tenant
 
 
 def grant_consent(admin: Person, sandbox: Control) -> tuple[AppRegistration, Any]:
-    """Grant admin consent by the portal's link; returns the app registration and the portal's page after that."""
+    """Grant admin consent through the portal's link; return the app registration and the portal's page after that."""
     app = factories.make_app_registration(default_capabilities=["mail.read"])
     sandbox.withdraw_consent(factories.CLIENT_ID)
     admin.follow_to_microsoft(admin.post(f"/apps/{app.pk}/consent/", go="1"))

@@ -1,4 +1,4 @@
-"""An expired app secret flags the app registration but no connection; one new secret fixes them all."""
+"""An expired app secret flags the app registration but no connections, and one new secret fixes them all."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Rotating a credential in use: nothing fails, no connection is flagged, and the page shows the progress."""
+"""Rotating a credential that is in use: nothing fails, no connection is flagged, and the page shows the progress."""
 
 from datetime import timedelta
 
@@ -25,7 +25,7 @@ def three_connections(sandbox: Control) -> None:
 
 
 def sweep_all() -> int:
-    """Refresh every connection as if it were due; returns how many were renewed, which must be all."""
+    """Refresh every connection as if it were due, and return how many were renewed."""
     now = timezone.now()
     Connection.objects.update(refresh_after=now)
     done = scheduler.sweep(now=now)
@@ -34,7 +34,7 @@ def sweep_all() -> int:
 
 
 def nothing_happened() -> None:
-    """No connection was touched, no app registration rejected, no incident opened."""
+    """Assert that no connection changed, no app registration was rejected and no incident was opened."""
     assert set(Connection.objects.values_list("status", "trouble_count", "suspected_code")) == {("active", 0, "")}
     assert not Incident.objects.exists()
     assert not AuditEvent.objects.filter(action__in=("connection.flagged", "app_registration.rejected")).exists()
@@ -69,7 +69,7 @@ def test_a_secret_deleted_at_microsoft_is_skipped(person: Meet, alice: User, san
     factories.make_secret(app, new["value"], label="Next secret")
     assert sweep_all() == 3
 
-    # The newest one is deleted in Entra by mistake, halfway through.
+    # The newest secret is deleted in Entra by mistake.
     sandbox.remove_secret(factories.CLIENT_ID, new["id"])
     assert sweep_all() == 3
     nothing_happened()
@@ -85,10 +85,10 @@ def test_the_next_certificate_is_made_ahead_uploaded_tried_and_then_comes_first(
     app = factories.make_app_registration()
     three_connections(sandbox)
     admin = person(alice)
-    for _ in range(2):  # a second click creates no other
+    for _ in range(2):  # a second click does not create another one
         admin.post(f"/apps/{app.pk}/credentials/next/")
     certificate = app.credentials.get(kind="certificate")
-    assert sweep_all() == 3  # with the secret: the certificate is not uploaded yet
+    assert sweep_all() == 3  # with the secret, because the certificate is not uploaded yet
     assert "Upload" in admin.get(f"/apps/{app.pk}/").content.decode()
 
     sandbox.add_certificate(factories.CLIENT_ID, certificate.certificate)

@@ -1,4 +1,4 @@
-"""MICROSOFT_SANDBOX_URL may name any server that speaks the protocol; nothing else has to change."""
+"""MICROSOFT_SANDBOX_URL can point to any server that speaks the protocol, and nothing else has to change."""
 
 import urllib.request
 from collections.abc import Callable, Iterator

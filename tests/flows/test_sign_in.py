@@ -40,14 +40,14 @@ def _microsoft_sign_in(sandbox: Control, settings: Any) -> None:
 
 
 def forget_microsoft() -> None:
-    """social-auth caches discovery documents and keys for a day."""
+    """Clear social-auth's cache, which keeps discovery documents and keys for a day."""
     MicrosoftSignIn.get_openid_configuration.invalidate()
     MicrosoftSignIn.get_jwks_keys_for_uri.invalidate()
 
 
 @pytest.fixture
 def somebody(sandbox: Control) -> Person:
-    """A person with a fresh browser, signed in nowhere."""
+    """A person with new browsers who is not signed in anywhere."""
     return Person(Client(), Browser(sandbox.base_url))
 
 
@@ -212,7 +212,7 @@ def test_a_local_account_of_the_same_name_is_not_linked(somebody: Person, superu
 
 
 def test_an_account_is_its_object_id_and_not_its_name(somebody: Person, sandbox: Control) -> None:
-    """Microsoft may assign a freed user name to another person."""
+    """Microsoft may give a user name to another person once it is free."""
     sign_in(somebody, factories.ADA)
     ada = signed_in_as(somebody)
     somebody.post("/sign-out/")
@@ -251,7 +251,7 @@ def test_signing_in_while_signed_in_links_nobody(somebody: Person, bob: User) ->
 
 
 def test_a_person_of_another_directory_is_refused(somebody: Person, sandbox: Control, settings: Any) -> None:
-    """Even if the registration in Entra is multitenant by mistake and the token is valid."""
+    """This holds even if the registration in Entra is multitenant by mistake and the token is valid."""
     sandbox.set_app(seed.SIGN_IN_APP, audience="AzureADMultipleOrgs")
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": seed.FABRIKAM}
     begun = begin(somebody)
@@ -299,14 +299,14 @@ def test_a_callback_works_once(somebody: Person) -> None:
 
 
 def test_another_state_of_the_same_browser_is_refused(somebody: Person) -> None:
-    """Login CSRF: a code of the attacker's own sign-in with the victim's state."""
+    """This is login CSRF: the code from the attacker's own sign-in is combined with the victim's state."""
     attacker = Person(Client(), Browser(somebody.microsoft.url))
     attacker.follow_to_microsoft(begin(attacker))
     attacker.consent(GRACE)
     code = parse_qs(urlsplit(_returned(attacker)).query)["code"][0]
     state = parse_qs(urlsplit(begin(somebody)["Location"]).query)["state"][0]
     answer = somebody.get(f"/auth/complete/microsoft/?{urlencode({'code': code, 'state': state})}")
-    assert answer.status_code >= 400  # the code does not fit this browser's PKCE verifier
+    assert answer.status_code >= 400  # the code does not match this browser's PKCE verifier
     assert not is_signed_in(somebody)
     assert not User.objects.exists()
 
@@ -346,7 +346,7 @@ def test_a_tampered_id_token_is_refused(
 
 
 def test_an_id_token_of_another_sign_in_is_refused(somebody: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Genuine and signed, but replayed: only its nonce differs."""
+    """The token is genuine and signed but replayed, so only its nonce differs."""
     original = MicrosoftSignIn.request_access_token
     kept: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Sign-in links: a mailbox owner without an account in the portal signs in for a connection."""
+"""Sign-in links: a mailbox owner without a portal account signs in for a connection."""
 
 import logging
 from datetime import timedelta
@@ -33,14 +33,14 @@ def pending(owner: User) -> Connection:
 
 
 def link_of(connection: Connection, maker: User) -> str:
-    """The address of a new link, without the host."""
+    """Create a link and return its address without the host."""
     _, token = sign_in_links.create(connection, actor=maker, now=timezone.now())
     return f"/sign-in-link/{token}/"
 
 
 @pytest.fixture
 def stranger(sandbox: Control) -> Person:
-    """A person not signed in to the portal."""
+    """A person who is not signed in to the portal."""
     return Person(Client(), Browser(sandbox.base_url))
 
 
@@ -57,7 +57,7 @@ def test_the_owner_of_a_mailbox_connects_it_without_an_account(bob: User, strang
     connection.refresh_from_db()
     assert (connection.status, connection.account_username, connection.owner) == ("active", GRACE, bob)
     assert "is connected" in stranger.get(done["Location"]).content.decode()
-    # The visitor got no account, no session and no social-auth row.
+    # The visitor did not get an account, a session or a social-auth row.
     assert User.objects.count() == people
     assert not UserSocialAuth.objects.exists()
     assert "_auth_user_id" not in stranger.portal.session
@@ -145,7 +145,7 @@ def test_the_callback_of_a_link_is_useless_in_another_browser(bob: User, strange
 
 
 def test_looking_at_a_link_changes_nothing(bob: User) -> None:
-    """Mail programs open links to scan them."""
+    """Email programs open links to scan them."""
     connection = pending(bob)
     link = link_of(connection, bob)
     before = (SignInLink.objects.values().get(), AuditEvent.objects.count(), Session.objects.count())
@@ -222,7 +222,7 @@ def test_a_link_is_invalid_without_its_connection_or_creator(
 
 @pytest.mark.parametrize("at_microsoft", [False, True])
 def test_a_link_is_invalid_when_the_permissions_changed(bob: User, stranger: Person, at_microsoft: bool) -> None:
-    """After admin consent for everybody, Microsoft shows no consent page with the permissions."""
+    """Once an admin has consented for everybody, Microsoft no longer shows a page that lists the permissions."""
     connection = pending(bob)
     link = link_of(connection, bob)
     connections.change(connection, name="Invoices", chosen=["mail.read"], extra_scopes=[], actor=bob)
@@ -282,7 +282,7 @@ def test_an_account_of_another_directory_is_refused(bob: User, stranger: Person)
 
 
 def test_a_made_up_answer_of_microsoft_harms_no_application(bob: User, stranger: Person) -> None:
-    """Anyone with a link can put any error into the URL; that proves nothing."""
+    """Anyone with a link can put any error into the callback URL, so an error there proves nothing."""
     connection = pending(bob)
     answer = stranger.post(link_of(connection, bob))
     state = answer["Location"].partition("state=")[2].partition("&")[0]
@@ -295,7 +295,7 @@ def test_a_made_up_answer_of_microsoft_harms_no_application(bob: User, stranger:
 
 
 def test_a_signed_in_visitor_keeps_their_account(person: Meet, bob: User, dave: User) -> None:
-    """dave, signed in, opens bob's link: he consents, but gets no access."""
+    """Dave is signed in and opens bob's link: he consents, but gets no access."""
     connection = pending(bob)
     visitor = person(dave)
     visitor.connect(visitor.post(link_of(connection, bob)), GRACE)

@@ -1,7 +1,7 @@
-"""Removed access ends at once, also for an automation that keeps polling.
+"""Removed access ends at once, even for an automation that keeps polling.
 
-A thread polls a real web server with una's API key while her access is removed on a page. Every call is
-recorded with its start, end and status.
+A thread polls a real web server with una's API key while her access is removed on a page. The start, end and status of
+every call are recorded.
 """
 
 import http.client
@@ -27,13 +27,13 @@ from tests import factories
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SignIn = Callable[[User], Client]
-ENOUGH = 12  # responses required before and after
-PATIENCE = 60.0  # time-out in seconds
+ENOUGH = 12  # responses required before and after the removal
+PATIENCE = 60.0  # timeout in seconds
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call for a token. Times in seconds of the monotonic clock."""
+    """One call for a token; times are in seconds of the monotonic clock."""
 
     began: float
     ended: float
@@ -82,19 +82,19 @@ class Poller:
 
 @pytest.fixture
 def una(db: None) -> User:
-    """A member with shared access."""
+    """A member who gets shared access and loses it."""
     return factories.make_person("una")
 
 
 @pytest.fixture
 def shared(bob: User) -> Connection:
-    """Bob's connection, with a long-lasting token."""
+    """Bob's connection, with a token that is valid for an hour."""
     return factories.make_connection(owner=bob, expires_at=timezone.now() + timedelta(hours=1))
 
 
 @pytest.fixture
 def poll(portal_url: str, una: User) -> Iterator[Callable[[Connection], Poller]]:
-    """``poll(connection)``: una's automation starts to fetch its tokens."""
+    """Call ``poll(connection)`` to let una's automation start fetching its tokens."""
     started: list[Poller] = []
 
     def start(connection: Connection) -> Poller:
@@ -111,7 +111,7 @@ def poll(portal_url: str, una: User) -> Iterator[Callable[[Connection], Poller]]
 
 
 def count_around(poller: Poller, take_away: Callable[[], object], *, since: float = 0.0) -> tuple[list[int], list[int]]:
-    """Statuses of the calls that had ended before ``take_away``, and of those that began when it was done."""
+    """Return the statuses of calls that ended before ``take_away``, and of calls that began after it."""
     poller.wait_for(lambda calls: sum(1 for call in calls if call.began >= since) >= ENOUGH)
     starts = time.monotonic()
     take_away()
@@ -161,13 +161,13 @@ def test_losing_the_team_while_an_automation_polls_refuses_the_next_call(
 def test_a_shares_end_passing_while_an_automation_polls_refuses_the_next_call(
     shared: Connection, una: User, poll: Callable[[Connection], Poller]
 ) -> None:
-    """No one removes it and no task runs: the date alone ends the share."""
+    """Nobody removes the share and no task runs; the date alone ends it."""
     give(shared, person=una, until=timezone.now() + timedelta(hours=1))
     poller = poll(shared)
     poller.wait_for(lambda calls: len(calls) >= ENOUGH)
     ends = time.monotonic() + 1
     Share.objects.update(until=timezone.now() + timedelta(seconds=ends - time.monotonic()))
-    # The two clocks are read one after the other: ignore calls between the readings.
+    # The two clocks are read one after the other, so calls between the readings are ignored.
     apart = 0.05
     calls = poller.wait_for(lambda calls: sum(1 for call in calls if call.began > ends + apart) >= ENOUGH)
     before = [call.status for call in calls if call.ended < ends - apart]

@@ -1,4 +1,4 @@
-"""The Azure CLI script is really run by bash, with an ``az`` that only records its arguments."""
+"""The Azure CLI script is really run by bash, with a fake ``az`` that only records its arguments."""
 
 import json
 import os
@@ -30,7 +30,7 @@ PLAN = az_script.SetupPlan(
 )
 NASTY = """O'Brien "quoted" $(touch pwned) `touch pwned` \\ ; & | * ~ ünïcode -n"""
 
-# Writes each call's arguments NUL-separated, and the files it was given, into the directory it runs in.
+# Writes the arguments of each call, separated by NUL, and the files passed to it into the current directory.
 FAKE_AZ = """#!/usr/bin/env bash
 number=$(ls calls | wc -l)
 printf '%s\\0' "$@" > "calls/$(printf %03d "$number")"
@@ -46,7 +46,7 @@ esac
 
 
 def run(plan: az_script.SetupPlan, folder: Path) -> tuple[list[list[str]], str]:
-    """The calls the script makes of ``az``, each a list of arguments, and what it prints."""
+    """Run the script; return the arguments of each call to ``az``, and what the script prints."""
     (folder / "bin").mkdir()
     (folder / "calls").mkdir()
     az = folder / "bin" / "az"

@@ -1,4 +1,4 @@
-"""Capabilities of automations and the least permissions for them."""
+"""Capabilities of automations and the minimum permissions for them."""
 
 import re
 import uuid

@@ -1,4 +1,4 @@
-"""Certificates are generated correctly, and uploaded ones are read or refused with the reason."""
+"""Certificates are generated correctly, and uploaded ones are read or rejected with the reason."""
 
 from datetime import UTC, datetime, timedelta
 

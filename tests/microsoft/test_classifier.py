@@ -1,4 +1,4 @@
-"""Real answers of Microsoft get the right verdict, and no answer whatever does harm."""
+"""Microsoft's real responses get the right verdict, and no response, however odd, can do harm."""
 
 import base64
 import json
@@ -62,7 +62,7 @@ CLAIMS = base64.b64encode(b'{"access_token":{"nbf":{"essential":true}}}').decode
 @pytest.mark.parametrize(
     ("where", "status", "headers", "body", "kind", "code"),
     [
-        # the service itself
+        # errors of the service itself
         ("token", 429, {"Retry-After": "60"}, "", Kind.THROTTLED, "http-429"),
         ("token", 429, {}, '{"error":"invalid_grant","error_codes":[50173]}', Kind.THROTTLED, "AADSTS50173"),
         ("token", 400, {}, '{"error":"invalid_grant","error_codes":[50196]}', Kind.THROTTLED, "AADSTS50196"),
@@ -81,7 +81,7 @@ CLAIMS = base64.b64encode(b'{"access_token":{"nbf":{"essential":true}}}').decode
         ("token", 400, {}, SOAP.format("nothing known"), Kind.TRANSIENT, "http-400"),
         ("token", 400, {}, SOAP.format("<t>AADSTS50126: Error validating</t>"), Kind.REAUTH, "AADSTS50126"),
         ("token", 302, {"Location": "https://proxy.example/"}, "", Kind.TRANSIENT, "http-302"),
-        # words without a known number
+        # error words without a known number
         ("token", 400, {}, '{"error":"interaction_required"}', Kind.REAUTH, "interaction_required"),
         ("token", 400, {}, '{"error":"invalid_grant","error_codes":[99999]}', Kind.REAUTH, "AADSTS99999"),
         ("token", 400, {}, '{"error":"invalid_grant","suberror":"message_only"}', Kind.POLICY, "invalid_grant"),
@@ -95,7 +95,7 @@ CLAIMS = base64.b64encode(b'{"access_token":{"nbf":{"essential":true}}}').decode
         ("token", 400, {}, '{"error":"slow_down"}', Kind.THROTTLED, "slow_down"),
         ("token", 400, {}, '{"error":"expired_token"}', Kind.REAUTH, "expired_token"),
         ("token", 400, {}, '{"error":"authorization_declined"}', Kind.CONSENT, "authorization_declined"),
-        # several numbers, numbers in odd places
+        # several numbers, or numbers in unusual places
         ("token", 400, {}, '{"error":"invalid_grant","error_codes":[70002,70008]}', Kind.REAUTH, "AADSTS70008"),
         ("token", 401, {}, '{"error":"invalid_client","error_codes":[7000215,70002]}', Kind.APP_CONFIG, "AADSTS7000215"),
         ("token", 400, {}, '{"error":"invalid_grant","error_codes":[50173,88888]}', Kind.REAUTH, "AADSTS50173"),
@@ -116,7 +116,7 @@ CLAIMS = base64.b64encode(b'{"access_token":{"nbf":{"essential":true}}}').decode
         ("token", 400, {}, "{'error': 'invalid_grant', 'error_codes': [50057]}", Kind.POLICY, "AADSTS50057"),
         ("token", 400, {}, '{"error":"invalid_grant","error_description":"AADSTS70002: It\'s no. AADSTS50057: Disab',
          Kind.POLICY, "AADSTS50057"),
-        # with a vague number the word decides
+        # if the number is vague, the error word decides
         ("token", 400, {}, '{"error":"invalid_request","error_codes":[9002313]}', Kind.APP_CONFIG, "AADSTS9002313"),
         ("token", 400, {}, '{"error":"invalid_grant","error_codes":[9002313]}', Kind.REAUTH, "AADSTS9002313"),
         ("token", 400, {}, '{"error":"invalid_grant","error_codes":[70002]}', Kind.REAUTH, "AADSTS70002"),
@@ -289,14 +289,14 @@ def test_a_broken_app_is_no_broken_connection(number: int | None, error: str, cr
 @pytest.mark.parametrize(
     ("child", "kind"),
     [
-        (500579, Kind.POLICY),  # 50057 disabled account
-        (530099, Kind.POLICY),  # 53009
-        (530039, Kind.POLICY),  # 53003 Conditional Access
-        (700089, Kind.REAUTH),  # 70008 expired
-        (7000199, Kind.APP_CONFIG),  # 70001 app unknown
+        (500579, Kind.POLICY),  # 50057: the account is disabled
+        (530099, Kind.POLICY),  # 53009: app protection is required
+        (530039, Kind.POLICY),  # 53003: Conditional Access
+        (700089, Kind.REAUTH),  # 70008: the token has expired
+        (7000199, Kind.APP_CONFIG),  # 70001: the app is unknown
         (650099, None),  # 65009 does not exist
         (7000099, None),  # 70000 is vague
-        (160029, Kind.REAUTH),  # 16002 session not there
+        (160029, Kind.REAUTH),  # 16002: there is no such session
         (1200029, None),  # 12000 does not exist
         (50999, None),
         (500571234, None),
@@ -311,8 +311,8 @@ def test_an_unknown_number_gets_its_familys_meaning_only_where_that_is_safe(chil
 
 
 def test_the_family_rule_agrees_with_the_known_children() -> None:
-    # Where the rule is wrong, the table must know the number itself. For nearly all documented numbers it is right, so it
-    # is useful for undocumented ones.
+    # The rule is right for nearly all documented numbers, so it is useful for undocumented ones. Where it is wrong,
+    # the table must list the number itself.
     known = [(meaning, family_of(number)) for number, meaning in error_tables.AADSTS.items() if not meaning.vague]
     agreeing = [meaning.kind is family.kind for meaning, family in known if family]
 
@@ -466,7 +466,7 @@ def test_no_token_or_code_of_an_answer_is_in_the_verdict() -> None:
 
 
 def assert_valid(verdict: Verdict) -> None:
-    assert verdict.code != "unreadable"  # the last resort of classify(), which nothing may need
+    assert verdict.code != "unreadable"  # the last resort of classify(), which should never be needed
     assert isinstance(verdict.kind, Kind)
     assert isinstance(verdict.who, Who)
     assert verdict.cause.endswith(".")
@@ -475,7 +475,7 @@ def assert_valid(verdict: Verdict) -> None:
     if verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
         assert not verdict.flags()
         assert not verdict.certain
-    assert len(repr(verdict).encode("utf-8")) < 20_000  # encodes, and is bounded
+    assert len(repr(verdict).encode("utf-8")) < 20_000  # can be encoded, and is limited in size
 
 
 json_values = st.recursive(

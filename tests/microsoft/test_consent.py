@@ -44,7 +44,7 @@ def test_a_shared_endpoint_becomes_organizations(shared: str) -> None:
     [
         ("admin_consent=True&tenant=t&scope=x&state=12345", True, False),
         ("admin_consent=True&tenant=t&state=12345", True, False),
-        # Both documented ways to cancel; the first has admin_consent=True nevertheless.
+        # Both documented ways to cancel. The first one has admin_consent=True even so.
         (
             "admin_consent=True&error=consent_required&error_description=AADSTS65004%3a+The+resource+owner+or+"
             "authorization+server+denied+the+request.&state=12345",

@@ -1,4 +1,4 @@
-"""The tables under connections/microsoft/data: what is refused, and that they are found from anywhere."""
+"""The tables in connections/microsoft/data: what is rejected, and that they are found from any directory."""
 
 import subprocess
 import sys

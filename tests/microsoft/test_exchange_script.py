@@ -1,6 +1,6 @@
-"""The PowerShell for Exchange Online: its text, and that no value can get out of its quotation marks.
+"""The PowerShell script for Exchange Online: its text, and that no value can escape its quotation marks.
 
-There is no PowerShell here, so a small tokenizer reads the script by the language's quoting rules.
+PowerShell is not available here, so a small tokenizer reads the script by PowerShell's quoting rules.
 """
 
 import re
@@ -47,19 +47,19 @@ NASTY = [
 
 @dataclass(frozen=True)
 class Token:
-    """``kind`` is word, string, mark or end of line; ``text`` is what it means."""
+    """``kind`` is word, string, mark or end (of a line); ``text`` is the value without quotation marks."""
 
     kind: str
     text: str
 
 
-QUOTES = "'\u2018\u2019\u201a\u201b"  # all of them open and close a single-quoted string
+QUOTES = "'\u2018\u2019\u201a\u201b"  # each of them can open and close a single-quoted string
 DOUBLE_QUOTES = '"\u201c\u201d\u201e'
 MARKS = "{}()@|;,=&"
 
 
 def tokens(text: str) -> list[Token]:
-    """The script's tokens without comments. Fails for an open string or syntax that the portal does not use."""
+    """Return the script's tokens without comments; fail on an unclosed string or syntax the portal does not use."""
     tokens: list[Token] = []
     at = 0
     while at < len(text):
@@ -104,7 +104,7 @@ def strings(text: str) -> list[str]:
 
 
 def skeleton(text: str) -> list[str]:
-    """Everything but the strings' contents: what PowerShell would run, whatever the strings contain."""
+    """Return everything but the contents of strings: what PowerShell would run, whatever the strings contain."""
     return ["…" if token.kind == "string" else token.text for token in tokens(text)]
 
 

@@ -1,4 +1,4 @@
-"""Shared mailboxes are tested at the sandbox's Graph."""
+"""Shared mailboxes are tested against the sandbox's Graph."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def probe(cloud: Cloud, token: str, address: str, **options: Any) -> Probe:
 
 
 def assert_lacks(outcome: Probe, lack: MissingAccess, who: Who, cause: str, action: str) -> None:
-    """``cause`` and ``action`` are parts of the sentences."""
+    """Check the outcome; ``cause`` and ``action`` are parts of its sentences."""
     assert (outcome.state, outcome.lack, outcome.who) == (ReachState.UNREACHABLE, lack, who)
     assert outcome.code
     assert cause in outcome.cause
@@ -88,7 +88,7 @@ def test_an_inbox_shared_alone_is_not_the_whole_mailbox(sandbox: Control, cloud:
 def test_a_guest_must_use_an_account_of_the_organisation(sandbox: Control, cloud: Cloud) -> None:
     outcome = probe(cloud, delegated_token(sandbox, cloud, "Mail.Read", "Mail.Read.Shared", upn=GUEST), SUPPORT)
     assert_lacks(outcome, MissingAccess.GUEST, Who.OWNER, "is a guest", "account of the organisation itself")
-    # A missing permission would not help a guest either.
+    # Granting the missing permission would not help a guest either.
     assert probe(cloud, delegated_token(sandbox, cloud, "Mail.Read", upn=GUEST), SUPPORT).lack is MissingAccess.GUEST
 
 
@@ -120,7 +120,7 @@ def test_access_granted_by_exchange_works_although_the_token_has_no_role(sandbox
     assert token_endpoint.roles(token) == ()
     outcomes = mailbox_probe.probe_mailboxes(cloud, token, [SALES, SUPPORT])
     assert outcomes[SUPPORT] == REACHABLE
-    # It reaches another mailbox without the role, so Exchange has a list and this mailbox is not on it.
+    # The app reaches another mailbox without having the role, so Exchange limits it to a list without this mailbox.
     assert outcomes[SALES].lack is MissingAccess.POLICY_SCOPE
     assert probe(cloud, token, SALES).lack is MissingAccess.APP_ROLE
     assert probe(cloud, token, SALES, reaches_others=True).lack is MissingAccess.POLICY_SCOPE

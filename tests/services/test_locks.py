@@ -1,4 +1,4 @@
-"""Simultaneous changes on PostgreSQL: no deadlocks, and nothing is deleted without an audit event."""
+"""Simultaneous changes on PostgreSQL do not deadlock, and nothing is deleted without an audit event."""
 
 import threading
 from datetime import datetime, timedelta
@@ -29,7 +29,7 @@ NOW = timezone.now()
 def test_a_transfer_and_a_departure_of_the_owner_do_not_deadlock(
     alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each refers to rows the other has locked, which is checked at commit."""
+    """Each refers to rows that the other has locked, and foreign keys are checked at commit."""
     connection = factories.make_connection(owner=bob)
     factories.make_connection(owner=bob, name="Other")
     handed, marked = threading.Event(), threading.Event()
@@ -105,7 +105,7 @@ def test_sharing_with_a_team_or_person_being_removed_is_refused(
             databases.close_all()
 
     def removed(*args: Any, **kwargs: Any) -> None:
-        """Called last before the removal: gives the other thread time to share."""
+        """Called just before the removal, to give the other thread time to share."""
         real(*args, **kwargs)
         sharer.start()
         assert started.wait(20)
@@ -131,7 +131,7 @@ def test_changing_a_share_over_the_api_and_on_its_page_does_not_deadlock(
     on_the_page = threading.Thread(target=lambda: _share_again(connection, dave, bob))
 
     def require_match(*args: Any) -> None:
-        """Called when the API holds its locks: gives the page time to take its own."""
+        """Called while the API holds its locks, to give the page time to take its own."""
         real(*args)
         on_the_page.start()
         on_the_page.join(0.5)
@@ -154,7 +154,7 @@ def _share_again(connection: Connection, person: User, owner: User) -> None:
 def test_sharing_again_and_removing_the_team_or_person_does_not_deadlock(
     what: str, alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old share has expired: it is ended first, and removing the team or person ends it as well."""
+    """The old share has expired, so sharing again ends it first. Removing the team or person ends it as well."""
     connection = factories.make_connection(owner=bob)
     team = teams.add("Finance", actor=alice)
     target: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}
@@ -174,7 +174,7 @@ def test_sharing_again_and_removing_the_team_or_person_does_not_deadlock(
     remover = threading.Thread(target=remove)
 
     def unshared(*args: Any, **kwargs: Any) -> None:
-        """Called when the old share is ended and locked: gives the removal time to take its first locks."""
+        """Called when the old share is ended and locked, to give the removal time to take its first locks."""
         real(*args, **kwargs)
         if threading.current_thread() is not remover:
             remover.start()

@@ -1,4 +1,4 @@
-"""Permissions are checked at the moment of the change, not at the moment the page was read."""
+"""Permissions are checked at the moment of the change, not when the page was loaded."""
 
 from collections.abc import Callable
 

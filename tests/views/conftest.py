@@ -1,5 +1,3 @@
-"""Fixtures of the page tests: the database and a browser for each role."""
-
 import pytest
 from django.test import Client
 
@@ -9,7 +7,7 @@ from tests.views.pages import SignIn
 
 @pytest.fixture(autouse=True)
 def _database(db: None) -> None:
-    """Every test here may use the database."""
+    """Let every test here use the database."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The pages that answer who could use what, and when."""
+"""Pages that show who could use what, and when."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db
 SignIn = Callable[[User], Client]
 PAGE = "/audit/access/"
 EXPORT = "/audit/access/export/"
-# Noon of a day that is over, so that hours of that day can be told.
+# Noon of a past day, so that every hour of that day can be queried.
 NOON = (timezone.now() - timedelta(days=3)).replace(hour=12, minute=0, second=0, microsecond=0)
 DAY = NOON.date().isoformat()
 HOUR = timedelta(hours=1)
@@ -32,7 +32,7 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def story(alice: User, bob: User, dave: User) -> Connection:
-    """Bob's, since 10; Dave's to use by a share from 12 to 14, and to manage by his team from 13 on."""
+    """Bob owns it from 10:00; Dave may use it from 12:00 to 14:00 and, through his team, manage it from 13:00."""
     connection = connections.start_delegated(
         factories.make_app_registration(), name="Invoices", chosen=[], actor=bob, now=NOON - 2 * HOUR
     )

@@ -1,4 +1,4 @@
-"""Pages of access reviews: one's shares on one form, and a report that an auditor can take along."""
+"""Pages about access reviews: a reviewer's shares in one form, and a report for auditors."""
 
 import csv
 import io
@@ -118,7 +118,7 @@ def test_the_number_of_queries_does_not_grow_with_the_page(signed_in: SignIn, al
     shares = shared(bob, *people)
     few, many = factories.make_review(*shares[:2]), factories.make_review(*shares)
     for page, who in (("", bob), ("", alice), ("report/", alice)):
-        # More than a page costs the count.
+        # If there is more than one page, counting takes one more query.
         assert counted(f"/reviews/{many.pk}/{page}", who) <= counted(f"/reviews/{few.pk}/{page}", who) + 1
     for _ in range(20):
         factories.make_review()

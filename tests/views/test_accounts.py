@@ -1,4 +1,4 @@
-"""Signing in and out, the account page, and what a sign-in that fails looks like."""
+"""Signing in and out, the account page, and failed sign-ins."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Pages about alerts: the outbox, the channels, and what one wants to be told."""
+"""Pages about alerts: the outbox, the channels, and notification preferences."""
 
 from collections.abc import Callable
 from typing import Any

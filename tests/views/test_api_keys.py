@@ -1,4 +1,4 @@
-"""Pages about API keys: a secret is shown once, and the page tells which of two is still used."""
+"""Pages about API keys: a secret is shown once, and the page says which of two secrets is still used."""
 
 import re
 from collections.abc import Callable

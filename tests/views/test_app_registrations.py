@@ -1,4 +1,4 @@
-"""Pages about app registrations: registering, trying, changing, removing, and the script."""
+"""Pages about app registrations: registering, testing, changing and removing them, and the script."""
 
 from typing import Any
 

@@ -20,7 +20,7 @@ SignIn = Callable[[User], Client]
 
 @pytest.fixture
 def events(alice: User, bob: User) -> Any:
-    """A connection of bob's, a tenant of alice's, and what happened to them."""
+    """Record events about a connection of bob's and its tenant."""
     connection = factories.make_connection(owner=bob)
     tenant = connection.app_registration.tenant
     audit.record(AuditAction.CONNECTION_CONNECTED, connection, actor=bob)
@@ -31,7 +31,7 @@ def events(alice: User, bob: User) -> Any:
 
 
 def listed(client: Any, **filters: str) -> Any:
-    """Actions on the list, newest first."""
+    """Return the actions on the list, newest first."""
     page = client.get("/audit/", filters).context["page"]
     return [event.action for event in page.items]
 

@@ -1,4 +1,4 @@
-"""Token hand-outs beside events, saved views, seals, verifications, and the questions of auditors."""
+"""Token requests listed with events, saved views, seals, verifications, and reports for auditors."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ SignIn = Callable[[User], Client]
 
 @pytest.fixture
 def trail(bob: User) -> Connection:
-    """Events and hand-outs in turns, 60 of each; every tenth pair at the same moment."""
+    """Record 60 events and 60 token requests alternately; in every tenth pair, both have the same time."""
     connection = factories.make_connection(owner=bob)
     key, _ = factories.make_key(bob)
     for minute in range(60):
@@ -33,7 +33,7 @@ def trail(bob: User) -> Connection:
 
 
 def walk(client: Client, direction: str, url: str = "/audit/") -> list[Any]:
-    """All pages in one direction."""
+    """Return all pages in one direction."""
     seen = []
     while url:
         page = client.get(f"/audit/{url}" if url.startswith("?") else url).context["page"]

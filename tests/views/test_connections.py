@@ -1,4 +1,4 @@
-"""Pages about connections: what each person is shown and offered, and where the forms lead."""
+"""Pages about connections: what each person sees and is offered, and where the forms lead."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pages about admin consent, walked through the sandbox's real pages where it matters."""
+"""Pages about admin consent, using the sandbox's real pages where it matters."""
 
 import re
 from urllib.parse import urlencode, urlsplit
@@ -23,7 +23,7 @@ CALLBACK = "/consent/callback/"
 
 
 def at_microsoft(url: str, *, upn: str, step: str) -> str:
-    """Sign in at the sandbox and press Accept or Cancel on its consent page; returns where the browser is sent."""
+    """Sign in to the sandbox and press Accept or Cancel on its consent page; return the address it redirects to."""
     with requests.Session() as browser:
         page = browser.get(url, timeout=10)
         sign_in = {"step": "password", "login": upn, "password": _PASSWORDS[upn]}

@@ -1,4 +1,4 @@
-"""Pages about credentials: adding, retiring, downloading the public part."""
+"""Pages about credentials: adding and retiring them, and downloading the public part."""
 
 from datetime import timedelta
 

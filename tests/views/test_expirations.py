@@ -1,4 +1,4 @@
-"""The page of what expires, the sentence on a connection's page, and how an app registration's credentials stand."""
+"""What expires: the list of expirations, the forecast on a connection's page, and an app registration's credentials."""
 
 import re
 from datetime import timedelta
@@ -38,7 +38,7 @@ def periods(text: str) -> list[str]:
 
 @pytest.fixture
 def at_noon() -> Any:
-    """The clock stands at NOW."""
+    """Freeze the clock at NOW."""
     with time_machine.travel(NOW, tick=False):
         yield
 

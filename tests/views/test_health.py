@@ -29,7 +29,7 @@ def never_swept() -> None:
 
 
 def test_healthz_responses_without_a_database() -> None:
-    # No django_db mark: a query would fail this test.
+    # There is no django_db mark, so a query would fail this test.
     response = Client().get("/healthz")
     assert (response.status_code, response.content) == (200, b"ok\n")
 

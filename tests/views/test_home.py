@@ -1,4 +1,4 @@
-"""The start page by role: what is broken and who must act, my connections, what happened lately."""
+"""The start page by role: what is broken and who must act, the user's own connections, and recent events."""
 
 from datetime import timedelta
 from typing import Any
@@ -25,7 +25,7 @@ def home(signed_in: SignIn, user: User) -> str:
 
 @pytest.fixture
 def everything(alice: User, bob: User) -> None:
-    """One of each trouble."""
+    """Create one problem of each kind."""
     good = factories.make_app_registration()
     factories.make_connection(owner=bob, app_registration=good)
     factories.make_connection(

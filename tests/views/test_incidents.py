@@ -1,4 +1,4 @@
-"""The pages about incidents: what each person sees, and the button that starts the repair."""
+"""Pages about incidents: what each person sees, and the button that starts the repair."""
 
 from datetime import timedelta
 from typing import Any

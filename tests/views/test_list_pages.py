@@ -1,4 +1,4 @@
-"""Pages by key, capped counts, filters that ignore what nobody offered."""
+"""Keyset pagination, counts that stop at a limit, and filters that ignore unknown values."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -32,7 +32,7 @@ def tenants() -> Any:
 
 
 def walk(queryset: QuerySet[Any], order: Sequence[str], size: int, link: str = "next_url") -> Any:
-    """All pages from the first to the last one."""
+    """Follow the links and return all pages."""
     page = list_pages.page(get(), queryset, order=order, size=size)
     pages = [page]
     while getattr(page, link):

@@ -1,5 +1,3 @@
-"""Pages about shared mailboxes."""
-
 import html
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The pages of handing over say what breaks before it is pressed, and do it for one or for all."""
+"""Pages that transfer one connection or all of them, and say beforehand what will break."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Pages about people: who is here, what they own, who has left."""
+"""Pages about people: the list, what each person owns, and who has left."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Pages about the policy and about approvals: what each person reads, and what a form does before and after its preview."""
+"""Pages about the policy and approvals: what each person sees, and how a form behaves before and after its preview."""
 
 import re
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def seen(response: Any) -> str:
 
 
 def hidden(response: Any) -> dict[str, Any]:
-    """What the preview's form would send: everything it carries along."""
+    """Return the hidden fields that the preview's form would send."""
     fields: dict[str, Any] = {}
     for tag in re.findall(r'<input type="hidden"[^>]*>', response.content.decode()):
         name, value = re.search(r'name="([^"]*)"', tag), re.search(r'value="([^"]*)"', tag)

@@ -1,4 +1,4 @@
-"""Pages about tenants: who sees what, and what happens to what is typed."""
+"""Pages about tenants: who sees what, and what happens to the input."""
 
 from typing import Any
 

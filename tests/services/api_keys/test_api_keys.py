@@ -232,7 +232,7 @@ def test_the_expiry_task_warns(bob: User) -> None:
 def test_every_invalid_key_costs_one_query_and_one_comparison(
     bob: User, spoil: str, django_assert_num_queries: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that the response time does not reveal the reason."""
+    """This way the response time does not reveal why a key is invalid."""
     key, text = issue(bob)
     if spoil == "unknown":
         text = api_keys.generate_key()[0]

@@ -1,4 +1,4 @@
-"""Denials are recorded in the trail once per minute, however often they repeat."""
+"""A denial is recorded in the trail once per minute, however often it is repeated."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 
 
 def denied() -> list[dict[str, object]]:
-    """The facts of every recorded denial, in order."""
+    """Return the facts of every recorded denial, in order."""
     events = AuditEvent.objects.filter(action=AuditAction.ACCESS_DENIED).order_by("pk")
     return list(events.values_list("changes", flat=True))
 

@@ -1,4 +1,4 @@
-"""Exports contain exactly the filtered rows, and are recorded themselves."""
+"""Exports contain exactly the filtered rows, and each export is itself recorded."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""Publishing seals: every seal arrives at every destination."""
+"""Published seals: every seal arrives at every destination."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Sealing the audit trail, and detecting every manipulation of what was sealed."""
+"""Sealing the audit trail, and detecting any manipulation of what was sealed."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from tests import audit_triggers, factories
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=10)
-# No row of any table has this id, even if many tests have used the same database.
+# No table has a row with this id, even if many tests have used the same database.
 UNUSED_ID = 987_654_321
 
 
@@ -61,21 +61,20 @@ def sealed(connection: Connection, key: ApiKey) -> Connection:
 
 
 def ids(seal: int) -> list[int]:
-    """The ids of a seal's events."""
     row = AuditSeal.objects.get(number=seal)
     events = AuditEvent.objects.filter(pk__gt=row.events_after, pk__lte=row.events_upto)
     return list(events.order_by("pk").values_list("pk", flat=True))
 
 
 def tamper(statement: str, *parameters: Any) -> None:
-    """Change the database as its administrator could."""
+    """Change the database as a database administrator could."""
     with audit_triggers.removed(), database.cursor() as cursor:
         cursor.execute(statement, parameters)
         assert cursor.rowcount, "nothing was changed"
 
 
 def findings() -> list[tuple[int, str]]:
-    """Seal and kind of every finding."""
+    """Return the seal and the kind of every finding."""
     return [(finding.seal, finding.kind) for finding in verification.verify_read_only()[1]]
 
 
@@ -86,7 +85,6 @@ def plant(*pks: int) -> None:
 
 
 def swap(first: int, second: int) -> None:
-    """Swap the ids of two events."""
     for before, after in ((first, -1), (second, first), (-1, second)):
         tamper("UPDATE connections_auditevent SET id = %s WHERE id = %s", after, before)
 
@@ -224,7 +222,7 @@ def test_inserting_an_event_among_sealed_ones_is_detected(sealed: Connection) ->
             transaction.set_rollback(True)
 
 
-@pytest.mark.only_on("postgres")  # SQLite continues from the highest id there is
+@pytest.mark.only_on("postgres")  # SQLite continues from the highest existing id
 def test_an_event_with_a_future_id_is_detected_and_does_not_stop_sealing(sealed: Connection) -> None:
     plant(2**40)
     record_events(sealed, 2)
@@ -395,7 +393,7 @@ def test_an_unreadable_seal_is_detected(sealed: Connection) -> None:
 
 
 def test_an_unreadable_text_ends_the_check_with_a_finding(sealed: Connection) -> None:
-    """SQLite accepts any bytes as text; PostgreSQL refuses them itself."""
+    """SQLite accepts any bytes as text, while PostgreSQL rejects invalid ones itself."""
     planted = "CAST(x'ff00fe' AS TEXT)" if database.vendor == "sqlite" else "'x'"
     tamper(f"UPDATE connections_auditevent SET target_name = {planted} WHERE id = %s", ids(2)[3])
     run = verification.verify(actor=None, now=lambda: LATER)
@@ -436,7 +434,7 @@ def test_the_database_refuses_changes(sealed: Connection, statement: str) -> Non
     assert findings() == []
 
 
-@pytest.mark.only_on("postgres")  # SQLite knows no TRUNCATE
+@pytest.mark.only_on("postgres")  # SQLite has no TRUNCATE
 @pytest.mark.parametrize("table", audit_triggers.TABLES)
 def test_the_database_refuses_to_empty_the_tables(sealed: Connection, table: str) -> None:
     with database.cursor() as cursor:
@@ -451,7 +449,7 @@ def test_missing_triggers_are_reported(sealed: Connection) -> None:
         assert verification_checks.tables_without_triggers() == sorted(audit_triggers.TABLES)
 
 
-@pytest.mark.django_db(transaction=True)  # SQLite changes its schema outside of transactions only
+@pytest.mark.django_db(transaction=True)  # SQLite can change its schema only outside of transactions
 def test_missing_triggers_can_be_reinstalled(sealed: Connection, capsys: Any) -> None:
     with database.cursor() as cursor:
         if database.vendor == "postgresql":
@@ -527,7 +525,7 @@ def test_the_command_refuses_invalid_options(sealed: Connection, options: dict[s
 
 @contextmanager
 def thread(work: Callable[[], object]) -> Iterator[None]:
-    """Run ``work`` in a thread with its own database connection; its exception is raised here."""
+    """Run ``work`` in a thread with its own database connection, and raise its exception here."""
 
     def run() -> None:
         try:

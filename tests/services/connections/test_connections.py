@@ -1,4 +1,4 @@
-"""Create, change, disable, enable and remove connections."""
+"""Creating, changing, disabling, enabling and removing connections."""
 
 from collections.abc import Callable
 from typing import Any

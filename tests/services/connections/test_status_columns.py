@@ -13,10 +13,10 @@ COLUMNS = {f"status_{name}" for name in ("code", "cause", "action", "who", "refe
 
 
 def written_columns(node: ast.AST) -> Iterator[str]:
-    """Status columns in calls of ``update()``, in assigned attributes and in dictionaries of columns."""
+    """Yield the status columns set by calls to ``update()``, attribute assignments and dictionaries of columns."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         if node.func.attr == "changed_fields":
-            return  # only compares
+            return  # it only compares
         if node.func.attr == "update":
             yield from (keyword.arg for keyword in node.keywords if keyword.arg in {"status", *COLUMNS})
     elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in COLUMNS:

@@ -1,4 +1,4 @@
-"""Admin consent: the link, the callback that proves nothing, and the token that does."""
+"""Admin consent: the link, the callback, which proves nothing, and the token, which proves consent."""
 
 from datetime import timedelta
 from urllib.parse import parse_qs, urlencode, urlsplit

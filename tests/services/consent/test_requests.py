@@ -1,4 +1,4 @@
-"""Consent requests: made once, decided once, and verified by tokens alone."""
+"""Consent requests are created once, decided once, and verified only by tokens."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ def now() -> datetime:
 
 
 def make_pending(**overrides: Any) -> Connection:
-    """A connection of bob's that nobody has signed in for yet, as Microsoft requires admin consent."""
+    """Create a connection of bob's that nobody has signed in for yet, because Microsoft requires admin consent."""
     values: dict[str, Any] = {
         "status": Connection.Status.PENDING,
         "status_code": "AADSTS90094",

@@ -22,12 +22,12 @@ def days(count: float) -> timedelta:
 
 
 def robots(**overrides: Any) -> AppRegistration:
-    """The sandbox's app that has been granted Application.Read.All."""
+    """Register the sandbox's app that has been granted Application.Read.All."""
     return factories.make_app_registration(client_id=factories.ROBOTS_CLIENT_ID, name="Robots", **overrides)
 
 
 def in_entra(sandbox: Control) -> tuple[str, datetime]:
-    """Value and expiration date of another secret of the robots app, valid for 100 days."""
+    """Add a secret to the robots app that is valid for 100 days; return its value and expiration date."""
     secret = sandbox.add_secret(factories.ROBOTS_CLIENT_ID, expires_at=(NOW + days(100)).timestamp())
     return secret["value"], datetime.fromtimestamp(int(secret["expires_at"]), UTC)
 
@@ -223,7 +223,7 @@ def test_two_workers_warn_once(alice: User, monkeypatch: pytest.MonkeyPatch) -> 
 def test_dates_are_read_before_warnings_are_sent(alice: User, sandbox: Control) -> None:
     app = robots(secret=None)
     factories.make_secret(app, factories.ROBOTS_CLIENT_SECRET, expires_at=NOW + days(5))
-    assert credential_expiry.check_due(now=NOW) == 0  # Entra says it lasts much longer
+    assert credential_expiry.check_due(now=NOW) == 0  # according to Entra, it is valid for much longer
     assert warned() == []
 
 

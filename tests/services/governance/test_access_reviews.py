@@ -1,4 +1,4 @@
-"""Access reviews: started, answered, reminded of and closed on their date, whatever happens in between."""
+"""Access reviews: starting, answering, reminders, and closing on time, whatever happens in between."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The policy applies wherever connections are created, renewed and shared; a preview shows what a change breaks."""
+"""The policy applies wherever connections are created, renewed and shared, and a preview shows what a change breaks."""
 
 import threading
 from datetime import datetime, timedelta
@@ -27,7 +27,7 @@ Status = Connection.Status
 
 
 def rule(app: AppRegistration | None = None, **given: Any) -> Rules:
-    """Store rules without any check."""
+    """Store rules without validating them."""
     rules = policy_rules.from_dict(given)
     Policy.objects.update_or_create(app_registration=app, defaults={"rules": policy_rules.to_dict(rules)})
     return rules
@@ -298,7 +298,7 @@ def test_an_outdated_form_changes_nothing(alice: User) -> None:
 
 
 def existing(bob: User, dave: User) -> tuple[Connection, Connection, list[Share]]:
-    """A connection that breaks STRICT with three shares, and one that does not."""
+    """Return a connection that violates STRICT, one that does not, and three shares of these connections."""
     reads = factories.make_connection(owner=bob)
     plans = factories.make_connection(
         owner=bob, name="Plans", capabilities=["calendar.events"], granted_scopes="Calendars.Read openid"
@@ -368,7 +368,7 @@ def test_the_owner_fixes_a_disabled_connection_by_removing_the_permission(alice:
     change(reads, ["calendar.events"])
     with pytest.raises(PolicyForbids, match="Microsoft granted"):
         connections.enable(reads, actor=bob, now=NOW)
-    # The old grant still has it: a new sign-in shows what Microsoft grants now.
+    # The old grant still includes the permission. A new sign-in shows what Microsoft grants now.
     sign_in.begin(reads, actor=bob, now=NOW)
     finish(reads, "Calendars.Read")
     assert Connection.objects.get(pk=reads.pk).status == Status.ACTIVE

@@ -1,4 +1,4 @@
-"""Incidents: one per cause, opened and closed by Microsoft's answers."""
+"""There is one incident per cause, opened and closed by Microsoft's responses."""
 
 import random
 from datetime import timedelta
@@ -29,7 +29,7 @@ GRACE = "grace@contoso.example"
 
 
 def granted(sandbox: Control, count: int, upn: str = factories.ADA, **overrides: object) -> list[Connection]:
-    """Due connections of one account, each with its own grant."""
+    """Create connections to one account that are due for a refresh, each with its own grant."""
     tokens = sandbox.issue_grant(factories.CLIENT_ID, upn, ["Mail.Read", "offline_access"], count=count)
     values = {
         "refresh_after": NOW - timedelta(minutes=1),

@@ -1,4 +1,4 @@
-"""Register, attach and probe shared mailboxes."""
+"""Registering, attaching and probing shared mailboxes."""
 
 import threading
 from datetime import timedelta
@@ -23,7 +23,7 @@ FULL = ("Mail.Read", "Mail.Read.Shared")
 
 
 def connected(sandbox: Control, *scopes: str, **overrides: Any) -> Connection:
-    """A delegated connection of Ada's account that really works at the sandbox."""
+    """Create a delegated connection to Ada's account that really works in the sandbox."""
     wanted = [*scopes, "offline_access"]
     sandbox.grant_consent(
         client_id=factories.CLIENT_ID, tenant=factories.DIRECTORY_ID, scopes=wanted, upn=factories.ADA
@@ -40,12 +40,12 @@ def connected(sandbox: Control, *scopes: str, **overrides: Any) -> Connection:
 
 
 def attached(sandbox: Control, owner: User, address: str = "support@contoso.example") -> MailboxAccess:
-    """A mailbox attached to a working connection."""
+    """Attach a mailbox to a working connection."""
     return mailboxes.attach_address(connected(sandbox, *FULL, owner=owner), address=address, actor=owner)
 
 
 def probed(row: MailboxAccess, actor: User | None = None) -> MailboxAccess:
-    """The row after a probe of its connection."""
+    """Probe the row's connection and return the updated row."""
     probes.probe(row.connection, actor=actor, now=timezone.now())
     row.refresh_from_db()
     return row

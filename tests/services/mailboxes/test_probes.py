@@ -24,7 +24,7 @@ SENDING = ("Mail.Read.Shared", "Mail.Send.Shared")
 
 
 def robots(sandbox: Control, *roles: str, **overrides: Any) -> Connection:
-    """An app-only connection of "Contoso Robots" that an IT admin created; Entra grants these roles."""
+    """Create an IT admin's app-only connection, with these roles granted in Entra."""
     entra_grants(sandbox, *roles)
     app = factories.make_app_registration(
         name="Robots",
@@ -48,7 +48,7 @@ def exchange_grants(sandbox: Control, *addresses: str, role: str = "Mail.Read") 
 
 
 def refreshed(connection: Connection) -> Connection:
-    """The connection after a refresh, whether it was due or not."""
+    """Refresh the connection, whether it was due or not, and return it."""
     Connection.objects.filter(pk=connection.pk).update(refresh_after=timezone.now())
     scheduler.sweep(now=timezone.now())
     return Connection.objects.get(pk=connection.pk)
@@ -65,7 +65,7 @@ def test_missing_access_is_stored_and_cleared_when_it_is_fixed(sandbox: Control,
     sandbox.set_mailbox(address=SALES, inbox_members=[factories.ADA])
     probed(row, actor=bob)
     assert row.lack == "folder_only"
-    # Another reason is audited, although the state is the same.
+    # A different reason is audited even if the state is the same.
     assert AuditEvent.objects.filter(action="connection.mailbox_probed").count() == 2
     sandbox.set_mailbox(address=SALES, members=[factories.ADA])
     probed(row, actor=bob)
@@ -127,7 +127,7 @@ def test_an_application_without_roles_is_flagged_until_it_reaches_a_mailbox(sand
     assert connection.mailbox_accesses.get().lack == "app_role"
     assert "let Exchange admit it" in connection.status_action
     exchange_grants(sandbox, SUPPORT)
-    # Every refresh makes its mailboxes due for a probe.
+    # Every refresh makes the connection's mailboxes due for a probe.
     assert refreshed(connection).status == Status.CONSENT_NEEDED
     assert probes.probe_due(now=timezone.now()) == 1
     connection.refresh_from_db()
@@ -245,7 +245,7 @@ def test_a_denied_test_message_is_kept_when_the_mailbox_can_be_read(sandbox: Con
     row.refresh_from_db()
     assert (row.state, row.lack) == (State.REACHABLE, "send_as")
     assert "Send As" in row.action
-    # Reading it again does not test sending.
+    # Probing again only reads: it does not test sending.
     probed(row)
     assert (row.state, row.lack) == (State.REACHABLE, "send_as")
     sandbox.set_mailbox(address=SUPPORT, senders=[factories.ADA])
@@ -269,7 +269,7 @@ def test_the_test_message_decides_for_a_connection_that_only_sends(sandbox: Cont
     probes.send_test_message(row, actor=bob, now=timezone.now())
     probed(row)
     assert (row.state, row.lack) == (State.UNREACHABLE, "send_as")
-    # Once it may also read, reading decides whether the mailbox is reached.
+    # Once the connection may also read, reading decides whether the mailbox is reachable.
     Connection.objects.filter(pk=row.connection_id).update(capabilities=["shared_mailbox.read", "shared_mailbox.send"])
     probed(row)
     assert (row.state, row.lack) == (State.REACHABLE, "send_as")

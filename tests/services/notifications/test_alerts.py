@@ -1,4 +1,4 @@
-"""Who is told what, how often, and in which words."""
+"""Who is notified of what, how often, and in which words."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -57,7 +57,7 @@ def make_channel(**overrides: Any) -> AlertChannel:
     values = {
         "name": "Tickets",
         "kind": AlertChannel.Kind.WEBHOOK,
-        # Documentation addresses (RFC 5737): nothing could be sent there by mistake.
+        # These are documentation addresses (RFC 5737), so nothing can be sent to anyone by mistake.
         "url": "https://192.0.2.1/hook",
         "host": "192.0.2.1",
         "signing_secret": "whsec_c2VjcmV0",
@@ -66,7 +66,7 @@ def make_channel(**overrides: Any) -> AlertChannel:
 
 
 def told(event: str) -> dict[str, str]:
-    """Recipient → why, of one event."""
+    """Return each recipient of an event with the reason why they were notified."""
     rows = Delivery.objects.filter(event=event).order_by("pk")
     return {str(row.email or row.channel): row.payload["reason"] for row in rows}
 
@@ -246,7 +246,7 @@ def test_two_workers_remind_once(bob: User, monkeypatch: pytest.MonkeyPatch) -> 
     def meanwhile(*args: Any) -> datetime:
         if not calls:
             calls.append(1)
-            remind_after_everything_arrived(later)  # the other worker, between our look and our claim
+            remind_after_everything_arrived(later)  # the other worker, after our query and before our claim
         return real(*args)
 
     monkeypatch.setattr(alerts, "_next_reminder", meanwhile)
@@ -280,7 +280,7 @@ def test_a_thousand_incidents_become_a_few_messages_per_recipient(alice: User, b
         alerts.incident_opened(make_incident(assignee=bob, title=f"No. {number}"), now=NOW)
     held = NOW + alerts.WINDOW
     for channel in (teams, hook):
-        AlertChannel.objects.filter(pk=channel.pk).update(disabled_at=NOW)  # only the mails are sent here
+        AlertChannel.objects.filter(pk=channel.pk).update(disabled_at=NOW)  # only the emails are sent here
     assert hook.deliveries.filter(next_attempt_at=NOW).count() == 200
     assert teams.deliveries.filter(next_attempt_at=held).count() == 200 - alerts.BURST
     outbox.deliver_due(NOW)

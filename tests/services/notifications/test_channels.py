@@ -1,4 +1,4 @@
-"""Channels, and the addresses alerts may be sent to."""
+"""Channels, and the addresses that alerts may be sent to."""
 
 import ipaddress
 import socket
@@ -208,7 +208,7 @@ def test_a_name_is_resolved_at_every_use_so_rebinding_it_later_changes_nothing(
 
 def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     with web_server() as hooks:
-        # No name server knows this name, so only the pinned address can lead anywhere.
+        # No name server knows this name, so the request can only arrive at the pinned address.
         resolves_to(monkeypatch, "127.0.0.1")
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         answer = safe_http.post(f"http://pinned.invalid:{hooks.port}/x", b"{}", {"A": "b"}, allow_private=True)

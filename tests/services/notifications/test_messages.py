@@ -1,4 +1,4 @@
-"""Questions and answers on their way to people: once each, in words that stay, to those who want them."""
+"""Each message is sent once, to everybody it concerns who has not opted out."""
 
 from datetime import UTC, datetime
 from typing import Any, cast

@@ -47,7 +47,7 @@ def open_incident(bob: User, **overrides: Any) -> Delivery:
 
 
 def wait_out(delivery: Delivery) -> Any:
-    """The moment the delivery is due again."""
+    """Return the time when the delivery is due again."""
     delivery.refresh_from_db()
     return delivery.next_attempt_at
 
@@ -73,7 +73,7 @@ def test_a_dead_mail_server_loses_nothing_and_everything_arrives_once(bob: User,
     for incident in incidents:
         alerts.incident_opened(incident, now=NOW)
     now = NOW
-    for _ in range(200):  # about a day of ticks
+    for _ in range(200):  # about a day
         outbox.deliver_due(now)
         now += timedelta(minutes=7)
     alerts.incident_resolved(incidents[0], now=now)
@@ -235,7 +235,7 @@ def test_a_webhook_is_signed_and_keeps_its_id_over_retries(alice: User, bob: Use
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert first.body == second.body
     assert second.headers["webhook-timestamp"] == str(int(later.timestamp()))
-    # Checked by hand and not by our own code: this is what a receiver does.
+    # Verified by hand rather than with our own code, as a receiver would do it.
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signed = f"{second.headers['webhook-id']}.{second.headers['webhook-timestamp']}.".encode() + second.body
     expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
@@ -252,7 +252,7 @@ def test_a_webhook_is_signed_and_keeps_its_id_over_retries(alice: User, bob: Use
 
 
 def test_the_signature_is_the_one_of_the_specification() -> None:
-    """The example of the specification's own documents."""
+    """This is the example in the specification."""
     body = b'{"test": 2432232314}'
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     signature = webhooks.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", body, 1614265330, secret)

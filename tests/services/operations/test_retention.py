@@ -1,4 +1,4 @@
-"""Old rows go, seals stay, and the chain still verifies."""
+"""Old rows are removed, seals are kept, and the chain still verifies."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,7 +24,7 @@ NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 
 @pytest.fixture
 def trail(bob: User) -> Connection:
-    """A seal with events and hand-outs for each of the last 40 days; the newest is of today."""
+    """For each of the last 40 days, record three events and a token request, and seal them."""
     connection = factories.make_connection(owner=bob)
     key, _ = factories.make_key(bob)
     for age in range(40, 0, -1):
@@ -149,7 +149,7 @@ def test_finished_alerts_are_removed_and_others_stay(settings: Any) -> None:
 def test_the_access_history_goes_back_no_further_than_the_trail(
     trail: Connection, alice: User, dave: User, settings: Any
 ) -> None:
-    """What still counts stays, however long ago it began."""
+    """Periods that are open or ended recently are kept, however long ago they began."""
     days(settings, 10)
     person: dict[str, Any] = {"person": dave, "level": "use", "until": None, "actor": trail.owner}
     for begins, ends in ((39, 38), (37, 5), (4, 3)):

@@ -244,7 +244,7 @@ def test_two_it_admins_cannot_disable_each_other(alice: User) -> None:
 
 
 def test_the_last_it_admin_cannot_be_disabled(alice: User) -> None:
-    """The actor is an IT admin whose role is removed at the same moment."""
+    """This holds even if the actor is another IT admin who loses the role at the same moment."""
     amy = factories.make_person("amy")
     accounts.set_roles(amy, admin=True, auditor=False, actor=alice)
     amy = User.objects.get(pk=amy.pk)

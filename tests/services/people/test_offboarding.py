@@ -1,4 +1,4 @@
-"""People who leave are noticed by the portal, by Microsoft's answers for their own account and by the directory."""
+"""The portal learns who has left from Microsoft's responses about their own account and from the directory."""
 
 from datetime import timedelta
 from typing import Any
@@ -28,7 +28,7 @@ def signs_in_at_the_sandbox(settings: Any) -> None:
 
 
 def link_to_directory(user: User, upn: str = factories.ADA, tid: str = factories.DIRECTORY_ID) -> User:
-    """Let ``user`` sign in to the portal as ``upn``."""
+    """Link ``user`` to the directory account ``upn``, as if they had signed in with it."""
     UserSocialAuth.objects.create(user=user, provider="microsoft", uid=f"{tid}.{seed.fixed_id(upn)}")
     return user
 
@@ -38,7 +38,7 @@ def reload(user: User) -> User:
 
 
 def delegated_connection(sandbox: Control, owner: User) -> Connection:
-    """A connection of ``owner`` to the account of ada, due for a refresh."""
+    """Create a connection of ``owner`` to Ada's account that is due for a refresh."""
     grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
     return factories.make_connection(owner=owner, refresh_token=grant["refresh_tokens"][0], refresh_after=NOW)
 
@@ -152,7 +152,7 @@ def test_only_certain_answers_about_the_account_prove_that_it_is_gone(code: str,
 
 
 def tenant_with_roles(sandbox: Control, *roles: str) -> Tenant:
-    """Contoso with an application that has these roles; User.Read.All lets it read people."""
+    """Return Contoso with an app that has these roles. With User.Read.All it can read people."""
     app = factories.make_app_registration(
         client_id=factories.ROBOTS_CLIENT_ID, secret=factories.ROBOTS_CLIENT_SECRET, allows_delegated=False
     )

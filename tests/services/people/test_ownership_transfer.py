@@ -1,4 +1,4 @@
-"""Ownership transfers: the new owner owns at once, nothing is orphaned, and only they may change the account."""
+"""Ownership changes at once, nothing is orphaned, and only the new owner may change the account."""
 
 import threading
 from datetime import timedelta
@@ -152,7 +152,7 @@ def test_an_app_only_connection_needs_no_sign_in(alice: User, dave: User) -> Non
 
 
 def test_members_transfer_an_app_only_connection_to_it_admins_only(alice: User, bob: User, dave: User) -> None:
-    """It reaches the whole tenant, so either of the two must be allowed to create one."""
+    """The connection reaches the whole tenant, so the actor or the new owner must be allowed to create one."""
     connection = factories.make_app_only_connection(owner=bob)
     with pytest.raises(InvalidInput, match="whole tenant"):
         give(connection, dave, bob)
@@ -184,7 +184,7 @@ def test_shares_stay_except_that_of_the_new_owner(alice: User, bob: User, dave: 
         ("reconnect_needed", "AADSTS50173", False),
         ("blocked", "AADSTS50057", False),
         ("blocked", "AADSTS500341", False),
-        # Microsoft's policy or a missing consent says nothing about the grant.
+        # A Microsoft policy or a missing consent says nothing about the grant.
         ("blocked", "AADSTS53003", True),
         ("consent_needed", "AADSTS65001", True),
     ],

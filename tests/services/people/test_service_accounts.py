@@ -1,4 +1,4 @@
-"""Service accounts: they never sign in, are managed by IT admins, and can use what is shared with them."""
+"""Service accounts never sign in, are managed by IT admins, and can use what is shared with them."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Approvals: requested before anything happens at Microsoft, decided by another IT admin, valid for exactly the request."""
+"""Approvals are requested before anything happens at Microsoft, and cover exactly what another IT admin approved."""
 
 import threading
 from collections.abc import Callable
@@ -29,7 +29,7 @@ SEND: dict[str, Any] = {"permissions": {"Mail.Send": "approval"}}
 
 @pytest.fixture
 def anna(db: None) -> User:
-    """The other IT admin."""
+    """A second IT admin."""
     person = factories.make_person("anna")
     person.groups.set(factories.make_person("alice").groups.all())
     return person
@@ -55,13 +55,13 @@ def change(connection: Connection, actor: User, *chosen: str, **more: Any) -> bo
 
 
 def make_robot(responsible: User, **overrides: Any) -> User:
-    """A service account with the role of an IT admin."""
+    """Create a service account with the IT admin role."""
     values: dict[str, Any] = {"purpose": "Reports", "admin": True, "auditor": False} | overrides
     return service_accounts.create(name="Robot", responsible=responsible, actor=responsible, now=NOW, **values)
 
 
 def connect_app_only(alice: User, **more: Any) -> Connection:
-    """An app-only connection of alice, which needs the approval of a second IT admin."""
+    """Create an app-only connection of alice's that needs the approval of a second IT admin."""
     rule(app_only_second_admin=True)
     return app_only.connect(robots(), name="Nightly", chosen=["mail.read"], actor=alice, now=NOW, **more)
 
@@ -113,7 +113,7 @@ def test_an_approval_covers_exactly_what_was_requested(alice: User, bob: User) -
     connection = start(bob, chosen=["mail.send"])
     approvals.approve(latest_approval(), actor=alice, now=NOW)
     finish(connection, "Mail.Send")
-    # More of what is allowed anyway needs no approval.
+    # Additional permissions that are allowed anyway need no approval.
     change(connection, bob, "mail.send", "mail.read")
     sign_in.begin(connection, actor=bob, now=NOW)
     assert Approval.objects.count() == 1
@@ -232,7 +232,7 @@ def test_the_requester_cannot_approve_a_request_of_the_new_owner(alice: User, an
 
 
 def request_by_bob(owner: User, bob: User) -> Connection:
-    """A connection of ``owner`` that bob manages and has requested more permissions for."""
+    """Create a connection of ``owner`` that bob manages and has requested more permissions for."""
     connection = start(owner, chosen=["mail.read"])
     shares.share(connection, person=bob, level="manage", until=None, actor=owner, now=NOW)
     rule(**SEND)
@@ -383,7 +383,7 @@ def test_a_permission_added_to_an_app_only_connection_needs_approval(alice: User
     approvals.decline(latest_approval(), reason="No sending.", actor=anna, now=NOW)
     stored = Connection.objects.get()
     assert (stored.capabilities, stored.scopes) == (["mail.read"], "Mail.Read User.Read.All")
-    # Less than was approved needs no approval.
+    # Asking for less than was approved needs no approval.
     change(stored, alice, extra_scopes=("User.Read.All",))
     assert Approval.objects.count() == 2
 

@@ -1,4 +1,4 @@
-"""The policy rule by rule: tables of requests, each with the decision and the words that name the rule."""
+"""The policy, rule by rule: tables of requests, each with the decision and the words that name the rule."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -48,7 +48,7 @@ SEND, SHARED, FILES = ("mail.send",), ("shared_mailbox.read",), ("files.read",)
         ({"authentication_types": [DELEGATED]}, request(APP_ONLY), FORBIDDEN, "App-only connections are forbidden"),
         ({"authentication_types": [APP_ONLY]}, request(), FORBIDDEN, "Delegated connections are forbidden"),
         ({"authentication_types": []}, request(), FORBIDDEN, "Delegated connections are forbidden"),
-        # Places
+        # Environments and tenants
         ({"environments": ["global"]}, request(), ALLOWED, ""),
         ({"environments": ["china"]}, request(), FORBIDDEN, "in the environment Microsoft 365 (worldwide"),
         ({"tenants": ["global/contoso.com"]}, request(), ALLOWED, ""),
@@ -59,15 +59,15 @@ SEND, SHARED, FILES = ("mail.send",), ("shared_mailbox.read",), ("files.read",)
         ({"capabilities": {"mail.send": "forbidden"}}, request(chosen=SEND), FORBIDDEN, "“Send mail” is forbidden"),
         ({"capabilities": {"mail.send": "approval"}}, request(chosen=SEND), APPROVAL, "“Send mail” needs the approval"),
         ({"capabilities": {"mail.send": "allowed"}}, request(chosen=SEND), ALLOWED, ""),
-        # A capability's rule says nothing about the permission itself, typed by hand.
+        # A rule for a capability does not apply to its permission if that is entered manually.
         ({"capabilities": {"mail.send": "forbidden"}}, request(extra="Mail.Send"), ALLOWED, ""),
-        # Permissions: through a capability, typed by hand, in any case, both forms
+        # Permissions: from a capability or entered manually, in upper or lower case, delegated or app-only
         ({"permissions": {"Mail.Send": "forbidden"}}, request(chosen=SEND), FORBIDDEN, "Mail.Send is forbidden"),
         ({"permissions": {"Mail.Send": "approval"}}, request(chosen=SEND), APPROVAL, "Mail.Send needs the approval"),
         ({"permissions": {"Mail.Send": "forbidden"}}, request(chosen=(), extra="Mail.Send"), FORBIDDEN, "Mail.Send"),
         ({"permissions": {"mail.SEND": "forbidden"}}, request(chosen=SEND), FORBIDDEN, "Mail.Send"),
         ({"permissions": {"Mail.Send": "forbidden"}}, request(APP_ONLY, SEND), FORBIDDEN, "Mail.Send"),
-        # The exact name: neither the smaller nor the larger permission, nor the .Shared or .All form
+        # Only the exact name: neither a smaller or larger permission, nor the .Shared or .All form
         ({"permissions": {"Mail.ReadWrite": "forbidden"}}, request(), ALLOWED, ""),
         ({"permissions": {"Mail.Read": "forbidden"}}, request(chosen=("mail.write",)), ALLOWED, ""),
         ({"permissions": {"Mail.Read": "forbidden"}}, request(chosen=SHARED), ALLOWED, ""),
@@ -88,18 +88,18 @@ SEND, SHARED, FILES = ("mail.send",), ("shared_mailbox.read",), ("files.read",)
         ({"permissions": {"Mail.Read.*": "forbidden"}}, request(), ALLOWED, ""),
         ({"permissions": {"Mail.Read.*": "forbidden"}}, request(chosen=SHARED), FORBIDDEN, "Mail.Read.S"),
         ({"permissions": {"*": "forbidden"}}, request(), FORBIDDEN, "through the rule *"),
-        # The most exact rule applies, whatever it says
+        # The most specific rule applies, whatever it says
         ({"permissions": {"*": "forbidden", "Mail.*": "approval"}}, request(), APPROVAL, "through the rule Mail.*"),
         ({"permissions": {"*": "forbidden", "Mail.Read": "allowed"}}, request(), ALLOWED, ""),
         ({"permissions": {"Mail.*": "allowed", "Mail.Read": "forbidden"}}, request(), FORBIDDEN, "Mail.Read is"),
         ({"permissions": {"Mail.*": "forbidden", "Mail.Read.*": "allowed"}}, request(), FORBIDDEN, "Mail.Read is"),
-        # What app-only Outlook needs as well
+        # An additional permission that app-only access to Outlook needs
         ({"permissions": {"User.Read.All": "forbidden"}}, request(APP_ONLY), FORBIDDEN, "User.Read.All"),
         ({"permissions": {"User.Read.All": "forbidden"}}, request(), ALLOWED, ""),
-        # The second IT admin
+        # Approval by a second IT admin
         ({"app_only_second_admin": True}, request(APP_ONLY), APPROVAL, "the approval of a second IT admin"),
         ({"app_only_second_admin": True}, request(), ALLOWED, ""),
-        # Forbidden outweighs approval; both are reported
+        # Forbidden outweighs approval, but both are reported
         (
             {"permissions": {"Mail.Read": "forbidden"}, "capabilities": {"mail.read": "approval"}},
             request(),
@@ -208,7 +208,7 @@ def test_a_forbidden_request_is_refused_with_every_reason() -> None:
         ({"personal_accounts": False}, "22222222-2222-4222-8222-222222222222", ALLOWED),
         ({"other_tenants": False}, HOME, ALLOWED),
         ({"other_tenants": False}, "22222222-2222-4222-8222-222222222222", FORBIDDEN),
-        # Personal accounts have a rule of their own.
+        # Personal accounts have a separate rule.
         ({"other_tenants": False}, CONSUMERS_TID, ALLOWED),
     ],
 )

@@ -1,4 +1,4 @@
-"""Granted permissions compared with those that are needed."""
+"""Granted permissions are compared with those that are needed."""
 
 import pytest
 
@@ -15,9 +15,9 @@ from tests import factories
         # contained in a permission that is needed
         ("Mail.Read Mail.ReadBasic", ()),
         ("Mail.Read Files.Read.All", (Excess("Files.Read.All"),)),
-        # a smaller permission would do
+        # a smaller permission would be enough
         ("Mail.ReadWrite", (Excess("Mail.ReadWrite", ("Mail.Read",)),)),
-        # the smaller permission is there already
+        # the smaller permission is already granted
         ("Mail.Read Mail.ReadWrite", (Excess("Mail.ReadWrite"),)),
     ],
 )

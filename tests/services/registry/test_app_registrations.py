@@ -93,7 +93,7 @@ def test_a_shared_endpoint_tests_a_credential_without_a_token(alice: User, sandb
     with pytest.raises(MicrosoftRefused, match="7000215"):
         register(alice, tenant, **multi, credential=WRONG)
     with pytest.raises(MicrosoftRefused, match="registered for a single tenant"):
-        register(alice, tenant, audience="multi")  # multitenant here, single tenant in Entra
+        register(alice, tenant, audience="multi")  # multitenant here, but single-tenant in Entra
     assert register(alice, tenant, **multi, credential=credentials.NewSecret(seed.MULTI_SECRET)).is_ready
 
 

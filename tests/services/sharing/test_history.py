@@ -27,7 +27,7 @@ def at(hours: float) -> datetime:
 
 
 def periods(**filters: Any) -> list[tuple[Any, ...]]:
-    """Kind, level, start and end in hours, started by, ended by."""
+    """Return each period's kind, level, start and end in hours, and who started and ended it."""
     return [
         (
             period.kind,

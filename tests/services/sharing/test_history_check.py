@@ -20,7 +20,7 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def story(alice: User, bob: User, dave: User) -> Connection:
-    """A connection shared with a team and a person, with a team member whose account is disabled."""
+    """Share a connection with a team and a person, and disable the account of a team member."""
     connection = connections.start_delegated(
         factories.make_app_registration(), name="Invoices", chosen=[], actor=bob, now=NOW
     )
@@ -72,7 +72,7 @@ def test_missing_and_additional_periods_are_detected(story: Connection) -> None:
 
 
 def test_early_short_events_are_understood(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """They have no "with_type" and no id of the share."""
+    """The first versions of these events had no "with_type" and no share id."""
     record = audit.record
 
     def record_as_before(*args: Any, changes: dict[str, Any] | None = None, **rest: Any) -> AuditEvent:

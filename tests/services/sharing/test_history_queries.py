@@ -1,4 +1,4 @@
-"""Answers of the access history: who could use what at a moment, or on a day."""
+"""Queries on the access history: who could use what at one moment, or during a day."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -25,7 +25,7 @@ def at(hours: float) -> datetime:
 
 
 def add_period(kind: str, start: float, end: float | None = None, **parts: Any) -> AccessPeriod:
-    """Create a period; times in hours after midnight."""
+    """Create a period. Times are in hours after midnight."""
     names = {"connection_id": "connection_name", "person_id": "person_name", "team_id": "team_name"}
     all_names = {X: "Invoices", Y: "Calendar", DAVE: "Dave Stranger <dave>", ERIN: "Erin <erin>", FINANCE: "Finance"}
     named = {names[name]: all_names.get(pk, str(pk)) for name, pk in parts.items() if name in names}
@@ -36,7 +36,7 @@ def add_period(kind: str, start: float, end: float | None = None, **parts: Any) 
 
 
 def spans(accesses: list[history_queries.Access]) -> dict[int, list[tuple[float, float]]]:
-    """The intervals of each person, in hours after midnight."""
+    """Return each person's intervals, in hours after midnight."""
     hours = timedelta(hours=1)
     return {
         access.person_id: [((a - MIDNIGHT) / hours, (b - MIDNIGHT) / hours) for a, b in access.stretches]

@@ -1,7 +1,7 @@
 """Answers about the past, compared with an independent simulation of thousands of random events.
 
 ``Organisation`` is the oracle: it keeps the truth in plain sets and dictionaries, and replays its notes to find the truth
-of any moment. It calls the services but knows nothing of how the history is stored.
+at any moment. It calls the services but knows nothing about how the history is stored.
 """
 
 import random
@@ -25,14 +25,14 @@ from tests import factories
 
 TICK = timedelta(microseconds=1)
 STRENGTH = ("use", "manage", "owner")
-# (person, connection) → how: ("owner", None, "owner"), ("person", None, "use"), ("team", 7, "manage")
+# (person, connection) → paths such as ("owner", None, "owner"), ("person", None, "use"), ("team", 7, "manage")
 Paths = dict[tuple[int, int], set[tuple[str, int | None, str]]]
 Note = tuple[datetime, Callable[["Truth"], object]]
 
 
 @dataclass
 class Truth:
-    """The truth at one moment."""
+    """Who owns, shares and may use what at one moment."""
 
     owners: dict[int, int] = field(default_factory=dict)
     # (connection, "person" or "team", id of the recipient) → level, end
@@ -58,7 +58,7 @@ class Truth:
 
 
 class Organisation:
-    """Does random things through the services, and notes what they mean."""
+    """Does random things through the services, and keeps notes of their effects."""
 
     def __init__(self, seed: int, start: datetime, app: AppRegistration, admin: User) -> None:
         self.random, self.ticks = random.Random(seed), seed % 2 == 1
@@ -82,7 +82,7 @@ class Organisation:
         change(self.truth)
 
     def step(self) -> None:
-        """One random event, at the same instant as the previous one or up to hours later."""
+        """Do one random thing, at the same instant as the previous one or up to five hours later."""
         pauses = (timedelta(0), TICK, timedelta(seconds=7), timedelta(minutes=40), timedelta(hours=5))
         self.now += self.random.choices(pauses, (2, 1, 2, 6, 2))[0]
         actions = {
@@ -186,7 +186,7 @@ class Organisation:
         self.note(lambda truth: truth.shares.pop(key, None))
 
     def tick(self) -> None:
-        """The periodic task, for half of the seeds: it must not change who may use what."""
+        """Run the periodic task if the seed is odd. It must not change who may use what."""
         if self.ticks:
             sharing_service.end_expired(now=self.now)
 
@@ -227,7 +227,7 @@ class Organisation:
         return user
 
     def truths(self, moments: list[datetime]) -> Iterator[Paths]:
-        """The truth at each of these ascending moments."""
+        """Yield the truth at each of these moments, which must be in ascending order."""
         truth, position = Truth(), 0
         for at in moments:
             while position < len(self.notes) and self.notes[position][0] <= at:
@@ -290,7 +290,7 @@ def test_answers_about_the_past_agree_with_the_simulation(alice: User, seed: int
 
 
 def interesting_moments(here: Organisation, start: datetime) -> list[datetime]:
-    """Random ones, and those at, just before and just after an event or the date of a share."""
+    """Return random moments, and moments at, just before and just after an event or the end of a share."""
     count = len(here.notes) // 40 + 10
     edges = here.random.sample([at for at, _ in here.notes], count) + here.random.sample(here.ends, count // 2)
     near = [at + by for at in edges for by in (-TICK, timedelta(0), TICK)]
@@ -318,7 +318,7 @@ def as_paths(accesses: list[history_queries.Access]) -> Paths:
 
 
 def simulated_day(here: Organisation, midnight: datetime) -> dict[tuple[int, int], tuple[tuple[Any, ...], str]]:
-    """For each person and connection: when on that day, and the highest level, computed from change to change."""
+    """Return for each person and connection the intervals with access on that day, and the highest level."""
     end = midnight + timedelta(days=1)
     changes = {at for at, _ in here.notes} | set(here.ends)
     moments = [midnight, *sorted(at for at in changes if midnight < at < end)]

@@ -1,5 +1,3 @@
-"""Sharing connections with people and teams."""
-
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -23,7 +21,7 @@ SignIn = Callable[[User], Client]
 
 
 def reload(user: User) -> User:
-    """The user as loaded by the next request, without cached roles."""
+    """Load the user again, as the next request would, without cached roles."""
     return User.objects.get(pk=user.pk)
 
 

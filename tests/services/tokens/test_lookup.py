@@ -1,4 +1,4 @@
-"""The statement of the token call allows exactly what ``api_keys.authenticate`` and ``access`` allow, in random worlds."""
+"""The query behind a token call allows exactly what ``api_keys.authenticate`` and ``access`` allow, on random data."""
 
 import random
 from datetime import datetime, timedelta
@@ -25,7 +25,7 @@ ADDRESSES = ("10.1.2.3", "192.0.2.9", "2001:db8::5", "::ffff:10.1.2.3", None)
 
 
 class World:
-    """A few people with everything that decides about a token, each at random."""
+    """A few people with random values for everything that decides whether they get a token."""
 
     def __init__(self, chance: random.Random, now: datetime) -> None:
         self.chance, self.now = chance, now
@@ -51,7 +51,7 @@ class World:
         return [thing for thing in things if self.chance.random() < share]
 
     def moment(self, *, none: float = 0.4) -> datetime | None:
-        """None, before now, exactly now or after now."""
+        """Return None, or a time before, at or after now."""
         if self.chance.random() < none:
             return None
         return self.now + timedelta(seconds=self.chance.choice([-90000, -1, 0, 1, 90000]))
@@ -77,7 +77,7 @@ class World:
             "person": person,
             "team": None if person else self.chance.choice(self.teams),
         }
-        # Only one at a time may be open.
+        # Only one share with the same recipient may be open at a time.
         is_ended = self.chance.random() < 0.2 or Share.objects.filter(**whom, ended_at=None).exists()
         Share.objects.create(
             **whom,
@@ -97,7 +97,7 @@ class World:
             "revoked_at": self.now if self.chance.random() < 0.1 else None,
             "only_chosen": self.chance.random() < 0.4,
         }
-        if self.chance.random() < 0.4:  # rotated: the text is the old one
+        if self.chance.random() < 0.4:  # the key was rotated, and the text is the old one
             values |= {"previous_prefix": key.prefix, "previous_digest": key.digest, "previous_until": self.moment()}
             new, prefix = api_keys.generate_key()
             values |= {"prefix": prefix, "digest": api_keys.digest(new)}
@@ -111,7 +111,7 @@ class World:
 
 
 def expected(text: str, ref: str, address: str | None, wanted: TokenRequirement, now: datetime) -> str | None:
-    """The stored token that the ORM's way gives; "wait" where a refresh is needed; None where it refuses."""
+    """Return the token the ORM-based checks allow, "wait" if a refresh is needed, or None if they reject the call."""
     try:
         key = api_keys.authenticate(text, address=address, now=now)
         if "token:read" not in key.scopes:
@@ -148,7 +148,7 @@ def test_it_allows_what_access_allows(seed: int, monkeypatch: pytest.MonkeyPatch
         for text, ref, address, wanted in questions
     ]
     got: list[str | None] = []
-    while len(got) < len(calls):  # some batches name connections by their numbers only
+    while len(got) < len(calls):  # some batches identify connections only by id
         batch = calls[len(got) : len(got) + chance.choice([1, 5, 50])]
         got += [told(outcome) for outcome in token_calls.answer(batch)]
     wrong = [

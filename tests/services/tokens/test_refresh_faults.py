@@ -1,4 +1,4 @@
-"""Refreshes with faults: a bad row, races, an outage or a slow Microsoft, a missing cache."""
+"""Refreshes with faults: a corrupt row, races, a slow or unavailable Microsoft, a missing cache."""
 
 import threading
 from collections import Counter
@@ -33,7 +33,7 @@ PAST = NOW - timedelta(minutes=1)
 
 
 def granted(sandbox: Control, count: int, **overrides: Any) -> list[Connection]:
-    """Due connections of Ada's account, each with its own grant."""
+    """Create connections to Ada's account that are due for a refresh, each with its own grant."""
     grants = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"], count=count)
     values = {"refresh_after": PAST, **overrides}
     name = values.pop("name", "Inbox")
@@ -44,7 +44,7 @@ def granted(sandbox: Control, count: int, **overrides: Any) -> list[Connection]:
 
 
 def read(connection: Connection) -> Any:
-    """The stored connection; Any, because these tests know which of its nullable columns are set."""
+    """Return the stored connection, typed as Any because these tests know which nullable columns are set."""
     return Connection.objects.get(pk=connection.pk)
 
 
@@ -139,7 +139,7 @@ def test_an_answer_during_disabling_or_removal_leaves_no_incident(
         original(*args, **kwargs)
         answers.append(threading.Thread(target=flag))
         answers[0].start()
-        answers[0].join(timeout=1)  # it finishes here, or waits for the lock until the transaction ends
+        answers[0].join(timeout=1)  # it either finishes here or waits for the lock until the transaction ends
 
     monkeypatch.setattr(incidents, called, meanwhile)
     getattr(connections, verb)(connection, actor=bob, now=NOW)
@@ -159,7 +159,7 @@ def test_a_secret_replaced_during_a_sweep_opens_no_incident(sandbox: Control, al
     assert not Incident.objects.exists()
 
 
-@pytest.mark.only_on("postgres")  # SQLite writes one after the other
+@pytest.mark.only_on("postgres")  # SQLite runs one write after the other
 @pytest.mark.django_db(transaction=True)
 def test_the_incident_closes_when_the_last_two_recover(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     both = granted(sandbox, 2)

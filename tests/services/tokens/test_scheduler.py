@@ -29,7 +29,7 @@ def token_calls(sandbox: Control) -> int:
 
 
 def read(connection: Connection) -> Any:
-    """The stored connection; Any, because these tests know which of its nullable columns are set."""
+    """Return the stored connection, typed as Any because these tests know which nullable columns are set."""
     return Connection.objects.get(pk=connection.pk)
 
 
@@ -197,7 +197,7 @@ def test_an_outage_or_throttling_never_flags_a_connection(sandbox: Control, weat
     sandbox.weather(**weather, where="token")
     summary = scheduler.sweep(now=NOW)
     assert (summary.flagged, summary.renewed) == (0, 0)
-    if weather["kind"] != "refuse":  # libcurl itself retries when a kept connection was dropped
+    if weather["kind"] != "refuse":  # libcurl itself retries if a reused connection was dropped
         assert token_calls(sandbox) == 1, "one canary for all connections"
     for connection in connections:
         after = read(connection)
