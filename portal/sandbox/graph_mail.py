@@ -1,4 +1,4 @@
-"""Mailboxes of Graph: folders, messages, sending, settings, calendars, and access to mailboxes.
+"""Graph's mailboxes: folders, messages, sending, settings, calendars, and access to mailboxes.
 
 Graph: outlook-share-messages-folders and auth-limit-mailbox-access.
 """
@@ -36,7 +36,7 @@ SUBJECTS = (
 def mailbox(
     here: World, caller: Caller, words: Words, needed: tuple[str, ...], *, inbox: bool = False
 ) -> Person | SharedMailbox:
-    """The mailbox in the path, if the caller has one of the ``needed`` permissions; raises GraphError.
+    """Return the mailbox in the path. Raises GraphError unless the caller has one of the ``needed`` permissions.
 
     ``inbox``: only the inbox folder is requested, which can be shared separately.
     """
@@ -84,7 +84,7 @@ def _check_person(
         if not caller.permissions & (set(needed) | shared):
             raise denied()
         return
-    # Settings of a shared mailbox have no permission of their own, so this also refuses them, as Microsoft does.
+    # No permission exists for the settings of a shared mailbox, so they are denied here too, as at Microsoft.
     if not caller.permissions & shared:
         raise denied()
     if owner is None:
@@ -106,7 +106,7 @@ def _check_person(
 
 
 def _entitled(mailbox: SharedMailbox, needed: tuple[str, ...]) -> list[str]:
-    """User names with access in Exchange; Send As is a separate right."""
+    """Return the user names with access in Exchange; Send As is a separate right."""
     return mailbox.senders if needed == SEND and mailbox.senders is not None else mailbox.members
 
 
@@ -212,7 +212,7 @@ def message(here: World, caller: Caller, words: Words, query: Words, sent: Any) 
 
 
 def send_mail(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """POST …/sendMail: 202 without a body; delivers to Sent Items and to inboxes in the sandbox."""
+    """POST …/sendMail: returns 202 without a body; delivers to Sent Items and to the sandbox's inboxes."""
     owner = mailbox(here, caller, words, SEND)
     wanted = sent.get("message") if isinstance(sent, dict) else None
     recipients = wanted.get("toRecipients") if isinstance(wanted, dict) else None
