@@ -63,9 +63,7 @@ def headers_of_every_answer(is_secure: bool) -> list[tuple[bytes, bytes]]:
 
 
 def _is_from_local_https_proxy(scope: Scope) -> bool:
-    """Whether a proxy on this machine says that it received the request over https. TRUSTED_PROXIES covers all other
-    proxies.
-    """
+    """Whether a proxy on this machine received the request over https. TRUSTED_PROXIES covers all other proxies."""
     # A unix socket has no address, but its other end is always on this machine.
     if scope.get("client") and scope["client"][0] not in ("127.0.0.1", "::1"):
         return False

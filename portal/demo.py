@@ -219,9 +219,7 @@ def environment(directory: Path, url: str, sandbox_url: str, redis_url: str) -> 
 
 
 def keys(directory: Path) -> dict[str, str]:
-    """Return the demo's own keys, which are created at the first start: without them its database could not be
-    decrypted.
-    """
+    """Return the demo's own keys, created at the first start: its database cannot be decrypted without them."""
     path = directory / "keys.json"
     if not path.exists():
         keys = {"SECRET_KEY": secrets.token_urlsafe(48), "FIELD_ENCRYPTION_KEYS": Fernet.generate_key().decode()}

@@ -76,9 +76,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def pause_writing(self) -> None:
-        """Called when much of the response is still unread. Until the client catches up, the application waits and
-        holds a thread.
-        """
+        """Called when much of the response is unread: until the client catches up, the application holds a thread."""
         super().pause_writing()
         self._watch_reading()
 

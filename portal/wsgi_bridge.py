@@ -83,9 +83,7 @@ class WSGIBridge:
 
 
 async def _read_body(scope: Scope, receive: Receive, body: IO[bytes]) -> int | None:
-    """Write the request's body to ``body``. Returns the HTTP status of the error if it is too long or too slow,
-    otherwise None.
-    """
+    """Write the request's body to ``body``. Returns the HTTP status to send if it is too long or too slow."""
     length = 0
     while True:
         try:
@@ -109,9 +107,7 @@ async def _wait_for_disconnect(receive: Receive, response: _Response) -> None:
 
 
 class _Response:
-    """The response that the WSGI application writes from its thread; ``write`` waits until the server has taken the
-    data.
-    """
+    """The response written by the WSGI application from its thread; ``write`` waits until the server is ready."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, send: Send) -> None:
         self._loop, self._send = loop, send

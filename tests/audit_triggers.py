@@ -1,4 +1,4 @@
-"""Disabling the triggers of the audit trail: to tamper with it, and to empty test databases."""
+"""Disables the audit trail's triggers, in order to tamper with it and to empty test databases."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

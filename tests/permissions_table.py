@@ -341,7 +341,7 @@ remove_member                         DELETE 401 403 403 403 403 403 403 204 403
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: the status for each of PEOPLE."""
+    """One line of the table: the status for each of PEOPLE."""
 
     route: str
     method: str
@@ -349,7 +349,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The URL's name, without the argument after a slash."""
+        """Return the URL's name, without the argument after a slash."""
         return self.route.partition("/")[0]
 
     def of(self, person: str) -> str:
@@ -360,7 +360,7 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """All lines about pages, and the implied ones for the method that a page refuses."""
+    """Yield all lines about pages, and the implied ones for the method that a page does not allow."""
     listed = list(_read(TABLE))
     known = {(row.route, row.method) for row in listed}
     for row in listed:
@@ -371,7 +371,7 @@ def rows() -> Iterator[Row]:
 
 
 def api_rows() -> Iterator[Row]:
-    """All lines about the API."""
+    """Return all lines about the API."""
     return _read(API_TABLE, prefix="api:")
 
 

@@ -19,9 +19,7 @@ ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 def directory(world: World, segment: str) -> Directory | None:
-    """Return the directory a tenant segment names; None for ``common`` and ``organizations``. Raises EntraError if
-    unknown.
-    """
+    """Return a tenant segment's directory; None for ``common`` and ``organizations``. Raises EntraError if unknown."""
     if segment.lower() in ("common", "organizations"):
         return None
     match = world.directory(segment)

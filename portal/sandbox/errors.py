@@ -35,9 +35,7 @@ class EntraError(Exception):
 
 
 def refusal(code: int, *, error: str = "", suberror: str = "", **words: object) -> EntraError:
-    """Return the error with this AADSTS number. ``words`` fill in its text; ``error`` and ``suberror`` replace the
-    defaults.
-    """
+    """Return the error with this AADSTS number, its text filled with ``words``; the others replace its defaults."""
     meaning = MEANINGS[code]
     return EntraError(
         code=code,

@@ -32,13 +32,7 @@ KINDS = {
     "slow": "the right answer after delay_ms",
     "refuse": "drop the connection without an answer",
 }
-PLACES = (
-    "token",
-    "graph",
-    "batch",
-    "login",
-    "everything",
-)  # batch: the parts of a Graph batch, which can only be throttled
+PLACES = ("token", "graph", "batch", "login", "everything")  # batch: parts of a Graph batch, only for throttling
 # Each hanging request holds a thread; some threads must stay free for the control API.
 MOST_HANGING = 40
 

@@ -82,9 +82,7 @@ def parse(scope: str, own_url: str) -> RequestedScopes:
 
 
 def canonical(name: str) -> str:
-    """Return the catalogue's spelling of a permission name, which may have a resource prefix. Raises ValueError if
-    unknown.
-    """
+    """Return the catalogue's spelling of a permission name without resource prefix. Raises ValueError if unknown."""
     permission = _BY_LOWER.get(name.rpartition("/")[2].lower())
     if permission is None:
         raise ValueError(f"The sandbox knows no permission called {name!r}.")

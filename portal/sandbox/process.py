@@ -27,8 +27,6 @@ class SandboxDidNotStart(Exception):
 
 @dataclass
 class SandboxProcess:
-    """A running sandbox."""
-
     url: str
     port: int
     control: Control

@@ -31,8 +31,6 @@ EVERYBODY = "*"  # in a consent: everybody in the directory
 
 @dataclass
 class Directory:
-    """One Entra tenant."""
-
     id: str
     name: str
     domain: str
@@ -100,8 +98,6 @@ class Certificate:
 
 @dataclass
 class App:
-    """One app registration."""
-
     client_id: str
     object_id: str
     tenant: str
