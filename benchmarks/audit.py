@@ -168,7 +168,6 @@ def watch(chunks: Iterator[str]) -> tuple[int, float, float]:
 
 
 def said(what: str, rows: int, took: float, more: str) -> None:
-    """Print one line of the report."""
     print(f"{what:<20} {rows:>10,} rows {took:7.1f} s {rows / max(took, 0.001):>10,.0f} rows/s   {more}", flush=True)
 
 

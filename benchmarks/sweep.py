@@ -142,7 +142,6 @@ class Sweep:
         self.pid = self._worker.pid
 
     def prepare(self, count: int) -> None:
-        """Make ``count`` connections due."""
         from django.utils import timezone
 
         from connections.models import Connection

@@ -7,7 +7,6 @@ from django.urls import include, path
 
 @login_not_required
 def empty(request: HttpRequest) -> HttpResponse:
-    """Return an empty response."""
     return HttpResponse(b"{}", content_type="application/json")
 
 

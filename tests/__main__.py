@@ -17,8 +17,7 @@ from tests.environment import ROOT
 
 _SUITES = {"SQLite": "sqlite", "PostgreSQL": "postgres"}
 # These hardly depend on the database. Browser tests, page permissions and tests with few queries run on SQLite;
-# malformed requests run on PostgreSQL because it is stricter, and a thousand concurrent callers because production uses
-# it.
+# malformed requests run on the stricter PostgreSQL, and so do a thousand concurrent callers, as in production.
 _ONLY_ON = {
     "sqlite": (
         "tests/browser",

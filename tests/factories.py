@@ -187,7 +187,9 @@ def make_mailbox_access(connection: Connection, mailbox: SharedMailbox, **overri
 
 
 def make_key(owner: User, **overrides: Any) -> tuple[ApiKey, str]:
-    """Return an API key of ``owner`` with every scope, and its text; it was used so recently that a use writes nothing."""
+    """Return an API key of ``owner`` with every scope, and its text. Its last use is so recent that a use writes
+    nothing.
+    """
     text, prefix = api_keys.generate_key()
     values: dict[str, Any] = {
         "name": f"Key of {owner.username}",

@@ -113,7 +113,6 @@ class World:
         return known
 
     def api_arguments(self) -> dict[str, Any]:
-        """Return the arguments of the API's routes."""
         return {
             "access_id": self.access.pk,
             "app_id": self.app.pk,
@@ -158,7 +157,6 @@ _TARGETS = {
 
 @cache
 def _arguments(name: str) -> tuple[str, ...]:
-    """Return the names of a URL's arguments."""
     namespace, _, plain = name.rpartition(":")
     resolver = get_resolver()
     if namespace:

@@ -371,7 +371,6 @@ def rows() -> Iterator[Row]:
 
 
 def api_rows() -> Iterator[Row]:
-    """Return all lines about the API."""
     return _read(API_TABLE, prefix="api:")
 
 

@@ -38,7 +38,6 @@ def is_free(host: str, port: int) -> bool:
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse and check the command line."""
     parser = argparse.ArgumentParser(prog="python -m portal.sandbox", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address; anything else is refused")
     parser.add_argument("--port", type=int, default=9000)

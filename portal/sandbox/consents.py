@@ -12,7 +12,6 @@ def install(world: World, app: App, tenant: str) -> None:
 
 
 def installed(world: World, app: App, tenant: str) -> bool:
-    """Whether the app has a service principal in the directory."""
     return f"{app.client_id}|{tenant}" in world.principals
 
 

@@ -87,7 +87,6 @@ def logout(request: HttpRequest, tenant: str) -> HttpResponse:
 
 
 def index(request: HttpRequest) -> HttpResponse:
-    """Return the front page, with the sandbox's people."""
     here = world()
     directories = [
         (directory, [person for person in here.people.values() if person.tenant == directory.id and not person.deleted])

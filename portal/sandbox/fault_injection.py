@@ -39,8 +39,6 @@ MOST_HANGING = 40
 
 @dataclass
 class Fault:
-    """One fault in one place."""
-
     kind: str
     where: str = "everything"
     retry_after: str = "5"  # a number, a decimal number, "missing" or "date"
@@ -169,7 +167,7 @@ def _answer(request: HttpRequest, fault: Fault, where: str) -> HttpResponse | No
 
 
 def valid_retry_after(text: str) -> bool:
-    """Whether this is a supported form of Retry-After."""
+    """Whether Retry-After is supported in this form."""
     if text in ("date", "missing"):
         return True
     try:

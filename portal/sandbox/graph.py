@@ -60,7 +60,7 @@ ROUTES: list[tuple[str, re.Pattern[str], Handler]] = [
 
 @fault_injection.exposed("graph")
 def graph(request: HttpRequest, path: str) -> HttpResponse:
-    """Any method, /v1.0/…"""
+    """Answer any method on /v1.0/…."""
     here = world()
     note: request_log.Call = request.sandbox_call  # type: ignore[attr-defined]
     client_request_id = request.headers.get("client-request-id", "")

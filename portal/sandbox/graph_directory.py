@@ -129,7 +129,6 @@ def user(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> 
 
 
 def users(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /users."""
     if not caller.permissions & READ_USERS:
         raise insufficient()
     everybody: list[Person | SharedMailbox] = [
@@ -143,7 +142,6 @@ def users(here: World, caller: Caller, words: Words, query: Words, sent: Any) ->
 
 
 def organization(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /organization."""
     if not caller.permissions & {"Organization.Read.All", "Directory.Read.All", "User.Read"}:
         raise insufficient()
     directory = here.directories[caller.tenant]
@@ -236,7 +234,6 @@ def revoke_sessions(here: World, caller: Caller, words: Words, query: Words, sen
 
 
 def joined_teams(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /me/joinedTeams."""
     if caller.person is None or not caller.permissions & {"Team.ReadBasic.All", "Directory.Read.All"}:
         raise GraphError(403, "Forbidden", "Missing scope permissions on the request.")
     name = here.directories[caller.tenant].name
@@ -253,7 +250,6 @@ def _files_allowed(caller: Caller, words: Words) -> None:
 
 
 def drive(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /me/drive and /users/{id}/drive."""
     person = find(here, caller, words)
     _files_allowed(caller, words)
     if not isinstance(person, Person) or not person.licensed:
@@ -265,7 +261,6 @@ def drive(here: World, caller: Caller, words: Words, query: Words, sent: Any) ->
 
 
 def drive_children(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /me/drive/root/children."""
     drive(here, caller, words, query, sent)
     names = ("Invoices 2026.xlsx", "Meeting notes.docx", "Travel policy.pdf")
     items = [{"id": f"01SANDBOX{i}", "name": name, "size": 20480 * (i + 1)} for i, name in enumerate(names)]
@@ -273,7 +268,6 @@ def drive_children(here: World, caller: Caller, words: Words, query: Words, sent
 
 
 def root_site(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /sites/root."""
     if not caller.permissions & {"Sites.Read.All", "Sites.ReadWrite.All"}:
         raise GraphError(403, "accessDenied", "Access denied")
     directory = here.directories[caller.tenant]

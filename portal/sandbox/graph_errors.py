@@ -10,8 +10,6 @@ from portal.sandbox.state import App, Person
 
 @dataclass
 class GraphError(Exception):
-    """An error response from Graph."""
-
     status: int
     code: str
     message: str
@@ -49,7 +47,6 @@ def insufficient() -> GraphError:
 
 
 def no_segment(name: str) -> GraphError:
-    """Return the error for an unknown path."""
     return GraphError(400, "BadRequest", f"Resource not found for the segment '{name}'.")
 
 

@@ -183,26 +183,22 @@ def _as_folder(here: World, owner: Person | SharedMailbox, key: str) -> dict[str
 
 
 def folders(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/mailFolders."""
     owner = mailbox(here, caller, words, READ)
     return 200, {"value": top([selected(_as_folder(here, owner, key), query) for key in FOLDERS], query)}
 
 
 def folder(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/mailFolders/inbox."""
     owner = mailbox(here, caller, words, READ, inbox=_is_inbox(words))
     return 200, selected(_as_folder(here, owner, _folder_key(owner, words)), query)
 
 
 def messages(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/messages."""
     owner = mailbox(here, caller, words, READ, inbox=_is_inbox(words))
     inside = _in_folder(here, owner, _folder_key(owner, words))
     return 200, {"value": [selected(mail, query) for mail in top(inside, query)]}
 
 
 def message(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/messages/{id}."""
     owner = mailbox(here, caller, words, READ)
     for key in FOLDERS:
         for mail in _in_folder(here, owner, key):
@@ -242,7 +238,6 @@ def send_mail(here: World, caller: Caller, words: Words, query: Words, sent: Any
 
 
 def settings(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/mailboxSettings."""
     mailbox(here, caller, words, SETTINGS)
     language = {"locale": "en-US", "displayName": "English (United States)"}
     hours = {"daysOfWeek": ["monday", "tuesday", "wednesday", "thursday", "friday"], "startTime": "08:00:00.0000000"}
@@ -251,7 +246,6 @@ def settings(here: World, caller: Caller, words: Words, query: Words, sent: Any)
 
 
 def calendars(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/calendars."""
     calendar_owner = mailbox(here, caller, words, CALENDARS)
     owner = {"name": calendar_owner.name, "address": _address(calendar_owner)}
     content = {"id": _id(calendar_owner.id, "calendar"), "name": "Calendar", "isDefaultCalendar": True, "owner": owner}
@@ -259,7 +253,6 @@ def calendars(here: World, caller: Caller, words: Words, query: Words, sent: Any
 
 
 def events(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/events and …/calendarView."""
     owner = mailbox(here, caller, words, CALENDARS)
     events = []
     for number, subject in enumerate(("Weekly stand-up", "Supplier call", "Budget review", "Team lunch")):

@@ -21,8 +21,6 @@ FLOW_LIFETIME = 3600
 
 @dataclass
 class Flow:
-    """The progress of a sign-in."""
-
     person: str = ""
     authenticated_at: float = 0.0  # 0 means that no password has been entered yet
     mfa: bool = False

@@ -304,7 +304,6 @@ def use(world: World) -> None:
 
 
 def world() -> World:
-    """Return the world of this process."""
     if _world is None:
         raise RuntimeError("The sandbox has no world yet: start it with python -m portal.sandbox.")
     return _world

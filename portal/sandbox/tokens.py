@@ -38,7 +38,6 @@ class Grant:
 
 
 def new_grant_id() -> str:
-    """Return a new, unguessable grant id."""
     return secrets.token_hex(12)
 
 

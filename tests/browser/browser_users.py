@@ -63,7 +63,6 @@ class Visitor:
 
     @property
     def path(self) -> str:
-        """Return the path of the current page."""
         assert self.page.url.startswith(self.portal.url), self.page.url.partition("?")[0]
         return self.page.url.removeprefix(self.portal.url).partition("?")[0]
 

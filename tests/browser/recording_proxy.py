@@ -15,8 +15,6 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request and its response."""
-
     method: str
     path: str  # including its query string
     sent: bytes

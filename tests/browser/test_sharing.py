@@ -17,7 +17,6 @@ from tests.browser.browser_users import Come, Portal, Start
 
 
 def token_status(here: Portal, key: str, connection: Connection) -> int:
-    """Return the status of una's token request."""
     client = http.client.HTTPConnection(urlsplit(here.url).netloc, timeout=30)
     path = f"/api/v1/connections/{connection.pk}/token"
     client.request("GET", path, headers={"Authorization": f"Bearer {key}"})

@@ -15,7 +15,6 @@ NEXT_YEAR = (timezone.now() + timedelta(days=365)).date().isoformat()
 
 
 def make_due(connection: Connection) -> None:
-    """Make the connection due for a refresh."""
     Connection.objects.filter(pk=connection.pk).update(refresh_after=timezone.now() - timedelta(seconds=1))
 
 
