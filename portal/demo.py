@@ -38,7 +38,7 @@ CAST = {
     "dave": {"name": "Dave Developer", "password": "dave-in-the-demo", "group": ""},
 }
 ROLES = {"IT admins": "IT admin", "": "member", "Auditors": "auditor"}
-# The minimum that exists in the demo; portal.demo_story adds a history for these people.
+# The demo always contains these; portal.demo_story adds a history for the people.
 ORGANISATION = {
     "people": CAST,
     "tenant": {"name": "Contoso", "directory_id": seed.CONTOSO},

@@ -19,7 +19,7 @@ MAX_CONNECTIONS = 4000  # per process, including idle ones and those waiting for
 KEEP_ALIVE = 5  # seconds
 SILENCE = 10.0  # seconds for a client to send the head of a request, or to resume reading
 MAX_HEAD = 65536  # bytes of a request's first line and headers, and of what follows its body
-MAX_LINE = 8190  # bytes of a request's address; more than the API's own limit, which returns a problem
+MAX_LINE = 8190  # bytes of a request's URL; more than the API's own limit, which returns a problem
 GRACE = 30  # seconds for unfinished requests when the server stops
 
 
@@ -58,7 +58,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._is_head_complete:  # otherwise it is a trailer, which no proxy has checked
-            super().on_header(name, value.rstrip(b" \t"))  # surrounding whitespace is not part of the value (RFC 9110)
+            super().on_header(name, value.rstrip(b" \t"))  # trailing whitespace is not part of the value (RFC 9110)
 
     def on_headers_complete(self) -> None:
         self._silence.cancel()

@@ -107,7 +107,7 @@ async def _wait_for_disconnect(receive: Receive, response: _Response) -> None:
 
 
 class _Response:
-    """The response written by the WSGI application from its thread; ``write`` waits until the server is ready."""
+    """The response that the application writes from its thread; ``write`` waits until the server takes the data."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, send: Send) -> None:
         self._loop, self._send = loop, send

@@ -101,8 +101,8 @@ def test_garbage_in_any_field_of_any_form_is_handled(kind: str, contoso: full_da
     tried, turn = 0, list(RUBBISH).index(kind)
     for name, fields in forms(contoso):
         client, path = browser(contoso.people[who_may(name)]), contoso.url(name)
-        # Send every kind in all fields at once, and every fifth kind in each single field: all combinations would take
-        # minutes.
+        # Every kind goes into all fields at once, but only every fifth kind into each single field: all combinations
+        # would take minutes.
         alone = [field for place, field in enumerate(fields) if (place + turn) % 5 == 0]
         for field in [*alone, None]:
             sent = dict.fromkeys(fields, rubbish) if field is None else {**fields, field: rubbish}

@@ -35,7 +35,7 @@ class EntraError(Exception):
 
 
 def refusal(code: int, *, error: str = "", suberror: str = "", **words: object) -> EntraError:
-    """Return the error with this AADSTS number, its text filled with ``words``; the others replace its defaults."""
+    """Return this AADSTS number's error; ``words`` fill its text, ``error`` and ``suberror`` override defaults."""
     meaning = MEANINGS[code]
     return EntraError(
         code=code,
