@@ -233,7 +233,7 @@ API_KEY_MAX_DAYS = env.int("API_KEY_MAX_DAYS", default=730)
 
 AUDIT_INTERVAL = env.float("AUDIT_INTERVAL", default=15.0)  # seconds between two sealing runs
 AUDIT_RETENTION_DAYS = env.int("AUDIT_RETENTION_DAYS", default=0)  # 0 means forever
-# Where seals are published: an append-only file, a URL or the log.
+# Where seals are published: an append-only file, a URL and the log.
 AUDIT_SEAL_FILE = env.str("AUDIT_SEAL_FILE", default="")
 AUDIT_SEAL_WEBHOOK = env.str("AUDIT_SEAL_WEBHOOK", default="")
 AUDIT_SEAL_WEBHOOK_SECRET = env.str("AUDIT_SEAL_WEBHOOK_SECRET", default="")

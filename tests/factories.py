@@ -187,9 +187,7 @@ def make_mailbox_access(connection: Connection, mailbox: SharedMailbox, **overri
 
 
 def make_key(owner: User, **overrides: Any) -> tuple[ApiKey, str]:
-    """Return an API key of ``owner`` with every scope, and its text. Its last use is so recent that a use writes
-    nothing.
-    """
+    """Create an API key with every scope; returns it and its text. It was just used, so using it writes nothing."""
     text, prefix = api_keys.generate_key()
     values: dict[str, Any] = {
         "name": f"Key of {owner.username}",

@@ -254,9 +254,7 @@ def checked_url(url: str) -> str:
 
 
 def checked_key(key: str) -> str:
-    """Return the key without surrounding spaces. Raises ConfigurationError, which never shows it, if no header can
-    carry it.
-    """
+    """Return the stripped key. Raises ConfigurationError if it is unusable; the error never shows the key."""
     key = key.strip()
     if not key:
         raise ConfigurationError(
