@@ -1,1 +1,1 @@
-"""Repeatable measurements, one command each."""
+"""Repeatable measurements, each run by one command."""

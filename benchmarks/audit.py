@@ -31,7 +31,6 @@ MOST_MEMORY_MB = 50.0
 
 
 def main() -> int:
-    """Measure, print, and judge."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.audit", description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000, help="events in the trail (default 1,000,000)")
     options = parser.parse_args()
@@ -53,7 +52,7 @@ def main() -> int:
 
 
 def prepare(database_url: str, count: int) -> None:
-    """Create an audit trail of many kinds of events with changes, and a tenth as many token requests."""
+    """Create an audit trail with many kinds of events with changes, and a tenth as many token requests."""
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "portal.settings",
         "SECRET_KEY": secrets.token_urlsafe(48),
@@ -98,7 +97,7 @@ def prepare(database_url: str, count: int) -> None:
 
 
 def measure(count: int) -> list[str]:
-    """Seal, verify, export, tamper; returns the missed limits."""
+    """Seal, verify, export and tamper; returns the limits that were missed."""
     from django.utils import timezone
 
     from connections.models import AuditEvent, AuditSeal, TokenFetch
@@ -148,7 +147,7 @@ def measure(count: int) -> list[str]:
 
 
 def alter(pk: int) -> None:
-    """Alter one event, as the owner of the database could."""
+    """Alter one event, as the database's owner could."""
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -169,7 +168,6 @@ def watch(chunks: Iterator[str]) -> tuple[int, float, float]:
 
 
 def said(what: str, rows: int, took: float, more: str) -> None:
-    """One line of the report."""
     print(f"{what:<20} {rows:>10,} rows {took:7.1f} s {rows / max(took, 0.001):>10,.0f} rows/s   {more}", flush=True)
 
 

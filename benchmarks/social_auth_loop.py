@@ -1,4 +1,4 @@
-"""social-auth's own refresh, row by row: reads a number from standard input, refreshes as many rows and confirms."""
+"""social-auth's own refresh, row by row: reads a number from standard input, refreshes that many rows and confirms."""
 
 import os
 import sys

@@ -1,6 +1,6 @@
 """The servers of a benchmark: PostgreSQL, Valkey, the sandbox behind TLS, and the portal's processes.
 
-All files are in .cache/bench/ and removed afterwards.
+All files are in .cache/bench/ and are removed afterwards.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Stage:
         }
 
     def launch(self, name: str, *arguments: str, **more: str) -> Process:
-        """Run ``python -m arguments`` until stopped, at the latest by ``close``."""
+        """Run ``python -m arguments`` until it is stopped; ``close`` stops it at the latest."""
         process = Process(
             name,
             [sys.executable, "-m", *arguments],
@@ -65,7 +65,7 @@ class Stage:
         return process
 
     def worker(self) -> Process:
-        """A worker as docs/operating.md starts it, ready for tasks."""
+        """Start a worker as in docs/operating.md; return it when it is ready for tasks."""
         command = ["celery", "-A", "portal", "worker", "-P", "threads", "-c", "4", "--without-mingle"]
         worker = self.launch("worker", *command, "--without-gossip")
         worker.wait_for_line(" ready.", seconds=30)
@@ -81,7 +81,7 @@ class Stage:
 
 
 def cpu_seconds(*roots: int) -> float:
-    """Processor time (user and system) used so far by these processes and all their descendants, ended ones too."""
+    """Return the processor time (user and system) that these processes and all descendants, even ended ones, have used."""
     total = 0.0
     for root in roots:
         process = psutil.Process(root)
@@ -97,7 +97,7 @@ def cpu_seconds(*roots: int) -> float:
 
 
 def memory_mb(root: int) -> float:
-    """Memory of a process and its descendants; shared pages are counted once (PSS, or RSS where PSS is missing)."""
+    """Return the memory of a process and its descendants, counting shared pages once (PSS; RSS if PSS is missing)."""
     process = psutil.Process(root)
     total = 0
     for running in [process, *process.children(recursive=True)]:

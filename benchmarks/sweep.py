@@ -33,7 +33,6 @@ WARM_UP = 50
 
 
 def main() -> int:
-    """Measure, print, and judge."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=__doc__)
     parser.add_argument("--count", type=int, default=2000, help="connections refreshed in a round (default 2000)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each, in turns (default 3)")
@@ -49,7 +48,7 @@ def main() -> int:
 
 
 def prepare(stage: Stage, count: int) -> None:
-    """Create the tables, and the same grants as connections and as social-auth's rows."""
+    """Create the tables, with the same grants as connections and as social-auth's rows."""
     os.environ.update(stage.environment)
     django.setup()
     from django.core.management import call_command
@@ -98,12 +97,12 @@ def prepare(stage: Stage, count: int) -> None:
         )
         for number, token in enumerate(tokens[count:])
     )
-    # So that neither run pays for statistics made due by the other's writes.
+    # So that neither run pays for statistics that the other's writes have made necessary.
     call_sql("VACUUM ANALYZE")
 
 
 def compare(stage: Stage, count: int, rounds: int) -> dict[str, list[float]]:
-    """CPU-seconds of every round of our sweep and of social-auth's loop, in turns."""
+    """Return the CPU seconds of every round of our sweep and of social-auth's loop, in turns."""
     runners: dict[str, Sweep | SocialAuthLoop] = {"sweep": Sweep(stage), "social-auth": SocialAuthLoop(stage)}
     costs: dict[str, list[float]] = {name: [] for name in runners}
     try:
@@ -121,7 +120,7 @@ def compare(stage: Stage, count: int, rounds: int) -> dict[str, list[float]]:
 
 
 def measure(stage: Stage, runner: Sweep | SocialAuthLoop, count: int) -> tuple[float, float]:
-    """CPU-seconds and seconds of one round. Raises SystemExit if not every refresh was done exactly once."""
+    """Return CPU seconds and seconds of one round. Raises SystemExit unless every refresh was done exactly once."""
     runner.prepare(count)
     calls = stage.sandbox.control.calls(limit=0)["by_endpoint"].get("token", 0)
     before, began = cpu_seconds(runner.pid, stage.postgres.process.pid), time.monotonic()
@@ -143,7 +142,6 @@ class Sweep:
         self.pid = self._worker.pid
 
     def prepare(self, count: int) -> None:
-        """Make ``count`` connections due."""
         from django.utils import timezone
 
         from connections.models import Connection
@@ -167,7 +165,7 @@ class Sweep:
             time.sleep(0.05)
 
     def stored(self) -> int:
-        """How many connections have new tokens since ``prepare``."""
+        """Return how many connections have new tokens since ``prepare``."""
         from connections.models import Connection
 
         return Connection.objects.filter(refreshed_at__gte=self._began, status=Connection.Status.ACTIVE).count()
@@ -203,7 +201,7 @@ class SocialAuthLoop:
         self._expect("done")
 
     def stored(self) -> int:
-        """How many rows have new tokens since ``prepare``."""
+        """Return how many rows have new tokens since ``prepare``."""
         from social_django.models import UserSocialAuth
 
         return int(UserSocialAuth.objects.filter(modified__gte=self._began).count())
@@ -227,7 +225,7 @@ def call_sql(statement: str) -> None:
 
 
 def idle_memory(stage: Stage) -> dict[str, float]:
-    """MB of each process after it has done its work once: one page served, one sweep run."""
+    """Return the MB of each process after it has done its work once: one page served, one sweep run."""
     from django.core.management import call_command
 
     call_command("collectstatic", interactive=False, verbosity=0)  # the page refers to them

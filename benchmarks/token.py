@@ -28,13 +28,12 @@ from benchmarks.sweep import served
 from portal.processes import Process
 from portal.sandbox.process import free_port
 
-LOWEST_RATIO, HIGHEST_P99 = 0.5, 3.0  # of the floor
+LOWEST_RATIO, HIGHEST_P99 = 0.5, 3.0  # relative to the floor
 CONNECTIONS = 200
 VIEWS = ("floor", "token call", "empty")
 
 
 def main() -> int:
-    """Measure, print, and judge."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.token", description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a round (default 5)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each, in turns (default 3)")
@@ -55,7 +54,7 @@ def main() -> int:
 
 
 def prepare(stage: Stage) -> tuple[str, list[int]]:
-    """Fill the database: one person, one key, CONNECTIONS with tokens that last."""
+    """Fill the database: one person, one key, and CONNECTIONS connections with tokens that outlast the run."""
     os.environ.update(stage.environment)
     django.setup()
     from django.core.management import call_command
@@ -91,7 +90,7 @@ def prepare(stage: Stage) -> tuple[str, list[int]]:
 
 
 def serve(stage: Stage, module: str, workers: int) -> tuple[int, Process]:
-    """The portal as docs/operating.md starts it, with an empty view more (benchmarks/token_views.py); or the floor."""
+    """Start the floor, or the portal as in docs/operating.md with an additional empty view (benchmarks/token_views.py)."""
     port = free_port()
     settings = {"DJANGO_SETTINGS_MODULE": "benchmarks.token_settings", "API_RATE_LIMIT": "100000000"}
     web = stage.launch(module, module, BIND=f"127.0.0.1:{port}", WEB_WORKERS=str(workers), **settings)
@@ -104,7 +103,7 @@ def serve(stage: Stage, module: str, workers: int) -> tuple[int, Process]:
 
 @dataclass
 class View:
-    """What is called, and what the calls took."""
+    """What is called, and how long the calls took."""
 
     port: int
     process: Process
@@ -114,9 +113,9 @@ class View:
 
 
 async def rounds(stage: Stage, key: str, views: dict[str, View], options: argparse.Namespace) -> dict[str, View]:
-    """The views take turns so that a busy machine hits all."""
+    """Call the views in turns, so that a busy machine affects all of them."""
     for view in views.values():
-        await one_round(view.port, key, view.paths, options.callers, 2.0)  # warm
+        await one_round(view.port, key, view.paths, options.callers, 2.0)  # warm up
     for number in range(1, options.rounds + 1):
         for name, view in views.items():
             before = cpu(view.process) + cpu(stage.postgres.process)
@@ -128,21 +127,21 @@ async def rounds(stage: Stage, key: str, views: dict[str, View], options: argpar
 
 
 def cpu(process: Process) -> float:
-    """Processor seconds of a process and all its children."""
+    """Return the processor seconds of a process and all its children."""
     root = psutil.Process(process.pid)
     times = [member.cpu_times() for member in [root, *root.children(recursive=True)]]
     return float(sum(time.user + time.system for time in times))
 
 
 async def one_round(port: int, key: str, paths: list[str], callers: int, seconds: float) -> list[float]:
-    """Every caller asks again and again on a kept connection."""
+    """Let every caller send requests continuously on a persistent connection."""
     end = time.monotonic() + seconds
     got = await asyncio.gather(*(caller(port, key, paths[place::callers] or paths, end) for place in range(callers)))
     return [duration for calls in got for duration in calls]
 
 
 async def caller(port: int, key: str, paths: list[str], end: float) -> list[float]:
-    """Seconds of each of this caller's calls. Raises SystemExit for any answer but 200."""
+    """Return the seconds of each of this caller's calls. Raises SystemExit for any response but 200."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     took: list[float] = []
     try:
@@ -182,7 +181,7 @@ def report(views: dict[str, View], options: argparse.Namespace) -> int:
 
 
 def summary(view: View, seconds: float) -> tuple[float, float, float, float]:
-    """Requests a second, milliseconds of the median and of the slowest hundredth, microseconds of CPU a call."""
+    """Return requests per second, median and 99th percentile in milliseconds, and microseconds of CPU per call."""
     every = sorted(duration for calls in view.took for duration in calls)
     rate = statistics.median(len(calls) for calls in view.took) / seconds
     return rate, every[len(every) // 2] * 1000, every[len(every) * 99 // 100] * 1000, view.cpu / len(every) * 1e6

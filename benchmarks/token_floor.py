@@ -1,6 +1,6 @@
-"""The least a token call can cost under the portal's server: no framework, one SQL statement, one decryption.
+"""The minimum cost of a token request under the portal's server: no framework, one SQL statement, one decryption.
 
-It stands in for portal.asgi: the same server, the same database, nothing checked, limited, recorded or logged.
+It takes the place of portal.asgi: same server, same database, but nothing is checked, limited, recorded or logged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ JOIN connections_connection c ON c.owner_id = k.owner_id WHERE k.digest = %s AND
 
 
 class Floor:
-    """The ASGI application, with kept connections to the database."""
+    """The ASGI application, with persistent connections to the database."""
 
     def __init__(self) -> None:
         self._fernet = Fernet(os.environ["FIELD_ENCRYPTION_KEYS"].split(",")[0])

@@ -1,4 +1,4 @@
-"""The portal's settings with an empty view that the token call is compared with."""
+"""The portal's settings with an empty view to which the token request is compared."""
 
 from portal.settings import *  # noqa: F403
 

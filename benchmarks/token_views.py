@@ -1,4 +1,4 @@
-"""An empty view beside the portal's own."""
+"""An empty view next to the portal's own."""
 
 from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse
@@ -7,7 +7,6 @@ from django.urls import include, path
 
 @login_not_required
 def empty(request: HttpRequest) -> HttpResponse:
-    """Nothing."""
     return HttpResponse(b"{}", content_type="application/json")
 
 

@@ -1,4 +1,4 @@
-"""How the portal runs: settings, Celery, URLs and the servers around it."""
+"""Project configuration: settings, Celery, URLs and the servers."""
 
 from portal.celery import app as celery_app
 

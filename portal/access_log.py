@@ -1,7 +1,7 @@
-"""The access log: one JSON object a request, without query strings.
+"""The access log: one JSON object per request, without query strings.
 
-The callback of a sign-in carries an authorization code in its query string, so only the path is logged; in that of a
-sign-in link the token is hidden.
+The sign-in callback carries an authorization code in its query string, so only the path is logged. The token in the
+path of a sign-in link is hidden.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def access_log(application: Application) -> Application:
-    """Wrap an ASGI application so that each request is logged to standard output once it is answered."""
+    """Wrap an ASGI application so that each request is logged to standard output once it has been answered."""
 
     async def logging(scope: Scope, receive: Receive, send: Send) -> None:
         began, status = time.monotonic(), 500
@@ -41,7 +41,7 @@ def access_log(application: Application) -> Application:
 
 
 def line(scope: Scope, status: int, seconds: float) -> str:
-    """The line for one request. ``at`` is the time of the answer."""
+    """Return the log line for one request. ``at`` is the time of the response."""
     client = scope["client"][0] if scope.get("client") else ""
     request = json.dumps(hide_links(f"{scope['method']} {scope['path']}"))
     milliseconds = int(seconds * 1000)

@@ -1,11 +1,11 @@
-"""The web process's application: the token call is answered here, everything else by Django in threads."""
+"""The ASGI application: answers token requests itself and passes everything else to Django in threads."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from portal.wsgi import application as django_application  # sets Django up, which the rest needs
+from portal.wsgi import application as django_application  # sets Django up, which the imports below need
 
 # isort: split
 
@@ -21,7 +21,7 @@ from portal.wsgi_bridge import Receive, Scope, Send, WSGIBridge
 
 
 class Portal:
-    """The ASGI application of one process."""
+    """The ASGI application of one web process."""
 
     def __init__(self, *, threads: int, run_in_thread: RunInThread | None = None) -> None:
         django = WSGIBridge(django_application, threads=threads, run_in_thread=run_in_thread)
@@ -48,7 +48,7 @@ class Portal:
 
 
 def headers_of_every_answer(is_secure: bool) -> list[tuple[bytes, bytes]]:
-    """The headers that Django's middleware adds to an answer of the API."""
+    """Return the headers that Django's middleware adds to every API response."""
     request = HttpRequest()
     request._get_scheme = lambda: "https" if is_secure else "http"  # type: ignore[attr-defined]
 
@@ -63,8 +63,8 @@ def headers_of_every_answer(is_secure: bool) -> list[tuple[bytes, bytes]]:
 
 
 def _is_from_local_https_proxy(scope: Scope) -> bool:
-    """Whether a proxy on this machine says that it was called by https; TRUSTED_PROXIES is about all others."""
-    # A unix socket has no address, and its other end is on this machine.
+    """Whether a proxy on this machine received the request over https. TRUSTED_PROXIES covers all other proxies."""
+    # A unix socket has no address, but its other end is always on this machine.
     if scope.get("client") and scope["client"][0] not in ("127.0.0.1", "::1"):
         return False
     return (b"x-forwarded-proto", b"https") in scope["headers"]

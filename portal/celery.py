@@ -1,7 +1,7 @@
 """The Celery application and its beat schedule.
 
-A beat entry only triggers work: the database says what is due, and a worker claims it there.
-So a second beat, a missed tick or a restart of beat only changes the timing.
+A beat entry only triggers work: the database says what is due, and a worker claims it there. A second beat, a missed
+tick or a restart of beat therefore only changes the timing.
 """
 
 import os
@@ -11,8 +11,8 @@ from celery.signals import setup_logging
 from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
-# Celery would run Django's checks and ignore their results; they load every page and the whole API, which a
-# most workers and beat never need. `manage.py check` runs them, and so does every migrate.
+# Celery would run Django's checks and ignore their results. They load every page and the whole API, which most workers
+# and beat never need. `manage.py check` and `migrate` run them anyway.
 os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
 app = Celery("portal")
@@ -22,12 +22,12 @@ app.autodiscover_tasks()
 
 @app.on_after_configure.connect
 def schedule(sender: Celery, **kwargs: object) -> None:
-    """Set the beat schedule; seconds between ticks come from the settings."""
+    """Set the beat schedule, with the intervals (in seconds) from the settings."""
     sender.conf.beat_schedule = {
         "sweep": {
             "task": "connections.tasks.sweep",
             "schedule": settings.SWEEP_INTERVAL,
-            # Drop a tick that no worker picked up before the next one.
+            # Drop a tick that no worker has picked up by the time the next one is due.
             "options": {"expires": settings.SWEEP_INTERVAL},
         },
         "probe-mailboxes": {
@@ -62,4 +62,4 @@ def schedule(sender: Celery, **kwargs: object) -> None:
 
 @setup_logging.connect
 def keep_logging(**kwargs: object) -> None:
-    """Keep the logging of Django's settings; Celery would raise the level to WARNING."""
+    """Keep Django's logging settings: Celery would raise the level to WARNING."""

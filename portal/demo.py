@@ -28,7 +28,7 @@ from portal.sandbox import seed
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Known passwords, because whoever starts the demo must be able to sign in; it listens on loopback only.
+# These passwords are public because whoever starts the demo must be able to sign in. The demo listens on loopback only.
 CAST = {
     "alice": {"name": "Alice Admin", "password": "alice-in-the-demo", "group": "IT admins"},
     "bob": {"name": "Bob Member", "password": "bob-in-the-demo", "group": ""},
@@ -38,7 +38,7 @@ CAST = {
     "dave": {"name": "Dave Developer", "password": "dave-in-the-demo", "group": ""},
 }
 ROLES = {"IT admins": "IT admin", "": "member", "Auditors": "auditor"}
-# What there is at least; portal.demo_story tells what these people have been doing with it.
+# The demo always contains these; portal.demo_story adds a history for the people.
 ORGANISATION = {
     "people": CAST,
     "tenant": {"name": "Contoso", "directory_id": seed.CONTOSO},
@@ -47,7 +47,7 @@ ORGANISATION = {
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the text says why and what to do."""
+    """The demo cannot continue; the message says why and what to do."""
 
 
 class Interrupted(BaseException):
@@ -79,14 +79,14 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def _interrupt(*_: object) -> None:
     for number in _STOPS:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the stopping
+        signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the shutdown
     print("\nStopping ...", flush=True)
     raise Interrupted
 
 
 @contextmanager
 def only_one(directory: Path) -> Iterator[None]:
-    """Hold the directory for this process. Raises DemoError if another demo does."""
+    """Lock the directory for this process. Raises DemoError if another demo is using it."""
     (directory / "logs").mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         try:
@@ -97,8 +97,6 @@ def only_one(directory: Path) -> Iterator[None]:
 
 
 class Demo:
-    """The processes of the demo."""
-
     def __init__(self, port: int, directory: Path) -> None:
         if not is_free(port):
             raise DemoError(f"Port {port} is in use. Choose another one: make demo PORT={port + 80}")
@@ -110,7 +108,7 @@ class Demo:
         self._running: list[Process] = []
 
     def run(self) -> None:
-        """Start everything, say where it is, and watch over it until interrupted; then stop everything."""
+        """Start everything, print the welcome text, and monitor the processes until interrupted; then stop everything."""
         print("Starting the portal ...", flush=True)
         valkey = Valkey(self.directory / "valkey")
         try:
@@ -124,7 +122,7 @@ class Demo:
             valkey.stop()
 
     def welcome(self) -> str:
-        """Where it runs and who can sign in."""
+        """Return the text that says where the demo runs and who can sign in."""
         people = "\n".join(
             f"    {username:<7} {who['password']:<20} {who['name']}, {ROLES[who['group']]}"
             for username, who in CAST.items()
@@ -198,7 +196,7 @@ class Demo:
 
 
 def environment(directory: Path, url: str, sandbox_url: str, redis_url: str) -> dict[str, str]:
-    """The settings the demo's processes run with."""
+    """Return the environment variables for the demo's processes."""
     return {
         **os.environ,
         **keys(directory),
@@ -221,7 +219,7 @@ def environment(directory: Path, url: str, sandbox_url: str, redis_url: str) -> 
 
 
 def keys(directory: Path) -> dict[str, str]:
-    """The demo's own keys, made at the first start: without them its database could not be read again."""
+    """Return the demo's own keys, created at the first start: its database cannot be decrypted without them."""
     path = directory / "keys.json"
     if not path.exists():
         keys = {"SECRET_KEY": secrets.token_urlsafe(48), "FIELD_ENCRYPTION_KEYS": Fernet.generate_key().decode()}
@@ -237,7 +235,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on this port of 127.0.0.1."""
+    """Whether this port of 127.0.0.1 is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -248,7 +246,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses at this moment."""
+    """Return a port of 127.0.0.1 that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -256,7 +254,7 @@ def free_port() -> int:
 
 
 def answers(url: str) -> bool:
-    """Whether the web server answers ``url`` with success."""
+    """Whether ``url`` returns a successful response."""
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as response:
             return bool(response.status == 200)

@@ -6,7 +6,7 @@ import django
 
 
 def main(organisation: str, sandbox_url: str) -> None:
-    """Create the people and the app registration of the JSON file, and their history."""
+    """Create the people and the app registration described in the JSON file, and their history."""
     django.setup()
     from django.core.management import call_command
 

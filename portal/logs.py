@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, carrying the request id, with anything that looks like a secret cut out."""
+"""Logging: one JSON object per line, with the request id and without anything that looks like a secret."""
 
 import logging
 import re
@@ -6,8 +6,8 @@ from typing import Any
 
 import structlog
 
-# JSON Web Tokens, and Entra's refresh tokens and authorization codes. Our code never logs one; this is for
-# libraries and mistakes.
+# JSON Web Tokens, and Entra's refresh tokens and authorization codes. Our code never logs one; this is for libraries
+# and mistakes.
 _TOKENS = re.compile(r"eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)*|\b[01]\.A[\w-]{20,}(?:\.[\w-]+)*")
 # OAuth parameters that carry secrets, in a query string, a form body, JSON or a Python dict.
 _PARAMETERS = re.compile(
@@ -31,7 +31,7 @@ def hide_links(text: str) -> str:
 
 
 class HideSecrets(logging.Filter):
-    """Cut secrets out of a record, its arguments and its traceback before anything formats it."""
+    """A filter that hides the secrets in a record, its arguments and its traceback before anything formats it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not isinstance(record.msg, dict):
@@ -43,9 +43,9 @@ class HideSecrets(logging.Filter):
 
 
 def formatter() -> logging.Formatter:
-    """The JSON line formatter; context bound per request (request id, user id) is merged in.
+    """Return the formatter for JSON lines, which adds the context bound per request (request id, user id).
 
-    structlog's loggers use the same handlers, so there is one format.
+    structlog's loggers use the same handlers, so there is only one format.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

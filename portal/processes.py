@@ -1,7 +1,7 @@
-"""Child processes of the demo, the tests and the benchmarks: each writes to a log file and is reliably stopped.
+"""Child processes of the demo, the tests and the benchmarks; each writes to a log file.
 
-A child must not outlive its parent, even if the parent is killed. On Linux the kernel does this
-(prctl PR_SET_PDEATHSIG); elsewhere an exit handler does.
+A child must not outlive its parent, even if the parent is killed. On Linux the kernel ensures this (prctl
+PR_SET_PDEATHSIG); elsewhere an exit handler stops the child.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-# Runs in the child before the real program: give up root if requested, tie the child to its parent, then become
-# the program. A wrapper and not preexec_fn, which may deadlock in a parent that runs threads. The order matters:
-# the kernel forgets the death signal when the user changes.
+# This runs in the child before the real program: it drops root if requested, ties the child to its parent, and then
+# executes the program. It is a wrapper because preexec_fn may deadlock in a parent that runs threads. The order
+# matters: the kernel clears the death signal when the user changes.
 _LAUNCHER = """
 import ctypes, os, signal, sys
 parent, death, user = (int(value) for value in sys.argv[1:4])
@@ -38,10 +38,10 @@ class ProcessError(RuntimeError):
 
 
 class Process:
-    """One child process in its own session, so that Ctrl-C reaches only its parent, which then stops it cleanly.
+    """A child process in its own session, so that Ctrl-C reaches only the parent, which then stops the child cleanly.
 
-    ``user`` is the uid (and gid) to run as, 0 for the present one; only root can change it. ``death_signal`` is sent by the
-    kernel when the parent dies, ``stop_signal`` by ``stop()``.
+    ``user`` is the uid (and gid) to run as, or 0 to keep the current one; only root can change it. The kernel sends
+    ``death_signal`` when the parent dies; ``stop()`` sends ``stop_signal``.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Process:
         return self.popen.poll() is not None
 
     def wait_until(self, ready: Callable[[], bool], *, seconds: float) -> None:
-        """Wait until ``ready()``. Raises ProcessError if the process ends or times out first."""
+        """Wait until ``ready()`` is true. Raises ProcessError if the process ends first or the wait times out."""
         until = time.monotonic() + seconds
         while not ready():
             if self.has_ended():
@@ -99,7 +99,7 @@ class Process:
             self.popen.send_signal(self._stop_signal)
 
     def stop(self, *, seconds: float = 5.0) -> None:
-        """Stop the process; after ``seconds`` kill it with all its children. Safe to call twice."""
+        """Stop the process; after ``seconds``, kill it and all its children. Safe to call twice."""
         atexit.unregister(self.stop)
         self.ask_to_stop()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -110,7 +110,7 @@ class Process:
 
 
 def stop_all(processes: Sequence[Process], *, seconds: float = 5.0) -> None:
-    """Signal all of them, then wait for each; takes about ``seconds`` at most."""
+    """Signal all processes, then wait for each one; takes about ``seconds`` at most."""
     until = time.monotonic() + seconds
     for process in processes:
         process.ask_to_stop()

@@ -1,6 +1,6 @@
-"""``python -m portal.server``: the web process, uvicorn with the limits of a server that faces the network.
+"""``python -m portal.server``: the web process, uvicorn with the limits that a server on the network needs.
 
-Its settings come from the environment: BIND, WEB_WORKERS, WEB_THREADS.
+It reads BIND, WEB_WORKERS and WEB_THREADS from the environment.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
-MAX_CONNECTIONS = 4000  # per process: served, kept alive, and waiting for a token
+MAX_CONNECTIONS = 4000  # per process, including idle ones and those waiting for a token
 KEEP_ALIVE = 5  # seconds
-SILENCE = 10.0  # seconds in which the head of a request must have come, and a client read on
+SILENCE = 10.0  # seconds for a client to send the head of a request, or to resume reading
 MAX_HEAD = 65536  # bytes of a request's first line and headers, and of what follows its body
-MAX_LINE = 8190  # bytes of a request's address; above the API's own limit, which answers with a problem
-GRACE = 30  # seconds for requests under way when the server stops
+MAX_LINE = 8190  # bytes of a request's URL; more than the API's own limit, which returns a problem
+GRACE = 30  # seconds for unfinished requests when the server stops
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with limits for clients that are slow to send or to read, or that send without end."""
+    """uvicorn's HTTP protocol, with limits for clients that send or read slowly or never stop sending."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._bytes: int | None = 0  # of the head, or since the last ones of the body; None between two requests
+        self._bytes: int | None = 0  # of the head, or since the last chunk of the body; None between requests
         self._is_head_complete = False
         self._silence = self.loop.call_later(SILENCE, self.transport.close)
         self._unread: asyncio.TimerHandle | None = None
@@ -57,14 +57,14 @@ class Protocol(HttpToolsProtocol):
         self._bytes, self._is_head_complete = 0, False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_head_complete:  # else a trailer, which no proxy has checked
-            super().on_header(name, value.rstrip(b" \t"))  # no part of the value, says RFC 9110
+        if not self._is_head_complete:  # otherwise it is a trailer, which no proxy has checked
+            super().on_header(name, value.rstrip(b" \t"))  # trailing whitespace is not part of the value (RFC 9110)
 
     def on_headers_complete(self) -> None:
         self._silence.cancel()
         self._bytes, self._is_head_complete = 0, True
         if len(self.url) > MAX_LINE:
-            raise ValueError("The address is too long.")  # httptools makes it a parser error: 400
+            raise ValueError("The address is too long.")  # httptools turns this into a parser error: 400
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -76,7 +76,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def pause_writing(self) -> None:
-        """Called when the client has much left to read; until it has, the application waits and holds a thread."""
+        """Called when much of the response is unread: until the client catches up, the application holds a thread."""
         super().pause_writing()
         self._watch_reading()
 
@@ -127,7 +127,7 @@ def serve(application: str = "portal.asgi:application") -> None:
 
 
 def listen(address: str) -> socket.socket:
-    """Listen at ``host:port``, ``[host]:port`` or ``unix:path``, and say so."""
+    """Listen at ``host:port``, ``[host]:port`` or ``unix:path``, and print the address."""
     if address.startswith("unix:"):
         path = address.removeprefix("unix:")
         with contextlib.suppress(FileNotFoundError):
@@ -147,7 +147,7 @@ def listen(address: str) -> socket.socket:
 
 
 def allow_open_files(number: int) -> None:
-    """Each connection is an open file: raise the limit of this process as far as it may."""
+    """Raise this process's limit on open files as far as allowed, because each connection is an open file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = number if hard == resource.RLIM_INFINITY else min(hard, number)
     if soft != resource.RLIM_INFINITY and soft < wanted:

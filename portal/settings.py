@@ -1,4 +1,4 @@
-"""All settings of the portal. They come from environment variables only; README lists them.
+"""All settings of the portal. They come only from environment variables, which the README lists.
 
 Every secret may also be given as a file: ``NAME_FILE=/run/secrets/name``.
 """
@@ -14,7 +14,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 
 class _Files(FileAwareMapping):  # type: ignore[misc]
-    """Values from the environment or from files, which usually end with a line break that is no part of the value."""
+    """Values from the environment or from files. The line break that usually ends a file is not part of the value."""
 
     def __getitem__(self, key: str) -> str:
         return str(super().__getitem__(key)).rstrip("\r\n")
@@ -36,7 +36,7 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[_portal.hostname or "localhos
 CSRF_TRUSTED_ORIGINS = [PORTAL_URL]
 
 SECRET_KEY = env.str("SECRET_KEY", default="")
-# First key encrypts, all decrypt. The name is fixed by django-encrypted-model-fields.
+# The first key encrypts; all keys decrypt. django-encrypted-model-fields fixes the name of this setting.
 FIELD_ENCRYPTION_KEY = [key.strip() for key in env.list("FIELD_ENCRYPTION_KEYS", default=[]) if key.strip()]
 
 _missing = [
@@ -81,7 +81,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    # Django offers an exception to the lower one first, so a failed sign-in gets its own page.
+    # Django offers an exception to the lower one first, so that a failed sign-in gets its own page.
     "connections.middleware.PortalErrorMiddleware",
     "connections.middleware.SignInErrorMiddleware",
     "axes.middleware.AxesMiddleware",
@@ -131,7 +131,7 @@ CACHES = {
 
 
 def _celery_url(url: str) -> str:
-    """Kombu spells a unix socket differently from redis-py."""
+    """Return the URL as Celery needs it: Kombu spells a unix socket differently from redis-py."""
     if not url.startswith("unix://"):
         return url
     path, _, query = url.removeprefix("unix://").partition("?")
@@ -183,7 +183,7 @@ AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
 AXES_LOCKOUT_CALLABLE = "connections.views.accounts.locked_out"
-AXES_CLIENT_IP_CALLABLE = "connections.client_address.client_address"  # knows TRUSTED_PROXIES
+AXES_CLIENT_IP_CALLABLE = "connections.client_address.client_address"  # takes TRUSTED_PROXIES into account
 AXES_SENSITIVE_PARAMETERS = ["password"]
 AXES_ENABLE_ADMIN = False
 
@@ -209,31 +209,31 @@ LOGIN_MICROSOFT = {
     "tenant": env.str("LOGIN_MICROSOFT_TENANT", default=""),
     "client_id": env.str("LOGIN_MICROSOFT_CLIENT_ID", default=""),
     "client_secret": env.str("LOGIN_MICROSOFT_CLIENT_SECRET", default=""),
-    # Values of the "roles" or "groups" claim that make a person an IT admin or an auditor here.
+    # Values of the "roles" or "groups" claim that make a person an IT admin or an auditor in the portal.
     "admins": env.list("LOGIN_MICROSOFT_ADMINS", default=["ITAdmin"]),
     "auditors": env.list("LOGIN_MICROSOFT_AUDITORS", default=["Auditor"]),
 }
 
 vars().update(env.email_url("EMAIL_URL", default="consolemail://"))
 DEFAULT_FROM_EMAIL = env.str("EMAIL_FROM", default=f"portal@{_portal.hostname}")
-# Seconds. Without it a mail server that accepts and then hangs would block a worker forever.
+# Seconds. Without a time-out, a mail server that accepts a connection and then hangs would block a worker forever.
 EMAIL_TIMEOUT = env.float("EMAIL_TIMEOUT", default=15.0)
 
 ALERT_INTERVAL = env.float("ALERT_INTERVAL", default=10.0)  # seconds between two runs of the outbox
-# The IT admins' mailing list: gets a copy of every alert, instead of each IT admin.
+# The IT admins' mailing list, which gets one copy of each alert instead of one for every IT admin.
 ALERT_COPY_TO = [address.strip() for address in env.list("ALERT_COPY_TO", default=[]) if address.strip()]
-# Whether alert channels may lead to private addresses and plain http.
+# Whether alert channels may use private addresses and plain http.
 ALERT_PRIVATE_TARGETS = env.bool("ALERT_PRIVATE_TARGETS", default=False)
 
-# Per minute; 0: no limit. Calls with one key, and bad keys from one address.
+# Limits per minute for calls with one key and for bad keys from one address; 0 means no limit.
 API_RATE_LIMIT = env.int("API_RATE_LIMIT", default=600)
 API_BAD_KEY_LIMIT = env.int("API_BAD_KEY_LIMIT", default=60)
-# Maximum lifetime of a key; 0: no limit, and keys may have no expiration date.
+# Maximum lifetime of a key; 0 means no limit, and keys then need no expiration date.
 API_KEY_MAX_DAYS = env.int("API_KEY_MAX_DAYS", default=730)
 
 AUDIT_INTERVAL = env.float("AUDIT_INTERVAL", default=15.0)  # seconds between two sealing runs
-AUDIT_RETENTION_DAYS = env.int("AUDIT_RETENTION_DAYS", default=0)  # 0: forever
-# Where seals are published: a file that is only appended to, an address, the log.
+AUDIT_RETENTION_DAYS = env.int("AUDIT_RETENTION_DAYS", default=0)  # 0 means forever
+# Where seals are published: an append-only file, a URL and the log.
 AUDIT_SEAL_FILE = env.str("AUDIT_SEAL_FILE", default="")
 AUDIT_SEAL_WEBHOOK = env.str("AUDIT_SEAL_WEBHOOK", default="")
 AUDIT_SEAL_WEBHOOK_SECRET = env.str("AUDIT_SEAL_WEBHOOK_SECRET", default="")
@@ -271,7 +271,7 @@ if TRUSTED_PROXIES:
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 500
 
-# /metrics requires this as a bearer token; when empty, it answers only this machine.
+# /metrics requires this as a bearer token; if it is empty, only this machine may read /metrics.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="").strip()
 
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")

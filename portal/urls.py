@@ -7,8 +7,8 @@ from social_django import views as social
 from connections.api.urls import routes as api
 from connections.views import accounts
 
-# Only two of social-auth's URLs: to Microsoft and back. The others would let people disconnect their account from their
-# directory without an audit event, and return as a new account.
+# Only two of social-auth's URLs: the way to Microsoft and back. With the others, people could disconnect their account
+# from their directory without an audit event and return as a new account.
 sign_in_at_microsoft = [
     path("login/<str:backend>/", social.auth, name="begin"),
     path("complete/<str:backend>/", social.complete, name="complete"),

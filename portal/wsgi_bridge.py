@@ -1,7 +1,7 @@
-"""Run a WSGI application, in a bounded number of threads, under an ASGI server.
+"""Run a WSGI application under an ASGI server, in a limited number of threads.
 
-A thread is taken only once the whole request is here, so a client that sends slowly holds none. Answers stream: the
-application waits while the client is slow to read, and is stopped when the client has gone.
+A request gets a thread only once it has arrived completely, so clients that send slowly hold none. Responses are
+streamed: the application waits while the client reads slowly, and is stopped when the client has disconnected.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
 
-SILENCE = 10.0  # seconds a client may be silent within the body of its request
-MAX_BODY = 20_000_000  # bytes; Django has lower limits for all but uploaded files
+SILENCE = 10.0  # seconds that a client may pause while sending the body of its request
+MAX_BODY = 20_000_000  # bytes; Django has lower limits for everything except uploaded files
 IN_MEMORY = 65_536  # bytes of a body that are kept in memory; the rest is written to a temporary file
 
 
@@ -33,7 +33,7 @@ class ClientGone(Exception):
 
 
 class WSGIBridge:
-    """The ASGI application that runs ``application`` in ``threads`` threads, or with ``run_in_thread``."""
+    """The ASGI application that runs ``application`` in ``threads`` threads, or by ``run_in_thread``."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class WSGIBridge:
                 watch.cancel()
 
     def _run(self, environ: dict[str, Any], response: _Response) -> None:
-        if response.is_client_gone:  # while it waited for a thread
+        if response.is_client_gone:  # disconnected while it waited for a thread
             raise ClientGone
         chunks = self._application(environ, response.start)
         try:
@@ -83,7 +83,7 @@ class WSGIBridge:
 
 
 async def _read_body(scope: Scope, receive: Receive, body: IO[bytes]) -> int | None:
-    """Write the request's body to ``body``; the HTTP status of the refusal if it is too long or too slow."""
+    """Write the request's body to ``body``. Returns the HTTP status to send if it is too long or too slow."""
     length = 0
     while True:
         try:
@@ -107,7 +107,7 @@ async def _wait_for_disconnect(receive: Receive, response: _Response) -> None:
 
 
 class _Response:
-    """What the WSGI application calls, from its thread; it waits until the server has taken what it is given."""
+    """The response that the application writes from its thread; ``write`` waits until the server takes the data."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, send: Send) -> None:
         self._loop, self._send = loop, send
@@ -135,7 +135,7 @@ class _Response:
 
 
 def build_environ(scope: Scope, body: IO[bytes]) -> dict[str, Any]:
-    """The WSGI environment (PEP 3333) of an ASGI HTTP scope."""
+    """Return the WSGI environment (PEP 3333) for an ASGI HTTP scope."""
     host, port = scope.get("server") or ("localhost", 80)
     environ: dict[str, Any] = {
         "REQUEST_METHOD": scope["method"],

@@ -1,9 +1,9 @@
 # ruff: noqa: T201 - it prints, that is its purpose
-"""``python -m tests``: the whole suite on SQLite and on PostgreSQL, side by side.
+"""``python -m tests``: the whole suite on SQLite and on PostgreSQL, at the same time.
 
-``--fast`` runs the quick tests alone, on SQLite; ``--coverage`` measures branches and prints what was not reached. Everything
-else on the command line goes to the pytest processes. Tests that hardly depend on the database run on one of them only, see
-_ONLY_ON, so that both suites take about as long. Exit code: 0 only if all passed.
+``--fast`` runs only the quick tests, on SQLite; ``--coverage`` measures branches and prints what was not reached. All
+other arguments go to the pytest processes. Tests that hardly depend on the database run on only one of them (see
+_ONLY_ON), so that both suites take about as long. The exit code is 0 only if everything passed.
 """
 
 import os
@@ -16,9 +16,8 @@ import time
 from tests.environment import ROOT
 
 _SUITES = {"SQLite": "sqlite", "PostgreSQL": "postgres"}
-# These hardly depend on the database: browser tests, page permissions and tests with few queries
-# run on SQLite. Malformed requests run on PostgreSQL, which is stricter, and so do a thousand concurrent callers,
-# as in production.
+# These hardly depend on the database. Browser tests, page permissions and tests with few queries run on SQLite;
+# malformed requests run on the stricter PostgreSQL, and so do a thousand concurrent callers, as in production.
 _ONLY_ON = {
     "sqlite": (
         "tests/browser",
@@ -55,7 +54,7 @@ _COVERAGE = (
     "--source=connections,portal",
     "--omit=*/migrations/*",
 )
-# pytest's code for "no tests matched", which is fine when only a few tests were selected.
+# pytest's code for "no tests matched", which is fine if only a few tests were selected.
 _NOTHING_COLLECTED = 5
 
 
@@ -93,24 +92,23 @@ class Suite:
             print(f"{self.label:<10} | {self._lines[-1]}", flush=True)
 
     def stop(self) -> None:
-        """Interrupt pytest, which then ends its own children."""
+        """Interrupt pytest, which then stops its own children."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
 
     def finish(self) -> int:
-        """Wait for the end and return the exit code."""
         code = self.process.wait()
         self._reader.join(10)
         return 0 if code == _NOTHING_COLLECTED else code
 
     def closing_lines(self) -> list[str]:
-        """pytest's short summary, ending with its line of counts."""
+        """Return pytest's short summary, which ends with the line of counts."""
         starts = [number for number, line in enumerate(self._lines) if "short test summary info" in line]
         return self._lines[starts[-1] :] if starts else self._lines[-1:]
 
 
 def main(arguments: list[str]) -> int:
-    """Run both suites, or the quick tests alone."""
+    """Run both suites, or only the quick tests."""
     began = time.monotonic()
     fast, coverage = "--fast" in arguments, "--coverage" in arguments
     arguments = [argument for argument in arguments if argument not in ("--fast", "--coverage")]
@@ -138,7 +136,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _coverage_report() -> str:
-    """Branch coverage of both suites together: the least covered modules, and the total as the last line."""
+    """Print the branch coverage of both suites together: the least covered modules, and the total as the last line."""
     coverage = [sys.executable, "-m", "coverage"]
     subprocess.run([*coverage, "combine", "--quiet"], cwd=ROOT, check=True)
     report = [*coverage, "report", "--sort=cover", "--skip-covered"]

@@ -1,4 +1,4 @@
-"""Django's test client, for what the web process serves: requests go through portal.asgi as under the server."""
+"""Django's test client for the web process: requests go through portal.asgi, as under the server."""
 
 import asyncio
 import io
@@ -16,12 +16,12 @@ from portal.asgi import Portal
 
 
 def run_here(function: Any, *arguments: Any) -> Any:
-    """Run what would run in a thread of the server in the thread of the test, within its transaction."""
+    """Run in the test's thread and transaction what would otherwise run in a thread of the server."""
     return sync_to_async(function, thread_sensitive=True)(*arguments)
 
 
 class PortalClient(Client):
-    """As Django's Client; its answers have no context, and cookies are only sent."""
+    """Like Django's Client, but responses have no context and cookies they set are not kept."""
 
     def request(self, **request: Any) -> Any:
         environ = self._base_environ(**request)  # type: ignore[attr-defined]
@@ -45,7 +45,7 @@ class PortalClient(Client):
             "client": (environ["REMOTE_ADDR"], 1),
             "server": ("testserver", 80),
         }
-        # As Django's own client does: the transaction of the test is to go on.
+        # As in Django's own client, so that the test's transaction stays open.
         signals = (request_started, request_finished)
         for signal in signals:
             signal.disconnect(close_old_connections)
@@ -57,7 +57,7 @@ class PortalClient(Client):
 
 
 async def answer(scope: dict[str, Any], body: bytes = b"") -> HttpResponse:
-    """One request to a portal of its own."""
+    """Send one request to a new portal application."""
     received: list[bool] = []
     status, headers, chunks = 0, [], io.BytesIO()
 

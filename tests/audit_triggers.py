@@ -1,4 +1,4 @@
-"""Disabling the triggers of the audit trail: to tamper with it, and to empty test databases."""
+"""Disables the audit trail's triggers, in order to tamper with it and to empty test databases."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ TABLES = ("connections_auditevent", "connections_tokenfetch", "connections_audit
 
 @contextmanager
 def removed() -> Iterator[None]:
-    """Run a block without the triggers."""
+    """Run a block with the triggers removed."""
     on, off = (_on_postgresql if database.vendor == "postgresql" else _on_sqlite)()
     with database.cursor() as cursor:
         for statement in off:

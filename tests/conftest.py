@@ -1,6 +1,6 @@
 """Shared fixtures: the people, the sandbox, and real worker, beat and web processes.
 
-Start with tests/factories.py for making tenants, app registrations, connections and mailboxes.
+tests/factories.py creates tenants, app registrations, connections and mailboxes.
 """
 
 import itertools
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked ``only_on`` the other database: it belongs to the other suite of the same run."""
+    """Skip tests marked ``only_on`` the other database: they belong to the other suite of the same run."""
     here = os.environ.get("TEST_DATABASE", "sqlite")
     elsewhere = [item for item in items if any(here not in mark.args for mark in item.iter_markers("only_on"))]
     if elsewhere:
@@ -56,7 +56,7 @@ def alice(db: None) -> User:
 
 @pytest.fixture
 def bob(db: None) -> User:
-    """Member; owns what make_connection() makes."""
+    """Member; owns what make_connection() creates."""
     return factories.make_person("bob")
 
 
@@ -94,9 +94,9 @@ def sandbox_process() -> Iterator[SandboxProcess]:
 
 @pytest.fixture
 def sandbox(sandbox_process: SandboxProcess, settings: Any) -> Iterator[Control]:
-    """The sandbox as the portal's Microsoft, in its initial state.
+    """The sandbox in place of Microsoft, in its initial state.
 
-    The value is its control: ``sandbox.revoke_sessions(upn=factories.ADA)``, ``sandbox.calls()``.
+    The value is its control API: ``sandbox.revoke_sessions(upn=factories.ADA)``, ``sandbox.calls()``.
     """
     sandbox_process.control.reset()
     sandbox_process.control.clear_calls()
@@ -118,7 +118,7 @@ def portal_environment(**more: str) -> dict[str, str]:
 
 
 def database_url() -> str:
-    """DATABASE_URL of the database the running test uses."""
+    """Return the DATABASE_URL of the running test's database."""
     name = database.settings_dict["NAME"]
     if database.vendor == "sqlite":
         return f"sqlite:///{name}"
@@ -127,7 +127,7 @@ def database_url() -> str:
 
 
 def logs_of_run() -> list[Path]:
-    """Every log file the processes of this run have written."""
+    """Return every log file that this run's processes have written."""
     return sorted((run_directory() / "logs").glob("*.log"))
 
 
@@ -196,8 +196,8 @@ def _empty_broker() -> None:
 
 @pytest.fixture
 def portal_url(transactional_db: None, settings: Any) -> Iterator[str]:
-    """The web process's application on the test database, served from this process; PORTAL_URL leads back to it."""
-    from portal.asgi import Portal  # it sets Django up
+    """The web process's application on the test database, served from this process; PORTAL_URL points to it."""
+    from portal.asgi import Portal  # importing it sets Django up
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     url = f"http://localhost:{listener.getsockname()[1]}"

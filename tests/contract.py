@@ -1,7 +1,8 @@
-"""What others depend on and no change may break by accident: URLs, API, codes, audit actions, metrics, settings, commands.
+"""What others rely on and no change may break by accident: URLs, API, codes, audit actions, metrics, settings,
+commands.
 
-``python -m tests.with_temp_settings .venv/bin/python -m tests.contract > tests/contract.json`` rewrites it after an
-intended change; the diff then shows what to announce.
+After an intended change, rewrite it with ``python -m tests.with_temp_settings .venv/bin/python -m tests.contract >
+tests/contract.json``; the diff then shows what to announce.
 """
 
 import ast
@@ -34,13 +35,13 @@ def urls(patterns: list[Any], prefix: str = "") -> Iterator[str]:
 
 
 def shape(schema: Any, document: dict[str, Any], seen: tuple[str, ...] = ()) -> Any:
-    """A schema with resolved references, so that class names do not matter."""
+    """Return a schema with resolved references, so that class names do not matter."""
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
         if name == "Problem" and seen != ("",):
-            return {"again": "Problem"}  # of every route; listed once
+            return {"again": "Problem"}  # those of every route, listed once
         return (
             {"again": True} if name in seen else shape(document["components"]["schemas"][name], document, (*seen, name))
         )
@@ -86,7 +87,7 @@ def operations(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolved(part: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    """A parameter or response of the operation itself, or the shared one it points to."""
+    """Return the operation's own parameter or response, or the shared one it points to."""
     while "$ref" in part:
         _, _, kind, name = part["$ref"].split("/")
         part = document["components"][kind][name]
@@ -98,10 +99,10 @@ def content(part: dict[str, Any], document: dict[str, Any]) -> Any:
 
 
 def codes() -> dict[str, list[int]]:
-    """Every problem code with its HTTP statuses."""
+    """Return every problem code with its HTTP statuses."""
     from connections import errors
 
-    # Every module may define an error of its own.
+    # Every module may define its own errors.
     for package in (importlib.import_module(f"connections.{name}") for name in ("services", "outbound", "api")):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
@@ -117,13 +118,13 @@ def codes() -> dict[str, list[int]]:
 
 
 def metrics() -> list[str]:
-    """Names of metrics, read from the source: their values need a database."""
+    """Return the names of metrics, read from the source because their values need a database."""
     source = (ROOT / "connections/services/operations/health.py").read_text()
     return sorted(set(re.findall(r'"(portal_[a-z_]+)"', source)))
 
 
 def settings() -> list[str]:
-    """Every environment variable that the portal reads."""
+    """Return every environment variable that the portal reads."""
     source = "".join((ROOT / name).read_text() for name in ("portal/settings.py", "portal/server.py", "portal/asgi.py"))
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and node.args]
     names = {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
@@ -141,7 +142,7 @@ def audit_actions() -> list[str]:
 
 
 def collect() -> dict[str, Any]:
-    """The whole contract as plain JSON values."""
+    """Return the whole contract as plain JSON values."""
     from connections.api.urls import api
 
     root = importlib.import_module("portal.urls")

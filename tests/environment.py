@@ -1,7 +1,7 @@
 """The environment of a test run: its own directory, keys, Valkey and optionally PostgreSQL.
 
-TEST_DATABASE chooses the database: ``sqlite`` (the default) or ``postgres``. For PostgreSQL a server of its own is
-started, unless DATABASE_URL names one. All files are in .cache/tests/<process id>/ and removed at the end.
+TEST_DATABASE selects the database: ``sqlite`` (the default) or ``postgres``, for which a PostgreSQL server is started
+unless DATABASE_URL names one. All files are in .cache/tests/<process id>/ and are removed at the end.
 """
 
 import atexit
@@ -21,7 +21,7 @@ _VALKEY = "PORTAL_TEST_VALKEY"
 
 
 def prepare() -> None:
-    """Set the environment variables the portal's settings read; start servers once per run."""
+    """Set the environment variables that the portal's settings read; start the servers once per run."""
     if _RUN not in os.environ:
         _begin()
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -30,15 +30,15 @@ def prepare() -> None:
 
 
 def run_directory() -> Path:
-    """Where this run keeps its logs and other files."""
+    """Return the directory for this run's logs and other files."""
     return Path(os.environ[_RUN])
 
 
 def test_database_name() -> str:
-    """The name of the database the tests make: unique on this machine, as a server may be shared."""
+    """Return the name of the test database, which is unique on this machine because a server may be shared."""
     number = Path(os.environ[_RUN]).name
     if os.environ["DATABASE_URL"].startswith("sqlite"):
-        # A file and not memory: some tests start worker and beat processes.
+        # A file rather than memory, because some tests start worker and beat processes.
         return f"{os.environ[_RUN]}/test.sqlite3"
     return f"test_portal_{number}"
 

@@ -1,7 +1,8 @@
 """People and objects for tests. Every helper has good defaults; ``overrides`` are column values.
 
-alice is an IT admin, bob a member who owns connections, carol an auditor, dave a stranger: a member who owns nothing.
-Where bob's connection is shared: with una to use, with max to manage, with tina's team, and it was with eve until yesterday.
+alice is an IT admin, bob a member who owns connections, carol an auditor, and dave a stranger: a member who owns
+nothing. Where bob's connection is shared, una may use it, max may manage it, tina's team has access, and eve's share
+expired yesterday.
 """
 
 from datetime import datetime, timedelta
@@ -55,7 +56,7 @@ _NAMES = {
 
 
 def make_person(username: str, **overrides: Any) -> User:
-    """A person who can sign in with PASSWORD; alice and carol get their role."""
+    """Create a person who can sign in with PASSWORD; alice and carol get their role."""
     first, _, last = _NAMES.get(username, username.title()).partition(" ")
     values = {"email": f"{username}@example.org", "first_name": first, "last_name": last, "password": PASSWORD}
     user = User.objects.create_user(username, **(values | overrides))
@@ -65,19 +66,19 @@ def make_person(username: str, **overrides: Any) -> User:
 
 
 def make_service_account(name: str = "Invoice robots", **overrides: Any) -> User:
-    """A service account without a role; nobody is responsible for it."""
+    """Create a service account without a role, for which nobody is responsible."""
     values = {"first_name": name, "kind": User.Kind.SERVICE, "purpose": "Reads invoices.", "password": "!"}
     return User.objects.create(username=f"service:{name.lower().replace(' ', '-')}", **(values | overrides))
 
 
 def make_tenant(**overrides: Any) -> Tenant:
-    """The sandbox's Contoso."""
+    """Create the sandbox's Contoso."""
     values = {"name": "Contoso", "environment": "sandbox", "directory_id": DIRECTORY_ID, "tid": DIRECTORY_ID}
     return Tenant.objects.create(**(values | overrides))
 
 
 def make_app_registration(*, secret: str | None = CLIENT_SECRET, **overrides: Any) -> AppRegistration:
-    """A verified registration of the sandbox's "Contoso Connections" with its secret (None: without credential)."""
+    """Create a verified registration of the sandbox's "Contoso Connections" with its secret (None for no credential)."""
     values: dict[str, Any] = {
         "name": "Contoso Connections",
         "client_id": CLIENT_ID,
@@ -95,7 +96,7 @@ def make_app_registration(*, secret: str | None = CLIENT_SECRET, **overrides: An
 
 
 def make_secret(app: AppRegistration, secret: str = CLIENT_SECRET, **overrides: Any) -> AppCredential:
-    """A client secret of ``app`` that expires in a year."""
+    """Create a client secret of ``app`` that expires in a year."""
     values: dict[str, Any] = {
         "kind": AppCredential.Kind.SECRET,
         "label": "Test secret",
@@ -108,9 +109,9 @@ def make_secret(app: AppRegistration, secret: str = CLIENT_SECRET, **overrides: 
 
 
 def make_connection(**overrides: Any) -> Connection:
-    """An active delegated connection of bob's, with tokens, not due for a refresh.
+    """Create an active delegated connection of bob's, with tokens, not due for a refresh.
 
-    Its tokens are fictitious: give ``refresh_token=`` (see ``sandbox.issue_grant``) for requests to Microsoft.
+    Its tokens are fictitious: pass ``refresh_token=`` (see ``sandbox.issue_grant``) for requests to Microsoft.
     """
     now = overrides.get("connected_at") or timezone.now()
     values: dict[str, Any] = {
@@ -132,13 +133,13 @@ def make_connection(**overrides: Any) -> Connection:
 
 
 def make_granted_connection(sandbox: Control, **overrides: Any) -> Connection:
-    """make_connection() with a refresh token that the sandbox accepts."""
+    """Call make_connection() with a refresh token that the sandbox accepts."""
     grant = sandbox.issue_grant(CLIENT_ID, ADA, ["Mail.Read", "offline_access"])
     return make_connection(**({"refresh_token": grant["refresh_tokens"][0]} | overrides))
 
 
 def make_app_only_connection(**overrides: Any) -> Connection:
-    """An active app-only connection of alice's, with an access token, not due for a refresh."""
+    """Create an active app-only connection of alice's, with an access token, not due for a refresh."""
     now = overrides.get("connected_at") or timezone.now()
     values: dict[str, Any] = {
         "name": "Nightly robot",
@@ -172,7 +173,7 @@ def _connection(now: datetime, values: dict[str, Any]) -> Connection:
 
 
 def make_mailbox(**overrides: Any) -> SharedMailbox:
-    """The sandbox's support@contoso.example, which Ada may open."""
+    """Create the sandbox's support@contoso.example, which Ada may open."""
     values: dict[str, Any] = {"address": "support@contoso.example", "display_name": "Support"}
     values |= overrides
     if "tenant" not in values:
@@ -181,12 +182,12 @@ def make_mailbox(**overrides: Any) -> SharedMailbox:
 
 
 def make_mailbox_access(connection: Connection, mailbox: SharedMailbox, **overrides: Any) -> MailboxAccess:
-    """``mailbox`` attached to ``connection``, never probed."""
+    """Attach ``mailbox`` to ``connection``, without testing access."""
     return MailboxAccess.objects.create(connection=connection, mailbox=mailbox, **overrides)
 
 
 def make_key(owner: User, **overrides: Any) -> tuple[ApiKey, str]:
-    """An API key of ``owner`` with every scope, and its text. It is marked as just used, so that using it writes nothing."""
+    """Create an API key with every scope; returns it and its text. It was just used, so using it writes nothing."""
     text, prefix = api_keys.generate_key()
     values: dict[str, Any] = {
         "name": f"Key of {owner.username}",
@@ -200,7 +201,7 @@ def make_key(owner: User, **overrides: Any) -> tuple[ApiKey, str]:
 
 
 def make_consent_request(connection: Connection, **overrides: Any) -> ConsentRequest:
-    """An undecided request by the connection's owner for Mail.Read."""
+    """Create an undecided request by the connection's owner for Mail.Read."""
     values: dict[str, Any] = {
         "connection": connection,
         "connection_name": connection.name,
@@ -217,7 +218,7 @@ def make_consent_request(connection: Connection, **overrides: Any) -> ConsentReq
 
 
 def make_review(*shares: Share, **overrides: Any) -> AccessReview:
-    """A running review of ``shares`` without decisions."""
+    """Create a running review of ``shares`` without decisions."""
     now = timezone.now()
     values: dict[str, Any] = {
         "name": "Review Q4",

@@ -1,4 +1,4 @@
-"""Receivers of alerts: a mail server and a web server that can be down, refuse or hang."""
+"""Receivers of alerts: a mail server and a web server that can be down, reject messages or hang."""
 
 import email
 import email.policy
@@ -38,13 +38,13 @@ class Mailboxes:
     port: int
     mails: list[EmailMessage] = field(default_factory=list)
     recipients: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)  # address → answer to RCPT
-    refuse_data: str = ""  # answer to DATA's end
-    silent: threading.Event = field(default_factory=threading.Event)  # set: accepts and does not respond
+    refused: dict[str, str] = field(default_factory=dict)  # address → response to RCPT
+    refuse_data: str = ""  # response at the end of DATA
+    silent: threading.Event = field(default_factory=threading.Event)  # if set, accepts connections and does not respond
     sessions: int = 0
 
     def to(self, address: str) -> list[EmailMessage]:
-        """The emails to one address, oldest first."""
+        """Return the emails to one address, oldest first."""
         return [mail for mail, to in zip(self.mails, self.recipients, strict=True) if to == address]
 
     @property
@@ -99,7 +99,7 @@ class _MailServer(socketserver.ThreadingTCPServer):
 
 @contextmanager
 def mail_server(boxes: Mailboxes) -> Iterator[Mailboxes]:
-    """A mail server on ``boxes.port`` for as long as the block lasts."""
+    """Run a mail server on ``boxes.port`` during the block."""
     server = _MailServer(("127.0.0.1", boxes.port), _Session)
     server.boxes = boxes  # type: ignore[attr-defined]
     with _serving(server):
@@ -153,12 +153,12 @@ class _Hook(BaseHTTPRequestHandler):
         self.wfile.write(hooks.answer)
 
     def log_message(self, *args: Any) -> None:
-        """Keep quiet."""
+        """Print nothing."""
 
 
 @contextmanager
 def web_server() -> Iterator[Hooks]:
-    """A web server for webhooks while the block runs."""
+    """Run a web server for webhooks during the block."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hook)
     server.daemon_threads = True
     server.hooks = Hooks(server.server_address[1])  # type: ignore[attr-defined]

@@ -42,7 +42,7 @@ from tests import factories
 REFRESH_TOKEN = "1.A-recognisable-refresh-token"
 PREVIOUS_REFRESH_TOKEN = "1.A-recognisable-previous-refresh-token"
 ACCESS_TOKEN = "eyJ0eXAi.recognisable.access-token"
-# Sent by every form of a page, so that none is empty.
+# Sent with every form on a page, so that none is empty.
 FILLED_IN = {"csrfmiddlewaretoken": "not checked in tests"}
 # An address reserved for documentation: nothing may be sent to it.
 CHANNEL_URL = "https://192.0.2.1/a-recognisable-channel-path"
@@ -60,7 +60,7 @@ SECRETS = (
 
 @dataclass(frozen=True)
 class World:
-    """Contoso: bob owns the connection and registered the mailbox."""
+    """Contoso, where bob owns the connection and registered the mailbox."""
 
     people: dict[str, User]
     tenant: Tenant
@@ -84,7 +84,7 @@ class World:
     approval: Approval
 
     def url(self, name: str, argument: str = "") -> str:
-        """The URL of a name, with the ids of this dataset."""
+        """Return the URL with this name, using the ids in this dataset."""
         if argument:
             return reverse(name, args=[argument])
         if name == "sign_in_link":
@@ -113,7 +113,6 @@ class World:
         return known
 
     def api_arguments(self) -> dict[str, Any]:
-        """The arguments of the API's routes."""
         return {
             "access_id": self.access.pk,
             "app_id": self.app.pk,
@@ -134,7 +133,7 @@ class World:
 
 
 _ATTACHED = ("mailbox_attach", "mailbox_detach", "mailbox_powershell", "mailbox_probe", "mailbox_send")
-# The object that "pk" identifies, by the longest matching beginning of the URL's name.
+# The object that "pk" identifies, by the longest prefix that matches the URL's name.
 _TARGETS = {
     "app": ("app", "credential", "consent_start", "policy_app"),
     "approval": ("approval",),
@@ -158,7 +157,6 @@ _TARGETS = {
 
 @cache
 def _arguments(name: str) -> tuple[str, ...]:
-    """The names of a URL's arguments."""
     namespace, _, plain = name.rpartition(":")
     resolver = get_resolver()
     if namespace:
@@ -169,13 +167,13 @@ def _arguments(name: str) -> tuple[str, ...]:
 
 @cache
 def _generated() -> credentials.NewCertificate:
-    """A certificate made by the portal, cached because RSA keys are slow to generate."""
+    """Return a certificate made by the portal, cached because RSA keys are slow to generate."""
     pair = certificates.generate("Contoso Connections", months=12, now=timezone.now())
     return credentials.NewCertificate(pair, at_microsoft=False)
 
 
 def make(people: dict[str, User], **connection: Any) -> World:
-    """One of everything in Contoso; ``connection`` are column values of bob's connection."""
+    """Create one of everything in Contoso; ``connection`` holds column values for bob's connection."""
     alice, bob = people["alice"], people["bob"]
     tenant = factories.make_tenant(created_by=alice)
     app = factories.make_app_registration(tenant=tenant, created_by=alice, default_capabilities=["mail.read"])
@@ -238,7 +236,7 @@ def make(people: dict[str, User], **connection: Any) -> World:
 
 
 def relate(world: World) -> World:
-    """People in every other relation to bob's connection: una, max, tina and eve of tests/factories.py."""
+    """Create people with every other relation to bob's connection: una, max, tina and eve of tests/factories.py."""
     related = {name: factories.make_person(name) for name in ("una", "max", "tina", "eve")}
     now, made_by = timezone.now(), {"connection": world.connection, "created_by": world.people["bob"]}
     team = Team.objects.create(name="Accounting", created_by=world.people["alice"])
@@ -253,7 +251,7 @@ def relate(world: World) -> World:
 
 
 def make_approval(connection: Connection, **overrides: Any) -> Approval:
-    """A pending approval request by the connection's owner."""
+    """Create a pending approval request by the connection's owner."""
     values: dict[str, Any] = {
         "connection_name": connection.name,
         "app_name": connection.app_registration.name,
@@ -269,7 +267,7 @@ def make_approval(connection: Connection, **overrides: Any) -> Approval:
 
 
 def policy_form(**typed: Any) -> dict[str, Any]:
-    """The policy form without restrictions, with ``typed`` on top."""
+    """Return the policy form without restrictions, overridden by ``typed``."""
     allowed = dict.fromkeys((f"capability-{key}" for key in capabilities.CAPABILITIES), "allowed")
     ticked = dict.fromkeys(("personal_accounts", "other_tenants", "share_with_people", "share_app_only"), "on")
     everywhere = {
@@ -281,7 +279,7 @@ def policy_form(**typed: Any) -> dict[str, Any]:
 
 
 def make_elsewhere() -> dict[str, Any]:
-    """The same in another directory, all owned by alice."""
+    """Create similar objects in another directory, all owned by alice."""
     tenant = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
     app = factories.make_app_registration(
         tenant=tenant, name="Fabrikam app", client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET
@@ -299,7 +297,7 @@ def make_elsewhere() -> dict[str, Any]:
 
 
 def posted(world: World) -> dict[str, dict[str, Any]]:
-    """A valid form for each URL name; see FILLED_IN for the others."""
+    """Return a valid form for each URL name; see FILLED_IN for the others."""
     tomorrow = (timezone.now() + timedelta(days=1)).date().isoformat()
     secret = {"kind": "secret", "secret": seed.ROBOTS_SECRET, "expires_at": tomorrow, "save_untried": "1"}
     return _posted_to_api(world) | {
@@ -357,7 +355,7 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
 
 
 def _posted_to_api(world: World) -> dict[str, dict[str, Any]]:
-    """A complete body for each API operation with a body."""
+    """Return a complete body for each API operation that takes one."""
     return {
         "api:add_team": {"name": "Sales"},
         "api:change_team": {"name": "Renamed"},

@@ -1,4 +1,4 @@
-"""A small load client for many concurrent automations, on one thread with a socket per caller."""
+"""A small load client that simulates many concurrent automations, on one thread with a socket per caller."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class Answer:
-    """One response. ``seconds`` from sending to the last byte."""
+    """One response; ``seconds`` is the time from sending to the last byte."""
 
     status: int
     headers: dict[str, str]
@@ -18,7 +18,7 @@ class Answer:
 
 
 async def call(port: int, path: str, key: str, method: str = "GET") -> Answer:
-    """One call on a separate socket."""
+    """Make one call on a separate socket."""
     began = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -36,12 +36,12 @@ async def call(port: int, path: str, key: str, method: str = "GET") -> Answer:
 
 
 async def calls(port: int, path: str, key: str, count: int) -> list[Answer]:
-    """``count`` concurrent callers."""
+    """Make ``count`` concurrent calls."""
     return list(await asyncio.gather(*(call(port, path, key) for _ in range(count))))
 
 
 async def one_after_the_other(port: int, path: str, key: str, seconds: float) -> list[Answer]:
-    """One caller in a loop for so many seconds."""
+    """Make calls one after the other for this many seconds."""
     end, answers = time.monotonic() + seconds, list[Answer]()
     while time.monotonic() < end:
         answers.append(await call(port, path, key))
@@ -49,6 +49,6 @@ async def one_after_the_other(port: int, path: str, key: str, seconds: float) ->
 
 
 def wait_until_early_in_a_minute() -> None:
-    """Rate limits are per clock minute: wait until the current one does not end during the test."""
+    """Wait until the current minute does not end during the test, because rate limits apply per clock minute."""
     if (second := time.time() % 60) > 45:
         time.sleep(60 - second)

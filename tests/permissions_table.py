@@ -1,13 +1,13 @@
 """The permission table: the HTTP status of every URL for every role.
 
-The columns after the method: not signed in; bob, who owns the connection and registered the mailbox; una, with whom
-it is shared to use; max, with whom it is shared to manage; tina, whose team may use it; eve, whose share has
-expired; dave, a stranger; alice, an IT admin; carol, an auditor. ``in`` redirects to the sign-in page; 404 is "not
-visible", 403 is "visible but not allowed"; an allowed and valid POST gives 302.
-A page with one line refuses the other method: ``in`` for nobody, 405 for everybody else.
+The columns after the method are: nobody (not signed in); bob, who owns the connection and registered the mailbox; una,
+who may use it through a share; max, who may manage it through a share; tina, whose team may use it; eve, whose share
+has expired; dave, a stranger; alice, an IT admin; carol, an auditor. ``in`` means a redirect to the sign-in page, 404
+"not visible" and 403 "visible but not allowed"; an allowed and valid POST gives 302. If a page has only one line, it does
+not allow the other method: the result is ``in`` for nobody and 405 for everybody else.
 
-API routes have their own table with one line per method; there everybody uses an API key
-with all scopes, and "nobody" has no key.
+API routes have their own table with one line per method; there everybody uses an API key with all scopes, and "nobody"
+has no key.
 """
 
 from collections.abc import Iterator
@@ -341,7 +341,7 @@ remove_member                         DELETE 401 403 403 403 403 403 403 204 403
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: the status for each of PEOPLE."""
+    """One line of the table: the status for each of PEOPLE."""
 
     route: str
     method: str
@@ -349,7 +349,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The URL's name, without the argument after a slash."""
+        """Return the URL's name, without the argument after a slash."""
         return self.route.partition("/")[0]
 
     def of(self, person: str) -> str:
@@ -360,7 +360,7 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """All lines about pages, and the implied ones for the method that a page refuses."""
+    """Yield all lines about pages, and the implied ones for the method that a page does not allow."""
     listed = list(_read(TABLE))
     known = {(row.route, row.method) for row in listed}
     for row in listed:
@@ -371,7 +371,6 @@ def rows() -> Iterator[Row]:
 
 
 def api_rows() -> Iterator[Row]:
-    """All lines about the API."""
     return _read(API_TABLE, prefix="api:")
 
 

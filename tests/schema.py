@@ -1,8 +1,8 @@
 """The database schema after all migrations (columns, constraints, indexes, triggers) in comparable values.
 
-``tests/schema_sqlite.json`` and ``tests/schema_postgresql.json`` hold the expected schema. After a migration that is meant
-to change the tables, ``TEST_DATABASE=sqlite pytest tests/test_schema.py --write-schema`` (and once more with
-``postgres``) writes the file anew.
+``tests/schema_sqlite.json`` and ``tests/schema_postgresql.json`` hold the expected schema. After a migration that is
+meant to change the tables, rewrite the file with ``TEST_DATABASE=sqlite pytest tests/test_schema.py --write-schema``,
+and once more with ``postgres``.
 """
 
 import re
@@ -78,14 +78,14 @@ def _sqlite(table: str) -> dict[str, Any]:
 
 
 def _without_column_order(trigger_sql: str) -> str:
-    """Triggers compare columns in table order, which does not matter."""
+    """Remove the column order from triggers: they compare columns in table order, which does not matter."""
     comparison = r"NEW\.(\w+) IS OLD\.\1(?: AND )?"
     columns = sorted(match[1] for match in re.finditer(comparison, trigger_sql))
     return f"{re.sub(comparison, '', trigger_sql)} comparing {', '.join(columns)}"
 
 
 def _named_constraints(table_sql: str) -> list[str]:
-    """CHECK and UNIQUE constraints by name, with balanced brackets."""
+    """Return CHECK and UNIQUE constraints by name, with balanced brackets."""
     texts = []
     for match in re.finditer(r'CONSTRAINT "(?!\w*_fk_)[^"]+" (CHECK|UNIQUE) ', table_sql):
         end, depth = match.end(), 0

@@ -1,5 +1,7 @@
-"""A second, minimal identity provider, independent of portal/sandbox: opaque access tokens, its own key, its
-own directory, paths only as in the discovery document. It shows that the portal does not depend on the sandbox.
+"""A second, minimal identity provider that shares nothing with portal/sandbox.
+
+It has opaque access tokens, its own key and directory, and only the paths in its discovery document. It shows that the
+portal does not depend on the sandbox.
 """
 
 import json
@@ -41,7 +43,7 @@ class AnotherMicrosoft:
                 world.answer(self, self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
 
             def log_message(self, *args: object) -> None:
-                """Quiet: the request line may carry a code."""
+                """Print nothing, because the request line may carry a code."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True

@@ -1,6 +1,6 @@
-"""Searches database, broker, cache and logs for secrets in clear.
+"""Searches the database, broker, cache and logs for secrets in clear text.
 
-``found()`` recognises secrets by their shape and searches for known ones.
+``found()`` recognises secrets by their shape and also searches for known ones.
 """
 
 import re
@@ -14,13 +14,13 @@ from django.db import connection as database
 
 from tests.environment import run_directory
 
-# JSON Web Tokens (access and ID tokens); refresh tokens and codes as Entra and the sandbox make them; the sandbox's
-# client secrets; private keys. No word boundaries: in a database file one value follows the other without a gap.
+# JSON Web Tokens (access and ID tokens); refresh tokens and codes in the format of Entra and the sandbox; the sandbox's
+# client secrets; private keys. No word boundaries, because values in a database file follow each other without a gap.
 SHAPES = re.compile(rb"eyJ[\w-]{8,}\.[\w-]{8,}|[01]\.A[\w-]{20,}|sbx8Q~[\w.~-]{8,}|BEGIN (?:RSA )?PRIVATE KEY")
 
 
 def found(known: Iterable[str] = ()) -> list[str]:
-    """Every place with a secret in clear, as "place: first characters"."""
+    """Return every place with a secret in clear text, as "place: first characters"."""
     needles = [secret.encode() for secret in known if secret]
     traces = []
     for place, content in places():
@@ -32,7 +32,7 @@ def found(known: Iterable[str] = ()) -> list[str]:
 
 
 def places() -> Iterator[tuple[str, bytes]]:
-    """All stored content, as raw bytes."""
+    """Yield all stored content as raw bytes."""
     yield from _database()
     yield from _redis()
     for log in sorted((run_directory() / "logs").glob("*")):
@@ -46,8 +46,8 @@ def _database() -> Iterator[tuple[str, bytes]]:
         # The files also contain deleted rows and the write-ahead log.
         name = str(database.settings_dict["NAME"])
         for path in sorted(Path(name).parent.glob(f"{Path(name).name}*")):
-            # In a separate process: closing the file here would drop this process's SQLite locks (POSIX), and
-            # the next writer would corrupt the database.
+            # In a separate process: closing the file here would drop this process's SQLite locks (POSIX), and the next
+            # writer would corrupt the database.
             content = subprocess.run(["cat", str(path)], capture_output=True, check=True).stdout
             yield f"database file {path.name}", content
         return
@@ -61,7 +61,7 @@ def _redis() -> Iterator[tuple[str, bytes]]:
     client = redis.Redis.from_url(settings.REDIS_URL)
     try:
         for key in client.scan_iter():
-            # DUMP is the value as stored, whatever its type.
+            # DUMP returns the stored value, whatever its type.
             yield f"broker key {key!r}", key + (client.dump(key) or b"")
     finally:
         client.close()

@@ -1,4 +1,4 @@
-"""The portal's settings in the test environment, with the few differences of a test process.
+"""The portal's settings in the test environment, with a few differences for the test process.
 
 Processes that tests start (worker, beat, web) use portal.settings itself.
 """
@@ -15,9 +15,9 @@ DATABASES["default"]["TEST"] = {"NAME": environment.test_database_name()}
 DATABASES["default"]["CONN_MAX_AGE"] = 0
 # Find static files without collectstatic.
 STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-# Fast hashing: tests sign in hundreds of people.
+# Use fast hashing, because tests sign in hundreds of people.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-# Look up static files on demand; indexing them for every test client took most of a run's time.
+# Look up static files on demand; indexing them for every test client took most of the run's time.
 WHITENOISE_AUTOREFRESH = WHITENOISE_USE_FINDERS = True
 # Tests reuse keys with the same id within a minute; tests of the limits set their own.
 API_RATE_LIMIT = API_BAD_KEY_LIMIT = 0

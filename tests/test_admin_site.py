@@ -1,4 +1,4 @@
-"""Break-glass: the admin site keeps the portal's rules and shows no secret."""
+"""Break-glass access: the admin site follows the portal's rules and shows no secret."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Pasted mistakes, field by field: corrected where the intent is clear, otherwise explained."""
+"""Pasting mistakes, field by field: corrected where the intent is clear, otherwise explained."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

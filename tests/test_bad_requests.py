@@ -1,6 +1,6 @@
-"""Malformed and malicious requests: every page responds with a message, and none fails.
+"""Malformed and malicious requests: every page responds with a message, and none crashes.
 
-test_bad_input.py tests the single fields.
+test_bad_input.py tests the individual fields.
 """
 
 import base64
@@ -58,7 +58,7 @@ def browser(user: User) -> Client:
 
 
 def who_may(route: str) -> str:
-    """A person who may send this form."""
+    """Return a person who may send this form."""
     row = next(row for row in permissions_table.rows() if (row.name, row.method) == (route, "POST"))
     return next(person for person in ("bob", "alice", "carol", "dave") if row.of(person) in ("200", "302"))
 
@@ -85,7 +85,7 @@ MORE_FIELDS = {
 
 
 def forms(contoso: full_dataset.World) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every POST route with a valid form, or with its empty fields."""
+    """Yield every POST route with a valid form, or with its empty fields."""
     filled = full_dataset.posted(contoso)
     for row in permissions_table.rows():
         fields = {**filled.get(row.name, {}), **dict.fromkeys(MORE_FIELDS.get(row.name, ()), "")}
@@ -101,7 +101,8 @@ def test_garbage_in_any_field_of_any_form_is_handled(kind: str, contoso: full_da
     tried, turn = 0, list(RUBBISH).index(kind)
     for name, fields in forms(contoso):
         client, path = browser(contoso.people[who_may(name)]), contoso.url(name)
-        # All fields at once with every kind, each field alone with every fifth kind: all combinations would take minutes.
+        # Every kind goes into all fields at once, but only every fifth kind into each single field: all combinations
+        # would take minutes.
         alone = [field for place, field in enumerate(fields) if (place + turn) % 5 == 0]
         for field in [*alone, None]:
             sent = dict.fromkeys(fields, rubbish) if field is None else {**fields, field: rubbish}
@@ -178,7 +179,7 @@ def test_an_impossible_id_is_not_found(number: str, method: str, contoso: full_d
                 continue
             odd = "/".join([*parts[:place], number, *parts[place + 1 :]])
             answer = getattr(client, method)(odd, full_dataset.posted(contoso).get(row.name, {}))
-            # 405, 403 and (without a key) 401 precede any look-up.
+            # 405, 403 and (without a key) 401 are decided before any object is looked up.
             expected = (404, int(row.of("alice"))) if row.of("alice") in ("401", "403", "405") else (404,)
             assert answer.status_code in expected, (row, odd[:80])
             tried += 1
@@ -219,7 +220,7 @@ def test_every_page_handles_any_query_string(kind: str, contoso: full_dataset.Wo
     rubbish = RUBBISH[kind].encode("utf-8", "surrogatepass")[:3000]
     client, turn = browser(contoso.people["alice"]), list(RUBBISH).index(kind)
     pages = [row for row in permissions_table.rows() if row.method == "GET" and row.of("alice") == "200"]
-    for row in pages[turn % 5 :: 5]:  # a fifth of the kinds per page
+    for row in pages[turn % 5 :: 5]:  # every kind of input goes to a fifth of the pages
         path = contoso.url(row.name)
         together = urlencode([(name, rubbish) for name in QUERIES])
         doubled = urlencode([(name, value) for name in QUERIES[:9] for value in (rubbish, b"x")])

@@ -1,4 +1,4 @@
-"""The same at the console: same forms, same services, and no secret on the command line."""
+"""Commands use the same forms and services as the pages, and take no secret on the command line."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Configuration as code: export, plan, apply. All or nothing, twice is harmless, and no secret leaves."""
+"""Configuration as code: export, plan, apply. It is all or nothing, can be repeated, and exports no secret."""
 
 import io
 from pathlib import Path
@@ -39,7 +39,7 @@ NOW = timezone.now()
 
 @pytest.fixture
 def world(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> World:
-    """One of everything, with a policy, a service account and a following team."""
+    """One of everything, with a policy, a service account and a team that follows a group."""
     world = worlds.make({person.username: person for person in (alice, bob, carol, dave)})
     rules = {
         "longest_share_days": 90,
@@ -69,7 +69,7 @@ def exported() -> dict[str, Any]:
 
 @pytest.fixture
 def apply(tmp_path: Path) -> Any:
-    """``apply(values or text, "--plan")`` writes the file and runs the command as alice, without asking."""
+    """``apply(values or text, "--plan")`` writes the file and runs the command as alice, without confirmation."""
     path = tmp_path / "portal.yaml"
 
     def act(content: Any, *options: str) -> str:
@@ -110,7 +110,7 @@ def test_applying_an_export_changes_nothing(world: World, apply: Any) -> None:
 def test_an_empty_portal_becomes_what_was_exported(
     world: World, apply: Any, tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.ALERT_PRIVATE_TARGETS = True  # the channel leads to an address that cannot exist
+    settings.ALERT_PRIVATE_TARGETS = True  # otherwise the channel's address, which does not exist, would be rejected
     monkeypatch.setenv("CHANNEL_URL", worlds.CHANNEL_URL)
     secret = tmp_path / "secret"
     secret.write_text(f"{factories.CLIENT_SECRET}\n")

@@ -1,4 +1,4 @@
-"""Security headers: nothing inline, nothing from elsewhere, no caching, no frames."""
+"""Security headers: no inline code, no external content, no caching, no frames."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ READERS = ("bob", "max", "dave", "alice", "carol")
 
 @dataclass(frozen=True)
 class Seen:
-    """One response with its person and URL; ``page``: a page, not a refused method."""
+    """One response with its person and URL; ``page`` says whether it is a page rather than a rejected method."""
 
     where: str
     person: str
@@ -54,7 +54,7 @@ class Seen:
 
 
 def answers(contoso: full_dataset.World) -> Iterator[Seen]:
-    """The responses of every URL to every person, refusals and errors included."""
+    """Yield the responses of every URL to every person, including errors."""
     for person in ("nobody", *READERS):
         client = Client() if person == "nobody" else browser(contoso.people[person])
         for row in permissions_table.rows():
@@ -223,7 +223,7 @@ def test_what_people_typed_is_shown_as_text(contoso: full_dataset.World) -> None
     Connection.objects.update(account_name=bad, account_username=bad, extra_scopes=bad)
     type(contoso.mailbox).objects.update(display_name=bad)
     contoso.app.credentials.update(label=bad)
-    # Created as audit.record() does, because events cannot be changed later.
+    # Created in the same way as by audit.record(), because events cannot be changed later.
     event = AuditEvent.objects.create(
         action="connection.changed",
         target_type="Connection",
@@ -253,7 +253,7 @@ def test_djangos_own_refusals_are_our_pages(contoso: full_dataset.World) -> None
 
 
 def test_pages_behind_the_sign_in_are_not_cached(all_seen: list[Seen]) -> None:
-    """After sign-out the back button must not show them."""
+    """After sign-out, the back button must not show them."""
     behind = [visit for visit in all_seen if visit.page and visit.person in READERS]
     for visit in behind:
         assert "no-store" in visit.answer["Cache-Control"], visit.where

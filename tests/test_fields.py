@@ -1,4 +1,4 @@
-"""SecretField refuses everything that would silently destroy or leak a secret."""
+"""SecretField rejects everything that would silently destroy or leak a secret."""
 
 import json
 from io import StringIO
@@ -29,7 +29,7 @@ def credential(db: None) -> AppCredential:
 
 
 def stored(credential: AppCredential) -> str:
-    """The raw value of the column."""
+    """Return the raw value of the column."""
     with database.cursor() as cursor:
         cursor.execute("SELECT secret FROM connections_appcredential WHERE id = %s", [credential.pk])
         return str(cursor.fetchone()[0])

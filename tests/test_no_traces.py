@@ -1,4 +1,4 @@
-"""After a complete journey with real processes, database, broker and logs contain no secret in clear."""
+"""After a complete journey with real processes, the database, broker and logs contain no secret in clear text."""
 
 import time
 from collections.abc import Callable

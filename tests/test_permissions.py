@@ -1,4 +1,4 @@
-"""Every URL, every role, every relation to the object; see permissions_table for what is expected."""
+"""Every URL for every role and every relation to the object; permissions_table holds the expected results."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -56,9 +56,9 @@ def browser(user: User | None) -> Client:
 
 
 def contents() -> dict[str, list[Any]]:
-    """Every row of every table, secrets as stored.
+    """Return every row of every table, with secrets as stored.
 
-    Except sessions, axes' own notes, that a token was fetched, and that something was denied.
+    It leaves out sessions, axes' own records, token requests and denied requests.
     """
     rows = {}
     with database.cursor() as cursor:
@@ -70,12 +70,12 @@ def contents() -> dict[str, list[Any]]:
 
 @cache
 def _statements() -> dict[str, str]:
-    """What reads each table; written once, as this is done thousands of times."""
+    """Return the query that reads each table, cached because this is done thousands of times."""
     counts = {}
     for model in apps.get_models(include_auto_created=True):
         if model._meta.app_label in ("sessions", "axes", "contenttypes") or model in (TokenFetch, RepeatedDenial):
             continue
-        # last_login is Django's own note that somebody signed in.
+        # last_login is Django's own record that somebody signed in.
         columns = [field.column for field in model._meta.concrete_fields if field.name != "last_login"]
         pk = model._meta.pk
         assert pk is not None
@@ -86,7 +86,7 @@ def _statements() -> dict[str, str]:
 
 
 def routes(patterns: list[Any], prefix: str = "") -> Iterator[str]:
-    """Names of all URLs of the portal; the admin site is tested as a whole."""
+    """Yield the names of all URLs of the portal; the admin site is tested as a whole."""
     for pattern in patterns:
         if isinstance(pattern, URLResolver):
             if pattern.namespace != "admin":
@@ -109,7 +109,7 @@ def test_every_url_has_a_row_for_get_and_for_post() -> None:
 
 
 def operations() -> dict[str, list[str]]:
-    """The API's operations by URL name, with the methods each answers to."""
+    """Return the API's operations by URL name, with the methods each one allows."""
     return {
         getattr(operation, "url_name", "") or api.get_operation_url_name(operation, router.template): operation.methods
         for router in api._get_bound_routers()
@@ -149,7 +149,7 @@ def test_each_key_gets_what_the_table_says(row: Row, contoso: full_dataset.World
             ask = getattr(PortalClient(headers=headers), row.method.lower())
             answer = ask(path) if row.method == "GET" else ask(path, body, content_type="application/json")
             got.append(str(answer.status_code))
-            # Who takes the trail away is noted in it.
+            # The audit trail records who exports it.
             notes = row.name == "api:export_audit_events" and expected == "200"
             if (row.method == "GET" and not notes) or expected in ("401", "403", "404"):
                 assert contents() == before, f"{person}: {row} changed something"
@@ -159,7 +159,7 @@ def test_each_key_gets_what_the_table_says(row: Row, contoso: full_dataset.World
 
 
 def test_a_browser_session_is_no_key(contoso: full_dataset.World) -> None:
-    """So no page of another site can use the API in somebody's name."""
+    """Otherwise a page of another site could use the API in somebody's name."""
     client = browser(contoso.people["alice"])
     for row in API_ROWS:
         answer = getattr(client, row.method.lower())(contoso.url(row.name), content_type="application/json")
@@ -198,7 +198,7 @@ def test_a_post_without_the_csrf_token_is_refused(contoso: full_dataset.World) -
     forms = full_dataset.posted(contoso)
     before = contents()
     for row in ROWS:
-        # Microsoft's callback may be a POST from its site; it is protected by its state.
+        # Microsoft may call back by a POST from its own site; the callback is protected by its state.
         if row.method == "POST" and row.name != "social:complete" and row.of("alice") == "302":
             path = contoso.url(row.name, row.route.partition("/")[2])
             assert client.post(path, forms.get(row.name, {})).status_code == 403, row
@@ -209,7 +209,7 @@ def test_a_post_without_the_csrf_token_is_refused(contoso: full_dataset.World) -
 
 
 def admin_pages() -> list[str]:
-    """The list and the add page of every model, and the pages that belong to no model."""
+    """Return the list and the add page of every model, and the pages that belong to no model."""
     urls = [reverse("admin:index"), reverse("admin:password_change"), reverse("admin:jsi18n")]
     for model in admin.site._registry:
         name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
@@ -240,7 +240,7 @@ def test_a_superuser_gets_into_the_admin_site(contoso: full_dataset.World) -> No
 
 
 def test_the_admin_site_is_entered_through_the_portals_sign_in(contoso: full_dataset.World) -> None:
-    """Its own sign-in page would let people in past the audit trail."""
+    """The admin site's own sign-in page would let people in without an audit event."""
     root = User.objects.create_superuser("root", "root@example.org", factories.PASSWORD)
     client = Client()
     answer = client.get(reverse("admin:index"), follow=True)

@@ -1,4 +1,4 @@
-"""How states, times, forms and recorded changes are shown, and the pages of failed sign-ins."""
+"""How states, times, forms and recorded changes are shown, and the pages for failed sign-ins."""
 
 from datetime import timedelta
 from typing import Any
@@ -27,7 +27,7 @@ from tests import factories
 
 
 def make(status: str, **values: Any) -> Connection:
-    """A connection that needs no database."""
+    """Create a connection that needs no database."""
     owner = User(pk=7, username="bob", first_name="Bob", last_name="Jones")
     app = values.pop("app_registration", None) or AppRegistration(name="Contoso app", verified_at=timezone.now())
     return Connection(name="Invoices", owner=owner, app_registration=app, status=status, **values)

@@ -1,4 +1,4 @@
-"""How it all runs: the fixtures, child processes, embedded servers, the demo, and the runner of the suite."""
+"""How everything runs: the fixtures, child processes, embedded servers, the demo, and the test runner."""
 
 import http.cookiejar
 import os
@@ -38,7 +38,7 @@ STUBBORN = [
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
-    """Look again and again: the other side is another process."""
+    """Poll until it is true, because the other side is another process."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -46,7 +46,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process exists and is more than an entry waiting for its parent to look at it."""
+    """Whether the process exists and is not a zombie waiting for its parent."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -101,7 +101,7 @@ def test_a_child_stops_when_asked(child: Any) -> None:
     process.wait_for_line("here", seconds=10)
     process.stop(seconds=10)
     assert process.popen.returncode == -signal.SIGTERM
-    process.stop()  # twice is harmless
+    process.stop()  # safe to call twice
 
 
 def test_a_child_that_will_not_stop_is_killed(child: Any) -> None:
@@ -180,7 +180,7 @@ def start_demo(directory: Path, port: int) -> subprocess.Popen[str]:
 
 
 def sign_in(url: str, username: str, password: str) -> str:
-    """The page after signing in with a password."""
+    """Return the page after signing in with a password."""
     jar = http.cookiejar.CookieJar()
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(jar))
     page = opener.open(f"{url}/sign-in/", timeout=20).read().decode()
@@ -254,7 +254,7 @@ def test_the_demo_keeps_its_keys_between_runs(tmp_path: Path) -> None:
 
 
 def suite_of(*code: str) -> runner.Suite:
-    """A suite whose pytest is a stand-in."""
+    """Return a suite whose pytest is a stand-in."""
     suite = runner.Suite.__new__(runner.Suite)
     suite.start("SQLite", [sys.executable, "-c", "; ".join(code)], dict(os.environ))
     return suite

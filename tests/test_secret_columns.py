@@ -38,7 +38,7 @@ def signed_in_browser(user: User) -> Client:
 
 
 def pages(contoso: full_dataset.World) -> Iterator[tuple[str, Client, str]]:
-    """Every page that each person may open: the person, their browser, the path."""
+    """Yield every page that each person may open: the person, their browser, the path."""
     for person in ("bob", "una", "max", "dave", "alice", "carol"):
         client = signed_in_browser(contoso.people[person])
         for row in permissions_table.rows():
@@ -57,7 +57,7 @@ def admin_pages() -> Iterator[tuple[Client, str]]:
 
 
 def selected(query: str) -> set[str]:
-    """The secret columns that a query reads; checking for NULL does not read them."""
+    """Return the secret columns that a query reads; checking for NULL does not read them."""
     without_null_checks = re.sub(r'"\w+"\."\w+" IS (NOT )?NULL', "", query)
     return set(SELECTED.findall(without_null_checks))
 
@@ -126,7 +126,7 @@ def test_a_sign_in_without_the_key_names_the_problem(contoso: full_dataset.World
 
 
 def _lose_the_key() -> None:
-    """Fill every encrypted column with a value of an unknown key."""
+    """Fill every encrypted column with a value encrypted with an unknown key."""
     foreign = Fernet(Fernet.generate_key()).encrypt(b"sealed with a key that is gone").decode()
     with database.cursor() as cursor:
         for table, columns in (

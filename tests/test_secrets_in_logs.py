@@ -24,7 +24,7 @@ def written() -> StringIO:
 
 @pytest.fixture
 def logger(written: StringIO) -> logging.Logger:
-    """A logger behind the filter and the formatter that the settings put on every handler."""
+    """A logger with the filter and the formatter that the settings put on every handler."""
     handler = logging.StreamHandler(written)
     handler.addFilter(logs.HideSecrets())
     handler.setFormatter(logs.formatter())

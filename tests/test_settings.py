@@ -132,7 +132,7 @@ def test_a_setting_that_cannot_work_is_refused_with_its_name(name: str, value: s
 
 
 def test_failed_sign_ins_are_counted_per_address_behind_the_proxy(rf: RequestFactory, settings: Any) -> None:
-    """Otherwise everybody behind the proxy shares one address and one lockout."""
+    """Otherwise everybody behind the proxy would share one address and one lockout."""
     settings.TRUSTED_PROXIES = 1
     request = rf.post("/sign-in/", REMOTE_ADDR="10.0.0.1", HTTP_X_FORWARDED_FOR="6.6.6.6, 203.0.113.9")
     assert get_client_ip_address(request) == "203.0.113.9"
@@ -141,7 +141,7 @@ def test_failed_sign_ins_are_counted_per_address_behind_the_proxy(rf: RequestFac
 
 
 def names_read() -> set[str]:
-    """Every environment variable that the portal reads."""
+    """Return every environment variable that the portal reads."""
     names = set(re.findall(r"env(?:\.\w+)?\(\s*\"([A-Z_]+)\"", (ROOT / "portal/settings.py").read_text()))
     web = (ROOT / "portal/server.py").read_text() + (ROOT / "portal/asgi.py").read_text()
     return names | set(re.findall(r"environ\.get\(\"([A-Z_]+)\"", web))

@@ -1,4 +1,4 @@
-"""Templates stay readable: no line is too long to be read in an editor or a review."""
+"""Templates stay readable: no line is too long for an editor or a review."""
 
 from tests.environment import ROOT
 

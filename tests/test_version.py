@@ -1,4 +1,4 @@
-"""The version is set once, and the changelog describes it."""
+"""The version is set in one place, and the changelog describes it."""
 
 import re
 import tomllib

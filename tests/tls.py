@@ -1,5 +1,3 @@
-"""A self-signed certificate for this machine."""
-
 import datetime
 import ipaddress
 from pathlib import Path
@@ -10,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def self_signed(directory: Path) -> tuple[Path, Path]:
-    """Files (PEM) with a certificate for localhost and 127.0.0.1, and with its key."""
+    """Create a self-signed certificate for localhost and 127.0.0.1; return its file and that of its key (PEM)."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)

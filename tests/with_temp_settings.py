@@ -1,7 +1,7 @@
 """``python -m tests.with_temp_settings COMMAND ...``: run a command with temporary settings.
 
-For checks that load the portal's settings but need no database and no real secrets (mypy, makemigrations).
-Variables that are already set are kept.
+For checks that load the portal's settings but need no database and no real secrets (mypy, makemigrations). Variables
+that are already set are kept.
 """
 
 import os

@@ -18,7 +18,7 @@ THREADS = 48
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
+    """Whether the address can only be reached from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -38,7 +38,6 @@ def is_free(host: str, port: int) -> bool:
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse and check the command line."""
     parser = argparse.ArgumentParser(prog="python -m portal.sandbox", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address; anything else is refused")
     parser.add_argument("--port", type=int, default=9000)
@@ -62,7 +61,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn with exactly one worker process, because the state lives in its memory."""
+    """gunicorn with exactly one worker process, because the state lives in that process's memory."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -76,7 +75,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_class": "gthread",
             "threads": THREADS,
             "keepalive": 75,
-            "timeout": 0,  # hanging on demand is one of its features
+            "timeout": 0,  # requests may hang on demand: it is one of the sandbox's features
             "graceful_timeout": 1,
             "loglevel": "error",
             "control_socket_disable": True,
@@ -92,8 +91,8 @@ class Server(BaseApplication):  # type: ignore[misc]
         """Load nothing: there is no configuration file."""
 
     def load(self) -> Any:
-        """Build the world and the application, in the worker process."""
-        # Not setdefault: the environment may name the portal's settings.
+        """Build the world and the application in the worker process."""
+        # Not setdefault, because the environment may name the portal's settings.
         os.environ["DJANGO_SETTINGS_MODULE"] = "portal.sandbox.settings"
         django.setup(set_prefix=False)
         from django.conf import settings
@@ -126,7 +125,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 
 def stop_with_stdin() -> None:
-    """Stop when standard input closes, at the latest when the parent process dies."""
+    """Stop when standard input closes, which happens when the parent process dies at the latest."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1024):
@@ -137,7 +136,6 @@ def stop_with_stdin() -> None:
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT."""
     options = arguments(sys.argv[1:])
     if options.stop_with_stdin:
         stop_with_stdin()

@@ -1,7 +1,7 @@
 """The admin consent endpoints, in the v1 and the v2 style.
 
-Microsoft: identity-platform/v2-admin-consent and v2-oauth2-client-creds-grant-flow. The responses differ between the
-styles, and the v2 style sends ``admin_consent=True`` with failures, too.
+Microsoft: identity-platform/v2-admin-consent and v2-oauth2-client-creds-grant-flow. The styles differ in their
+responses, and the v2 style sends ``admin_consent=True`` even with errors.
 """
 
 from dataclasses import dataclass
@@ -32,18 +32,18 @@ class Request:
     authority: str
     redirect_uri: str
     state: str
-    scope: str | None  # None: v1 style, which has no scope
+    scope: str | None  # None for the v1 style, which has no scope
 
 
 @fault_injection.exposed("login")
 def v1(request: HttpRequest, tenant: str) -> HttpResponse:
-    """GET and POST /{tenant}/adminconsent: everything the app registration declares."""
+    """GET and POST /{tenant}/adminconsent: grant everything the app registration declares."""
     return _page(request, tenant, None)
 
 
 @fault_injection.exposed("login")
 def v2(request: HttpRequest, tenant: str) -> HttpResponse:
-    """GET and POST /{tenant}/v2.0/adminconsent: what ``scope`` names, or everything for .default."""
+    """GET and POST /{tenant}/v2.0/adminconsent: grant what ``scope`` names, or everything for .default."""
     return _page(request, tenant, request.GET.get("scope", ""))
 
 
@@ -84,7 +84,7 @@ def _read(here: World, request: HttpRequest, authority: str, scope: str | None) 
 
 
 def _wanted(here: World, request: Request) -> tuple[list[str], list[str]]:
-    """Delegated scopes and application roles to grant; raises EntraError for an invalid scope."""
+    """Return the delegated scopes and application roles to grant. Raises EntraError if a scope is invalid."""
     if request.scope is None:
         return list(request.app.delegated), list(request.app.application)
     if not request.scope.strip():
@@ -136,7 +136,7 @@ def _go_on(here: World, request: HttpRequest, consent: Request) -> HttpResponse:
 
 
 def _prompt(request: HttpRequest, here: World) -> str:
-    """Only an admin is signed in without showing the account page."""
+    """Show the account page unless everybody signed in here is an admin."""
     signed_in = signin.accounts(request, here)
     return "" if all(here.people[session.person].admin for session in signed_in) else "select_account"
 

@@ -22,7 +22,7 @@ RESPONSE_MODES = ("", "query", "fragment", "form_post")
 
 
 class HttpResponseFound(HttpResponseRedirect):
-    """A redirect to any scheme an app may have registered."""
+    """A redirect that allows any scheme an app may have registered."""
 
     allowed_schemes = ["http", "https"]
 
@@ -71,7 +71,7 @@ def authorize(request: HttpRequest, tenant: str) -> HttpResponse:
 
 
 def _read(here: World, request: HttpRequest, authority: str) -> Request:
-    """Validate client and redirect URI; raises EntraError."""
+    """Validate client and redirect URI. Raises EntraError if either is invalid."""
     where = clients.directory(here, authority)
     client_id = request.GET.get("client_id", "")
     if not client_id:
@@ -94,7 +94,7 @@ def _read(here: World, request: HttpRequest, authority: str) -> Request:
 
 
 def registered_uri(app: App, uri: str) -> str:
-    """The redirect URI if it is registered: exact match, except for the port of http://localhost."""
+    """Return the redirect URI if it is registered: an exact match, except for the port of http://localhost."""
     if uri in app.redirect_uris:
         return uri
     if _without_port(uri) in [_without_port(known) for known in app.redirect_uris] and "//localhost" in uri:
@@ -115,12 +115,12 @@ def _without_port(uri: str) -> str:
 
 
 def strip_html(text: str) -> str:
-    """Entra strips HTML from ``state`` (identity-platform/reply-url)."""
+    """Strip HTML from ``state``, as Entra does (identity-platform/reply-url)."""
     return re.sub(r"<[^>]*>", "", text)
 
 
 def _check(here: World, request: HttpRequest, parameters: Request) -> None:
-    """Check everything whose error may be redirected to the app."""
+    """Check everything whose errors may be redirected to the app."""
     response_type = request.GET.get("response_type", "")
     if not response_type:
         raise errors.refusal(900144, parameter="response_type")
@@ -163,7 +163,7 @@ def _go_on(here: World, request: HttpRequest, parameters: Request) -> HttpRespon
 
 
 def _to_grant(here: World, request: Request, person: Person) -> list[str]:
-    """The permissions that a consent page for this request grants."""
+    """Return the permissions that a consent page for this request grants."""
     scopes = request.scopes
     missing = consents.missing(here, request.app, person, scopes)
     if missing or request.prompt == "consent":
@@ -239,7 +239,7 @@ def _new_code(here: World, request: Request, person: Person, flow: signin.Flow) 
 
 
 def send(request: HttpRequest, here: World, parameters: Request, answer: dict[str, str]) -> HttpResponse:
-    """Redirect to the app with its response mode."""
+    """Redirect to the app in the requested response mode."""
     if parameters.state:
         answer["state"] = parameters.state
     if "code" in answer:
@@ -268,7 +268,7 @@ def send_error(
 
 
 def error_page(request: HttpRequest, here: World, problem: errors.EntraError, trace: errors.Trace) -> HttpResponse:
-    """The page for errors that never reach the app."""
+    """Return the page for errors that never reach the app."""
     request.sandbox_call.outcome = str(problem.code)  # type: ignore[attr-defined]
     context = {"problem": problem, "trace": trace, "timestamp": errors.stamp(here.now())}
     return render(request, "sandbox/error.html", context, status=400)

@@ -8,11 +8,11 @@ from typing import Any
 
 
 class ControlError(Exception):
-    """The sandbox refused the call; the message is its reason."""
+    """The sandbox rejected the call; the message is its reason."""
 
 
 class Control:
-    """Controls a running sandbox. Every method raises ControlError when the sandbox refuses the call."""
+    """Controls a running sandbox. Every method raises ControlError if the sandbox rejects the call."""
 
     def __init__(self, base_url: str, *, timeout: float = 30.0, cafile: str | None = None) -> None:
         self.base_url = base_url.rstrip("/")
@@ -52,15 +52,14 @@ class Control:
         return answer
 
     def state(self) -> dict[str, Any]:
-        """The complete state of the sandbox."""
         return self._get("state")
 
     def calls(self, *, after: int = 0, limit: int = 200) -> dict[str, Any]:
-        """Counters, and the newest ``limit`` calls numbered above ``after``."""
+        """Return counters, and the newest ``limit`` calls with a number above ``after``."""
         return self._get(f"calls?after={after}&limit={limit}")
 
     def refreshes(self, fingerprint: str) -> int:
-        """How many token requests came with refresh tokens (or the code) of this grant."""
+        """Return how many token requests used refresh tokens (or the code) of this grant."""
         return sum(int(grants.get(fingerprint, 0)) for grants in self.calls(limit=0)["by_grant"].values())
 
     def reset(self) -> None:
@@ -74,11 +73,11 @@ class Control:
         self.call("clock", offset_s=offset_s)
 
     def token_lifetime(self, seconds: int) -> None:
-        """Access tokens live exactly ``seconds``; 0: random, 60 to 90 minutes."""
+        """Give access tokens a lifetime of exactly ``seconds``; 0 means random, 60 to 90 minutes."""
         self.call("token_lifetime", seconds=seconds)
 
     def rotate_keys(self) -> None:
-        """New signing and token keys; nothing issued before is valid."""
+        """Generate new signing and token keys, which invalidates everything issued before."""
         self.call("rotate_keys")
 
     def weather(
@@ -92,7 +91,7 @@ class Control:
         times: int = 0,
         client_id: str = "",
     ) -> None:
-        """Inject a fault into token, graph, login or everything."""
+        """Inject a fault into token, graph, batch, login or everything."""
         self.call(
             "weather",
             kind=kind,
@@ -105,11 +104,11 @@ class Control:
         )
 
     def consent_lie(self, kind: str) -> None:
-        """``kind``: none, nothing, later or wrong_tenant."""
+        """Make the admin consent callback misleading; ``kind`` is none, nothing, later or wrong_tenant."""
         self.call("consent_lie", kind=kind)
 
     def set_directory(self, tenant: str, *, user_consent: bool) -> None:
-        """Choose whether people may consent for themselves."""
+        """Set whether people may consent for themselves."""
         self.call("set_directory", tenant=tenant, user_consent=user_consent)
 
     def add_person(self, upn: str, name: str, **more: Any) -> dict[str, Any]:
@@ -164,7 +163,7 @@ class Control:
         upn: str = "",
         delay_s: float = 0,
     ) -> None:
-        """Consent for one person, or as an admin for everybody."""
+        """Grant consent for one person, or as an admin for everybody."""
         self.call(
             "grant_consent", client_id=client_id, tenant=tenant, scopes=scopes, roles=roles, upn=upn, delay_s=delay_s
         )
@@ -183,5 +182,5 @@ class Control:
         return self.call("issue_grant", client_id=client_id, upn=upn, scopes=scopes, count=count, age_s=age_s, mfa=mfa)
 
     def describe_token(self, refresh_token: str) -> dict[str, Any]:
-        """The person and fingerprint of a refresh token."""
+        """Return the person and fingerprint that belong to a refresh token."""
         return self.call("describe_token", refresh_token=refresh_token)

@@ -1,4 +1,4 @@
-"""Consents: who granted which permissions to which app. All reads and writes of consents are here."""
+"""Consents: who granted which permissions to which app. Consents are read and written only here."""
 
 from portal.sandbox import permissions
 from portal.sandbox.state import EVERYBODY, App, Consent, Person, RoleGrant, World
@@ -12,12 +12,11 @@ def install(world: World, app: App, tenant: str) -> None:
 
 
 def installed(world: World, app: App, tenant: str) -> bool:
-    """Whether the app has a service principal in the directory."""
     return f"{app.client_id}|{tenant}" in world.principals
 
 
 def grant(world: World, app: App, tenant: str, person: str, scopes: list[str], *, delay: float = 0.0) -> None:
-    """Add delegated permissions for one person or EVERYBODY, in force after ``delay`` seconds."""
+    """Add delegated permissions for one person or EVERYBODY, effective after ``delay`` seconds."""
     install(world, app, tenant)
     key = f"{app.client_id}|{tenant}|{person}"
     had = world.consents.get(key)
@@ -26,7 +25,7 @@ def grant(world: World, app: App, tenant: str, person: str, scopes: list[str], *
 
 
 def grant_roles(world: World, app: App, tenant: str, roles: list[str], *, delay: float = 0.0) -> None:
-    """Add application permissions, in force after ``delay`` seconds."""
+    """Add application permissions, effective after ``delay`` seconds."""
     install(world, app, tenant)
     key = f"{app.client_id}|{tenant}"
     had = world.role_grants.get(key)
@@ -35,7 +34,7 @@ def grant_roles(world: World, app: App, tenant: str, roles: list[str], *, delay:
 
 
 def withdraw(world: World, app: App, tenant: str, person: str = "") -> None:
-    """Remove one person's (or EVERYBODY's) delegated consent; without a person all consents and roles."""
+    """Remove the delegated consent of one person or EVERYBODY; without a person, remove all consents and roles."""
     if person:
         world.consents.pop(f"{app.client_id}|{tenant}|{person}", None)
         return
@@ -45,7 +44,7 @@ def withdraw(world: World, app: App, tenant: str, person: str = "") -> None:
 
 
 def granted(world: World, app: App, person: Person) -> set[str] | None:
-    """The delegated permissions in force for this person; None without any consent."""
+    """Return the delegated permissions in effect for this person, or None if there is no consent."""
     granted: set[str] | None = None
     for who in (person.id, EVERYBODY):
         consent = world.consents.get(f"{app.client_id}|{person.tenant}|{who}")
@@ -55,13 +54,13 @@ def granted(world: World, app: App, person: Person) -> set[str] | None:
 
 
 def roles(world: World, app: App, tenant: str) -> list[str]:
-    """The application permissions in force for the app in the directory."""
+    """Return the application permissions in effect for the app in the directory."""
     had = world.role_grants.get(f"{app.client_id}|{tenant}")
     return list(had.roles) if had is not None and had.effective_at <= world.now() else []
 
 
 def missing(world: World, app: App, person: Person, wanted: permissions.RequestedScopes) -> list[str]:
-    """Permissions that need consent before this request succeeds."""
+    """Return the permissions that still need consent for this request to succeed."""
     had = granted(world, app, person)
     requested = list(wanted.graph)
     if wanted.default:
@@ -74,7 +73,7 @@ def missing(world: World, app: App, person: Person, wanted: permissions.Requeste
 
 
 def needs_admin(world: World, person: Person, names: list[str]) -> bool:
-    """Whether an admin must grant this: an admin-only permission, or no user consent in the directory."""
+    """Whether an admin must grant this: a permission is admin-only, or the directory does not allow user consent."""
     directory = world.directories[person.tenant]
     if not directory.user_consent:
         return True

@@ -1,7 +1,7 @@
 """The control API: what tests and demos can do to the sandbox, one function per command.
 
-``POST /_control/api/<verb>`` with a JSON object. The functions in ``control_commands_world`` and ``_apps`` are the
-documentation as well: their arguments are the fields, their docstrings the text of ``/_control/api/``.
+Call it by ``POST /_control/api/<verb>`` with a JSON object. The functions in ``control_commands_world`` and ``_apps``
+also serve as documentation: their arguments are the fields, and their docstrings the text of ``/_control/api/``.
 """
 
 import inspect
@@ -41,7 +41,7 @@ def _name_of(annotation: Any) -> str:
 
 
 def run(name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Check the fields and run the command; raises Refused with the reason."""
+    """Check the fields and run the command. Raises Refused with the reason."""
     function = VERBS.get(name)
     if function is None:
         raise Refused(f"There is no verb {name!r}. Known verbs: {', '.join(sorted(VERBS))}.")
@@ -61,7 +61,7 @@ def run(name: str, fields: dict[str, Any]) -> dict[str, Any]:
 def call(request: HttpRequest, name: str) -> HttpResponse:
     """POST /_control/api/<verb>.
 
-    A JSON body is required, so that no web page of another origin can send one without the browser asking first.
+    A JSON body is required, so that a page from another origin cannot send one unless the browser asks first.
     """
     if request.method != "POST":
         return JsonResponse({"problem": "Verbs are called with POST and a JSON object."}, status=405)
@@ -80,7 +80,7 @@ def call(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def state(request: HttpRequest) -> HttpResponse:
-    """GET /_control/api/state: the whole world, secrets of apps and passwords of people included."""
+    """GET /_control/api/state: the whole world, including apps' secrets and people's passwords."""
     here = world()
     with here.lock:
         content = here.as_json()
@@ -89,7 +89,7 @@ def state(request: HttpRequest) -> HttpResponse:
 
 
 def call_log(request: HttpRequest) -> HttpResponse:
-    """GET /_control/api/calls?after=NUMBER&limit=COUNT: counters, and the newest calls."""
+    """GET /_control/api/calls?after=NUMBER&limit=COUNT: counters and the newest calls."""
     try:
         after, limit = int(request.GET.get("after", "0")), int(request.GET.get("limit", "200"))
     except ValueError:
@@ -98,7 +98,7 @@ def call_log(request: HttpRequest) -> HttpResponse:
 
 
 def documentation(request: HttpRequest) -> HttpResponse:
-    """GET /_control/api/: this API, written from the functions themselves."""
+    """GET /_control/api/: this API's documentation, generated from the functions themselves."""
     verbs = []
     for name, function in sorted(VERBS.items()):
         fields = [

@@ -1,4 +1,4 @@
-"""OpenID metadata, signing keys, sign-out, and the few plain pages of the sandbox."""
+"""OpenID metadata, signing keys, sign-out, and the sandbox's few plain pages."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def openid_configuration(request: HttpRequest, tenant: str) -> HttpResponse:
     except errors.EntraError as problem:
         return _unknown(problem)
     authority = f"{here.public_url}/{where.id if where else tenant.lower()}"
-    # Without a directory the issuer is a template; clients insert the token's tid.
+    # Without a directory the issuer is a template into which clients insert the token's tid.
     issuer = f"{here.public_url}/{where.id if where else '{tenantid}'}/v2.0"
     return _json(
         {
@@ -87,7 +87,6 @@ def logout(request: HttpRequest, tenant: str) -> HttpResponse:
 
 
 def index(request: HttpRequest) -> HttpResponse:
-    """The front page, with the sandbox's people."""
     here = world()
     directories = [
         (directory, [person for person in here.people.values() if person.tenant == directory.id and not person.deleted])
@@ -97,7 +96,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def error_lookup(request: HttpRequest) -> HttpResponse:
-    """GET /error?code=…: what an AADSTS number means."""
+    """GET /error?code=…: explain an AADSTS number."""
     code = request.GET.get("code", "")
     if not code.isdigit() or int(code) not in errors.MEANINGS:
         raise Http404
@@ -105,7 +104,7 @@ def error_lookup(request: HttpRequest) -> HttpResponse:
 
 
 def static(request: HttpRequest, name: str) -> HttpResponse:
-    """The sandbox's own stylesheet and script."""
+    """Return the sandbox's own stylesheet or script."""
     path = STATIC / name
     kind = TYPES.get(path.suffix.lstrip("."))
     if kind is None or path.parent != STATIC or not path.is_file():

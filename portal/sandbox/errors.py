@@ -1,4 +1,4 @@
-"""The errors of Entra ID in the shape Microsoft sends them (identity-platform/reference-error-codes)."""
+"""Entra ID's errors in the form Microsoft sends them (identity-platform/reference-error-codes)."""
 
 import tomllib
 import uuid
@@ -24,7 +24,7 @@ MEANINGS = {int(code): Meaning(**values) for code, values in _TABLE.items()}
 
 @dataclass
 class EntraError(Exception):
-    """Entra's refusal: rendered as JSON by the token endpoint, as a page or a redirect by the authorize endpoint."""
+    """An Entra error: sent as JSON by the token endpoint, and as a page or a redirect by the authorize endpoint."""
 
     code: int
     text: str
@@ -35,7 +35,7 @@ class EntraError(Exception):
 
 
 def refusal(code: int, *, error: str = "", suberror: str = "", **words: object) -> EntraError:
-    """The error with this AADSTS number; ``words`` fill its text, ``error`` and ``suberror`` replace the usual ones."""
+    """Return this AADSTS number's error; ``words`` fill its text, ``error`` and ``suberror`` override defaults."""
     meaning = MEANINGS[code]
     return EntraError(
         code=code,
@@ -47,12 +47,12 @@ def refusal(code: int, *, error: str = "", suberror: str = "", **words: object) 
 
 
 def stamp(moment: float) -> str:
-    """A time as Entra writes it in an error's fields: ``2016-01-09 02:02:12Z``."""
+    """Return a time as Entra writes it in an error's fields: ``2016-01-09 02:02:12Z``."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def precise(moment: float) -> str:
-    """A time as Entra writes it inside a text, with seven decimals of a second."""
+    """Return a time as Entra writes it inside a text, with seven decimals of a second."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"
 
 
@@ -65,7 +65,7 @@ class Trace:
 
     @classmethod
     def of(cls, client_request_id: str = "") -> "Trace":
-        """New ids; the correlation id is the caller's own ``client-request-id`` when it sent a GUID."""
+        """Return new ids; the correlation id is the caller's ``client-request-id`` if that is a GUID."""
         try:
             correlation = str(uuid.UUID(client_request_id))
         except ValueError:

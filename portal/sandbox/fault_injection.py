@@ -32,22 +32,20 @@ KINDS = {
     "slow": "the right answer after delay_ms",
     "refuse": "drop the connection without an answer",
 }
-PLACES = ("token", "graph", "batch", "login", "everything")  # batch: the parts of a Graph batch, throttled only
-# Each hanging request holds a thread; some must stay free for the control API.
+PLACES = ("token", "graph", "batch", "login", "everything")  # batch: parts of a Graph batch, only for throttling
+# Each hanging request holds a thread; some threads must stay free for the control API.
 MOST_HANGING = 40
 
 
 @dataclass
 class Fault:
-    """One fault, injected in one place."""
-
     kind: str
     where: str = "everything"
     retry_after: str = "5"  # a number, a decimal number, "missing" or "date"
     delay_ms: int = 0
-    times: int = 0  # responses left; 0: no limit
-    until: float = 0.0  # monotonic; 0: no limit
-    client_id: str = ""  # only requests of this app (token endpoint); "": all
+    times: int = 0  # responses left; 0 means no limit
+    until: float = 0.0  # monotonic time; 0 means no limit
+    client_id: str = ""  # affects only requests of this app (token endpoint); "" means all
 
 
 class Faults:
@@ -60,7 +58,7 @@ class Faults:
         self._hanging = 0
 
     def set(self, fault: Fault) -> None:
-        """Add a fault; it replaces the one in the same place. ``normal`` removes faults and releases hanging requests."""
+        """Set a fault, replacing any in the same place. ``normal`` removes faults and releases hanging requests."""
         with self._lock:
             keep = [other for other in self._faults if fault.where not in ("everything", other.where)]
             self._faults = keep if fault.kind == "normal" else [*keep, fault]
@@ -72,7 +70,7 @@ class Faults:
             return [asdict(fault) for fault in self._faults]
 
     def over(self, where: str, client_id: str = "") -> Fault | None:
-        """The fault for this request; uses up one of its responses."""
+        """Return the fault for this request and use up one of its responses."""
         if not self._faults:
             return None
         with self._lock:
@@ -136,13 +134,13 @@ def _entra_error(code: int, error: str, text: str, status: int) -> HttpResponse:
 def _drop(request: HttpRequest) -> HttpResponse:
     connection = request.META.get("gunicorn.socket")
     if connection is not None:
-        with contextlib.suppress(OSError):  # the caller may have disconnected first
+        with contextlib.suppress(OSError):  # the caller may have disconnected in the meantime
             connection.shutdown(socket.SHUT_RDWR)
     return HttpResponse(status=503)
 
 
 def _answer(request: HttpRequest, fault: Fault, where: str) -> HttpResponse | None:
-    """The faulty response; None runs the view."""
+    """Return the faulty response, or None to run the view."""
     if fault.kind == "slow":
         faults.hang(fault.delay_ms / 1000)
         return None
@@ -169,7 +167,7 @@ def _answer(request: HttpRequest, fault: Fault, where: str) -> HttpResponse | No
 
 
 def valid_retry_after(text: str) -> bool:
-    """Whether this is a supported form of Retry-After."""
+    """Whether Retry-After is supported in this form."""
     if text in ("date", "missing"):
         return True
     try:
@@ -182,7 +180,7 @@ View = Callable[..., HttpResponse]
 
 
 def exposed(where: str) -> Callable[[View], View]:
-    """Log calls of this view as endpoint ``where`` and inject the faults of that place."""
+    """Log calls of this view as endpoint ``where`` and inject the faults set for it."""
 
     def wrap(view: View) -> View:
         @functools.wraps(view)

@@ -1,6 +1,6 @@
-"""Microsoft Graph v1.0, as far as the portal uses it.
+"""The part of Microsoft Graph v1.0 that the portal uses.
 
-Checks the bearer token, finds the handler for the path and wraps the response. Mail and calendars live in
+Checks the bearer token, finds the handler for the path and wraps the response. Mail and calendars are in
 ``graph_mail``, directory objects and files in ``graph_directory``.
 """
 
@@ -20,7 +20,7 @@ from portal.sandbox.state import World, world
 
 MOST_IN_A_BATCH = 20
 
-# Called with world, caller, the groups of the pattern, the query and the JSON body; returns status and content.
+# Called with the world, the caller, the pattern's groups, the query and the JSON body; returns status and content.
 Handler = Callable[[World, Caller, dict[str, str], dict[str, str], Any], tuple[int, dict[str, Any] | None]]
 
 WHO = r"(?:(?P<me>me)|users/(?P<user>[^/]+))"
@@ -60,7 +60,7 @@ ROUTES: list[tuple[str, re.Pattern[str], Handler]] = [
 
 @fault_injection.exposed("graph")
 def graph(request: HttpRequest, path: str) -> HttpResponse:
-    """Any method, /v1.0/…"""
+    """Answer any method on /v1.0/…."""
     here = world()
     note: request_log.Call = request.sandbox_call  # type: ignore[attr-defined]
     client_request_id = request.headers.get("client-request-id", "")
@@ -97,7 +97,7 @@ def _sent(request: HttpRequest) -> Any:
 def dispatch(
     here: World, caller: Caller, method: str, path: str, query: dict[str, str], sent: Any
 ) -> tuple[int, dict[str, Any] | None]:
-    """Find the handler and call it; raises GraphError."""
+    """Find the handler and call it. Raises GraphError."""
     for wanted, pattern, handler in ROUTES:
         match = pattern.fullmatch(unquote(path).rstrip("/"))
         if match is not None and wanted == method:
@@ -106,7 +106,7 @@ def dispatch(
 
 
 def caller_of(here: World, header: str) -> Caller:
-    """Check the bearer token; raises GraphError 401."""
+    """Return the caller named by the bearer token. Raises GraphError (401) if the token is invalid."""
 
     def refused(message: str, code: str = "InvalidAuthenticationToken") -> GraphError:
         challenge = f'Bearer realm="", authorization_uri="{here.public_url}/common/oauth2/authorize"'
@@ -143,7 +143,7 @@ def caller_of(here: World, header: str) -> Caller:
 
 
 def _batch(here: World, caller: Caller, sent: Any) -> dict[str, Any]:
-    """Graph: json-batching. Runs the parts in order and honours ``dependsOn``."""
+    """Run the parts of a batch in order, honouring ``dependsOn`` (Graph: json-batching)."""
     parts = sent.get("requests") if isinstance(sent, dict) else None
     if not isinstance(parts, list) or not 0 < len(parts) <= MOST_IN_A_BATCH:
         raise GraphError(400, "BadRequest", f"A batch holds between 1 and {MOST_IN_A_BATCH} requests.")

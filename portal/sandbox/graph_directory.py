@@ -1,4 +1,4 @@
-"""Directory objects and files of Graph: users, organization, applications, teams, sites, drives."""
+"""Graph's directory objects and files: users, organization, applications, teams, sites, drives."""
 
 import hashlib
 import re
@@ -21,13 +21,13 @@ def _time(moment: float) -> str:
 
 
 def selected(content: dict[str, Any], query: Words) -> dict[str, Any]:
-    """Only the properties that ``$select`` names."""
+    """Return only the properties that ``$select`` names."""
     wanted = [name.strip() for name in query.get("$select", "").split(",") if name.strip()]
     return {name: content[name] for name in wanted if name in content} if wanted else content
 
 
 def top(items: list[dict[str, Any]], query: Words) -> list[dict[str, Any]]:
-    """The first ``$top`` after ``$skip``; raises GraphError unless they are numbers."""
+    """Return the first ``$top`` items after ``$skip``. Raises GraphError unless both are numbers."""
     try:
         count, skip = int(query.get("$top", "10")), int(query.get("$skip", "0"))
     except ValueError:
@@ -36,7 +36,7 @@ def top(items: list[dict[str, Any]], query: Words) -> list[dict[str, Any]]:
 
 
 def find(here: World, caller: Caller, words: Words) -> Person | SharedMailbox | None:
-    """The user or shared mailbox an address names, in the caller's directory; ``/me`` needs a person."""
+    """Return the user or shared mailbox with this address in the caller's directory; ``/me`` needs a person."""
     if words.get("me"):
         if caller.person is None:
             text = "/me request is only valid with delegated authentication flow."
@@ -75,7 +75,7 @@ def _as_user(owner: Person | SharedMailbox) -> dict[str, Any]:
 
 
 def _plans(owner: Person | SharedMailbox) -> list[dict[str, str]]:
-    """Shared mailboxes work without a licence, and have none here."""
+    """Return the licence plans; shared mailboxes work without a licence and have none here."""
     if isinstance(owner, SharedMailbox) or not owner.licensed:
         return []
     plan = "9aaf7827-d63c-4b61-89c3-182f06f82e5c"  # Exchange Online (Plan 1)
@@ -129,7 +129,6 @@ def user(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> 
 
 
 def users(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /users."""
     if not caller.permissions & READ_USERS:
         raise insufficient()
     everybody: list[Person | SharedMailbox] = [
@@ -143,7 +142,6 @@ def users(here: World, caller: Caller, words: Words, query: Words, sent: Any) ->
 
 
 def organization(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /organization."""
     if not caller.permissions & {"Organization.Read.All", "Directory.Read.All", "User.Read"}:
         raise insufficient()
     directory = here.directories[caller.tenant]
@@ -196,7 +194,7 @@ def _as_application(app: App) -> dict[str, Any]:
 
 
 def _own_applications(here: World, caller: Caller) -> list[App]:
-    """App registrations exist only in their home directory."""
+    """Return the app registrations of the caller's directory: they exist only in their home directory."""
     if not caller.permissions & {"Application.Read.All", "Application.ReadWrite.All", "Directory.Read.All"}:
         raise insufficient()
     return [app for app in list(here.apps.values()) if app.tenant == caller.tenant and not app.deleted]
@@ -236,7 +234,6 @@ def revoke_sessions(here: World, caller: Caller, words: Words, query: Words, sen
 
 
 def joined_teams(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /me/joinedTeams."""
     if caller.person is None or not caller.permissions & {"Team.ReadBasic.All", "Directory.Read.All"}:
         raise GraphError(403, "Forbidden", "Missing scope permissions on the request.")
     name = here.directories[caller.tenant].name
@@ -253,7 +250,6 @@ def _files_allowed(caller: Caller, words: Words) -> None:
 
 
 def drive(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /me/drive and /users/{id}/drive."""
     person = find(here, caller, words)
     _files_allowed(caller, words)
     if not isinstance(person, Person) or not person.licensed:
@@ -265,7 +261,6 @@ def drive(here: World, caller: Caller, words: Words, query: Words, sent: Any) ->
 
 
 def drive_children(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /me/drive/root/children."""
     drive(here, caller, words, query, sent)
     names = ("Invoices 2026.xlsx", "Meeting notes.docx", "Travel policy.pdf")
     items = [{"id": f"01SANDBOX{i}", "name": name, "size": 20480 * (i + 1)} for i, name in enumerate(names)]
@@ -273,7 +268,6 @@ def drive_children(here: World, caller: Caller, words: Words, query: Words, sent
 
 
 def root_site(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /sites/root."""
     if not caller.permissions & {"Sites.Read.All", "Sites.ReadWrite.All"}:
         raise GraphError(403, "accessDenied", "Access denied")
     directory = here.directories[caller.tenant]

@@ -1,4 +1,4 @@
-"""Errors of Microsoft Graph in the shape it sends them (graph: errors), and the caller."""
+"""Microsoft Graph's errors in the form it sends them (graph: errors), and the caller."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -10,8 +10,6 @@ from portal.sandbox.state import App, Person
 
 @dataclass
 class GraphError(Exception):
-    """A refusal of Graph."""
-
     status: int
     code: str
     message: str
@@ -39,21 +37,20 @@ def body(problem: GraphError, now: float, client_request_id: str) -> dict[str, A
 
 
 def denied() -> GraphError:
-    """Exchange's refusal."""
+    """Return Exchange's error for missing access."""
     return GraphError(403, "ErrorAccessDenied", "Access is denied. Check credentials and try again.")
 
 
 def insufficient() -> GraphError:
-    """The directory's refusal."""
+    """Return the directory's error for missing permissions."""
     return GraphError(403, "Authorization_RequestDenied", "Insufficient privileges to complete the operation.")
 
 
 def no_segment(name: str) -> GraphError:
-    """There is no such path."""
     return GraphError(400, "BadRequest", f"Resource not found for the segment '{name}'.")
 
 
 def missing(name: str) -> GraphError:
-    """The directory has no such object."""
+    """Return the error for an object that the directory does not have."""
     text = f"Resource '{name}' does not exist or one of its queried reference-property objects are not present."
     return GraphError(404, "Request_ResourceNotFound", text)

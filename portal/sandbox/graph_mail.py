@@ -1,4 +1,4 @@
-"""Mailboxes of Graph: folders, messages, sending, settings, calendars, and access to mailboxes.
+"""Graph's mailboxes: folders, messages, sending, settings, calendars, and access to mailboxes.
 
 Graph: outlook-share-messages-folders and auth-limit-mailbox-access.
 """
@@ -36,7 +36,7 @@ SUBJECTS = (
 def mailbox(
     here: World, caller: Caller, words: Words, needed: tuple[str, ...], *, inbox: bool = False
 ) -> Person | SharedMailbox:
-    """The mailbox in the path, if the caller has one of the ``needed`` permissions; raises GraphError.
+    """Return the mailbox in the path. Raises GraphError unless the caller has one of the ``needed`` permissions.
 
     ``inbox``: only the inbox folder is requested, which can be shared separately.
     """
@@ -84,7 +84,7 @@ def _check_person(
         if not caller.permissions & (set(needed) | shared):
             raise denied()
         return
-    # Settings of a shared mailbox have no permission of their own, so this also refuses them, as Microsoft does.
+    # No permission exists for the settings of a shared mailbox, so they are denied here too, as at Microsoft.
     if not caller.permissions & shared:
         raise denied()
     if owner is None:
@@ -106,7 +106,7 @@ def _check_person(
 
 
 def _entitled(mailbox: SharedMailbox, needed: tuple[str, ...]) -> list[str]:
-    """User names with access in Exchange; Send As is a separate right."""
+    """Return the user names with access in Exchange; Send As is a separate right."""
     return mailbox.senders if needed == SEND and mailbox.senders is not None else mailbox.members
 
 
@@ -183,26 +183,22 @@ def _as_folder(here: World, owner: Person | SharedMailbox, key: str) -> dict[str
 
 
 def folders(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/mailFolders."""
     owner = mailbox(here, caller, words, READ)
     return 200, {"value": top([selected(_as_folder(here, owner, key), query) for key in FOLDERS], query)}
 
 
 def folder(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/mailFolders/inbox."""
     owner = mailbox(here, caller, words, READ, inbox=_is_inbox(words))
     return 200, selected(_as_folder(here, owner, _folder_key(owner, words)), query)
 
 
 def messages(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/messages."""
     owner = mailbox(here, caller, words, READ, inbox=_is_inbox(words))
     inside = _in_folder(here, owner, _folder_key(owner, words))
     return 200, {"value": [selected(mail, query) for mail in top(inside, query)]}
 
 
 def message(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/messages/{id}."""
     owner = mailbox(here, caller, words, READ)
     for key in FOLDERS:
         for mail in _in_folder(here, owner, key):
@@ -212,7 +208,7 @@ def message(here: World, caller: Caller, words: Words, query: Words, sent: Any) 
 
 
 def send_mail(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """POST …/sendMail: 202 without a body; delivers to Sent Items and to inboxes in the sandbox."""
+    """POST …/sendMail: returns 202 without a body; delivers to Sent Items and to the sandbox's inboxes."""
     owner = mailbox(here, caller, words, SEND)
     wanted = sent.get("message") if isinstance(sent, dict) else None
     recipients = wanted.get("toRecipients") if isinstance(wanted, dict) else None
@@ -242,7 +238,6 @@ def send_mail(here: World, caller: Caller, words: Words, query: Words, sent: Any
 
 
 def settings(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/mailboxSettings."""
     mailbox(here, caller, words, SETTINGS)
     language = {"locale": "en-US", "displayName": "English (United States)"}
     hours = {"daysOfWeek": ["monday", "tuesday", "wednesday", "thursday", "friday"], "startTime": "08:00:00.0000000"}
@@ -251,7 +246,6 @@ def settings(here: World, caller: Caller, words: Words, query: Words, sent: Any)
 
 
 def calendars(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/calendars."""
     calendar_owner = mailbox(here, caller, words, CALENDARS)
     owner = {"name": calendar_owner.name, "address": _address(calendar_owner)}
     content = {"id": _id(calendar_owner.id, "calendar"), "name": "Calendar", "isDefaultCalendar": True, "owner": owner}
@@ -259,7 +253,6 @@ def calendars(here: World, caller: Caller, words: Words, query: Words, sent: Any
 
 
 def events(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET …/events and …/calendarView."""
     owner = mailbox(here, caller, words, CALENDARS)
     events = []
     for number, subject in enumerate(("Weekly stand-up", "Supplier call", "Budget review", "Team lunch")):

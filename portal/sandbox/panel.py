@@ -1,4 +1,4 @@
-"""The control panel: the commands of the control API as buttons."""
+"""The control panel: the control API's commands as buttons."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -50,7 +50,7 @@ def panel(request: HttpRequest) -> HttpResponse:
 
 
 def _fields(form: Mapping[str, Any]) -> dict[str, Any]:
-    """A command's typed fields from a form; lists are separated by spaces, commas or lines."""
+    """Return a command's fields from a form, converted to their types; lists are separated by spaces, commas or lines."""
     fields: dict[str, Any] = {}
     for name, value in form.items():
         text = str(value).strip()

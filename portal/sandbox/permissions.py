@@ -1,7 +1,7 @@
 """The Microsoft Graph permissions the sandbox knows, and how scope strings name them.
 
-Ids and the "needs an admin" marks of the delegated form come from Microsoft's published permission list
-(graph: permissions-reference). Every application permission needs an admin.
+The ids, and whether the delegated form needs an admin, come from Microsoft's published permission list (graph:
+permissions-reference). Every application permission needs an admin.
 """
 
 import tomllib
@@ -33,16 +33,16 @@ _BY_LOWER = {name.lower(): name for name in CATALOGUE}
 class RequestedScopes:
     """A parsed scope parameter."""
 
-    oidc: tuple[str, ...]  # the requested ones of openid, profile, email, offline_access
+    oidc: tuple[str, ...]  # those of openid, profile, email, offline_access that were requested
     graph: tuple[str, ...]  # canonical permission names
-    default: bool  # {resource}/.default was requested
+    default: bool  # whether {resource}/.default was requested
     unknown: tuple[str, ...]  # words that name no permission
     resources: tuple[str, ...]  # resources other than Graph
-    prefix: str  # how the caller wrote Graph, with the final slash
+    prefix: str  # how the caller wrote Graph's URL, including the final slash
 
     @property
     def names(self) -> list[str]:
-        """All requested known names, OIDC scopes first."""
+        """Return all requested names that are known, OIDC scopes first."""
         return [*self.oidc, *self.graph]
 
 
@@ -82,7 +82,7 @@ def parse(scope: str, own_url: str) -> RequestedScopes:
 
 
 def canonical(name: str) -> str:
-    """The catalogue's spelling of a permission name, with or without resource prefix; raises ValueError if unknown."""
+    """Return the catalogue's spelling of a permission name without resource prefix. Raises ValueError if unknown."""
     permission = _BY_LOWER.get(name.rpartition("/")[2].lower())
     if permission is None:
         raise ValueError(f"The sandbox knows no permission called {name!r}.")

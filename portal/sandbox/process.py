@@ -1,4 +1,4 @@
-"""Runs a sandbox as a child process for tests and demos, and makes sure it stops."""
+"""Runs a sandbox as a child process for tests and demos, and makes sure that it stops."""
 
 import contextlib
 import os
@@ -27,15 +27,13 @@ class SandboxDidNotStart(Exception):
 
 @dataclass
 class SandboxProcess:
-    """A running sandbox."""
-
     url: str
     port: int
     control: Control
     child: "subprocess.Popen[str]"
 
     def stop(self) -> None:
-        """Terminate it, then kill it; safe to call twice."""
+        """Terminate the process, and kill it if it does not end. Safe to call twice."""
         if self.child.stdin is not None and not self.child.stdin.closed:
             with contextlib.suppress(OSError):
                 self.child.stdin.close()
@@ -58,7 +56,7 @@ class SandboxProcess:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that is free now."""
+    """Return a port of 127.0.0.1 that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -73,9 +71,9 @@ def start(
     public_url: str | None = None,
     portal_url: str = "http://localhost:8000",
 ) -> SandboxProcess:
-    """Start a sandbox and wait until it accepts connections; raises SandboxDidNotStart within 30 seconds.
+    """Start a sandbox and wait up to 30 seconds until it accepts connections. Raises SandboxDidNotStart if it does not.
 
-    It stops when ``stop`` is called, and at the latest when this process dies, however it dies: the child watches a
+    It stops when ``stop`` is called or, at the latest, when this process dies for whatever reason: the child watches a
     pipe whose other end only this process holds.
     """
     port = port or free_port()
@@ -121,7 +119,7 @@ def _wait_until_ready(child: "subprocess.Popen[str]") -> None:
         while selector.select(max(0.0, deadline - time.monotonic())):
             line = child.stdout.readline()
             if line.startswith("Sandbox ready"):
-                # Keep reading: a full pipe would block the sandbox.
+                # Keep reading, because a full pipe would block the sandbox.
                 threading.Thread(target=_drain, args=(child.stdout,), daemon=True).start()
                 return
             lines.append(line)

@@ -1,6 +1,6 @@
-"""Log of the requests to the sandbox: counters and recent calls, for tests that count requests.
+"""A log of the requests to the sandbox: counters and recent calls, for tests that count requests.
 
-It keeps no secrets: a delegated grant is named by the SHA-256 of its grant id, never by a token.
+It keeps no secrets: a delegated grant is identified by the SHA-256 of its grant id, never by a token.
 """
 
 import hashlib
@@ -10,11 +10,11 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KEPT = 5000  # calls in the list; the counters have no limit
+KEPT = 5000  # maximum number of calls in the list; the counters have no limit
 
 
 def fingerprint(grant: str) -> str:
-    """The public name of a delegated grant: it stays the same when its refresh token rotates."""
+    """Return the public name of a delegated grant, which stays the same when its refresh token rotates."""
     return hashlib.sha256(grant.encode()).hexdigest()
 
 
@@ -66,7 +66,7 @@ class CallLog:
             return call
 
     def end(self, call: Call, status: int) -> None:
-        """Record the response's status; 0 means that there was none."""
+        """Record the status of the response, or 0 if there was none."""
         call.status = status
         call.outcome = call.outcome or ("ok" if 200 <= status < 400 else str(status))
         with self._lock:
@@ -79,7 +79,7 @@ class CallLog:
                 self._grants.setdefault(call.client_id, Counter())[call.grant or call.grant_type] += 1
 
     def snapshot(self, after: int = 0, limit: int = 200) -> dict[str, Any]:
-        """Counters, and the newest ``limit`` calls with a number above ``after``, oldest first."""
+        """Return counters, and the newest ``limit`` calls with a number above ``after``, oldest first."""
         with self._lock:
             recent = [asdict(call) for call in self._recent if call.number > after]
             return {

@@ -1,4 +1,4 @@
-"""The initial state of a sandbox. All ids, passwords and secrets here are fixed, public and worth nothing."""
+"""The initial state of a sandbox. All ids, passwords and secrets here are fixed, public and worthless."""
 
 import uuid
 
@@ -39,7 +39,7 @@ DAY = 86400.0
 
 
 def fixed_id(word: str) -> str:
-    """The same GUID for the same word in every sandbox."""
+    """Return a GUID that is the same for the same word in every sandbox."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"https://sandbox.invalid/{word}"))
 
 

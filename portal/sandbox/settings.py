@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def is_mistake(record: logging.LogRecord) -> bool:
-    """Whether this log record is about a crash and not about an error response."""
+    """Whether this log record is about a crash rather than an error response."""
     return record.exc_info is not None
 
 
@@ -20,8 +20,8 @@ DEBUG = False
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 ROOT_URLCONF = "portal.sandbox.urls"
 INSTALLED_APPS: list[str] = []
-# Benchmarks call the token endpoint thousands of times, so there is hardly any middleware:
-# the views with forms use csrf_protect themselves.
+# Benchmarks call the token endpoint thousands of times, so there is hardly any middleware: views with forms use
+# csrf_protect themselves.
 MIDDLEWARE = ["portal.sandbox.middleware.only_known_hosts"]
 DATABASES: dict[str, object] = {}
 TEMPLATES = [
@@ -31,12 +31,12 @@ TEMPLATES = [
         "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
     }
 ]
-# Cookies ignore ports: these names must differ from those of a portal on the same host.
+# Cookies ignore ports, so these names must differ from those of a portal on the same host.
 CSRF_COOKIE_NAME = "sandbox_csrf"
 USE_TZ = True
 TIME_ZONE = "UTC"
 APPEND_SLASH = False
-# Refusals and injected faults are normal here; log only the sandbox's own errors.
+# Error responses and injected faults are normal here, so only the sandbox's own errors are logged.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -1,7 +1,7 @@
 """Sign-in, shared by the authorize and the admin consent endpoints.
 
-A sign-in takes several pages. Its progress travels in a signed form field, so that an unfinished
-sign-in leaves nothing behind; the signed-in people are in a signed cookie.
+A sign-in takes several pages. A signed form field carries its progress, so that an unfinished sign-in leaves nothing
+behind; a signed cookie holds the people who are signed in.
 """
 
 import secrets
@@ -21,10 +21,8 @@ FLOW_LIFETIME = 3600
 
 @dataclass
 class Flow:
-    """The progress of a sign-in."""
-
     person: str = ""
-    authenticated_at: float = 0.0  # 0: no password entered yet
+    authenticated_at: float = 0.0  # 0 means that no password has been entered yet
     mfa: bool = False
 
 
@@ -33,7 +31,7 @@ class Wanted:
     """The requirements of the page that needs a signed-in person."""
 
     app: App
-    where: Directory | None  # None: any directory
+    where: Directory | None  # None means any directory
     authority: str
     prompt: str = ""
     login_hint: str = ""
@@ -42,7 +40,7 @@ class Wanted:
 
 
 class NeedsPage(Exception):
-    """The sign-in is not finished: show this page first."""
+    """The sign-in is not finished; this page must be shown first."""
 
     def __init__(self, response: HttpResponse) -> None:
         super().__init__("a page has to be shown first")
@@ -50,7 +48,7 @@ class NeedsPage(Exception):
 
 
 def accounts(request: HttpRequest, world: World) -> list[Flow]:
-    """The people with a valid session in this browser."""
+    """Return the people with a valid session in this browser."""
     try:
         stored = signing.loads(
             request.COOKIES.get(COOKIE, ""), key=world.cookie_key, salt="session", max_age=SESSION_LIFETIME
@@ -83,12 +81,12 @@ def forget(response: HttpResponse) -> None:
 
 
 def seal(world: World, flow: Flow) -> str:
-    """The signed form field for this progress."""
+    """Return the signed form field for this progress."""
     return signing.dumps(asdict(flow), key=world.cookie_key, salt="flow")
 
 
 def unseal(world: World, note: str) -> Flow:
-    """The progress in a form field; an empty flow if it is expired or forged."""
+    """Return the progress in a form field, or an empty flow if the field has expired or is forged."""
     try:
         return Flow(**signing.loads(note, key=world.cookie_key, salt="flow", max_age=FLOW_LIFETIME))
     except signing.BadSignature:
@@ -96,7 +94,7 @@ def unseal(world: World, note: str) -> Flow:
 
 
 def person_for(request: HttpRequest, world: World, wanted: Wanted) -> tuple[Person, Flow]:
-    """The signed-in person, or NeedsPage with the next page, or EntraError when this person may not sign in."""
+    """Return the signed-in person. Raises NeedsPage with the next page, or EntraError if this person may not sign in."""
     step = request.POST.get("step", "") if request.method == "POST" else ""
     flow = unseal(world, request.POST.get("flow", "")) if step else _from_session(request, world, wanted)
     if step == "account":
@@ -119,7 +117,7 @@ def person_for(request: HttpRequest, world: World, wanted: Wanted) -> tuple[Pers
 
 
 def _usable(request: HttpRequest, world: World, wanted: Wanted) -> list[Flow]:
-    """Sessions of this browser that fit the requested directory."""
+    """Return the sessions of this browser that fit the requested directory."""
     fitting = []
     for account in accounts(request, world):
         tenant = world.people[account.person].tenant
@@ -203,7 +201,7 @@ def _first_page(request: HttpRequest, world: World, wanted: Wanted) -> HttpRespo
 
 
 def password_page(request: HttpRequest, world: World, wanted: Wanted, name: str, problem: str = "") -> HttpResponse:
-    """The page for name and password; it lists all passwords, as the sandbox keeps no secrets."""
+    """Return the page for name and password, which lists all passwords because the sandbox keeps no secrets."""
     people = [
         person
         for person in world.people.values()

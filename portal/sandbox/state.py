@@ -1,7 +1,7 @@
-"""The state of the sandbox: directories, people, apps, consents and the clock, guarded by one lock.
+"""The sandbox's state: directories, people, apps, consents and the clock, protected by one lock.
 
-Everything lives in the memory of one process. With a state file each change is also written to disk, atomically,
-so that a restarted demo keeps its people, its consents, its signing key and all tokens it issued.
+Everything lives in the memory of one process. With a state file, each change is also written to disk atomically, so
+that a restarted demo keeps its people, its consents, its signing key and all tokens it issued.
 """
 
 import contextlib
@@ -26,13 +26,11 @@ CONSUMERS = (
 SINGLE_TENANT = "AzureADMyOrg"
 MULTI_TENANT = "AzureADMultipleOrgs"
 AUDIENCES = (SINGLE_TENANT, MULTI_TENANT, "AzureADandPersonalMicrosoftAccount", "PersonalMicrosoftAccount")
-EVERYBODY = "*"  # in a consent: all people of the directory
+EVERYBODY = "*"  # in a consent: everybody in the directory
 
 
 @dataclass
 class Directory:
-    """One Entra tenant."""
-
     id: str
     name: str
     domain: str
@@ -58,13 +56,13 @@ class Person:
     mfa_required: bool = False
     password_expired: bool = False
     ca_blocked: bool = False
-    sign_in_frequency_s: int = 0  # 0: no such policy
+    sign_in_frequency_s: int = 0  # 0 means no such policy
     tokens_valid_from: float = 0.0
 
 
 @dataclass
 class SharedMailbox:
-    """A mailbox nobody signs in to; members have Full Access in Exchange."""
+    """A mailbox to which nobody signs in; its members have Full Access in Exchange."""
 
     id: str
     tenant: str
@@ -72,10 +70,10 @@ class SharedMailbox:
     name: str
     members: list[str] = field(default_factory=list)
     app_scope: list[str] | None = (
-        None  # client ids that may reach it without a person; None: every app that has the role
+        None  # client ids that may reach it without a person; None means every app that has the role
     )
-    inbox_members: list[str] = field(default_factory=list)  # see the inbox folder and nothing else
-    senders: list[str] | None = None  # user names with Send As; None: every member
+    inbox_members: list[str] = field(default_factory=list)  # people who see the inbox folder and nothing else
+    senders: list[str] | None = None  # user names with Send As; None means every member
 
 
 @dataclass
@@ -92,7 +90,7 @@ class Certificate:
     id: str
     pem: str
     name: str
-    sha1: str  # hex thumbprints of the DER form
+    sha1: str  # hex thumbprints of the certificates' DER form
     sha256: str
     starts_at: float
     expires_at: float
@@ -100,8 +98,6 @@ class Certificate:
 
 @dataclass
 class App:
-    """One app registration."""
-
     client_id: str
     object_id: str
     tenant: str
@@ -116,8 +112,8 @@ class App:
     app_roles: dict[str, list[str]] = field(default_factory=dict)  # person id -> app roles
     groups: dict[str, list[str]] = field(default_factory=dict)  # person id -> group ids put into the ID token
     assignment_required: bool = False
-    mailboxes: list[str] | None = None  # app-only mailbox scope; None: all mailboxes
-    # Grants in Exchange (RBAC for Applications): permission -> addresses; they appear in no token.
+    mailboxes: list[str] | None = None  # mailboxes that app-only access is limited to; None means all
+    # Grants in Exchange (RBAC for Applications), from permission to addresses; they appear in no token.
     exchange_roles: dict[str, list[str]] = field(default_factory=dict)
     disabled: bool = False
     deleted: bool = False
@@ -125,7 +121,7 @@ class App:
 
 @dataclass
 class Consent:
-    """Delegated permissions granted by a person, or by an admin for everybody, from ``effective_at`` on."""
+    """Delegated permissions granted by a person, or by an admin for everybody, effective from ``effective_at``."""
 
     client_id: str
     tenant: str
@@ -136,7 +132,7 @@ class Consent:
 
 @dataclass
 class RoleGrant:
-    """Application permissions granted by an admin, from ``effective_at`` on."""
+    """Application permissions granted by an admin, effective from ``effective_at``."""
 
     client_id: str
     tenant: str
@@ -146,8 +142,6 @@ class RoleGrant:
 
 @dataclass
 class Code:
-    """An authorization code."""
-
     client_id: str
     authority: str  # the tenant segment of the authorize request
     person: str
@@ -187,7 +181,7 @@ class World:
         self.principals: list[str] = []
         self.sent: list[dict[str, Any]] = []
         self.clock_offset = 0.0
-        self.token_lifetime = 0  # seconds; 0: random between 60 and 90 minutes, as Microsoft does
+        self.token_lifetime = 0  # seconds; 0 means random between 60 and 90 minutes, as at Microsoft
         self.consent_lie = "none"
         self.codes.clear()
 
@@ -211,19 +205,19 @@ class World:
         self.cookie_key = cookie_key
 
     def now(self) -> float:
-        """The sandbox's time, in seconds since 1970."""
+        """Return the sandbox's time, in seconds since 1970."""
         return time.time() + self.clock_offset
 
     @contextlib.contextmanager
     def change(self) -> Iterator[None]:
-        """Hold the lock, then write the state file, if there is one."""
+        """Hold the lock during the change, then write the state file if there is one."""
         with self.lock:
             yield
             if self.path is not None:
                 self._write(self.path)
 
     def directory(self, segment: str) -> Directory | None:
-        """The directory that a tenant segment (GUID, verified domain or ``consumers``) names."""
+        """Return the directory that a tenant segment (GUID, verified domain or ``consumers``) names."""
         wanted = segment.lower()
         if wanted == "consumers":
             return self.directories.get(CONSUMERS)
@@ -232,9 +226,9 @@ class World:
         return next((directory for directory in list(self.directories.values()) if directory.domain == wanted), None)
 
     def person_called(self, name: str, tenant: str | None = None) -> Person | None:
-        """The person with this user name or mail address; without a tenant their home account."""
+        """Return the person with this user name or mail address; without a tenant, their home account."""
         wanted = name.strip().lower()
-        for person in list(self.people.values()):  # a copy: another thread may add people
+        for person in list(self.people.values()):  # a copy, because another thread may add people
             if person.deleted or (tenant is not None and person.tenant != tenant):
                 continue
             if tenant is None and person.guest:
@@ -244,12 +238,12 @@ class World:
         return None
 
     def app(self, client_id: str) -> App | None:
-        """The app registration, unless it was deleted."""
+        """Return the app registration, unless it has been deleted."""
         app = self.apps.get(client_id.strip().lower())
         return None if app is None or app.deleted else app
 
     def as_json(self) -> dict[str, Any]:
-        """The state as JSON values, without the keys."""
+        """Return the state as JSON values, without the keys."""
         return {
             "directories": [asdict(item) for item in self.directories.values()],
             "people": [asdict(item) for item in self.people.values()],
@@ -288,7 +282,7 @@ class World:
             self.use_keys(**data["keys"])
 
     def _write(self, path: Path) -> None:
-        # mkstemp makes the file readable by its owner alone: it holds the signing key.
+        # mkstemp makes the file readable by its owner alone, which matters because it holds the signing key.
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".new")
         try:
             with os.fdopen(handle, "w") as file:
@@ -310,7 +304,6 @@ def use(world: World) -> None:
 
 
 def world() -> World:
-    """The world of this process."""
     if _world is None:
         raise RuntimeError("The sandbox has no world yet: start it with python -m portal.sandbox.")
     return _world

@@ -130,7 +130,7 @@ def _redeem_code(
 
 
 def _check_authority(here: World, started_at: str, redeemed_at: str, person: Person) -> None:
-    """The code must be redeemed at the tenant that issued it, under any of its names (AADSTS700005)."""
+    """Check that the code is redeemed at the tenant that issued it, under any of its names (AADSTS700005)."""
     where = here.directory(redeemed_at)
     if redeemed_at.lower() == started_at.lower() or (where is not None and where.id == person.tenant):
         return
@@ -138,7 +138,7 @@ def _check_authority(here: World, started_at: str, redeemed_at: str, person: Per
 
 
 def _check_verifier(challenge: str, method: str, verifier: str) -> None:
-    """RFC 7636; a verifier without a challenge is a mismatch too."""
+    """Check the PKCE verifier (RFC 7636); a verifier without a challenge is a mismatch, too."""
     if not challenge and not verifier:
         return
     if method == "S256":

@@ -1,7 +1,7 @@
 """Access tokens, ID tokens and refresh tokens.
 
-Refresh tokens are stateless: person, app and grant in encrypted form, so that they need no memory
-and old ones stay valid after rotation, like Microsoft's (identity-platform/refresh-tokens).
+Refresh tokens are stateless: they hold person, app and grant in encrypted form. They need no memory, and old ones stay
+valid after rotation, like Microsoft's (identity-platform/refresh-tokens).
 """
 
 import base64
@@ -25,31 +25,30 @@ MOST_GROUPS = 200  # in one token
 
 @dataclass
 class Grant:
-    """The content of a refresh token; times in seconds since 1970."""
+    """The content of a refresh token; times are in seconds since 1970."""
 
     id: str  # stays the same through all rotations
     client_id: str
     person: str
     tenant: str
-    scopes: list[str]  # of the first request, OIDC scopes included
+    scopes: list[str]  # scopes of the first request, including OIDC scopes
     authenticated_at: float
     issued_at: float
     mfa: bool
 
 
 def new_grant_id() -> str:
-    """A fresh, unguessable grant id."""
     return secrets.token_hex(12)
 
 
 def seal(world: World, grant: Grant) -> str:
-    """The refresh token for a grant."""
+    """Return the refresh token for a grant."""
     token = world.fernet.encrypt(json.dumps(asdict(grant), separators=(",", ":")).encode())
     return PREFIX + token.decode().rstrip("=")
 
 
 def unseal(world: World, token: str) -> Grant | None:
-    """The grant in a refresh token; None if this sandbox did not issue it."""
+    """Return the grant in a refresh token, or None if this sandbox did not issue it."""
     if not token.startswith(PREFIX):
         return None
     raw = token[len(PREFIX) :]
@@ -60,7 +59,7 @@ def unseal(world: World, token: str) -> Grant | None:
 
 
 def lifetime(world: World) -> int:
-    """Lifetime of an access token in seconds: random between 60 and 90 minutes unless fixed."""
+    """Return the lifetime of an access token in seconds: random between 60 and 90 minutes unless fixed."""
     return world.token_lifetime or 3600 + secrets.randbelow(1800)
 
 
@@ -85,7 +84,7 @@ def _access_claims(world: World, app: App, tenant: str, seconds: int) -> dict[st
 
 
 def access_token_for_person(world: World, app: App, person: Person, scopes: list[str], seconds: int) -> str:
-    """A delegated access token for Graph: ``scp`` holds the permissions, without ``offline_access``."""
+    """Return a delegated access token for Graph; ``scp`` holds the permissions without ``offline_access``."""
     claims = _access_claims(world, app, person.tenant, seconds)
     scp = [name for name in scopes if name != "offline_access"]
     claims |= {
@@ -106,7 +105,7 @@ def access_token_for_person(world: World, app: App, person: Person, scopes: list
 
 
 def access_token_for_app(world: World, app: App, tenant: str, roles: list[str], seconds: int) -> str:
-    """An app-only access token for Graph: ``roles`` holds the permissions and is absent when there are none."""
+    """Return an app-only access token for Graph; ``roles`` holds the permissions and is absent if there are none."""
     claims = _access_claims(world, app, tenant, seconds)
     principal = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{app.client_id}|{tenant}"))
     claims |= {"appidacr": "1", "idtyp": "app", "oid": principal, "sub": principal}
@@ -116,7 +115,7 @@ def access_token_for_app(world: World, app: App, tenant: str, roles: list[str], 
 
 
 def id_token(world: World, app: App, person: Person, nonce: str) -> str:
-    """An ID token of the v2.0 endpoint (identity-platform/id-token-claims-reference)."""
+    """Return an ID token of the v2.0 endpoint (identity-platform/id-token-claims-reference)."""
     now = int(world.now())
     claims: dict[str, Any] = {
         "aud": app.client_id,
@@ -139,7 +138,8 @@ def id_token(world: World, app: App, person: Person, nonce: str) -> str:
         claims["roles"] = app.app_roles[person.id]
     groups = app.groups.get(person.id, [])
     if len(groups) > MOST_GROUPS:
-        # Too many groups for a token: only the endpoint that lists them (identity-platform/access-token-claims-reference).
+        # Too many groups for a token: only the endpoint that lists them is included
+        # (identity-platform/access-token-claims-reference).
         where = f"https://graph.windows.net/{person.tenant}/users/{person.id}/getMemberObjects"
         claims |= {"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": where}}}
     elif groups:
@@ -148,19 +148,19 @@ def id_token(world: World, app: App, person: Person, nonce: str) -> str:
 
 
 def pairwise(world: World, app: App, person: Person) -> str:
-    """The ``sub`` of a person, different for every app."""
+    """Return a person's ``sub``, which is different for every app."""
     digest = hashlib.sha256(f"{app.client_id}|{person.id}|sandbox".encode()).digest()
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def client_info(person: Person) -> str:
-    """The field that ``client_info=1`` adds to the response."""
+    """Return the field that ``client_info=1`` adds to the response."""
     raw = json.dumps({"uid": person.id, "utid": person.tenant}).encode()
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 def jwks(world: World) -> dict[str, Any]:
-    """The public signing key as a JSON Web Key Set."""
+    """Return the public signing key as a JSON Web Key Set."""
     numbers: rsa.RSAPublicNumbers = world.signing_key.public_key().public_numbers()
 
     def text(number: int) -> str:

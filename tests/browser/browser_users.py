@@ -16,7 +16,7 @@ PATIENCE = 10_000  # milliseconds to wait for an element
 _PASSWORDS = {"admin@contoso.example": "sandbox-katherine", "admin@fabrikam.example": "sandbox-edsger"}
 
 
-# Environment of a portal with Microsoft sign-in at the sandbox.
+# Environment of a portal that uses the sandbox for sign-in with Microsoft.
 MICROSOFT_SIGN_IN = {
     "LOGIN_MICROSOFT_ENVIRONMENT": "sandbox",
     "LOGIN_MICROSOFT_TENANT": seed.CONTOSO,
@@ -27,8 +27,6 @@ MICROSOFT_SIGN_IN = {
 
 @dataclass
 class Portal:
-    """A running portal."""
-
     url: str
     microsoft_url: str
     watch: Watch
@@ -50,7 +48,7 @@ class Visitor:
         self.page.on("response", self._on_response)
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        # Chromium also logs this for pages with an error status; _on_response sees files that fail.
+        # Chromium also logs this for pages with an error status; _on_response detects files that fail.
         if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
             self.complaints.append(f"console on {self.page.url.partition('?')[0]}: {message.text}")
 
@@ -65,12 +63,11 @@ class Visitor:
 
     @property
     def path(self) -> str:
-        """The path of the current page."""
         assert self.page.url.startswith(self.portal.url), self.page.url.partition("?")[0]
         return self.page.url.removeprefix(self.portal.url).partition("?")[0]
 
     def sees(self, *texts: str) -> None:
-        """Each text is visible on the page, or appears soon."""
+        """Assert that each text is visible on the page, or appears soon."""
         for text in texts:
             expect(self.page.get_by_text(text).filter(visible=True).first).to_be_visible(timeout=PATIENCE)
 
@@ -89,7 +86,7 @@ class Visitor:
         self.page.get_by_label(label).first.check()
 
     def last_seen(self) -> str:
-        """The current page, for the report of a failed test."""
+        """Return the current page, for the report of a failed test."""
         return f"--- {self.page.url.partition('?')[0]}\n{self.page.locator('body').inner_text()[:2000]}\n---"
 
     def sign_in(self, username: str) -> None:
@@ -100,7 +97,7 @@ class Visitor:
         expect(self.page).to_have_url(f"{self.portal.url}/")
 
     def signs_in_at_microsoft(self, upn: str) -> None:
-        """Give name and password on Microsoft's page, or pick the account there."""
+        """Enter name and password on Microsoft's page, or pick the account there."""
         expect(self.page).to_have_url(_starts_with(self.portal.microsoft_url))
         if self.page.get_by_role("heading", name="Pick an account").is_visible():
             self.press("Use another account", exact=False)
@@ -113,11 +110,11 @@ class Visitor:
         self.press("Accept")
 
     def back_in_portal(self) -> None:
-        """Microsoft has sent the browser back."""
+        """Wait until Microsoft has sent the browser back."""
         expect(self.page).to_have_url(_starts_with(self.portal.url))
 
     def sideways(self) -> int:
-        """By how many pixels the page can be scrolled sideways."""
+        """Return how many pixels the page can be scrolled sideways."""
         result: Any = self.page.evaluate(
             "Math.max(document.documentElement.scrollWidth, document.body.scrollWidth) - window.innerWidth"
         )

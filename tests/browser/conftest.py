@@ -1,7 +1,7 @@
 """A running portal and people in front of real browsers.
 
-``portal()`` starts the web server, ``portal(alive=True)`` worker and beat as well; ``visitor("bob")`` is bob with
-a Chromium window. A console message, a violated content policy or a file that does not load fails the test.
+``portal()`` starts the web server, ``portal(alive=True)`` the worker and beat as well; ``visitor("bob")`` is bob with a
+Chromium window. A console message, a violated content policy or a file that does not load fails the test.
 """
 
 import os
@@ -45,7 +45,7 @@ FLAGS = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder drives a browser."""
+    """Mark everything in this folder as driving a browser."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.browser)
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Remember for the fixtures whether the test itself failed."""
+    """Let the fixtures know whether the test itself failed."""
     report = yield
     if report.when == "call":
         item.stash[FAILED] = report.failed
@@ -62,7 +62,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="package")
 def playwright() -> Iterator[Playwright]:
-    """Playwright, with everything it and Chromium write inside the run directory."""
+    """Playwright; everything that it and Chromium write stays inside the run directory."""
     if not CHROMIUM:
         if REQUIRED:
             pytest.fail("Chromium is missing, but the browser tests must run here. apt-get install chromium")
@@ -71,7 +71,7 @@ def playwright() -> Iterator[Playwright]:
     home.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(home))
-        # Playwright runs an event loop in this thread, and Django would refuse to talk to the database beside it.
+        # Playwright runs an event loop in this thread, and Django would refuse to use the database next to it.
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
         with sync_playwright() as playwright:
             yield playwright
@@ -115,7 +115,7 @@ def portal(
     settings: Any,
     request: pytest.FixtureRequest,
 ) -> Iterator[Callable[..., Portal]]:
-    """``portal(alive=True)`` is a running portal; at the end no secret may have leaked."""
+    """``portal(alive=True)`` is a running portal; no secret may have leaked by the end of the test."""
     wire = Wire(host="localhost")
     microsoft.exchanges.clear()
     settings.PORTAL_URL = wire.url

@@ -1,4 +1,4 @@
-"""An organisation after a year of use: many connections, long names, all scripts, and failures."""
+"""An organisation after a year of use: many connections, long names, many scripts, and failures."""
 
 import json
 from datetime import timedelta
@@ -55,7 +55,7 @@ def make(admin: User, member: User) -> None:
 
 
 def _policy(connections: list[Connection], member: User) -> None:
-    """Rules of both kinds, connections that break them, and requests in every state."""
+    """Create rules of both kinds, connections that break them, and requests in every state."""
     rules = {"permissions": {"Mail.*": "approval", "Calendars.*": "forbidden"}, "longest_share_days": 30}
     Policy.objects.create(rules=rules | {"capabilities": {"files.write": "forbidden"}, "app_only_second_admin": True})
     Policy.objects.create(app_registration=connections[1].app_registration, rules={"share_app_only": False})
@@ -137,7 +137,7 @@ def _asked_and_reviewed(connections: list[Connection], admin: User, member: User
 
 
 def verdict(code: int) -> Verdict:
-    """The portal's verdict on this AADSTS code."""
+    """Return how the portal classifies this AADSTS code."""
     answer = {
         "error": "invalid_grant",
         "error_codes": [code],

@@ -1,7 +1,7 @@
 """A small HTTP proxy that forwards and records everything.
 
-One is in front of the portal and one in front of the sandbox. So a test knows every secret that was issued, and
-every byte the portal sent.
+One proxy is in front of the portal and one in front of the sandbox, so a test knows every secret that was issued and
+every byte that the portal sent.
 """
 
 import http.client
@@ -15,17 +15,15 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request and its answer."""
-
     method: str
-    path: str  # with its query string
+    path: str  # including its query string
     sent: bytes
     status: int
     headers: list[tuple[str, str]]
     body: bytes
 
     def header(self, name: str) -> str:
-        """The first header of the answer with this name, or an empty string."""
+        """Return the first response header with this name, or an empty string."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), "")
 
 
@@ -68,7 +66,7 @@ def _pass_on(wire: Wire, handler: BaseHTTPRequestHandler, body: bytes) -> Exchan
         exchange = Exchange(handler.command, handler.path, body, answer.status, answer.getheaders(), answer.read())
     finally:
         onward.close()
-    # A test's control calls are not traffic of the portal.
+    # A test's control calls are not the portal's traffic.
     if not handler.path.startswith("/_control/"):
         wire.exchanges.append(exchange)
     return exchange
@@ -81,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def answer(self) -> None:
-        """Pass the request on and the answer back."""
+        """Forward the request and return the response."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
             exchange = self.passed_on(body)
@@ -100,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def handle(self) -> None:
         """Serve a connection; ignore browsers that disconnect."""

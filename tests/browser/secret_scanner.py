@@ -1,4 +1,4 @@
-"""The secrets that must never appear in clear, and all places where they could."""
+"""The secrets that must never appear in clear text, and all places where they could."""
 
 import base64
 import binascii
@@ -20,7 +20,7 @@ from django.db import connection as database
 from connections.models import AppCredential, AuditEvent
 from tests.browser.recording_proxy import Exchange, Wire
 
-# Form fields sent to the token endpoint, and fields of its answers.
+# Form fields sent to the token endpoint, and fields of its responses.
 _SENT = ("code", "refresh_token", "client_secret", "code_verifier", "client_assertion")
 _ANSWERED = ("access_token", "refresh_token", "id_token")
 # Pages to which Microsoft redirects with a code in the URL.
@@ -31,7 +31,7 @@ _PIECE = 40
 
 
 def handed_out(exchanges: Iterable[Exchange]) -> dict[str, str]:
-    """Every secret sent to or from Microsoft: value to kind."""
+    """Return every secret sent to or from Microsoft, as a mapping from value to kind."""
     secrets: dict[str, str] = {}
     for exchange in exchanges:
         location = parse_qs(urlsplit(exchange.header("Location")).query)
@@ -47,7 +47,7 @@ def handed_out(exchanges: Iterable[Exchange]) -> dict[str, str]:
 
 
 def private_keys() -> dict[str, str]:
-    """Lines from the private half of every key in the portal."""
+    """Return lines from the private half of every key in the portal."""
     places: dict[str, str] = {}
     for credential in AppCredential.objects.filter(private_key__isnull=False):
         lines = (credential.private_key or "").strip().splitlines()[1:-1]
@@ -65,7 +65,7 @@ def _json(body: bytes) -> dict[str, str]:
 
 
 class BrokerWatch:
-    """Records all broker traffic, as messages are gone once a worker has taken them."""
+    """Records all broker traffic, because messages are gone once a worker has taken them."""
 
     def __init__(self) -> None:
         self._client = cast("Any", redis.Redis.from_url(settings.REDIS_URL))
@@ -81,10 +81,10 @@ class BrokerWatch:
                 line = self._monitor.connection.read_response(disable_decoding=True)
                 self._said.append(line if isinstance(line, bytes) else str(line).encode())
         except (redis.RedisError, OSError, ValueError, AttributeError):
-            return  # stopped
+            return  # raised when the watch stops
 
     def content(self) -> bytes:
-        """All recorded traffic and current keys; message bodies also decoded."""
+        """Return all recorded traffic and current keys, with message bodies also decoded."""
         raw = b"\n".join([*self._said, *self._kept()])
         return raw + b"\n" + b"\n".join(_decoded(body) for body in set(_MESSAGE_BODY.findall(raw)))
 
@@ -119,7 +119,7 @@ def _decoded(body: bytes) -> bytes:
 
 
 def database_content() -> bytes:
-    """Every byte of the database, deleted rows included where the file still has them."""
+    """Return every byte of the database, including deleted rows that are still in the file."""
     if database.vendor == "sqlite":
         path = Path(database.settings_dict["NAME"])
         files = sorted(path.parent.glob(path.name + "*"))
@@ -134,17 +134,17 @@ def database_content() -> bytes:
 
 
 def session_content() -> bytes:
-    """All sessions, decoded."""
+    """Return all sessions, decoded."""
     return "\n".join(json.dumps(session.get_decoded()) for session in Session.objects.all()).encode()
 
 
 def audit_content() -> bytes:
-    """The audit trail, column by column."""
+    """Return the audit trail, column by column."""
     return "\n".join(repr(row) for row in AuditEvent.objects.values()).encode()
 
 
 def page_content(exchanges: Iterable[Exchange]) -> bytes:
-    """All responses and requested URLs of the portal, except the URLs that Microsoft creates."""
+    """Return all responses and requested URLs of the portal, except the URLs that Microsoft creates."""
     parts: list[bytes] = []
     for exchange in exchanges:
         if not exchange.path.startswith(_CALLBACKS):
@@ -162,14 +162,14 @@ class Watch:
     microsoft: Wire
     broker: BrokerWatch
     logs: list[Path] = field(default_factory=list)
-    known: dict[str, str] = field(default_factory=dict)  # further secrets: value to kind
+    known: dict[str, str] = field(default_factory=dict)  # additional secrets, from value to kind
 
     def secrets(self) -> dict[str, str]:
-        """All secrets: value to kind."""
+        """Return all secrets, as a mapping from value to kind."""
         return handed_out(self.microsoft.exchanges) | private_keys() | self.known
 
     def places(self) -> dict[str, bytes]:
-        """All content that could be seen."""
+        """Return all content that could be seen."""
         return {
             "database": database_content(),
             "sessions": session_content(),
@@ -180,7 +180,7 @@ class Watch:
         }
 
     def leaks(self) -> list[str]:
-        """The places and kinds of secrets in clear, without the secrets; [] is good."""
+        """Return the places and kinds of secrets in clear text, without the secrets; the list should be empty."""
         places = self.places()
         matches = set()
         for value, kind in self.secrets().items():
@@ -192,7 +192,7 @@ class Watch:
 
 
 def _stands_in(value: str, content: bytes) -> bool:
-    # Search for the middle of a long one, so that half a token is found, too.
+    # Search for the middle of a long secret, so that half a token is found, too.
     middle = len(value) // 2
     piece = value[middle - _PIECE // 2 : middle + _PIECE // 2] if len(value) > _LONG else value
     return piece.encode() in content

@@ -3,7 +3,7 @@
 from portal.settings import *  # noqa: F403
 from portal.settings import STORAGES
 
-# Static files straight from the source, as the pages under test refer to them.
+# Serve static files straight from the source, because the pages under test refer to them.
 STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
 WHITENOISE_USE_FINDERS = True
 # Hash passwords as tests/settings.py does.

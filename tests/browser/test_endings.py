@@ -27,7 +27,7 @@ def test_cancelled_at_microsoft(member: Visitor) -> None:
     member.back_in_portal()
     member.sees("Invoices was not connected", "You cancelled at Microsoft")
 
-    # The connection can still be finished.
+    # The connection can still be completed.
     member.follow("Back to the connection")
     member.sees("Sign-in not finished")
     member.press("Sign in at Microsoft")

@@ -1,4 +1,4 @@
-"""Requirements for every page: reachable by keyboard, labelled, no sideways scrolling on a phone, dark, without scripts."""
+"""Requirements for every page: keyboard access, labels, no sideways scrolling on a phone, dark mode, no scripts needed."""
 
 import re
 from collections import deque
@@ -17,7 +17,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}}
 OF_A_KIND = 2  # pages that differ only in a number
 NO_PAGE = re.compile(r"/certificate/|\.json$|\.csv$|/admin/|/static/|\?.*script|download=|/sign-out/")
 
-# Run in the page: problems for people with a screen reader.
+# Runs in the page and returns problems for people with a screen reader.
 STUMBLING_BLOCKS = """() => {
   const found = [];
   const named = (el) => el.getAttribute("aria-label") || el.getAttribute("aria-labelledby") || el.textContent.trim();
@@ -102,13 +102,13 @@ def test_dark_mode_follows_the_system_and_the_button(portal: Start, visitor: Com
     assert brightness(here) < 60
     here.page.get_by_label("Your menu").click()
     here.press("Light mode")
-    until(lambda: brightness(here) > 200)  # it fades
+    until(lambda: brightness(here) > 200)  # wait for the fade
     here.open("/connections/")
     assert brightness(here) > 200, "the choice is kept"
 
 
 def brightness(visitor: Visitor) -> float:
-    """Of the page's background, 0 to 255."""
+    """Return the brightness of the page's background, from 0 to 255."""
     red, green, blue = visitor.page.evaluate(
         """() => { const pen = document.createElement("canvas").getContext("2d");
         pen.fillStyle = getComputedStyle(document.body).backgroundColor;
@@ -147,7 +147,7 @@ def test_a_connection_is_opened_and_checked_by_keyboard_alone(full: Portal, visi
 
 
 def tab_to(visitor: Visitor, name: str) -> None:
-    """Press Tab until the focus is on what is called ``name``, and see that the focus shows."""
+    """Press Tab until the focus is on the element called ``name``, and check that the focus is visible."""
     script = """() => { const el = document.activeElement;
       if (el === document.body) { return ""; }
       return (el.labels && el.labels.length ? el.labels[0].textContent : el.getAttribute("aria-label") || el.textContent).trim(); }"""
@@ -156,7 +156,7 @@ def tab_to(visitor: Visitor, name: str) -> None:
         focused: str = visitor.page.evaluate(script)
         passed.append(focused[:40])
         if focused.startswith(name):
-            until(lambda: bool(visitor.page.evaluate(FOCUS_SHOWS)), seconds=2)  # it fades in
+            until(lambda: bool(visitor.page.evaluate(FOCUS_SHOWS)), seconds=2)  # wait for the fade-in
             return
         visitor.page.keyboard.press("Tab")
     raise AssertionError(f"Tab never came to {name}, but to {passed}")

@@ -1,4 +1,4 @@
-"""An access review from start to a removed share, reviewed with the keyboard alone."""
+"""An access review from the start to a removed share, reviewed with the keyboard alone."""
 
 from datetime import timedelta
 

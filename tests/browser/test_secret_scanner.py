@@ -1,4 +1,4 @@
-"""The secret scanner finds planted secrets. Every other test here ends with a scan."""
+"""The secret scanner finds planted secrets. All other browser tests end with a scan."""
 
 import secrets
 import urllib.request
@@ -61,7 +61,7 @@ def test_it_finds_clear_text_in_every_place(watch: Watch, signed_in: SignedIn, b
     urllib.request.urlopen(f"{watch.portal.url}/sign-in/?next=/{values['page']}").close()
 
     leaks = watch.leaks()
-    # It finds all six, and clear text in the database also in the raw file.
+    # All six are found, and secrets in database columns are also found in the raw database file.
     assert {line.partition(" in ")[0] for line in leaks} == PLACES
     assert {"audit in audit trail", "audit in database", "session in sessions", "broker in broker"} <= set(leaks)
     assert {"page in pages", f"log in log {watch.logs[-1].name}"} <= set(leaks)

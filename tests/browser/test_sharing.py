@@ -17,7 +17,6 @@ from tests.browser.browser_users import Come, Portal, Start
 
 
 def token_status(here: Portal, key: str, connection: Connection) -> int:
-    """The status of una's token request."""
     client = http.client.HTTPConnection(urlsplit(here.url).netloc, timeout=30)
     path = f"/api/v1/connections/{connection.pk}/token"
     client.request("GET", path, headers={"Authorization": f"Bearer {key}"})
@@ -51,7 +50,7 @@ def test_a_connection_is_shared_with_a_warning_used_and_unshared(portal: Start, 
     )
     owner.page.get_by_label("With whom").select_option(value=f"person:{una.pk}")
     owner.press("Share")
-    assert not Share.objects.exists()  # the browser itself wants the box ticked
+    assert not Share.objects.exists()  # the browser itself requires the tick
     owner.tick("I have read what this sharing means")
     owner.press("Share")
     owner.sees("Invoices is shared with Una User.")
@@ -116,7 +115,7 @@ def test_an_auditor_reports_and_exports_who_could_use_a_deleted_connection(
     ]
     assert AuditEvent.objects.get(action="audit.exported").actor == carol
 
-    # The exact end of the share, and from there to the other report.
+    # Enter the exact end of the share, and continue from there to the other report.
     auditor.page.locator("#again-time").fill("14:00:00")
     auditor.press("Ask about this time")
     auditor.sees(f"exactly at {day} 14:00:00 UTC", "Bob Member")

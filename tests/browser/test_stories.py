@@ -15,7 +15,6 @@ NEXT_YEAR = (timezone.now() + timedelta(days=365)).date().isoformat()
 
 
 def make_due(connection: Connection) -> None:
-    """Make the connection due for a refresh."""
     Connection.objects.filter(pk=connection.pk).update(refresh_after=timezone.now() - timedelta(seconds=1))
 
 
@@ -58,7 +57,7 @@ def test_from_an_empty_portal_to_a_connection_that_is_refreshed_flagged_and_fixe
     admin.back_in_portal()
     admin.sees("Admin consent for Contoso Connections", "Thank you.")
 
-    # Bob connects his account with a shared mailbox. He needs no further consent.
+    # Bob connects his account with a shared mailbox. He needs no additional consent.
     member = visitor(here, "bob")
     member.follow("Connect")
     member.type_in("Name", "Invoices inbox")
@@ -73,7 +72,7 @@ def test_from_an_empty_portal_to_a_connection_that_is_refreshed_flagged_and_fixe
     assert (connection.status, connection.owner) == ("active", bob)
     assert MailboxAccess.objects.get().state == "reachable"
 
-    # When due, the portal refreshes it.
+    # When the connection is due, the portal refreshes it.
     version = connection.token_version
     make_due(connection)
     until(lambda: now_is(connection, token_version__gt=version, status="active"))
@@ -89,7 +88,7 @@ def test_from_an_empty_portal_to_a_connection_that_is_refreshed_flagged_and_fixe
     admin.open("/")
     admin.sees("What needs attention", "ada@contoso.example must sign in again", connection.status_cause)
 
-    # The incident's page has the button that fixes it.
+    # The incident's page has the button that resolves it.
     member.open("/incidents/")
     member.follow("ada@contoso.example must sign in again")
     member.sees("What happened", "AADSTS50173", "Must act: Bob Member", "How far it reaches")
@@ -174,7 +173,7 @@ def test_an_expired_secret_flags_the_app_registration_and_a_new_one_fixes_it(
     admin = visitor(here, "alice")
     admin.sees("What needs attention", "Microsoft rejects Contoso Connections", "expired")
 
-    # From the start page to the incident, and by its button to the fix.
+    # Go from the start page to the incident, and use its button to resolve it.
     admin.follow("Microsoft rejects Contoso Connections")
     admin.sees("What breaks with it", "Invoices", "Calendar", "Must act: an IT admin")
     incident = admin.path
@@ -190,7 +189,7 @@ def test_an_expired_secret_flags_the_app_registration_and_a_new_one_fixes_it(
     member.open("/")
     member.sees("All is well.")
 
-    # They are refreshed with it automatically.
+    # The connections use the new credential automatically when they are refreshed.
     for connection in (first, second):
         make_due(connection)
         until(lambda kept=connection: now_is(kept, token_version__gt=1, status="active"))  # type: ignore[misc]

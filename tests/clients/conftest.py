@@ -1,4 +1,4 @@
-"""A running portal, and a key of bob's for it."""
+"""A running portal, and an API key of bob's."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ from tests import factories
 
 
 def issue_key(owner: User, *, name: str = "Robot", scopes: list[str] | None = None, now: datetime | None = None) -> str:
-    """The text of a new key of ``owner``'s, by default with every scope that owner's keys may have."""
+    """Return the text of a new key of ``owner``'s; by default it has every scope that the owner's keys may have."""
     wanted = sorted(permissions.scopes_for(owner)) if scopes is None else scopes
     moment = now or timezone.now()
     ends = moment + timedelta(days=90)
@@ -31,14 +31,14 @@ def key(transactional_db: None, bob: User) -> str:
 
 @pytest.fixture
 def portal(portal_url: str, key: str) -> Iterator[Portal]:
-    """The client, on bob's key; without retries."""
+    """The client with bob's key, without retries."""
     with Portal(portal_url, key, patience=0, timeout=20) as opened:
         yield opened
 
 
 @pytest.fixture
 def granted(sandbox: Control) -> Callable[..., Connection]:
-    """``granted(name="Invoices")`` makes a connection of bob's to Ada's mailbox, granted at Microsoft, without a token."""
+    """``granted(name="Invoices")`` creates a connection of bob's to Ada's mailbox, with consent but without a token."""
 
     def make(**overrides: Any) -> Connection:
         grant = sandbox.issue_grant(

@@ -1,4 +1,4 @@
-"""A server that sends scripted responses in order and records the requests; stands in for a failing portal."""
+"""A server that stands in for a failing portal: it sends scripted responses in order and records the requests."""
 
 import json
 import ssl
@@ -20,7 +20,7 @@ PORTAL_TOKEN = {
 
 @dataclass(frozen=True)
 class Reply:
-    """One response; ``drop`` closes the connection instead, X-Date stands for the server's own Date."""
+    """One response; ``drop`` closes the connection instead, and X-Date replaces the server's own Date header."""
 
     status: int = 200
     body: Any = None
@@ -80,12 +80,12 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_DELETE = do_PATCH = do_CONNECT = _answer
 
     def log_message(self, *args: Any) -> None:
-        """Keep quiet."""
+        """Print nothing."""
 
 
 @contextmanager
 def serving(*replies: Reply, tls: tuple[Path, Path] | None = None) -> Iterator[Script]:
-    """A server that answers ``replies`` for as long as the block lasts; with ``tls`` (certificate and key) over https."""
+    """Run a server that sends ``replies`` during the block; with ``tls`` (certificate and key) over https."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     if tls is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,4 +1,4 @@
-"""Run the code samples of the documentation."""
+"""Run the code samples in the documentation."""
 
 import os
 import re
@@ -21,7 +21,7 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(document: str, language: str) -> list[str]:
-    """A document's code blocks in one language."""
+    """Return a document's code blocks in one language."""
     return [code for kind, code in _BLOCK.findall((DOCUMENTS / document).read_text()) if kind == language]
 
 

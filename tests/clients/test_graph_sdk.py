@@ -1,4 +1,4 @@
-"""Microsoft's Graph SDK works with the portal's credential, also when a token expires."""
+"""Microsoft's Graph SDK works with the portal's credential, even if a token expires."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -23,11 +23,11 @@ GRAPH = ["https://graph.microsoft.com/.default"]
 
 @asynccontextmanager
 async def graph_client(sandbox: Control, credential: Any) -> AsyncIterator[GraphServiceClient]:
-    """The SDK as in a program, with the sandbox as Graph."""
+    """The SDK's client as in a program, with the sandbox as Graph."""
     client = GraphServiceClient(credential, scopes=GRAPH)
     client.request_adapter.base_url = f"{sandbox.base_url}/v1.0"
     yield client
-    # The SDK's wrapper around the transport has no close.
+    # The SDK's wrapper around the transport has no close method.
     adapter: Any = client.request_adapter
     await adapter._http_client._transport.transport.aclose()
 
@@ -63,7 +63,7 @@ def test_the_graph_sdk_reads_mail_and_survives_the_end_of_its_token(
         assert status_at_graph(sandbox, old) == 200
         assert token_calls(sandbox) == 1
 
-        # Two hours later, for everybody: Microsoft, the portal and the program.
+        # Two hours later for everybody: Microsoft, the portal and the program.
         sandbox.clock(7200)
         with time_machine.travel(timezone.now() + timedelta(hours=2)):
             assert status_at_graph(sandbox, old) == 401
@@ -128,7 +128,7 @@ def test_claims_of_graph_discard_the_cached_token(
     assert credential.get_token(*GRAPH) == first
     assert credential.get_token(*GRAPH, claims='{"access_token":{}}', enable_cae=True).token != first.token
     second = credential.get_token_info(*GRAPH)
-    # It has just replaced a refused one: many threads report the same one.
+    # It has just replaced a rejected token, so another report is ignored: many threads report the same token.
     assert credential.get_token_info(*GRAPH, options={"claims": "{}"}).token == second.token
     with time_machine.travel(timezone.now() + timedelta(seconds=20)):
         assert credential.get_token_info(*GRAPH, options={"claims": "{}"}).token != second.token

@@ -23,7 +23,7 @@ Ran = subprocess.CompletedProcess[str]
 
 
 def run(*arguments: str, **environment: str) -> Ran:
-    """``portalctl arguments`` in an environment of its own."""
+    """Run ``portalctl arguments`` in a separate environment."""
     clean = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "clients" / "python" / "src"), "NO_PROXY": "*"}
     command = [sys.executable, "-m", "m365_portal", *arguments]
     return subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, timeout=60)
@@ -31,7 +31,7 @@ def run(*arguments: str, **environment: str) -> Ran:
 
 @pytest.fixture
 def portalctl(portal_url: str, key: str) -> Callable[..., Ran]:
-    """portalctl on bob's key; without retries."""
+    """portalctl with bob's key, without retries."""
     return lambda *arguments: run("--wait", "0", *arguments, PORTAL_URL=portal_url, PORTAL_API_KEY=key)
 
 

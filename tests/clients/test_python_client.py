@@ -31,7 +31,7 @@ BUSY = Reply(503, {"code": "microsoft_unavailable", "title": "Microsoft is away.
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses the client would have made."""
+    """The pauses that the client would have made."""
     waited: list[float] = []
     monkeypatch.setattr(transport, "sleep", waited.append)
     return waited
@@ -202,7 +202,7 @@ def test_an_outage_of_microsoft_is_reported_with_the_token() -> None:
 
 
 def test_a_token_that_cannot_last_as_long_as_requested_is_requested_once() -> None:
-    """Microsoft's tokens may be shorter than requested; repeated requests do not help."""
+    """Microsoft's tokens may expire sooner than requested; repeating the request does not help."""
     with serving(*[token_until(200)] * 9) as script, Portal(script.url, KEY) as portal:
         in_threads(8, lambda: portal.token("Invoices"))
         assert portal.token("Invoices", min_valid=250).access_token == "until.200"
@@ -446,7 +446,7 @@ def test_retry_after_is_seconds_or_a_date(text: str, expected: Any) -> None:
 def test_the_package_keeps_to_the_python_it_promises() -> None:
     files = sorted((ROOT / "clients/python/src").rglob("*.py"))
     assert len(files) > 5
-    # A separate process: Python 3.11 miscounts the depth while another thread compiles.
+    # In a separate process, because Python 3.11 miscounts the depth while another thread compiles.
     code = "import ast, sys; [ast.parse(open(one).read(), feature_version=(3, 9)) for one in sys.argv[1:]]"
     done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -458,7 +458,7 @@ def test_it_installs_and_needs_nothing_else(tmp_path: Path) -> None:
         [*install, "--target", str(tmp_path), str(ROOT / "clients/python")], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    # -S: without site-packages, so that only the standard library is there.
+    # -S: without site-packages, so that only the standard library is available.
     code = (
         "import m365_portal, sys; print(m365_portal.PortalCredential(1, m365_portal.Portal('http://localhost', 'k')))"
     )

@@ -1,4 +1,4 @@
-"""Several workers and several beats at once: no work is done twice, and none is lost when one is killed."""
+"""Several workers and several beats at once: no work is done twice, and none is lost if one of them is killed."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 def due_connections(sandbox: Control, count: int) -> list[str]:
-    """``count`` due connections with grants of their own; returns the grants' fingerprints."""
+    """Create ``count`` due connections, each with its own grant; returns the grants' fingerprints."""
     grants = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"], count=count)
     first = factories.make_connection(name="0", refresh_token=grants["refresh_tokens"][0])
     shared = {
@@ -35,7 +35,7 @@ def due_connections(sandbox: Control, count: int) -> list[str]:
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
-    """Look again and again, because the work is done by other processes."""
+    """Poll until it is true, because other processes do the work."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -79,7 +79,7 @@ def test_a_worker_killed_in_the_middle_loses_no_grant(
     assert refreshed() < 60
 
     sandbox.weather("normal")
-    Connection.objects.filter(refreshed_at=None).update(refresh_after=timezone.now())  # the lease ran out
+    Connection.objects.filter(refreshed_at=None).update(refresh_after=timezone.now())  # the lease has expired
     celery_worker(n=1)
     wait_until(lambda: refreshed() == 60, seconds=60)
     assert set(Connection.objects.values_list("status", flat=True)) == {"active"}

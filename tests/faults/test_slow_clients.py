@@ -1,4 +1,4 @@
-"""The server under clients that are slow, silent or without end: they hold neither threads nor connections."""
+"""Clients that are slow, silent or never stop sending: they hold neither the server's threads nor its connections."""
 
 import socket
 import threading
@@ -16,14 +16,14 @@ SILENCE = 0.5
 
 
 class Application:
-    """A WSGI application behind the bridge, with one thread; remembers the environments it was called with."""
+    """A WSGI application behind the bridge, with one thread; remembers the environments of its calls."""
 
     def __init__(self) -> None:
         self.environs: list[dict[str, Any]] = []
         self._bridge = WSGIBridge(self._answer, threads=1)
 
     def stop_waiting(self) -> None:
-        """As portal.asgi.Portal."""
+        """Required by the server, as in portal.asgi.Portal."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self._bridge(scope, receive, send)
@@ -71,7 +71,7 @@ def connect(port: int, *lines: str) -> socket.socket:
 
 
 def read_all(client: socket.socket) -> bytes:
-    """What comes until the server closes the connection. Raises TimeoutError if it does not."""
+    """Read until the server closes the connection. Raises TimeoutError if it does not."""
     read = b""
     with client:
         while data := client.recv(65536):

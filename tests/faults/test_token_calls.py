@@ -1,4 +1,4 @@
-"""The token call under load, at real web processes: one question to Microsoft, and no caller in another's way."""
+"""Token requests under load, with real web processes: Microsoft is asked once, and no caller blocks another."""
 
 import asyncio
 import socket
@@ -106,7 +106,7 @@ def test_callers_of_a_hanging_connection_are_in_nobody_elses_way(sandbox: Contro
             for connection in hanging
             for _ in range(5)
         ]
-        await asyncio.sleep(2)  # until all of them wait
+        await asyncio.sleep(2)  # until all of them are waiting
         meanwhile = await load_client.one_after_the_other(port, other, key, 5)
         return meanwhile, list(await asyncio.gather(*waiting))
 
@@ -119,7 +119,7 @@ def test_callers_of_a_hanging_connection_are_in_nobody_elses_way(sandbox: Contro
     assert {answer.status for answer in waited} == {503}
     assert {answer.body["code"] for answer in waited} == {"microsoft_unavailable"}
     assert all(int(answer.headers["retry-after"]) > 0 for answer in waited)
-    assert all(answer.seconds < 20 for answer in waited)  # told in docs/api.md as ten; the machine may be busy
+    assert all(answer.seconds < 20 for answer in waited)  # docs/api.md says ten seconds, but the machine may be busy
 
 
 def test_a_valid_token_is_handed_out_soon_though_microsoft_hangs(sandbox: Control, bob: User, web: Web) -> None:
@@ -159,7 +159,7 @@ def test_who_waits_is_answered_when_the_server_stops(
 
 
 def test_silent_clients_give_their_threads_back(bob: User, web: Web) -> None:
-    """Without a proxy that collects requests, half a request must not hold a thread for ever."""
+    """Without a proxy that collects requests, half a request must not hold a thread forever."""
     port = web(WEB_THREADS="2")
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
     try:
@@ -217,7 +217,7 @@ def test_no_token_leaves_a_killed_server_unrecorded(bob: User, start_process: Ca
                 answer = await load_client.call(port, f"connections/{connection.pk}/token", key)
                 got += answer.status == 200
         except (OSError, IndexError):
-            return  # the server is gone
+            return  # the server has stopped
 
     async def kill_meanwhile() -> None:
         asking = [asyncio.create_task(ask()) for _ in range(20)]

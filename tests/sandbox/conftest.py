@@ -55,7 +55,7 @@ class Browser:
 
     @property
     def answer(self) -> dict[str, str]:
-        """The parameters of the redirect to the app."""
+        """Return the parameters of the redirect to the app."""
         assert self.page.status_code == 302, (self.page.status_code, self.page.text)
         parts = urlsplit(self.page.headers["Location"])
         return {name: values[0] for name, values in parse_qs(parts.query or parts.fragment).items()}
@@ -63,7 +63,7 @@ class Browser:
 
 @dataclass
 class Client:
-    """An app that talks to the token endpoint and to Graph."""
+    """An app that calls the token endpoint and Graph."""
 
     url: str
     client_id: str = seed.CONNECTIONS_APP

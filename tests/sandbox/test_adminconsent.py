@@ -1,4 +1,4 @@
-"""Admin consent in both styles: the grants and the callback, including false ones."""
+"""Admin consent in both styles: the grants and the callbacks, including callbacks that are not true."""
 
 import jwt
 import pytest

@@ -1,4 +1,4 @@
-"""OpenID metadata and keys, as Microsoft's differ between a directory and ``common``."""
+"""OpenID metadata and keys, which differ between a directory and ``common``, as at Microsoft."""
 
 import jwt
 import pytest

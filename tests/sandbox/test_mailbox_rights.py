@@ -1,4 +1,4 @@
-"""Exchange's mailbox permissions: shared folders, Send As, grants to applications; and user look-ups."""
+"""Exchange's mailbox permissions (shared folders, Send As, grants to applications) and user look-ups."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The token endpoint: tokens, and each refusal with Microsoft's code, status and fields."""
+"""The token endpoint: tokens, and each error with Microsoft's code, status and fields."""
 
 import uuid
 from datetime import UTC, datetime, timedelta

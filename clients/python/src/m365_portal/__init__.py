@@ -6,8 +6,8 @@
     token = portal.token("Invoices")        # cached until shortly before it expires
     headers = portal.headers("Invoices")    # {"Authorization": "Bearer …"}
 
-The portal keeps the connection to Microsoft alive; programs hold neither client secrets nor refresh tokens. Needs
-nothing but Python 3.9 or newer. PortalCredential and AsyncPortalCredential plug into Microsoft's own SDKs.
+The portal keeps the connection to Microsoft alive, so programs hold neither client secrets nor refresh tokens. The
+package needs only Python 3.9 or newer. PortalCredential and AsyncPortalCredential work with Microsoft's own SDKs.
 """
 
 from m365_portal.credentials import GRAPH_RESOURCES, AsyncPortalCredential, PortalCredential

@@ -1,4 +1,4 @@
-"""``python -m m365_portal`` is portalctl."""
+"""``python -m m365_portal`` runs portalctl."""
 
 from m365_portal.cli import run
 

@@ -1,7 +1,7 @@
-"""portalctl: the portal at the command line, for people and for scripts.
+"""portalctl: the portal on the command line, for people and for scripts.
 
-Exit codes: 0 all is well; 1 a connection is not well, or an incident is open; 2 wrong use; 3 the portal refuses the key, or
-there is no such thing; 4 the portal or Microsoft is away.
+Exit codes: 0 if all is well; 1 if a connection is not working or an incident is open; 2 for incorrect usage; 3 if the
+portal rejects the key or the object does not exist; 4 if the portal or Microsoft is unavailable.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COLUMNS = ("id", "name", "status", "account", "owner")
 
 
 def run() -> NoReturn:
-    """The program: reads the command line and exits with its code."""
+    """Run portalctl with the arguments from the command line, and exit with its exit code."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character must not crash the program.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -57,7 +57,7 @@ def run() -> NoReturn:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
     as_json = getattr(options, "json", False)
     try:
@@ -83,7 +83,8 @@ def _portal(options: argparse.Namespace) -> Portal:
 
 
 def _parser() -> argparse.ArgumentParser:
-    # Accepted before and after the command; no default, so that the later one does not reset the earlier one.
+    # These are accepted before and after the command. They have no defaults, so that the later one does not reset the
+    # earlier one.
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     shared.add_argument("--url", help="the portal's address (or PORTAL_URL)")
     shared.add_argument("--key-file", help="file with the API key (or PORTAL_API_KEY_FILE, or PORTAL_API_KEY)")
@@ -324,5 +325,5 @@ def _json(value: Any) -> None:
 
 
 def _clean(text: str) -> str:
-    """Remove terminal control characters: other people choose the names."""
+    """Remove terminal control characters, because names are chosen by other people."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,7 +1,7 @@
-"""Credentials for Microsoft's own SDKs: they get tokens from the portal instead of Entra.
+"""Credentials for Microsoft's own SDKs, which get their tokens from the portal instead of Entra.
 
-PortalCredential has the shape of azure-core's ``TokenCredential``, AsyncPortalCredential that of its
-``AsyncTokenCredential``; azure-core is used if it is installed, but not required.
+PortalCredential has the interface of azure-core's ``TokenCredential``, and AsyncPortalCredential that of its
+``AsyncTokenCredential``. azure-core is used if it is installed, but is not required.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ GRAPH_RESOURCES = (
 
 
 class _AccessToken(NamedTuple):
-    """azure-core's AccessToken, where azure-core is not installed."""
+    """Replaces azure-core's AccessToken if azure-core is not installed."""
 
     token: str
     expires_on: int
 
 
 class _AccessTokenInfo:
-    """azure-core's AccessTokenInfo, where azure-core is not installed."""
+    """Replaces azure-core's AccessTokenInfo if azure-core is not installed."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class _Credential:
         return f"<{type(self).__name__} {self._connection!r} of {self._portal.url}>"
 
     def _check(self, scopes: tuple[str, ...]) -> None:
-        """Check the requested resource; the connection decides the permissions."""
+        """Check the requested resource; the permissions depend on the connection alone."""
         for scope in scopes:
             resource = scope.rpartition("/")[0]
             if resource and _normal(resource) not in self._resources:
@@ -77,7 +77,7 @@ class _Credential:
                 )
 
     def _token(self, claims: str | None) -> Token:
-        # Claims mean that Graph has just refused the token (continuous access evaluation): do not reuse it.
+        # Claims mean that Graph has just rejected the token (continuous access evaluation), so do not reuse it.
         return self._portal.token(self._connection, min_valid=self._min_valid, fresh=bool(claims))
 
     def _close(self) -> None:
@@ -86,10 +86,11 @@ class _Credential:
 
 
 class PortalCredential(_Credential):
-    """A ``TokenCredential`` with one connection's tokens.
+    """A ``TokenCredential`` that provides one connection's tokens. It is thread-safe.
 
-    ``connection`` is its number or name; ``portal`` defaults to one from the environment. ``resources`` are the
-    resources that may be requested. Thread-safe. ``get_token`` raises PortalError, see Portal.token().
+    ``connection`` is the connection's number or name, and ``portal`` defaults to a client configured by the
+    environment. ``resources`` are the resources for which tokens may be requested. ``get_token`` raises PortalError;
+    see Portal.token().
     """
 
     def get_token(
@@ -100,17 +101,17 @@ class PortalCredential(_Credential):
         enable_cae: bool = False,
         **options: Any,
     ) -> Any:
-        """An ``AccessToken``. ``tenant_id`` and ``enable_cae`` are ignored: the portal decides. Raises WrongResource."""
+        """Return an ``AccessToken``. ``tenant_id`` and ``enable_cae`` have no effect. Raises WrongResource."""
         self._check(scopes)
         return _as_access_token(self._token(claims))
 
     def get_token_info(self, *scopes: str, options: Any = None) -> Any:
-        """An ``AccessTokenInfo``; of ``options`` only ``claims`` counts."""
+        """Return an ``AccessTokenInfo``. Only ``claims`` in ``options`` has an effect."""
         self._check(scopes)
         return _as_info(self._token((options or {}).get("claims")), self._min_valid)
 
     def close(self) -> None:
-        """Close the portal if the credential made it."""
+        """Close the portal's client if the credential created it."""
         self._close()
 
     def __enter__(self) -> PortalCredential:
@@ -126,7 +127,7 @@ class PortalCredential(_Credential):
 
 
 class AsyncPortalCredential(_Credential):
-    """The same as an ``AsyncTokenCredential``; a thread asks the portal, so the event loop is not blocked."""
+    """PortalCredential as an ``AsyncTokenCredential``; requests run in a thread, so the event loop is not blocked."""
 
     async def get_token(
         self,
@@ -136,12 +137,12 @@ class AsyncPortalCredential(_Credential):
         enable_cae: bool = False,
         **options: Any,
     ) -> Any:
-        """An ``AccessToken``; see PortalCredential."""
+        """Return an ``AccessToken``; see PortalCredential."""
         self._check(scopes)
         return _as_access_token(await self._token_async(claims))
 
     async def get_token_info(self, *scopes: str, options: Any = None) -> Any:
-        """An ``AccessTokenInfo``; of ``options`` only ``claims`` counts."""
+        """Return an ``AccessTokenInfo``. Only ``claims`` in ``options`` has an effect."""
         self._check(scopes)
         return _as_info(await self._token_async((options or {}).get("claims")), self._min_valid)
 
@@ -150,7 +151,7 @@ class AsyncPortalCredential(_Credential):
         return kept if kept is not None else await asyncio.to_thread(self._token, claims)
 
     async def close(self) -> None:
-        """Close the portal if the credential made it."""
+        """Close the portal's client if the credential created it."""
         self._close()
 
     async def __aenter__(self) -> AsyncPortalCredential:
@@ -166,7 +167,7 @@ class AsyncPortalCredential(_Credential):
 
 
 def _normal(resource: str) -> str:
-    """A resource without port, in lower case, for comparison."""
+    """Return a resource without its port, in lower case, for comparison."""
     parts = urlsplit(resource.rstrip("/").lower())
     return f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else resource.rstrip("/").lower()
 

@@ -1,6 +1,7 @@
 """The exceptions: one for each case that a program must handle differently, with the portal's text for people.
 
-All are PortalError; ``str(error)`` is a sentence for a log or an alert and never contains a key or a token.
+All are subclasses of PortalError. ``str(error)`` is a sentence for a log or an alert and never contains a key or a
+token.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ WHO = {
 
 
 class PortalError(Exception):
-    """Base of all errors of this package."""
+    """The base class of all errors in this package."""
 
-    #: A stable code for programs, from the portal if there is one.
+    #: A stable code for programs, taken from the portal's response if it contains one.
     code = "error"
 
     def __init__(
@@ -43,15 +44,15 @@ class PortalError(Exception):
         self.detail = detail
         #: What to do about it.
         self.action = action
-        #: Who can do it: owner, it_admin, microsoft, operator or caller; empty when nobody is known.
+        #: Who can do it: owner, it_admin, microsoft, operator or caller; empty if this is not known.
         self.who = who
-        #: The page of the portal where it can be fixed.
+        #: The portal's page on which the problem can be fixed.
         self.link = link
-        #: Number of the portal's open incident that explains it.
+        #: The number of the open incident in the portal that explains the problem.
         self.incident = incident
-        #: HTTP status of the response; 0 when there was none.
+        #: The HTTP status of the response; 0 if there was no response.
         self.status = status
-        #: Seconds to wait before trying again, if the portal said so.
+        #: How many seconds to wait before trying again, if the portal said so.
         self.retry_after = retry_after
         self.code = code or type(self).code
 
@@ -77,31 +78,31 @@ class Unavailable(PortalError):
 
 
 class RateLimited(Unavailable):
-    """Too many calls with this key."""
+    """Too many calls were made with this key."""
 
     code = "rate_limited"
 
 
 class StillRunning(Unavailable):
-    """The same request, sent earlier, is still running; repeat it to get its response."""
+    """The same request was sent earlier and is still running; repeat it to get its response."""
 
     code = "in_progress"
 
 
 class UnexpectedAnswer(PortalError):
-    """The response is not from a portal: another server, or a proxy's page."""
+    """The response does not come from a portal, but from another server or a proxy."""
 
     code = "unexpected_answer"
 
 
 class KeyRefused(PortalError):
-    """The API key is wrong, revoked or expired, or may not be used from here."""
+    """The API key is wrong, revoked or expired, or may not be used from this address."""
 
     code = "bad_key"
 
 
 class NotAllowed(PortalError):
-    """The key lacks a scope, or its owner may not do this."""
+    """The key lacks a scope, or its owner is not allowed to do this."""
 
     code = "not_allowed"
 
@@ -125,7 +126,7 @@ class InvalidInput(PortalError):
 
 
 class ChangedMeanwhile(PortalError):
-    """The object was changed since it was read; this change was not made."""
+    """The object has changed since it was read, so this change was not made."""
 
     code = "changed_meanwhile"
 
@@ -149,13 +150,13 @@ class ConsentNeeded(ConnectionUnusable):
 
 
 class Blocked(ConnectionUnusable):
-    """Blocked by the organisation's policy; an IT admin must change something."""
+    """The organisation's policy blocks the connection; an IT admin must change something."""
 
     code = "blocked"
 
 
 class Disabled(ConnectionUnusable):
-    """The connection was disabled in the portal."""
+    """The connection has been disabled in the portal."""
 
     code = "disabled"
 
@@ -167,19 +168,19 @@ class SignInPending(ConnectionUnusable):
 
 
 class ApprovalNeeded(ConnectionUnusable):
-    """The organisation's policy requires an IT admin's approval, which is pending."""
+    """The organisation's policy requires an IT admin's approval, which is still pending."""
 
     code = "approval_needed"
 
 
 class AppCredentialRejected(ConnectionUnusable):
-    """Microsoft rejects the secret or certificate of the app registration."""
+    """Microsoft rejects the app registration's secret or certificate."""
 
     code = "app_credential_rejected"
 
 
 class WrongResource(PortalError, ValueError):
-    """A token was requested for another resource than Microsoft Graph."""
+    """A token was requested for a resource other than Microsoft Graph."""
 
     code = "wrong_resource"
 
@@ -217,7 +218,7 @@ _BY_STATUS = {
 
 
 def from_answer(status: int, problem: Mapping[str, Any], retry_after: float | None) -> PortalError:
-    """The exception for an error response; ``problem`` is its JSON, or empty if it had none."""
+    """Return the exception for an error response; ``problem`` is its JSON, or empty if it had none."""
     code = _text(problem, "code")
     if not code and status < 500 and status != 429:
         return UnexpectedAnswer(

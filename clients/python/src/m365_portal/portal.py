@@ -1,4 +1,4 @@
-"""The portal's client: cached tokens, and the rest of the API for programs."""
+"""The client for the portal: cached tokens, and the rest of the API for programs."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from m365_portal.errors import AmbiguousName, ConfigurationError, NotFound, Port
 from m365_portal.things import Connection, SignInLink, Token, moment
 from m365_portal.transport import Answer, Transport
 
-#: A connection's number, or its name.
+#: A connection's number or name.
 Ref = Union[int, str]
 
 API = "/api/v1"
-LONGEST_MIN_VALID = 3600  # seconds; Microsoft's tokens live 60 to 90 minutes
-ASK_AGAIN_AFTER = 15.0  # seconds, while the portal cannot get a longer-lasting token
+LONGEST_MIN_VALID = 3600  # seconds; Microsoft's tokens are valid for 60 to 90 minutes
+ASK_AGAIN_AFTER = 15.0  # seconds, while the portal cannot get a token with a longer lifetime
 AGENT = "m365-portal-client/1.0"
 
 
 @dataclass
 class _Kept:
-    """A cached token, its end by this machine's clock, and when the portal was last asked for a better one:
-    one that lasts ``wanted`` seconds. ``renewed``: it replaced one that Microsoft had refused.
+    """A cached token, with its expiration by this machine's clock.
+
+    ``requested_at`` is when the portal was last asked for a token valid for ``wanted`` seconds. ``renewed`` means that
+    it replaced a token that Microsoft had rejected.
     """
 
     token: Token
@@ -46,18 +48,19 @@ class _Kept:
 
 @dataclass
 class _Flight:
-    """One request that several threads wait for."""
+    """One request that several threads are waiting for."""
 
     done: threading.Event = field(default_factory=threading.Event)
     error: PortalError | None = None
 
 
 class Portal:
-    """A client for one portal with one API key. Thread-safe; create one and keep it.
+    """A client for one portal with one API key. It is thread-safe; create one and keep it.
 
-    ``url`` and ``key`` come from PORTAL_URL, and PORTAL_API_KEY or the file PORTAL_API_KEY_FILE, unless they are given.
-    ``timeout``: seconds per call. ``patience``: seconds during which calls to a busy or restarting portal are
-    retried. ``ca_file``: certificates (PEM) to trust instead of the system's. Raises ConfigurationError.
+    ``url`` defaults to PORTAL_URL, and ``key`` to PORTAL_API_KEY or the content of the file PORTAL_API_KEY_FILE.
+    ``timeout`` is the maximum duration of one call, in seconds. ``patience`` is the number of seconds during which
+    calls to a busy or restarting portal are retried. ``ca_file`` is a file with certificates (PEM) to trust instead of
+    the system's. Raises ConfigurationError if the address or the key cannot be used.
     """
 
     def __init__(
@@ -99,17 +102,19 @@ class Portal:
         self.close()
 
     def close(self) -> None:
-        """Forget the tokens and close all sockets; the client may be used again."""
+        """Forget the tokens and close all sockets. The client can still be used afterwards."""
         self.forget()
         self._transport.close()
 
     def token(self, connection: Ref, *, min_valid: float = 300, fresh: bool = False) -> Token:
-        """An access token valid for at least ``min_valid`` more seconds, from the cache or the portal.
+        """Return an access token that is valid for at least ``min_valid`` more seconds, from the cache or the portal.
 
-        Concurrent calls send one request to the portal. ``fresh`` skips the cached token because Microsoft refused it,
-        unless that token has just replaced a refused one. While Microsoft or the portal is unavailable, a token with a
-        shorter lifetime is returned, with ``trouble``. Raises ConnectionUnusable (a person must act), Unavailable (try
-        again later), KeyRefused, NotAllowed, NotFound, AmbiguousName.
+        Concurrent calls send only one request to the portal. Set ``fresh`` if Microsoft rejected the cached token: it
+        is skipped, unless it has just replaced another rejected token. While Microsoft or the portal is unavailable, a
+        token with a shorter lifetime is returned, and its ``trouble`` says why.
+
+        Raises ConnectionUnusable if a person must act, Unavailable if trying again later may help, KeyRefused,
+        NotAllowed, NotFound or AmbiguousName.
         """
         if not 0 <= min_valid <= LONGEST_MIN_VALID:
             raise ValueError(f"min_valid must be between 0 and {LONGEST_MIN_VALID} seconds.")
@@ -132,15 +137,15 @@ class Portal:
                 raise copy.copy(flight.error)
 
     def kept_token(self, connection: Ref, *, min_valid: float = 300) -> Token | None:
-        """The cached token that ``token()`` would return, if there is one. Never waits."""
+        """Return the cached token that ``token()`` would return, if there is one. Never waits."""
         return self._usable(_name_of(connection), min_valid)
 
     def headers(self, connection: Ref, *, min_valid: float = 300) -> dict[str, str]:
-        """The headers of a request to Graph: ``{"Authorization": "Bearer …"}``. Raises as ``token()``."""
+        """Return a Graph request's headers: ``{"Authorization": "Bearer …"}``. Raises the same errors as ``token()``."""
         return {"Authorization": f"Bearer {self.token(connection, min_valid=min_valid).access_token}"}
 
     def forget(self, connection: Ref | None = None) -> None:
-        """Forget the cached token of one connection, or of all."""
+        """Forget the cached token of one connection, or of all connections."""
         with self._lock:
             if connection is None:
                 self._kept.clear()
@@ -159,7 +164,7 @@ class Portal:
         return kept.token if waits else None
 
     def _refuse(self, name: str) -> Token | None:
-        """Forget and return the cached token that Microsoft refused; None if it was just replaced."""
+        """Forget and return the cached token that Microsoft rejected; None if it has just replaced another one."""
         with self._lock:
             kept = self._kept.get(name)
             if kept is None or (
@@ -208,15 +213,15 @@ class Portal:
         return kept
 
     def me(self) -> dict[str, Any]:
-        """The key's name, owner, scopes, expiration and limits."""
+        """Return the key's name, owner, scopes, expiration and limits."""
         return _object(self.request("GET", "/me"))
 
     def connections(self, **filters: str) -> Iterator[Connection]:
-        """The connections visible to the key: ``name``, ``capability``, ``mailbox``, ``status``, ``owner`` narrow them."""
+        """Return the visible connections, filtered by ``name``, ``capability``, ``mailbox``, ``status``, ``owner``."""
         return (Connection.of(item) for item in self.items("/connections", filters))
 
     def connection(self, connection: Ref) -> Connection:
-        """One connection and its state, by number or name."""
+        """Return one connection and its state, by number or name."""
         return Connection.of(_object(self.request("GET", self._path(connection))))
 
     def check(self, connection: Ref) -> Connection:
@@ -234,11 +239,11 @@ class Portal:
         shared_mailboxes: Sequence[str] = (),
         reason: str = "",
     ) -> tuple[Connection, SignInLink | None]:
-        """Make a connection.
+        """Create a connection.
 
-        ``client_credentials`` (app-only) connects at once; ``authorization_code`` (delegated) waits for the mailbox
-        owner, who opens the link and signs in. ``reason`` is for the IT admin who has to approve it, if the
-        organisation's policy requires that.
+        With ``client_credentials`` (app-only) it connects at once. With ``authorization_code`` (delegated) it is
+        pending until the mailbox owner opens the sign-in link and signs in. ``reason`` is for the IT admin who has to
+        approve the connection, if the organisation's policy requires approval.
         """
         wanted = {
             "app_registration": app_registration,
@@ -254,15 +259,15 @@ class Portal:
         return Connection.of(response), SignInLink.of(link) if link else None
 
     def sign_in_link(self, connection: Ref) -> SignInLink:
-        """Create a link for the mailbox owner to sign in for the connection, for the first time or again."""
+        """Create a link with which the mailbox owner signs in for the connection, for the first time or again."""
         return SignInLink.of(self.request("POST", f"{self._path(connection)}/sign-in-link"))
 
     def incidents(self, *, state: str = "open") -> Iterator[dict[str, Any]]:
-        """The incidents visible to the key: ``open``, ``closed``, or all for an empty ``state``."""
+        """Return the incidents visible to the key: ``open``, ``closed``, or all if ``state`` is empty."""
         return self.items("/incidents", {"state": state} if state else {})
 
     def items(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
-        """All items of a list, page by page; ``query`` filters it."""
+        """Yield all items of a list, fetched page by page; ``query`` filters the list."""
         parameters = dict(query or {})
         while True:
             page = _object(self.request("GET", path, parameters))
@@ -281,9 +286,10 @@ class Portal:
         json: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """Call the API: ``path`` is below /api/v1. Returns the parsed response, None if it is empty. Raises PortalError.
+        """Call the API at ``path`` below /api/v1, and return the parsed response, or None if it is empty. Raises
+        PortalError.
 
-        POST sends an Idempotency-Key, so that a retry never repeats the action.
+        POST requests carry an Idempotency-Key, so that a retry never repeats the action.
         """
         return self._send(method, path, query, json=json, headers=headers).body
 
@@ -307,7 +313,7 @@ class Portal:
     def _path(self, connection: Ref) -> str:
         name = _name_of(connection)
         if "/" in name or name.strip(".") == "":
-            # Such a name cannot be part of a URL path: proxies would normalise it.
+            # Such a name cannot be part of a URL path, because proxies would normalise it.
             return f"/connections/{self._number_of(name)}"
         return f"/connections/{quote(name, safe='')}"
 
@@ -326,14 +332,14 @@ class Portal:
 
 
 def _name_of(connection: Ref) -> str:
-    """A connection's number or name as text. Raises ValueError."""
+    """Return a connection's number or name as text. Raises ValueError if it is neither."""
     if isinstance(connection, bool) or not isinstance(connection, (int, str)) or connection == "":
         raise ValueError("A connection is named by its number or its name.")
     return str(connection)
 
 
 def _key_of_environment() -> str:
-    """PORTAL_API_KEY, or the content of the file PORTAL_API_KEY_FILE. Raises ConfigurationError."""
+    """Return the key from PORTAL_API_KEY or PORTAL_API_KEY_FILE. Raises ConfigurationError if both are set."""
     key, path = os.environ.get("PORTAL_API_KEY", ""), os.environ.get("PORTAL_API_KEY_FILE", "")
     if key and path:
         raise ConfigurationError("Both PORTAL_API_KEY and PORTAL_API_KEY_FILE are set.", action="Set one of them.")
@@ -341,7 +347,7 @@ def _key_of_environment() -> str:
 
 
 def key_from(path: str) -> str:
-    """The API key in a file. Raises ConfigurationError."""
+    """Return the API key in a file. Raises ConfigurationError if it cannot be read."""
     try:
         return Path(path).read_text(encoding="ascii").strip()
     except (OSError, ValueError) as problem:
@@ -350,7 +356,7 @@ def key_from(path: str) -> str:
 
 
 def _kept_of(answer: Answer, requested_at: float, wanted: float) -> _Kept:
-    """The token in a response; its lifetime is by the portal's clock, in case this machine's is wrong."""
+    """Return the token in a response. Its lifetime is measured by the portal's clock, in case this machine's is wrong."""
     body = _object(answer.body)
     if not isinstance(body.get("access_token"), str) or not body["access_token"]:
         raise UnexpectedAnswer("The portal's answer holds no token.")

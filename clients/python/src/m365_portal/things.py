@@ -1,4 +1,4 @@
-"""The portal's responses as Python objects. A token is never shown by repr()."""
+"""The portal's responses as Python objects. ``repr()`` never shows a token."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Token:
     expires_at: datetime  # UTC
     #: The token's permissions, separated by spaces.
     scope: str
-    #: Why no longer-lasting token was available: microsoft_unavailable, or portal_unavailable.
+    #: Why no token with a longer lifetime was available: microsoft_unavailable or portal_unavailable.
     trouble: str = ""
-    #: The portal's id of the token, for reporting it as refused; reveals nothing about the token.
+    #: The portal's id of the token, used to report that Microsoft rejected it. It reveals nothing about the token.
     id: str = ""
 
 
@@ -45,12 +45,12 @@ class Connection:
 
     @property
     def is_well(self) -> bool:
-        """Whether the portal expects it to provide tokens."""
+        """Whether the portal expects the connection to provide tokens."""
         return self.status == "active" and not self.waits_for_app_registration
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Connection:
-        """The connection in a response. Raises UnexpectedAnswer."""
+        """Return the connection in a response. Raises UnexpectedAnswer if there is none."""
         number = values.get("id")
         if not isinstance(number, int):
             raise UnexpectedAnswer("The portal described a connection without a number.")
@@ -65,14 +65,14 @@ class Connection:
 
 @dataclass(frozen=True)
 class SignInLink:
-    """A link for the mailbox owner: it works once, until ``expires_at``, for anyone who has it."""
+    """A sign-in link for the mailbox owner. It works once, until ``expires_at``, for anyone who has it."""
 
     url: str = field(repr=False)
     expires_at: datetime
 
     @classmethod
     def of(cls, values: Any) -> SignInLink:
-        """The link in a response. Raises UnexpectedAnswer."""
+        """Return the link in a response. Raises UnexpectedAnswer if there is none."""
         if not isinstance(values, dict) or not isinstance(values.get("url"), str):
             raise UnexpectedAnswer("The portal gave no sign-in link.")
         return cls(values["url"], moment(values.get("expires_at")))
@@ -82,9 +82,9 @@ _FRACTION = re.compile(r"\.(\d+)")
 
 
 def moment(text: Any) -> datetime:
-    """A time of the API, in UTC. Raises UnexpectedAnswer."""
+    """Convert a time from the API to a datetime in UTC. Raises UnexpectedAnswer if it is not a time."""
     try:
-        # Python 3.9 and 3.10 parse neither Z nor fractions of other than three or six digits.
+        # Python 3.9 and 3.10 accept neither Z nor fractions with other than three or six digits.
         plain = _FRACTION.sub(lambda match: "." + match[1][:6].ljust(6, "0"), text.replace("Z", "+00:00"))
         moment = datetime.fromisoformat(plain)
     except (AttributeError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""HTTP to the portal: keep-alive, time-outs, no redirects, and retries only where they are safe."""
+"""HTTP calls to the portal: keep-alive, time-outs, no redirects, and retries only where they are safe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from m365_portal.errors import ConfigurationError, PortalError, Unavailable, UnexpectedAnswer, from_answer
 
 LONGEST_ANSWER = 20 * 1024 * 1024  # bytes
-KEPT_IDLE = 4.0  # seconds; servers commonly close after five
+KEPT_IDLE = 4.0  # seconds; servers commonly close idle connections after five
 MOST_IDLE = 8
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds between attempts
 
@@ -39,7 +39,7 @@ class Answer:
 
 
 class Transport:
-    """Sends requests to one portal. May be used from many threads, and after a fork."""
+    """Sends requests to one portal. It may be used from several threads, and after a fork."""
 
     def __init__(self, url: str, key: str, *, timeout: float, ca_file: str | None, agent: str) -> None:
         self.url, self.timeout = checked_url(url), timeout
@@ -60,17 +60,17 @@ class Transport:
         weakref.finalize(self, _close_all, self._idle)
 
     def close(self) -> None:
-        """Close all sockets; the transport may be used again."""
+        """Close all sockets. The transport can still be used afterwards."""
         with self._lock:
             _close_all(self._idle)
 
     def send(
         self, method: str, path: str, *, body: Any = None, headers: Mapping[str, str] | None = None, patience: float
     ) -> Answer:
-        """Send, and retry for at most ``patience`` seconds while the portal is busy or unavailable.
+        """Send a request and retry for at most ``patience`` seconds while the portal is busy or unavailable.
 
-        Only requests that change nothing or have an Idempotency-Key are retried. A Retry-After is honoured; one that would
-        exceed ``patience`` ends the retries. Raises PortalError.
+        Only requests that change nothing or have an Idempotency-Key are retried. A Retry-After header is honoured; if
+        waiting that long would exceed ``patience``, there are no more retries. Raises PortalError.
         """
         sent = {**self._headers, **(headers or {})}
         content = None
@@ -105,7 +105,7 @@ class Transport:
                 connection.request(method, self._base + path, content, dict(headers))
                 response = connection.getresponse()
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                # The portal may have closed a kept connection just as it was reused.
+                # The portal may have closed a persistent connection just as it was reused.
                 if not kept or not (method in ("GET", "HEAD") or "Idempotency-Key" in headers):
                     raise
                 connection.close()
@@ -159,7 +159,7 @@ class Transport:
         return connection
 
     def _away(self, problem: Exception) -> PortalError:
-        """The error for a missing response; it names only the kind of problem, whose text may contain paths."""
+        """Return the error for a missing response, naming only the kind of problem: its text may contain paths."""
         if isinstance(problem, ssl.SSLCertVerificationError):
             return ConfigurationError(
                 f"The certificate of {self.url} is not to be trusted: {problem.verify_message}.",
@@ -198,7 +198,7 @@ def _close_all(idle: list[tuple[float, http.client.HTTPConnection]]) -> None:
 
 
 def _pause(away: Unavailable, attempt: int) -> float:
-    """Seconds until the next attempt: the portal's Retry-After, or an increasing delay."""
+    """Return the seconds until the next attempt: the portal's Retry-After, or an increasing delay."""
     if away.retry_after is not None:
         return away.retry_after
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**attempt) * random.uniform(0.5, 1)
@@ -217,7 +217,7 @@ def _json(text: bytes) -> Any:
 
 
 def retry_after(text: str) -> float | None:
-    """Seconds a Retry-After header asks for (RFC 9110, 10.2.3); None if it is unusable."""
+    """Return the seconds in a Retry-After header (RFC 9110, 10.2.3), or None if it is unusable."""
     if text.strip().isdigit():
         return float(text.strip()[:9])
     try:
@@ -228,9 +228,10 @@ def retry_after(text: str) -> float | None:
 
 
 def checked_url(url: str) -> str:
-    """The portal's address without a slash at its end.
+    """Return the portal's address without a slash at its end.
 
-    Plain http is only for this machine: the key would be readable in transit. Raises ConfigurationError.
+    Plain http is accepted only for this machine, because the key would be readable in transit. Raises
+    ConfigurationError if the address cannot be used.
     """
     try:
         parts = urlsplit(url.strip())
@@ -253,7 +254,7 @@ def checked_url(url: str) -> str:
 
 
 def checked_key(key: str) -> str:
-    """Check that a key can be sent in a header. Raises ConfigurationError, which never shows the key."""
+    """Return the stripped key. Raises ConfigurationError if it is unusable; the error never shows the key."""
     key = key.strip()
     if not key:
         raise ConfigurationError(
@@ -281,7 +282,7 @@ def _tls(ca_file: str | None) -> ssl.SSLContext:
 
 
 def _proxy_for(url: str, host: str) -> str | None:
-    """The proxy of HTTPS_PROXY, unless NO_PROXY names the host."""
+    """Return the proxy in HTTPS_PROXY, unless NO_PROXY names the host."""
     proxy = urllib.request.getproxies().get("https", "")
     if not proxy or urllib.request.proxy_bypass(host):
         return None
