@@ -14,7 +14,7 @@ from connections.services.expiry.forecast import PARKED, CredentialLifetime, Rea
 
 AHEAD = timedelta(days=366)
 MOST = 300  # of each kind, because a policy may make thousands of sign-ins expire on one day
-IN_USE = timedelta(days=30)  # an API key that was used within this time is in use
+IN_USE = timedelta(days=30)  # an API key is considered in use for this long after its last use
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def read_due(*, now: datetime, limit: int = BATCH) -> int:
 
 
 def warn_due(*, now: datetime) -> int:
-    """Warn before the last credential expires and connections stop working; return the number of warnings."""
+    """Warn before an app's last credential expires and its connections stop; return the number of warnings."""
     expiring = AppCredential.objects.filter(
         retired_at=None, rejected_at=None, expires_at__gt=now, expires_at__lte=now + timedelta(days=THRESHOLDS[0])
     )
@@ -90,7 +90,7 @@ def _warn(credential: AppCredential, expires_at: datetime, now: datetime) -> boo
 
 
 def read(app_registration: AppRegistration, *, actor: User | None, now: datetime) -> CredentialListing:
-    """Store Entra's dates, test uploaded certificates. Raises MicrosoftUnavailable, UnreadableSecret or InvalidInput."""
+    """Store Entra's dates and test new certificates. Raises MicrosoftUnavailable, UnreadableSecret or InvalidInput."""
     listing = _request_listing(app_registration, now)
     later = now + EVERY * random.uniform(0.9, 1.1)
     AppRegistration.objects.filter(pk=app_registration.pk).update(read_expiries_after=later)

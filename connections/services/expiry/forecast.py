@@ -127,7 +127,6 @@ class CredentialLifetime:
 
 
 def credential_lifetime(credentials: Iterable[AppCredential]) -> CredentialLifetime:
-    """Summarize the live credentials of one app registration."""
     live = list(credentials)
     usable = [credential for credential in live if is_usable(credential)]
     dated = [(credential.expires_at, credential) for credential in usable if credential.expires_at is not None]
@@ -171,7 +170,7 @@ def _credential_expiry(connection: Connection, lifetime: CredentialLifetime, now
 
 
 def _sign_in_limit(connection: Connection, now: datetime) -> Iterable[Forecast]:
-    """When Conditional Access requires a new sign-in, as AADSTS70043 said (Microsoft: identity-platform error codes)."""
+    """When Conditional Access requires a new sign-in, learned from AADSTS70043 (Microsoft: identity-platform error codes)."""
     if not connection.is_delegated or connection.sign_in_max_age is None or connection.connected_at is None:
         return
     at = connection.connected_at + timedelta(seconds=connection.sign_in_max_age)

@@ -1,7 +1,4 @@
-"""Open and resolve incidents; there is one per cause, identified by a key.
-
-Services call these functions in the transaction that changes a state, so incidents always agree with that state.
-"""
+"""Open and resolve incidents, one per cause. Call these in the transaction that changes a state, so that both agree."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -87,7 +84,7 @@ def connection_removed(connection: Connection, *, now: datetime) -> None:
 
 
 def owner_changed(connection: Connection, *, is_cut: bool, now: datetime) -> None:
-    """Resolve what the old owner had to do and, with ``is_cut``, incidents about the tokens that are being deleted."""
+    """Resolve what was assigned to the old owner; with ``is_cut``, also incidents about the tokens being deleted."""
     of_old_owner = Q(incident__kind__in=(Kind.LEAVER, Kind.HAND_OVER)) | Q(incident__assignee__isnull=False)
     if is_cut:
         of_old_owner |= Q(incident__kind__in=_BY_CONNECTION)
@@ -95,7 +92,7 @@ def owner_changed(connection: Connection, *, is_cut: bool, now: datetime) -> Non
 
 
 def ownership_transferred(connection: Connection, transfer: HandOver, *, now: datetime) -> Incident:
-    """Report that the new owner, whom ``connection`` already has, must sign in."""
+    """Report that the new owner, who is already set in ``connection``, must sign in."""
     by_name = transfer.by_name.partition(" <")[0]
     consequence = (
         f"Until then it goes on with the sign-in of {transfer.account_before or 'the old account'}."
@@ -141,7 +138,6 @@ def owner_returned(person: User, *, now: datetime) -> None:
 
 
 def app_rejected(app: AppRegistration, verdict: Verdict, *, now: datetime) -> Incident:
-    """Report one incident for all connections of a rejected app registration."""
     cause = Cause(
         Kind.APP_REGISTRATION,
         f"app:{app.pk}",
@@ -185,7 +181,6 @@ def microsoft_reachable(environments: Collection[str], *, now: datetime) -> None
 
 
 def secrets_unreadable(pks: Collection[int], *, now: datetime) -> Incident:
-    """Report that these connections' secrets cannot be decrypted with the configured keys."""
     cause = Cause(
         Kind.ENCRYPTION_KEY,
         "encryption-key",

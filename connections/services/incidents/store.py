@@ -18,8 +18,6 @@ _BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """An incident's key and content."""
-
     kind: str
     key: str
     title: str

@@ -17,7 +17,7 @@ from connections.services.policy import permission_drift
 
 
 def register(tenant: Tenant, *, address: str, display_name: str = "", actor: User) -> SharedMailbox:
-    """Register a shared mailbox. Raises NotAllowed, InvalidInput, or AlreadyExists (ignoring case)."""
+    """Register a mailbox; addresses are unique, ignoring case. Raises NotAllowed, InvalidInput or AlreadyExists."""
     allowed = permissions.can_register_mailbox(actor)
     roles.require(allowed, cause="Auditors only look.", action="Ask a member to register it.")
     if tenant.is_shared_endpoint:
@@ -95,7 +95,7 @@ def _duplicate(mailbox: SharedMailbox) -> AlreadyExists:
 
 
 def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> MailboxAccess:
-    """Attach the mailbox, to be probed soon. Safe to repeat. Raises NotAllowed, or InvalidInput if it is out of reach."""
+    """Attach the mailbox and schedule a probe. Safe to repeat. Raises NotAllowed, or InvalidInput if out of reach."""
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not is_reachable_by(connection, mailbox):
         raise InvalidInput(

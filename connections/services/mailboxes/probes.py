@@ -48,7 +48,7 @@ def is_flagged_without_roles(connection: Connection) -> bool:
 
 
 def purpose_of(connection: Connection) -> mailbox_errors.Purpose:
-    """What a probe of its mailboxes tests."""
+    """What a probe of the connection's mailboxes tests."""
     required = permission_drift.required_permissions(connection)
     return mailbox_errors.purpose_of(required, delegated=connection.is_delegated)
 
@@ -60,7 +60,7 @@ def may_send(connection: Connection) -> bool:
 
 
 def granted_by_exchange(connections: Iterable[Connection]) -> dict[int, tuple[str, ...]]:
-    """By connection ID, permissions that only Exchange granted, so tokens lack them (application-rbac). One query."""
+    """Permissions that only Exchange granted, by connection ID; not in tokens (application-rbac). At most one query."""
     without_role = {
         connection.pk: connection
         for connection in connections
@@ -119,7 +119,10 @@ def probe(
 
 
 def probe_mailbox(mailbox: SharedMailbox, *, actor: User, now: datetime) -> tuple[list[MailboxAccess], int]:
-    """Probe through connections ``actor`` may check; return probed rows and the number left. May raise NotAllowed."""
+    """Probe through all connections that ``actor`` may check. Raises NotAllowed if there are none.
+
+    Returns the rows that were probed, and how many are left for the scheduled probe.
+    """
     attached = mailbox.accesses.with_connection().order_by("pk")
     allowed = [row for row in attached if permissions.can_check(actor, row.connection)]
     roles.require(
@@ -169,7 +172,7 @@ def _settle(connection: Connection, *, now: datetime) -> None:
 
 
 def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) -> mailbox_errors.Probe:
-    """Send from the mailbox to itself. Raises NotAllowed, ConnectionUnusable, or InvalidInput without permission."""
+    """Send from the mailbox to itself. Raises NotAllowed, ConnectionUnusable, or InvalidInput if it must not send."""
     connection = attached.connection
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not may_send(connection):

@@ -1,7 +1,7 @@
 """Decide who gets which alert, and add it to the outbox in the transaction of the event that it reports.
 
-outbox.py sends it later, so nothing is lost if the mail server is down. Keys of rows are unique, so nobody gets the same
-alert twice, however often these functions are called.
+outbox.py sends it later, so nothing is lost if the mail server is down. The keys of rows are unique, so nobody gets the
+same alert twice, however often these functions are called.
 """
 
 import uuid
@@ -53,8 +53,7 @@ class Recipient:
 def incident_opened(incident: Incident, *, now: datetime) -> None:
     """Alert the assignee, the IT admins' list and every channel, once each; schedule the first reminder.
 
-    Call it in the transaction that opens the incident. Calling it again alerts only new recipients, such as a new
-    assignee.
+    Call it in the transaction that opens the incident. If called again, it alerts only new recipients.
     """
     with transaction.atomic():
         _queue(Event.OPENED, _recipients(incident), now=now, incident=incident)
@@ -143,7 +142,7 @@ def notify_it_admins(message: Message, *, about: str, now: datetime) -> None:
 
 
 def send_test(target: AlertChannel | User, *, actor: User, now: datetime) -> Delivery:
-    """Queue a test alert to a channel or to the actor. Raises NotAllowed, or InvalidInput if the actor has no address."""
+    """Queue a test alert to a channel or the actor. Raises NotAllowed, or InvalidInput if the actor has no address."""
     if isinstance(target, AlertChannel):
         roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
         recipient = Recipient(CHANNEL, channel_id=target.pk, can_wait=False)
@@ -274,7 +273,7 @@ def _create_rows(
 
 
 def _held_back(recipients: list[Recipient], *, now: datetime) -> dict[str, datetime]:
-    """For recipients who got BURST alerts within WINDOW, the time until which others must wait; by recipient key."""
+    """When the next alerts may be sent to those who have got BURST of them within WINDOW, by recipient key."""
     patient = [recipient for recipient in recipients if recipient.can_wait]
     if not patient:
         return {}

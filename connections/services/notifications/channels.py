@@ -56,7 +56,7 @@ def change(channel: AlertChannel, *, name: str, url: str = "", actor: User) -> N
 
 
 def disable(channel: AlertChannel, *, actor: User, now: datetime) -> None:
-    """Stop sending, and give up alerts that are still waiting. Safe to repeat. Raises NotAllowed."""
+    """Stop sending, even what is still waiting. Safe to repeat. Raises NotAllowed."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     with transaction.atomic():
         if AlertChannel.objects.filter(pk=channel.pk, disabled_at=None).update(disabled_at=now):
@@ -84,7 +84,10 @@ def remove(channel: AlertChannel, *, actor: User) -> None:
 
 
 def replace_secret(channel: AlertChannel, *, actor: User, now: datetime) -> str:
-    """Return a new signing secret; the old one stays in use for OVERLAP. Raises NotAllowed, or InvalidInput for a chat."""
+    """Return a new signing secret. Alerts are also signed with the old one for OVERLAP.
+
+    Raises NotAllowed, or InvalidInput if the channel is not a webhook.
+    """
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     if channel.kind != Kind.WEBHOOK:
         raise InvalidInput("Only webhooks are signed; the address of a chat is its secret.")

@@ -117,7 +117,7 @@ def _waiting() -> QuerySet[Delivery]:
 
 
 def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
-    """Claim up to ``limit`` rows and others to the same people; store their facts if it is the first attempt."""
+    """Claim up to ``limit`` rows, and the others for the same people; on the first attempt, store their facts."""
     with transaction.atomic():
         due = due.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
         rows = list(due[:limit])
@@ -136,7 +136,6 @@ def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delive
 
 
 def _send(claimed: list[Delivery], *, now: datetime) -> int:
-    """Send claimed rows; return how many were delivered."""
     by_mail, by_channel = [row for row in claimed if row.email], [row for row in claimed if not row.email]
     return _send_mails(by_mail, now=now) + _send_to_channels(by_channel, now=now)
 
@@ -262,7 +261,7 @@ def _request_to_channel(
 def _outgoing(
     rows: list[Delivery], *, key: Callable[[Delivery], Any], together: Callable[[Delivery], bool] = lambda row: True
 ) -> Iterator[OutgoingMessage]:
-    """Yield one message per delivery; from COMBINE_FROM combinable deliveries to a recipient, one for all of them."""
+    """Yield one message per delivery, or one for all that can be combined if there are at least COMBINE_FROM."""
     for _, group in groupby(sorted(rows, key=lambda row: (key(row), row.pk)), key=key):
         deliveries = list(group)
         shared = [row for row in deliveries if row.event != Delivery.Event.TEST and together(row)]

@@ -1,7 +1,4 @@
-"""The facts of an alert, stored in its row at the first attempt so that all attempts send the same content.
-
-They are also the ``data`` of webhooks (docs/alerts.md), so their names must not change.
-"""
+"""An alert's facts, the same for all attempts. Webhooks include them (docs/alerts.md), so names must not change."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Health checks and metrics of the portal, which change nothing."""
+"""Read-only health checks and metrics of the portal."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -61,8 +61,6 @@ NO_ROLES = Verdict(
 
 @dataclass(slots=True)
 class Summary:
-    """Connection counts for the log and the benchmark."""
-
     claimed: int = 0
     renewed: int = 0
     flagged: int = 0
@@ -77,7 +75,6 @@ class Summary:
 
 
 def apply(results: Sequence[RefreshBatchResult], *, now: datetime) -> Summary:
-    """Store all answers from a batch."""
     summary = Summary(claimed=sum(len(result.answers) + len(result.held_back) for result in results))
     summary.renewed = _store_tokens(results, now)
     for result in results:
@@ -141,7 +138,7 @@ def reaches_mailbox(pk: int) -> bool:
 
 
 def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
-    """Restore a connection without roles if it reaches a mailbox (Exchange's grants are not in tokens), or flag it."""
+    """Restore a connection without roles if it reaches a mailbox; otherwise flag it. Tokens omit Exchange's grants."""
     if reaches_mailbox(pk):
         restore(pk, now=now, version=version)
         incidents.connections_recovered([pk], now=now)
@@ -152,7 +149,6 @@ def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
 
 
 def _update_app(result: RefreshBatchResult, now: datetime) -> None:
-    """Reject, restore or pause the app registration, depending on the answers."""
     for credential, verdict in result.rejected:
         credential_checks.credential_refused(credential, verdict, now=now)
     verdicts = [answer for _, answer in result.answers if isinstance(answer, Verdict)]
@@ -257,7 +253,7 @@ def restore(pk: int, *, now: datetime, version: int) -> None:
 def _retry_later(
     dues: Sequence[DueConnection], answer: Answer | None, now: datetime, *, was_sent: bool = False
 ) -> None:
-    """Postpone these connections, spread over time. ``was_sent``: the answer is to their own requests."""
+    """Postpone these connections, spread over time. ``was_sent``: it was their own requests that got this answer."""
     if isinstance(answer, Verdict) and answer.app_wide:
         # They stay due, but are not claimed until the app registration is restored.
         Connection.objects.filter(pk__in=[due.pk for due in dues]).update(refresh_after=now)

@@ -75,7 +75,7 @@ Tag = tuple[int, int, DueConnection]  # app registration ID, index of the creden
 
 
 def request_tokens(batch: list[DueConnection]) -> list[RefreshBatchResult]:
-    """Request tokens, starting with one canary per app. Errors of Microsoft or the network are returned, not raised."""
+    """Request tokens, starting with one canary per app. Microsoft's and network errors are returned, not raised."""
     by_app: dict[int, list[DueConnection]] = defaultdict(list)
     for due in batch:
         by_app[due.app_registration_id].append(due)

@@ -31,8 +31,6 @@ class Refresh(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token as an automation gets it."""
-
     access_token: str = field(repr=False)
     expires_at: datetime
     scope: str
@@ -68,7 +66,6 @@ def get_token(connection: Connection, wanted: TokenRequirement, *, now: datetime
 
 
 def _refresh_or_wait(pk: int, wanted: TokenRequirement) -> Refresh:
-    """Refresh the connection, or wait for the process that is already doing so."""
     if single_flight.refresh_in_turn(pk, wanted):
         return Refresh.DONE
     end = time.monotonic() + LONGEST_WAIT
@@ -88,9 +85,9 @@ class RefreshNeeded(Exception):
 
 
 def choose(token: Token | None, wanted: TokenRequirement, *, now: datetime, refresh: Refresh, failed: bool) -> Token:
-    """Choose what a caller gets if ``token`` is stored and valid (None if there is none). Never waits.
+    """Choose what a caller gets, given the stored ``token`` if it is valid. Raises RefreshNeeded or TokenUnavailable.
 
-    ``failed``: Microsoft failed to answer a moment ago. Raises RefreshNeeded or TokenUnavailable.
+    ``failed``: Microsoft failed to answer a moment ago.
     """
     if token is not None and token.is_as(wanted, now):
         return token

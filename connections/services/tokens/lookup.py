@@ -1,7 +1,7 @@
 """The SQL statement behind token calls. It finds the API key, the connection, whether it may be used, and its token.
 
-For many calls at once, it finds what ``api_keys.authenticate`` and ``access`` would find through the ORM; a test
-ensures that they agree. Secrets, networks and dates are checked by the same functions as everywhere else.
+It does for many calls at once what ``api_keys.authenticate`` and ``access`` do through the ORM; a test ensures that
+they agree. Secrets, networks and dates are checked by the same functions as everywhere else.
 """
 
 import json
@@ -105,7 +105,7 @@ class Match:
 
 
 def find(questions: Sequence[Question], *, now: datetime) -> list[Match | None]:
-    """Return the match for each question, or None if there is no such key or connection, or more than one."""
+    """Return the match for each question; None if the key or connection does not exist or the name is ambiguous."""
     matches: list[list[Match]] = [[] for _ in questions]
     keys: dict[int, ApiKey] = {}  # many calls may use the same key
     for row in _rows(questions, now):

@@ -77,7 +77,7 @@ def _as_datetime(value: datetime | str | None) -> datetime | None:
 
 
 def sweep(*, now: datetime, limit: int | None = None, clock: Callable[[], datetime] | None = None) -> Summary:
-    """Refresh what is due, in batches, and retry rejected apps. ``clock`` returns each batch's time (default: now)."""
+    """Refresh what is due in batches, and retry rejected apps. ``clock`` returns a batch's time (default: ``now``)."""
     total = _retry_rejected_apps(now)
     size = limit or settings.SWEEP_BATCH
     moment = clock() if clock else now

@@ -25,14 +25,12 @@ from connections.services.tokens.single_flight import TokenRequirement
 
 @dataclass(slots=True)
 class TokenCall:
-    """One caller's request for a token."""
-
     key: str = field(repr=False)  # the whole key
     pk: int | None  # of the connection
     name: str | None  # of the connection, if no ID is given
     wanted: TokenRequirement
     address: str | None
-    is_head: bool = False  # asks only whether there is a token
+    is_head: bool = False  # only asks whether there is a token
     is_counted: bool = False  # towards the key's rate limit; a call that waits is looked at more than once
     limit: RateLimitState | None = None
     refresh: Refresh = Refresh.NOT_TRIED
