@@ -170,7 +170,7 @@ def _credential_expiry(connection: Connection, lifetime: CredentialLifetime, now
 
 
 def _sign_in_limit(connection: Connection, now: datetime) -> Iterable[Forecast]:
-    """When Conditional Access requires a new sign-in, learned from AADSTS70043 (Microsoft: identity-platform error codes)."""
+    """When Conditional Access requires a new sign-in (from AADSTS70043; Microsoft: identity-platform error codes)."""
     if not connection.is_delegated or connection.sign_in_max_age is None or connection.connected_at is None:
         return
     at = connection.connected_at + timedelta(seconds=connection.sign_in_max_age)
