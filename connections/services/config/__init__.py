@@ -1,1 +1,1 @@
-"""Configuration as code: export the portal to a file, plan what a file would change, apply the plan; idempotent."""
+"""Configuration as code: export the set-up to a file, plan what a file would change, and apply it (idempotent)."""

@@ -1,4 +1,4 @@
-"""The set-up as plain values, without secrets, and without connections and shares: people's grants, not restorable."""
+"""Export the set-up without secrets, and without connections and shares, because a file cannot restore grants."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from connections.services.governance import policy
 
 
 def current_configuration() -> dict[str, Any]:
-    """Everything a configuration file can contain, as it is now; applying it changes nothing."""
+    """The current values of everything a configuration file can contain. Applying them changes nothing."""
     mailboxes = SharedMailbox.objects.select_related("tenant").order_by("tenant__name", "address")
     accounts = User.objects.filter(kind=User.Kind.SERVICE).select_related("responsible").order_by("first_name")
     return {
@@ -28,7 +28,7 @@ def current_configuration() -> dict[str, Any]:
         "service_accounts": [_account(account) for account in accounts],
         "teams": [_team(team) for team in Team.objects.prefetch_related("members")],
         "alert_channels": [
-            # The whole address is a secret; the host tells where it leads.
+            # The full address is a secret, but the host shows where it leads.
             {"name": row.name, "kind": row.kind, "host": row.host, "enabled": row.disabled_at is None}
             for row in AlertChannel.objects.defer("url", "signing_secret")
         ],

@@ -1,7 +1,7 @@
 """Plan shared mailboxes, alert channels and the policy.
 
-Each ``plan_…`` appends the steps to do to the plan, and returns the steps that would remove what the file does not name.
-They raise WrongEntry.
+Each ``plan_…`` function appends its steps to the plan, and returns the steps that would remove what the file does not
+mention. It raises WrongEntry if an entry cannot be used.
 """
 
 import hmac

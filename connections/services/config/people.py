@@ -30,7 +30,7 @@ def plan_service_accounts(plan: Plan, wanted: Configuration) -> list[Step]:
 
 
 def roles_of(account: User) -> list[str]:
-    """The roles of an account, as the file names them."""
+    """The account's roles, by their names in the file."""
     groups = set(account.groups.values_list("name", flat=True))
     return [role for role, group in ROLES.items() if group in groups]
 

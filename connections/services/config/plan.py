@@ -20,7 +20,7 @@ from connections.services.notifications import channels
 from connections.services.registry import app_registrations, credentials
 from connections.services.registry import tenants as tenant_services
 
-# In the order of their dependencies.
+# Each section comes after those it depends on.
 _SECTIONS: tuple[Callable[[Plan, Configuration], list[Step]], ...] = (
     registry.plan_tenants,
     registry.plan_app_registrations,
@@ -33,9 +33,9 @@ _SECTIONS: tuple[Callable[[Plan, Configuration], list[Step]], ...] = (
 
 
 def plan(wanted: Configuration, *, prune: bool = False) -> Plan:
-    """The steps that bring the portal to the file's content. Changes nothing and asks nobody.
+    """Plan the steps that make the portal match the file, without changing anything or sending requests.
 
-    ``prune``: remove what a section of the file does not name. Raises WrongEntry.
+    ``prune``: remove what a section of the file does not mention. Raises WrongEntry.
     """
     planned = Plan()
     unnamed: list[Step] = []
@@ -52,11 +52,11 @@ def plan(wanted: Configuration, *, prune: bool = False) -> Plan:
 def apply(
     wanted: Configuration, seen: Plan, *, actor: User, now: datetime, prune: bool = False, allow_untried: bool = False
 ) -> None:
-    """Carry the plan out: everything, or nothing and an error with the line.
+    """Apply the whole plan, or nothing if a step fails.
 
-    Microsoft is asked first, outside the transaction: which directories these are, and whether it accepts the new
-    secrets (``allow_untried``: store them even if it cannot be asked, or requires consent first). Raises Conflict if
-    the portal has changed since the plan was ``seen``, NotAllowed and WrongEntry.
+    Before the transaction, Microsoft is asked which directories these are and whether it accepts the new secrets.
+    ``allow_untried``: store secrets even if Microsoft cannot be reached or requires consent first. Raises NotAllowed,
+    WrongEntry with the line that failed, or Conflict if the portal has changed since the plan was ``seen``.
     """
     roles.require(permissions.can_manage_registry(actor), cause="IT admins apply a configuration.", action="Ask one.")
     context = _ask_outside(seen, StepContext(actor, now), allow_untried=allow_untried)
@@ -83,7 +83,7 @@ def _ask_outside(seen: Plan, context: StepContext, *, allow_untried: bool) -> St
             try:
                 directories[entry.directory] = tenant_services.look_up_directory(entry.environment, entry.directory_id)
             except MicrosoftUnavailable:
-                # As on the page: it is registered anyway and looked up later.
+                # As on the tenant's page, it is registered anyway and looked up later.
                 directories[entry.directory] = ""
     for channel in seen.targets:
         with _at(channel.line):
@@ -104,7 +104,7 @@ def _ask_outside(seen: Plan, context: StepContext, *, allow_untried: bool) -> St
 
 @contextmanager
 def _at(line: int, step: Step | None = None) -> Iterator[None]:
-    """Add the line of the file to every error of the block."""
+    """Add the file's line number to errors raised in the block."""
     try:
         yield
     except WrongEntry:

@@ -20,7 +20,7 @@ def plan_tenants(plan: Plan, wanted: Configuration) -> list[Step]:
     same = {entry: unnamed.pop(entry.directory, None) for entry in wanted.tenants}
     for entry, existing in same.items():
         if existing is None:
-            # A tenant of this name whose directory no other entry names has moved to another directory.
+            # If a tenant has this name and no entry has its directory, it has moved to another directory.
             moved = next((key for key, tenant in unnamed.items() if tenant.name == entry.name), None)
             existing = unnamed.pop(moved) if moved else None
         _plan_tenant(plan, entry, existing)
@@ -53,7 +53,7 @@ def _save_tenant(tenant: Tenant | None, entry: TenantEntry, context: StepContext
 
 
 def find_tenant(wanted: Configuration, name: str, line: int) -> Tenant:
-    """The tenant with this name once the file is applied; unsaved if it has yet to be added. Raises WrongEntry."""
+    """The tenant that will have this name once the file is applied; unsaved if it is new. Raises WrongEntry."""
     for entry in wanted.tenants or ():
         if entry.name == name:
             tenant = Tenant.objects.filter(environment=entry.environment, directory_id=entry.directory_id).first()
@@ -81,7 +81,7 @@ def plan_app_registrations(plan: Plan, wanted: Configuration) -> list[Step]:
 
 
 def find_app_registration(wanted: Configuration, entry: AppEntry) -> AppRegistration | None:
-    """The registered app registration of an entry, identified by tenant and client ID, whatever its name."""
+    """The existing app registration with the entry's tenant and client ID, whatever its name, or None."""
     tenant = find_tenant(wanted, entry.tenant, entry.line)
     if tenant._state.adding:
         return None
@@ -121,7 +121,7 @@ def _plan_credentials(
         return []
     live = existing.credentials.live().defer("secret", "private_key") if existing else ()
     unnamed = {credential.pk: credential for credential in live}
-    # An entry with only a label gets what the more exact entries leave over.
+    # Match the more exact entries first; those with only a label get what is left.
     for entry in sorted(app_entry.credentials, key=lambda entry: not (entry.value or entry.thumbprint)):
         same = next((credential for credential in unnamed.values() if _is_same(entry, credential)), None)
         if same is not None:
@@ -140,7 +140,7 @@ def _plan_credentials(
 
 
 def _is_same(entry: CredentialEntry, credential: AppCredential) -> bool:
-    """Whether secret or thumbprint are equal, or the label where the entry has neither."""
+    """Whether the secret or thumbprint is equal or, if the entry has neither, the label."""
     if credential.kind != entry.kind:
         return False
     if not entry.value:

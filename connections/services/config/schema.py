@@ -1,7 +1,7 @@
 """The content of a configuration file as typed values.
 
-``None`` means that the file does not mention it: it stays as it is, or gets its default in something new. ``line`` is
-the line of the file. Secrets are read from where the file points to and never shown by repr().
+``None`` means that the file does not mention the value, so it stays as it is or, for something new, gets its default.
+``line`` is the line in the file. Secrets are read from the place the file refers to, and repr() never shows them.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ VERSION = 1
 
 
 class WrongEntry(PortalError):
-    """Something in a configuration file cannot be used; ``line`` (from 1) says where it is."""
+    """Something in a configuration file cannot be used; ``line`` (starting at 1) says where it is."""
 
     code = "wrong_entry"
 
@@ -47,7 +47,7 @@ class TenantEntry(Entry):
 
 @dataclass(frozen=True, slots=True)
 class CredentialEntry(Entry):
-    """A reference to a credential of the portal or, with ``value``, a client secret to be added."""
+    """A reference to a credential in the portal or, if ``value`` is set, a client secret to add."""
 
     kind: str
     label: str = ""
@@ -79,7 +79,7 @@ class MailboxEntry(Entry):
 
 @dataclass(frozen=True, slots=True)
 class AccountEntry(Entry):
-    """A service account; ``responsible`` is a person's user name, ``roles`` are it_admin and auditor."""
+    """A service account; ``responsible`` is a person's user name, and ``roles`` may contain it_admin and auditor."""
 
     name: str
     purpose: str | None = None
@@ -109,7 +109,7 @@ class ChannelEntry(Entry):
 
 @dataclass(frozen=True, slots=True)
 class PolicyEntry(Entry):
-    """All rules of the organisation (``app_registration`` "") or of one app registration."""
+    """All rules for one app registration, or for the organisation if ``app_registration`` is empty."""
 
     app_registration: str
     rules: Rules
@@ -117,7 +117,7 @@ class PolicyEntry(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A whole file. A section that is None is not managed by the file."""
+    """A whole file, which does not manage the sections that are None."""
 
     tenants: tuple[TenantEntry, ...] | None = None
     app_registrations: tuple[AppEntry, ...] | None = None

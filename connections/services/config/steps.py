@@ -1,4 +1,4 @@
-"""The steps of a plan, each able to carry itself out."""
+"""A plan and its steps, each of which can carry itself out."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What a step needs to run: actor, time, and Microsoft's answers from before the transaction."""
+    """What a step needs to run: actor, time, and the answers that Microsoft gave before the transaction."""
 
     actor: User
     now: datetime
@@ -38,7 +38,7 @@ Run = Callable[[StepContext], object]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change. Steps are equal if they change the same thing, whatever their line."""
+    """One change. Steps are equal if they make the same change, whatever their line in the file."""
 
     verb: Verb
     noun: str
@@ -50,7 +50,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class CredentialTest:
-    """A client secret to test at Microsoft before anything is written."""
+    """A client secret to test with Microsoft before anything is written."""
 
     app_registration: AppRegistration  # may be unsaved
     secret: NewSecret
@@ -62,7 +62,7 @@ class Plan:
     steps: list[Step] = field(default_factory=list)  # in order
     kept: list[str] = field(default_factory=list)  # not in the file; only removed with ``prune``
     notes: list[str] = field(default_factory=list)
-    # To check before anything is written: directories, secrets, and hosts of channels.
+    # Checked before anything is written: directories, secrets, and hosts of channels.
     lookups: list[TenantEntry] = field(default_factory=list)
     trials: list[CredentialTest] = field(default_factory=list)
     targets: list[ChannelEntry] = field(default_factory=list)
@@ -95,5 +95,5 @@ def as_text(value: Any) -> str:
 
 
 def given_values(**values: Any) -> dict[str, Any]:
-    """The values that the file mentions."""
+    """Only the values that the file mentions."""
     return {name: value for name, value in values.items() if value is not None}

@@ -1,1 +1,1 @@
-"""Expiration dates of credentials, API keys and sign-ins: recorded, forecast, listed, and warned of in time."""
+"""Record, forecast and list the expiration dates of credentials, API keys and sign-ins, and warn people in time."""

@@ -10,11 +10,11 @@ from connections.models import ApiKey
 from connections.services.notifications import alerts
 
 THRESHOLDS = (14, 7, 1)  # days left
-IDLE = timedelta(days=30)  # a key that was not used for so long may not be needed
+IDLE = timedelta(days=30)  # a key that has not been used for this long may no longer be needed
 
 
 def warn_due(*, now: datetime) -> int:
-    """Warn the contacts of keys that expire soon (IT admins if there is none); returns the number of warnings."""
+    """Warn people whose keys expire soon, or IT admins if nobody else can be warned; return the number of warnings."""
     expiring = ApiKey.objects.filter(
         revoked_at=None, owner__is_active=True, expires_at__gt=now, expires_at__lte=now + timedelta(days=THRESHOLDS[0])
     )
@@ -25,7 +25,7 @@ def warn_due(*, now: datetime) -> int:
 def days_to_warn(
     thresholds: Sequence[int], expires_at: datetime, *, warned_days: int | None, now: datetime
 ) -> int | None:
-    """The smallest threshold (days left) that has been reached; None if it was warned of before."""
+    """The smallest threshold (in days left) that has been reached; None if its warning was already sent."""
     days = min(threshold for threshold in thresholds if expires_at - now <= timedelta(days=threshold))
     return None if warned_days is not None and warned_days <= days else days
 

@@ -1,4 +1,4 @@
-"""Expirations of the next year: credentials, sign-ins limited by a policy, unused grants, shares, API keys."""
+"""Expirations within the next year: credentials, sign-ins limited by a policy, unused grants, shares, API keys."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from connections.services.expiry import forecast
 from connections.services.expiry.forecast import PARKED, CredentialLifetime, Reason
 
 AHEAD = timedelta(days=366)
-MOST = 300  # of each kind, as a policy may limit thousands of sign-ins to the same day
-IN_USE = timedelta(days=30)  # an API key that was used within this time is in use
+MOST = 300  # of each kind, because a policy may make thousands of sign-ins expire on one day
+IN_USE = timedelta(days=30)  # an API key is considered in use for this long after its last use
 
 
 @dataclass(frozen=True, slots=True)
 class Expiration:
-    """One expiration. A credential has no connection; an API key has neither connection nor app registration."""
+    """One expiration. A credential's has no connection; an API key's has neither connection nor app registration."""
 
     at: datetime
     reason: Reason
@@ -36,14 +36,14 @@ class Expiration:
 
 @dataclass(frozen=True, slots=True)
 class Expirations:
-    """The earliest first."""
+    """A list of expirations, the earliest first."""
 
     expirations: list[Expiration]
     is_cut: bool = False  # there are more than MOST of one kind
 
 
 def of_connections(connections: QuerySet[Connection], *, now: datetime) -> Expirations:
-    """Limited sign-ins and grants that are not renewed. Two queries."""
+    """Expirations of sign-ins that a policy limits, and of grants that are not renewed. Takes two queries."""
     delegated = connections.filter(authentication_type="authorization_code").select_related("app_registration__tenant")
     limited = delegated.filter(
         status=Connection.Status.ACTIVE, app_registration__rejected_at=None, sign_in_max_age__isnull=False
@@ -77,7 +77,7 @@ def _of_connection(connection: Connection, now: datetime) -> Iterable[Expiration
 
 
 def of_shares(shares: ShareQuerySet, *, now: datetime) -> Expirations:
-    """Shares with an expiration date. One query."""
+    """Expirations of shares. Takes one query."""
     expiring = shares.active(now).filter(until__lte=now + AHEAD).order_by("until", "pk")
     related = expiring.select_related("person", "team", "connection__app_registration__tenant", "connection__owner")
     rows = list(without_tokens(related)[: MOST + 1])
@@ -101,12 +101,12 @@ def of_shares(shares: ShareQuerySet, *, now: datetime) -> Expirations:
 
 
 def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Expirations:
-    """API keys with an expiration date. One query."""
+    """Expirations of API keys. Takes one query."""
     expiring = keys.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=now + AHEAD, owner__is_active=True)
     rows = list(expiring.order_by("expires_at", "pk")[: MOST + 1])
     expirations = []
     for key in rows[:MOST]:
-        # Automations may still use the secret from before a rotation.
+        # Automations may still use the secret from before the rotation.
         used = any(at is not None and now - at <= IN_USE for at in (key.last_used_at, key.previous_used_at))
         if key.expires_at is not None:
             expiration = Expiration(
@@ -128,9 +128,9 @@ def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Expirations:
 def of_credentials(
     apps: QuerySet[AppRegistration], connections: QuerySet[Connection], *, now: datetime, in_detail: bool
 ) -> Expirations:
-    """Expirations of usable credentials, with how many of ``connections`` stop. Three queries.
+    """Expirations of usable credentials, with the number of ``connections`` that stop. Takes three queries.
 
-    Without ``in_detail`` the credentials have no names, and those that another credential outlasts are left out.
+    Without ``in_detail``, credentials are not named, and those that another one outlasts are left out.
     """
     rows = list(apps.order_by("pk"))
     credentials = forecast.credentials_of([app.pk for app in rows])

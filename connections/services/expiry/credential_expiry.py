@@ -1,4 +1,4 @@
-"""Read expiration dates of secrets and certificates from Entra, if the application may, and warn before they expire."""
+"""Read expiration dates of secrets and certificates from Entra, if permitted, and warn people before they expire."""
 
 import logging
 import random
@@ -22,29 +22,29 @@ logger = logging.getLogger(__name__)
 
 THRESHOLDS = (60, 30, 14, 7, 1)  # days left
 EVERY = timedelta(days=1)
-AGAIN = timedelta(hours=1)  # after an outage; also the lease of a claim
+AGAIN = timedelta(hours=1)  # retry after an outage; also the lease of a claim
 BATCH = 20  # app registrations per run; Microsoft allows 150 such reads a minute
-SETTLED_AFTER = timedelta(hours=1)  # until Entra's list shows a new credential
+SETTLED_AFTER = timedelta(hours=1)  # a new credential may be missing from Entra's list for this long
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialListing:
-    """An app registration's credentials compared with Entra."""
+    """An app registration's credentials, compared with Entra's list."""
 
-    permitted: bool  # False: the application may not read itself, or belongs to another directory
+    permitted: bool  # False if the application may not read itself or belongs to another directory
     confirmed: tuple[AppCredential, ...] = ()
     unlisted: tuple[AppCredential, ...] = ()
-    accepted: tuple[AppCredential, ...] = ()  # certificates that were uploaded and that Microsoft has now accepted
+    accepted: tuple[AppCredential, ...] = ()  # uploaded certificates that Microsoft has now accepted
 
 
 def check_due(*, now: datetime) -> int:
-    """Read expiration dates and send warnings that are due; returns the number of warnings."""
+    """Read expiration dates and send the warnings that are due; return how many were sent."""
     read_due(now=now)
     return warn_due(now=now) + api_key_expiry.warn_due(now=now)
 
 
 def read_due(*, now: datetime, limit: int = BATCH) -> int:
-    """Read up to ``limit`` due app registrations (each daily; workers share them); returns how many could be read."""
+    """Read dates for up to ``limit`` app registrations, each once a day; return how many could be read."""
     due = AppRegistration.objects.filter(
         Q(read_expiries_after=None) | Q(read_expiries_after__lte=now),
         Q(paused_until=None) | Q(paused_until__lte=now),
@@ -64,7 +64,7 @@ def read_due(*, now: datetime, limit: int = BATCH) -> int:
 
 
 def warn_due(*, now: datetime) -> int:
-    """Warn before the credential that lasts longest expires (then connections stop); returns the number of warnings."""
+    """Warn before an app's last credential expires and its connections stop; return the number of warnings."""
     expiring = AppCredential.objects.filter(
         retired_at=None, rejected_at=None, expires_at__gt=now, expires_at__lte=now + timedelta(days=THRESHOLDS[0])
     )
@@ -90,7 +90,7 @@ def _warn(credential: AppCredential, expires_at: datetime, now: datetime) -> boo
 
 
 def read(app_registration: AppRegistration, *, actor: User | None, now: datetime) -> CredentialListing:
-    """Store Entra's dates; test uploaded certificates. Raises MicrosoftUnavailable, UnreadableSecret, InvalidInput."""
+    """Store Entra's dates and test new certificates. Raises MicrosoftUnavailable, UnreadableSecret or InvalidInput."""
     listing = _request_listing(app_registration, now)
     later = now + EVERY * random.uniform(0.9, 1.1)
     AppRegistration.objects.filter(pk=app_registration.pk).update(read_expiries_after=later)
@@ -124,7 +124,7 @@ def read(app_registration: AppRegistration, *, actor: User | None, now: datetime
 def _request_listing(app: AppRegistration, now: datetime) -> CredentialList | None:
     """Entra's list; None if the application may not read it."""
     if app.tenant.is_shared_endpoint:
-        return None  # without a person signing in, the directory is unknown
+        return None  # unless a person signs in, the directory is unknown
     token = credential_checks.app_only_token(app, now=now)
     if token is None or not credential_expiry.may_read(token.granted):
         return None
@@ -138,7 +138,7 @@ def _request_listing(app: AppRegistration, now: datetime) -> CredentialList | No
 
 
 def match(credential: AppCredential, listing: CredentialList) -> ListedCredential | None:
-    """Entra's entry for it, or None. Secrets that share their three shown characters are told apart by date."""
+    """Entra's entry for the credential, or None. The date distinguishes secrets that start with the same characters."""
     if credential.kind == AppCredential.Kind.CERTIFICATE:
         details = certificates.read_details(credential.certificate)
         thumbprints = {details.sha1, details.sha256}
@@ -167,7 +167,7 @@ def _confirm(credential: AppCredential, listed: ListedCredential, *, actor: User
     before = credential.expires_at
     values: dict[str, object] = {"expires_at": listed.expires_at, "expiry_read_at": now, "unlisted_at": None}
     if before is None or listed.expires_at > before:
-        values["warned_days"] = None  # the date has moved: warn again when it comes near
+        values["warned_days"] = None  # warn again as the new date approaches
     with transaction.atomic():
         AppCredential.objects.filter(pk=credential.pk).update(**values)
         if before != listed.expires_at:

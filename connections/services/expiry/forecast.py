@@ -17,7 +17,7 @@ Who = Connection.Who
 IDLE_LIMIT = timedelta(days=90)
 # An active connection without a refresh for this long is not being renewed.
 FRESH = timedelta(days=1)
-# The grants of these are valid, but not renewed.
+# With these statuses, a grant is valid but not renewed.
 PARKED = (Status.DISABLED, Status.BLOCKED, Status.CONSENT_NEEDED)
 
 
@@ -31,9 +31,9 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """One reason why a connection will stop working. ``cause`` continues a sentence; ``action`` is a sentence."""
+    """One reason why a connection will stop working. ``cause`` ends a sentence; ``action`` is a whole sentence."""
 
-    at: datetime  # UTC; if it is past, it can happen at any moment
+    at: datetime  # UTC; if it is in the past, this may happen at any moment
     reason: Reason
     cause: str
     action: str
@@ -55,7 +55,7 @@ class ForecastSummary:
 
 
 def next_expirations(connections: Iterable[Connection], *, now: datetime) -> dict[int, Forecast]:
-    """The next expirations of many connections by connection id. One query."""
+    """The next expiration of each connection, by connection ID. Takes one query."""
     rows = list(connections)
     credentials = credentials_of({row.app_registration_id for row in rows})
     summaries = {row.pk: summarize(row, now=now, credentials=credentials[row.app_registration_id]) for row in rows}
@@ -65,7 +65,7 @@ def next_expirations(connections: Iterable[Connection], *, now: datetime) -> dic
 def summarize(
     connection: Connection, *, now: datetime, credentials: Iterable[AppCredential] | None = None
 ) -> ForecastSummary:
-    """All forecasts; none if it waits for a sign-in. ``credentials``: its app registration's live ones, if known."""
+    """All forecasts; none if it waits for a sign-in. ``credentials``: the app's live ones, if already loaded."""
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED):
         return ForecastSummary()
     forecasts: list[Forecast] = []
@@ -101,7 +101,7 @@ def credentials_of(app_ids: Iterable[int]) -> dict[int, list[AppCredential]]:
 
 
 def is_usable(credential: AppCredential) -> bool:
-    """Whether Microsoft is expected to accept it, apart from its expiration date."""
+    """Whether Microsoft is expected to accept it until it expires."""
     ended_at = credential.retired_at or credential.rejected_at or credential.unlisted_at
     return ended_at is None and not credential_checks.awaits_upload(credential)
 
@@ -118,7 +118,7 @@ class CredentialLifetime:
     working: int  # number of usable ones
     last: AppCredential | None = None  # the usable one that expires last
     unknown: AppCredential | None = None  # a usable one without an expiration date
-    waiting: AppCredential | None = None  # a certificate that has to be uploaded to Entra
+    waiting: AppCredential | None = None  # a certificate that still has to be uploaded to Entra
 
     @property
     def until(self) -> datetime | None:
@@ -127,7 +127,6 @@ class CredentialLifetime:
 
 
 def credential_lifetime(credentials: Iterable[AppCredential]) -> CredentialLifetime:
-    """Summarize the live credentials of one app registration."""
     live = list(credentials)
     usable = [credential for credential in live if is_usable(credential)]
     dated = [(credential.expires_at, credential) for credential in usable if credential.expires_at is not None]
@@ -162,7 +161,7 @@ def _credential_expiry(connection: Connection, lifetime: CredentialLifetime, now
     if last is None or until is None:
         return
     if until <= now and connection.refreshed_at is not None and connection.refreshed_at > until:
-        return  # Microsoft has accepted it since: the stored date is wrong
+        return  # Microsoft has accepted it since then, so the stored date is wrong
     kind = last.get_kind_display().lower()
     subject = f"the app registration's only {kind}" if lifetime.working == 1 else "the last credential that works"
     certain = is_certain(last)
@@ -171,12 +170,12 @@ def _credential_expiry(connection: Connection, lifetime: CredentialLifetime, now
 
 
 def _sign_in_limit(connection: Connection, now: datetime) -> Iterable[Forecast]:
-    """Conditional Access' sign-in frequency, learnt from AADSTS70043 (Microsoft: identity-platform error codes)."""
+    """When Conditional Access requires a new sign-in (from AADSTS70043; Microsoft: identity-platform error codes)."""
     if not connection.is_delegated or connection.sign_in_max_age is None or connection.connected_at is None:
         return
     at = connection.connected_at + timedelta(seconds=connection.sign_in_max_age)
     if at <= now and connection.refreshed_at is not None and connection.refreshed_at > at:
-        return  # Microsoft has renewed it since, so the policy is gone
+        return  # Microsoft has renewed it since then, so the policy no longer applies
     yield Forecast(
         at,
         Reason.SIGN_IN,

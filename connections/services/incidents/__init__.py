@@ -1,1 +1,1 @@
-"""Incidents: one record per cause, opened by the first failure and resolved by a later success."""
+"""Incidents: one per cause, opened by the first failure and resolved when things work again."""

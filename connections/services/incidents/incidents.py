@@ -1,8 +1,4 @@
-"""Incidents: one per cause, opened and closed by Microsoft's answers.
-
-The services that change a state call these inside their own transaction, so an incident always agrees with that state.
-Observations with the same key are one incident.
-"""
+"""Open and resolve incidents, one per cause. Call these in the transaction that changes a state, so that both agree."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -21,25 +17,25 @@ Kind = Incident.Kind
 
 # Incidents that stay open until all their connections work again.
 _BY_CONNECTION = (Kind.ACCOUNT, Kind.CONSENT, Kind.POLICY, Kind.ENCRYPTION_KEY)
-# Codes that come from a rule of the directory and not from the state of one account: Conditional Access and security
-# defaults (53…), device rules, tenant restrictions (identity-platform/reference-error-codes).
+# Codes caused by a rule of the directory, not by the state of one account: Conditional Access and security defaults
+# (53…), device rules, tenant restrictions (identity-platform/reference-error-codes).
 _DIRECTORY_RULES = tuple(f"AADSTS{number}" for number in (53, 50002, 50005, 50021, 50097, 50129, 50131))
 
 
 def support_reference(verdict: Verdict) -> str:
-    """The ids that Microsoft's support asks for, in one line."""
+    """The IDs that Microsoft's support asks for, on one line."""
     ids = {"trace": verdict.trace_id, "correlation": verdict.correlation_id, "time": verdict.timestamp}
     return " · ".join(f"{name} {value}" for name, value in ids.items() if value)[:200]
 
 
 def connection_flagged(connection: Connection, verdict: Verdict, *, now: datetime) -> Incident:
-    """Add a flagged connection to the incident of its cause, and resolve it in any other."""
+    """Add a flagged connection to the incident for its cause, and resolve it in all others."""
     app = connection.app_registration
     tid = connection.account_tid or app.tenant.tid
     account = connection.account_username or connection.name
     kind = Kind.POLICY
     if verdict.kind is VerdictKind.REAUTH:
-        # One account is one incident, however many of its connections are affected.
+        # There is one incident per account, however many of its connections are affected.
         identity = f"{tid}:{connection.account_oid}" if connection.account_oid else f"connection:{connection.pk}"
         kind, key = Kind.ACCOUNT, f"account:{identity}:{connection.owner_id}"
         title = f"{account} must sign in again" if verdict.who is Who.OWNER else f"{account} cannot sign in any more"
@@ -71,14 +67,14 @@ def connection_flagged(connection: Connection, verdict: Verdict, *, now: datetim
 
 
 def connections_recovered(pks: Collection[int], *, now: datetime) -> None:
-    """Resolve connections that got a token. One query if there is nothing to resolve, which is the usual case."""
+    """Resolve connections that got a token. Usually there is nothing to resolve, which takes only one query."""
     affected = affected_in_open(pks).filter(incident__kind__in=_BY_CONNECTION)
     if pks and affected.exists():
         resolve_affected(affected, now=now)
 
 
 def connections_disabled(pks: Collection[int], *, now: datetime) -> None:
-    """Resolve disabled connections, but not that their owner has left."""
+    """Resolve disabled connections in all incidents except those about an owner who has left."""
     resolve_affected(affected_in_open(pks).exclude(incident__kind=Kind.LEAVER), now=now)
 
 
@@ -88,7 +84,7 @@ def connection_removed(connection: Connection, *, now: datetime) -> None:
 
 
 def owner_changed(connection: Connection, *, is_cut: bool, now: datetime) -> None:
-    """Resolve what was assigned to the old owner; with ``is_cut`` also incidents about the tokens that are deleted."""
+    """Resolve what was assigned to the old owner; with ``is_cut``, also incidents about the tokens being deleted."""
     of_old_owner = Q(incident__kind__in=(Kind.LEAVER, Kind.HAND_OVER)) | Q(incident__assignee__isnull=False)
     if is_cut:
         of_old_owner |= Q(incident__kind__in=_BY_CONNECTION)
@@ -96,7 +92,7 @@ def owner_changed(connection: Connection, *, is_cut: bool, now: datetime) -> Non
 
 
 def ownership_transferred(connection: Connection, transfer: HandOver, *, now: datetime) -> Incident:
-    """The new owner must sign in. ``connection`` has its new owner already."""
+    """Report that the new owner, who is already set in ``connection``, must sign in."""
     by_name = transfer.by_name.partition(" <")[0]
     consequence = (
         f"Until then it goes on with the sign-in of {transfer.account_before or 'the old account'}."
@@ -123,7 +119,7 @@ def ownership_transfer_completed(connection: Connection, *, now: datetime) -> No
 
 
 def owner_left(person: User, connections: QuerySet[Connection], *, now: datetime) -> Incident:
-    """A person with connections has left: an IT admin must transfer their ownership."""
+    """Report that a person who owns connections has left, so an IT admin must transfer ownership."""
     cause = Cause(
         Kind.LEAVER,
         f"leaver:{person.pk}",
@@ -142,7 +138,6 @@ def owner_returned(person: User, *, now: datetime) -> None:
 
 
 def app_rejected(app: AppRegistration, verdict: Verdict, *, now: datetime) -> Incident:
-    """One incident for all connections of a rejected app registration."""
     cause = Cause(
         Kind.APP_REGISTRATION,
         f"app:{app.pk}",
@@ -163,7 +158,7 @@ def app_accepted(app: AppRegistration, *, now: datetime) -> None:
 
 
 def microsoft_unreachable(environment: str, verdict: Verdict, *, now: datetime) -> Incident:
-    """Several attempts in a row failed. Nobody needs to act, but the page explains why."""
+    """Report an outage after several failed attempts. Nobody needs to act, but the incident's page explains it."""
     cloud = clouds.CLOUDS.get(environment)
     cause = Cause(
         Kind.OUTAGE,
@@ -179,14 +174,13 @@ def microsoft_unreachable(environment: str, verdict: Verdict, *, now: datetime) 
 
 
 def microsoft_reachable(environments: Collection[str], *, now: datetime) -> None:
-    """Close outages of environments that issued tokens. One query if there is none."""
+    """Close the outages of environments that issue tokens again. Takes one query if there are none."""
     keys = [f"outage:{environment}" for environment in environments]
     for key in Incident.objects.filter(key__in=keys, closed_at=None).values_list("key", flat=True):
         close(key, now=now)
 
 
 def secrets_unreadable(pks: Collection[int], *, now: datetime) -> Incident:
-    """Secrets of these connections cannot be decrypted with the configured keys."""
     cause = Cause(
         Kind.ENCRYPTION_KEY,
         "encryption-key",
@@ -201,10 +195,10 @@ def secrets_unreadable(pks: Collection[int], *, now: datetime) -> Incident:
 
 
 def report_mailbox(access: MailboxAccess, *, now: datetime) -> Incident:
-    """A connection does not reach its shared mailbox. One incident per mailbox and missing access."""
+    """Report that a connection cannot reach a mailbox. There is one incident per mailbox and kind of missing access."""
     mailbox = access.mailbox
     who = mailbox_errors.who_can_fix(access.lack)
-    # If the owners must fix it, each of them gets an incident.
+    # If the owners must fix it, each of them gets a separate incident.
     owner = access.connection.owner if who is Who.OWNER else None
     cause = Cause(
         Kind.MAILBOX,
@@ -226,12 +220,12 @@ def report_mailbox(access: MailboxAccess, *, now: datetime) -> Incident:
 
 
 def mailbox_reachable(access: MailboxAccess, *, now: datetime) -> None:
-    """The connection reaches the mailbox again, or it is detached."""
+    """Resolve the connection's problem with a mailbox that it reaches again or that was detached."""
     resolve_affected(affected_in_open([access.connection_id]).filter(incident__mailbox=access.mailbox_id), now=now)
 
 
 def explaining_incident(connection: Connection, *, among: QuerySet[Incident]) -> int | None:
-    """Id of the open incident in ``among`` that explains why the connection issues no token; None if there is none."""
+    """The ID of the open incident in ``among`` that explains why the connection issues no token, or None."""
     affects_it = Q(affected__connection=connection, affected__healed_at=None) & ~Q(kind=Kind.MAILBOX)
     outage = Q(key=f"outage:{connection.app_registration.tenant.environment}")
     matches = among.filter(affects_it | outage, closed_at=None).order_by("-opened_at", "-pk")

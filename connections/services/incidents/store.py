@@ -1,7 +1,4 @@
-"""Store incidents: open or find one by its key, add and resolve affected connections, close it.
-
-incidents.py decides what is an incident and when it is resolved.
-"""
+"""Store incidents and their affected connections; incidents.py decides when to open and resolve them."""
 
 import itertools
 from collections.abc import Collection, Iterable
@@ -21,8 +18,6 @@ _BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The key and the content of an incident."""
-
     kind: str
     key: str
     title: str
@@ -40,7 +35,7 @@ class Cause:
 
 @transaction.atomic
 def report(cause: Cause, connections: Iterable[Connection], *, now: datetime) -> Incident:
-    """Open the incident with this key, or find the open one, and add these connections."""
+    """Add these connections to the open incident with this key; open one if there is none."""
     incident, is_new = _find_or_open(cause, now)
     count = _add_affected(incident, connections, now)
     if is_new:
@@ -71,7 +66,7 @@ def _find_or_open(cause: Cause, now: datetime) -> tuple[Incident, bool]:
 
 
 def _add_affected(incident: Incident, connections: Iterable[Connection], now: datetime) -> int:
-    """Add connections, also those that were already resolved in this incident; returns how many were passed."""
+    """Add connections, even if they were already resolved in this incident; return how many were passed."""
     rows = connections.iterator(_BATCH) if isinstance(connections, QuerySet) else iter(connections)
     count = 0
     while batch := list(itertools.islice(rows, _BATCH)):
@@ -100,9 +95,9 @@ def affected_in_open(pks: Collection[int]) -> QuerySet[AffectedConnection]:
 
 @transaction.atomic
 def resolve_affected(affected: QuerySet[AffectedConnection], *, now: datetime) -> None:
-    """Mark these as resolved, and close incidents without any other affected connection."""
+    """Mark these rows as resolved, and close incidents that have no other affected connection."""
     rows = dict(affected.values_list("pk", "incident_id"))
-    # Lock first: two workers that resolve the last two connections at once would each see the other one unresolved.
+    # Lock first; otherwise two workers that resolve the last two connections would each see the other as unresolved.
     incidents = list(Incident.objects.select_for_update().filter(pk__in=set(rows.values())).order_by("pk"))
     AffectedConnection.objects.filter(pk__in=list(rows)).update(healed_at=now)
     for incident in incidents:

@@ -1,1 +1,1 @@
-"""Shared mailboxes, and probes of which connection reaches which mailbox."""
+"""Shared mailboxes, and probes that test which connections reach them."""

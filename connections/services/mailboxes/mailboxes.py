@@ -17,7 +17,7 @@ from connections.services.policy import permission_drift
 
 
 def register(tenant: Tenant, *, address: str, display_name: str = "", actor: User) -> SharedMailbox:
-    """Register a shared mailbox. Raises NotAllowed, InvalidInput, AlreadyExists (the address, ignoring case)."""
+    """Register a mailbox; addresses are unique, ignoring case. Raises NotAllowed, InvalidInput or AlreadyExists."""
     allowed = permissions.can_register_mailbox(actor)
     roles.require(allowed, cause="Auditors only look.", action="Ask a member to register it.")
     if tenant.is_shared_endpoint:
@@ -39,7 +39,7 @@ def register(tenant: Tenant, *, address: str, display_name: str = "", actor: Use
 
 
 def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: User) -> None:
-    """Change name or address; a new address discards all probe results. Raises NotAllowed or AlreadyExists."""
+    """Change the name or address; a new address discards all probe results. Raises NotAllowed or AlreadyExists."""
     roles.require(permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it.")
     values = {"address": normalize_address(address), "display_name": display_name}
     changes = audit.changed_fields(mailbox, values)
@@ -95,7 +95,7 @@ def _duplicate(mailbox: SharedMailbox) -> AlreadyExists:
 
 
 def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> MailboxAccess:
-    """Attach the mailbox and probe it soon; safe to repeat. Raises NotAllowed, InvalidInput for another directory."""
+    """Attach the mailbox and schedule a probe. Safe to repeat. Raises NotAllowed, or InvalidInput if out of reach."""
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not is_reachable_by(connection, mailbox):
         raise InvalidInput(
@@ -114,7 +114,7 @@ def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> Ma
 
 
 def attach_address(connection: Connection, *, address: str, actor: User) -> MailboxAccess:
-    """Attach, and register first if necessary. Raises NotAllowed, InvalidInput if the directory is unknown."""
+    """Attach a mailbox, registering it if necessary. Raises NotAllowed, or InvalidInput if the directory is unknown."""
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     tenant = home_tenant(connection)
     if tenant is None:
@@ -132,7 +132,7 @@ def attach_address(connection: Connection, *, address: str, actor: User) -> Mail
 
 
 def detach(attached: MailboxAccess, *, actor: User) -> None:
-    """Detach the mailbox from its connection; doing it twice is harmless. Raises NotAllowed."""
+    """Detach the mailbox from its connection. Safe to repeat. Raises NotAllowed."""
     connection = attached.connection
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     with transaction.atomic():
@@ -165,10 +165,10 @@ def home_tenant(connection: Connection) -> Tenant | None:
 
 
 def missing_permission(connection: Connection) -> str:
-    """A sentence about the permission that the connection needs to read any shared mailbox; empty if it has it."""
+    """A sentence about the permission that the connection lacks for shared mailboxes; empty if it lacks none."""
     purpose = probes.purpose_of(connection)
     if not connection.is_delegated or not capabilities.missing([purpose.scope], connection.granted):
-        # An application may have the permission from Exchange, which its token does not show; only a probe does.
+        # Exchange may have granted an application the permission. Only a probe shows that; its token does not.
         return ""
     required = permission_drift.required_permissions(connection)
     if not capabilities.missing([purpose.scope], required):
@@ -180,7 +180,7 @@ def missing_permission(connection: Connection) -> str:
 
 
 def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | exchange_script.AccountPlan | None:
-    """The plan for the PowerShell commands; None without mailbox, sign-in or a permission that Exchange can grant."""
+    """The plan for the PowerShell commands; None without a mailbox, a sign-in or a permission Exchange can grant."""
     openable = connection.mailbox_accesses.exclude(lack__in=[lack.value for lack in mailbox_errors.WITHOUT_MAILBOX])
     addresses = tuple(openable.values_list("mailbox__address", flat=True))
     app = connection.app_registration
@@ -200,7 +200,7 @@ def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | e
 
 
 def application_roles(connection: Connection) -> tuple[str, ...]:
-    """The least application permissions an app-only connection needs; () for a delegated one."""
+    """The minimum application permissions that an app-only connection needs; empty for a delegated one."""
     if connection.is_delegated:
         return ()
     return capabilities.application_roles(connection.capabilities, connection.extra_scopes)

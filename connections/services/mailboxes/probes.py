@@ -1,4 +1,4 @@
-"""Probe whether a connection's own token opens the shared mailboxes attached to it."""
+"""Probe whether a connection's token opens the shared mailboxes attached to it."""
 
 import logging
 import random
@@ -37,18 +37,18 @@ State = MailboxAccess.State
 
 
 def can_be_probed(connection: Connection) -> bool:
-    """Whether it has a token for a probe, and probing makes sense."""
+    """Whether the connection may have a token, so that a probe makes sense."""
     return connection.status == Connection.Status.ACTIVE or is_flagged_without_roles(connection)
 
 
 def is_flagged_without_roles(connection: Connection) -> bool:
-    """Whether it is flagged only because its token carries no role, so that reaching a mailbox would restore it."""
+    """Whether it is flagged only because its token contains no roles; reaching a mailbox would then restore it."""
     flagged = (connection.status, connection.status_code)
     return flagged == (Connection.Status.CONSENT_NEEDED, apply_results.NO_ROLES.code)
 
 
 def purpose_of(connection: Connection) -> mailbox_errors.Purpose:
-    """What is tested in its mailboxes."""
+    """What a probe of the connection's mailboxes tests."""
     required = permission_drift.required_permissions(connection)
     return mailbox_errors.purpose_of(required, delegated=connection.is_delegated)
 
@@ -60,7 +60,7 @@ def may_send(connection: Connection) -> bool:
 
 
 def granted_by_exchange(connections: Iterable[Connection]) -> dict[int, tuple[str, ...]]:
-    """By connection id, what only Exchange granted (not in tokens: application-rbac). At most one query."""
+    """Permissions that only Exchange granted, by connection ID; not in tokens (application-rbac). At most one query."""
     without_role = {
         connection.pk: connection
         for connection in connections
@@ -87,9 +87,9 @@ def probe(
 ) -> list[MailboxAccess]:
     """Probe the attached mailboxes (or ``only`` some of them) and store the results.
 
-    A changed state is audited and opens or resolves an incident. An app-only connection whose token carries no role is
-    restored or flagged by the results. Never call it inside a transaction: it sends requests to Microsoft. Raises
-    NotAllowed; ConnectionUnusable, MicrosoftUnavailable and others if there is no valid access token.
+    A changed state is audited and opens or resolves an incident. The results also restore or flag an app-only
+    connection whose token contains no roles. Never call this inside a transaction, because it sends requests. Raises
+    NotAllowed, or ConnectionUnusable, MicrosoftUnavailable or others if there is no valid access token.
     """
     if actor is not None:
         roles.require(permissions.can_check(actor, connection), action="Ask its owner or an IT admin.")
@@ -119,7 +119,10 @@ def probe(
 
 
 def probe_mailbox(mailbox: SharedMailbox, *, actor: User, now: datetime) -> tuple[list[MailboxAccess], int]:
-    """Probe through all connections ``actor`` may check (else NotAllowed): probed rows, how many are left for later."""
+    """Probe through all connections that ``actor`` may check. Raises NotAllowed if there are none.
+
+    Returns the rows that were probed, and how many are left for the scheduled probe.
+    """
     attached = mailbox.accesses.with_connection().order_by("pk")
     allowed = [row for row in attached if permissions.can_check(actor, row.connection)]
     roles.require(
@@ -148,7 +151,7 @@ def _cloud(connection: Connection) -> Cloud:
 
 
 def _token(connection: Connection, *, now: datetime) -> str:
-    """A valid access token; reloads the granted permissions of ``connection``, as the token may have been renewed."""
+    """A valid access token. Reloads the connection's granted permissions, because the token may have been renewed."""
     if is_flagged_without_roles(connection):
         current = Connection.objects.get(pk=connection.pk)
         if current.access_token is None or not current.expires_at or current.expires_at <= now:
@@ -161,7 +164,7 @@ def _token(connection: Connection, *, now: datetime) -> str:
 
 
 def _settle(connection: Connection, *, now: datetime) -> None:
-    """Restore or flag a connection whose token carries no role, by whether it reaches a mailbox."""
+    """Restore or flag a connection whose token contains no roles, depending on whether it reaches a mailbox."""
     if connection.is_delegated or connection.granted or not connection.scopes:
         return
     apply_results.settle_without_roles(connection.pk, now=now, version=connection.token_version)
@@ -169,7 +172,7 @@ def _settle(connection: Connection, *, now: datetime) -> None:
 
 
 def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) -> mailbox_errors.Probe:
-    """Send from the mailbox to itself. Raises NotAllowed, InvalidInput (no permission), ConnectionUnusable."""
+    """Send from the mailbox to itself. Raises NotAllowed, ConnectionUnusable, or InvalidInput if it must not send."""
     connection = attached.connection
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not may_send(connection):
@@ -191,7 +194,7 @@ def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) ->
             changes={"mailbox": attached.mailbox.address, "code": outcome.code or SENT},
         )
         if outcome.state is ReachState.UNKNOWN:
-            pass  # nothing is known, so the last result stays
+            pass  # without an answer, the last result stays
         elif purpose_of(connection) is mailbox_errors.SEND:
             _store(attached, replace(outcome, code=outcome.code or SENT), actor=actor, now=now)
         elif attached.state == State.REACHABLE:
@@ -221,7 +224,7 @@ def _keep_send_result(row: MailboxAccess, outcome: mailbox_errors.Probe) -> mail
 def _store(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User | None, now: datetime) -> None:
     old_state, old_lack = row.state, row.lack
     is_unanswered = outcome.state is ReachState.UNKNOWN and outcome.code != mailbox_errors.NOT_TESTED
-    # Random, so that probes of mailboxes that were attached together spread out.
+    # Random, so that mailboxes attached at the same time are not always probed together.
     delay = (AGAIN_AFTER_UNKNOWN if is_unanswered else EVERY) * random.uniform(0.85, 1.1)
     values = {
         "state": outcome.state.value,
@@ -233,7 +236,7 @@ def _store(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User | N
         "probe_after": now + delay,
     }
     with transaction.atomic():
-        # The answer is void if the mailbox was detached or got another address in the meantime.
+        # Ignore the answer if the mailbox was detached or got another address in the meantime.
         if not MailboxAccess.objects.filter(pk=row.pk, mailbox__address=row.mailbox.address).update(**values):
             return
         _set(row, values)
@@ -254,7 +257,7 @@ def _set(row: MailboxAccess, values: Mapping[str, object]) -> None:
 
 
 def probe_due(*, now: datetime, limit: int = BATCH) -> int:
-    """Probe up to ``limit`` due mailboxes, claimed by a lease on ``probe_after``; returns how many were probed."""
+    """Probe up to ``limit`` due mailboxes, claimed by a lease on ``probe_after``; return how many were probed."""
     count = 0
     for connection, rows in _claim(now, limit).items():
         try:

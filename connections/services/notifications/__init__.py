@@ -1,1 +1,1 @@
-"""Alerts: who gets which one, over which channel, and the outbox that delivers each message once."""
+"""Alerts: who gets which alert through which channel, and the outbox that delivers each message once."""

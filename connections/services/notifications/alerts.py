@@ -1,7 +1,7 @@
-"""Decide who gets which alert. Every alert is a row of the outbox, written in the transaction of its occasion.
+"""Decide who gets which alert, and add it to the outbox in the transaction of the event that it reports.
 
-Nothing is sent from here: outbox.py does that later, so a dead mail server loses nothing. The key of a row is unique,
-so nobody gets the same alert twice, however often a function here is called.
+outbox.py sends it later, so nothing is lost if the mail server is down. The keys of rows are unique, so nobody gets the
+same alert twice, however often these functions are called.
 """
 
 import uuid
@@ -27,11 +27,11 @@ Event = Delivery.Event
 OWNER, IT_ADMIN, COPY, LIST, EXPIRY, CHANNEL, TEST = "owner", "it_admin", "copy", "list", "expiry", "channel", "test"
 PERSONAL = "personal"
 
-# Reminders after the opening; after the last of these, one every week.
+# Times from the opening of an incident to its reminders. After the last of these, there is one every week.
 REMINDERS = (timedelta(hours=4), timedelta(days=1), timedelta(days=3), timedelta(days=7))
 WEEKLY = timedelta(days=7)
 
-# More than BURST alerts to one recipient within WINDOW wait until its end and arrive as one message.
+# After BURST alerts to one recipient within WINDOW, additional ones wait until its end and arrive as one message.
 BURST = 5
 WINDOW = timedelta(minutes=15)
 
@@ -53,8 +53,7 @@ class Recipient:
 def incident_opened(incident: Incident, *, now: datetime) -> None:
     """Alert the assignee, the IT admins' list and every channel, once each; schedule the first reminder.
 
-    Call it in the transaction that opens the incident. Calling it again alerts only new recipients, such as a new
-    assignee.
+    Call it in the transaction that opens the incident. If called again, it alerts only new recipients.
     """
     with transaction.atomic():
         _queue(Event.OPENED, _recipients(incident), now=now, incident=incident)
@@ -64,7 +63,7 @@ def incident_opened(incident: Incident, *, now: datetime) -> None:
 
 
 def incident_resolved(incident: Incident, *, now: datetime) -> None:
-    """Tell those who were alerted, once, and stop reminders. Call it in the transaction that closes the incident."""
+    """Tell everyone who was alerted, and stop reminders. Call it in the transaction that closes the incident."""
     with transaction.atomic():
         _queue(Event.HEALED, _alerted(incident), now=now, incident=incident)
         incident.remind_after = None
@@ -72,7 +71,7 @@ def incident_resolved(incident: Incident, *, now: datetime) -> None:
 
 
 def remind_due(now: datetime) -> int:
-    """Queue the reminders that are due and schedule the next ones; returns the number of incidents."""
+    """Queue the reminders that are due and schedule the next ones; return the number of incidents."""
     done = 0
     for incident in Incident.objects.filter(closed_at=None, remind_after__lte=now).select_related("assignee"):
         with transaction.atomic():
@@ -81,7 +80,7 @@ def remind_due(now: datetime) -> int:
             if not untaken.update(remind_after=following, reminders=incident.reminders + 1):
                 continue  # another worker handles it
             incident.reminders += 1
-            # A recipient still waiting for the last alert (the mail server is down) needs no second one.
+            # A recipient whose last alert is still waiting (the mail server may be down) needs no second one.
             undelivered = incident.deliveries.filter(delivered_at=None, given_up_at=None)
             keys = undelivered.values_list("email", "channel_id")
             waiting = {email or f"channel:{channel_id}" for email, channel_id in keys}
@@ -101,7 +100,7 @@ def _next_reminder(opened_at: datetime, now: datetime) -> datetime:
 
 
 def credential_expires(credential: AppCredential, *, days: int, now: datetime) -> None:
-    """Warn the IT admins that the credential expires within ``days`` days; once for each number of days and date."""
+    """Warn that a credential expires within ``days`` days, once for each number of days and expiration date."""
     people = [Recipient(EXPIRY, user.email.lower()) for user in _it_admins() if preferences_of(user).expiry_warnings]
     recipients = [*people, *_copy_list(), *_channels()]
     with transaction.atomic():
@@ -110,7 +109,7 @@ def credential_expires(credential: AppCredential, *, days: int, now: datetime) -
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A question or an answer to people. It is stored as written, so it must stay true."""
+    """A message to people. It is stored as written, so it must still be true when it is sent."""
 
     subject: str
     paragraphs: tuple[str, ...]
@@ -118,7 +117,7 @@ class Message:
     button: str
     why: str  # "You get this because …"
     facts: tuple[tuple[str, str], ...] = ()
-    lines: tuple[str, ...] = ()  # the affected things; the message shows the first ones
+    lines: tuple[str, ...] = ()  # the affected items, of which the message shows the first few
     lines_label: str = ""
     tone: str = "info"  # broken, ok, warning or info
 
@@ -126,8 +125,8 @@ class Message:
 def notify(people: Iterable[User], message: Message, *, about: str, now: datetime) -> None:
     """Queue a message to each of ``people``, except those who have left or have switched messages off.
 
-    ``about`` names the occasion, for example "review:3:opened": each person gets one message per occasion, however
-    often this is called. Call it in the transaction of the occasion.
+    ``about`` identifies the event, for example "review:3:opened". Each person gets one message per event, however
+    often this is called. Call it in the event's transaction.
     """
     recipients = [
         Recipient(PERSONAL, user.email.lower())
@@ -143,7 +142,7 @@ def notify_it_admins(message: Message, *, about: str, now: datetime) -> None:
 
 
 def send_test(target: AlertChannel | User, *, actor: User, now: datetime) -> Delivery:
-    """Queue a test alert to a channel, or to one's own address. Raises NotAllowed, or InvalidInput without an address."""
+    """Queue a test alert to a channel or the actor. Raises NotAllowed, or InvalidInput if the actor has no address."""
     if isinstance(target, AlertChannel):
         roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
         recipient = Recipient(CHANNEL, channel_id=target.pk, can_wait=False)
@@ -171,7 +170,7 @@ def preferences_of(user: User) -> AlertChoice:
 
 
 def set_preferences(user: User, *, actor: User, **preferences: bool) -> None:
-    """Set the person's own e-mail preferences, columns of AlertChoice. Raises NotAllowed for another person's."""
+    """Set e-mail preferences (columns of AlertChoice). Raises NotAllowed if they are another person's."""
     roles.require(actor.pk == user.pk, cause="Everybody chooses for themselves.")
     changes = audit.changed_fields(preferences_of(user), preferences)
     if not changes:
@@ -182,7 +181,7 @@ def set_preferences(user: User, *, actor: User, **preferences: bool) -> None:
 
 
 def _recipients(incident: Incident, *, remind: bool = False) -> list[Recipient]:
-    """The recipients of an open incident, the strongest reason first. ``remind``: only those who want reminders."""
+    """An open incident's recipients, the strongest reason first. ``remind``: only those who want reminders."""
     admins = _it_admins()
     people: list[tuple[User, str]] = []
     if incident.who == Connection.Who.OWNER:
@@ -191,7 +190,7 @@ def _recipients(incident: Incident, *, remind: bool = False) -> list[Recipient]:
             people.append((owner, OWNER))
     if incident.who == Connection.Who.IT_ADMIN:
         people += [(admin, IT_ADMIN) for admin in admins if preferences_of(admin).own_incidents]
-    if not settings.ALERT_COPY_TO:  # otherwise the list gets the copies
+    if not settings.ALERT_COPY_TO:  # otherwise the copies go to that list
         people += [(admin, COPY) for admin in admins if preferences_of(admin).organisation_incidents]
     by_email = [
         Recipient(reason, user.email.lower()) for user, reason in people if preferences_of(user).reminders or not remind
@@ -213,7 +212,7 @@ def _channels() -> list[Recipient]:
 
 
 def _alerted(incident: Incident) -> list[Recipient]:
-    """Who was alerted of the incident, without people who have left or do not want to know that it is resolved."""
+    """Those who were alerted, except people who have left or do not want to know that the incident is resolved."""
     rows = incident.deliveries.filter(event__in=(Event.OPENED, Event.REMINDER)).order_by("pk")
     alerted = {
         email or channel_id: (email, channel_id, payload.get("reason", ""))
@@ -244,8 +243,8 @@ def _queue(
     subject = f"incident:{incident.pk}" if incident else f"credential:{credential.pk}" if credential else ""
     about = f"{subject}:{event}" if number is None else f"{subject}:{event}:{number}"
     if credential is not None and credential.expires_at is not None:
-        about += f":{credential.expires_at:%Y-%m-%d}"  # a corrected date is warned of again
-    # The facts of the incident are added at the first attempt, when its whole extent is known.
+        about += f":{credential.expires_at:%Y-%m-%d}"  # warn again if the date is corrected
+    # The incident's facts are added at the first delivery attempt, when its full extent is known.
     payload = {} if number is None else {"number": number}
     _create_rows(about, recipients, {"event": event, "incident": incident, "credential": credential}, payload, now=now)
 
@@ -253,7 +252,7 @@ def _queue(
 def _create_rows(
     about: str, recipients: Iterable[Recipient], columns: dict[str, Any], payload: dict[str, Any], *, now: datetime
 ) -> None:
-    """One row per recipient; a recipient with several roles keeps the first. Existing rows stay as they are."""
+    """Create one row per recipient, with the first reason if there are several. Existing rows stay as they are."""
     unique: dict[str, Recipient] = {}
     for recipient in recipients:
         unique.setdefault(recipient.key, recipient)
@@ -274,7 +273,7 @@ def _create_rows(
 
 
 def _held_back(recipients: list[Recipient], *, now: datetime) -> dict[str, datetime]:
-    """Until when alerts wait for recipients who got BURST of them within WINDOW, by recipient key."""
+    """When the next alerts may be sent to those who have got BURST of them within WINDOW, by recipient key."""
     patient = [recipient for recipient in recipients if recipient.can_wait]
     if not patient:
         return {}

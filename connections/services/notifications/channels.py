@@ -1,4 +1,4 @@
-"""Alert channels: webhooks and chats that get every alert of the organisation."""
+"""Alert channels: webhooks and chats that get all of the organisation's alerts."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,15 +12,15 @@ from connections.models import AlertChannel, Delivery, User
 from connections.models.audit import AuditAction
 from connections.outbound import safe_http, webhooks
 
-OVERLAP = timedelta(hours=24)  # how long alerts are signed with the old secret as well
+OVERLAP = timedelta(hours=24)  # how long alerts are also signed with the old secret
 
 Kind = AlertChannel.Kind
 
 
 def add(*, name: str, kind: str, url: str, actor: User) -> tuple[AlertChannel, str]:
-    """Add a channel; returns it and, for a webhook, its signing secret, which is never shown again.
+    """Add a channel; return it and, for a webhook, its signing secret, which is never shown again.
 
-    Raises NotAllowed, AlreadyExists, or InvalidInput for a forbidden address.
+    Raises NotAllowed, AlreadyExists, or InvalidInput if the address is not allowed.
     """
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     secret = webhooks.new_secret() if kind == Kind.WEBHOOK else ""
@@ -56,7 +56,7 @@ def change(channel: AlertChannel, *, name: str, url: str = "", actor: User) -> N
 
 
 def disable(channel: AlertChannel, *, actor: User, now: datetime) -> None:
-    """Stop sending, also what is still waiting. Doing it twice is harmless. Raises NotAllowed."""
+    """Stop sending, even what is still waiting. Safe to repeat. Raises NotAllowed."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     with transaction.atomic():
         if AlertChannel.objects.filter(pk=channel.pk, disabled_at=None).update(disabled_at=now):
@@ -67,7 +67,7 @@ def disable(channel: AlertChannel, *, actor: User, now: datetime) -> None:
 
 
 def enable(channel: AlertChannel, *, actor: User) -> None:
-    """Send alerts again. Doing it twice is harmless. Raises NotAllowed."""
+    """Resume sending alerts. Safe to repeat. Raises NotAllowed."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     with transaction.atomic():
         if AlertChannel.objects.filter(pk=channel.pk, disabled_at__isnull=False).update(disabled_at=None):
@@ -75,7 +75,7 @@ def enable(channel: AlertChannel, *, actor: User) -> None:
 
 
 def remove(channel: AlertChannel, *, actor: User) -> None:
-    """Delete the channel and its deliveries. Doing it twice is harmless. Raises NotAllowed."""
+    """Delete the channel and its deliveries. Safe to repeat. Raises NotAllowed."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     with transaction.atomic():
         if AlertChannel.objects.filter(pk=channel.pk).exists():
@@ -84,9 +84,9 @@ def remove(channel: AlertChannel, *, actor: User) -> None:
 
 
 def replace_secret(channel: AlertChannel, *, actor: User, now: datetime) -> str:
-    """Create and return a new signing secret. Alerts are signed with the old one as well for OVERLAP.
+    """Return a new signing secret. Alerts are also signed with the old one for OVERLAP.
 
-    Raises NotAllowed, or InvalidInput for a channel that is not signed.
+    Raises NotAllowed, or InvalidInput if the channel is not a webhook.
     """
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     if channel.kind != Kind.WEBHOOK:
@@ -113,7 +113,7 @@ def signing_secrets(channel: AlertChannel, *, now: datetime) -> list[str]:
 
 
 def host_of(url: str) -> str:
-    """The host of an address. Raises InvalidInput for a forbidden or unknown host."""
+    """The host in an address. Raises InvalidInput if the host is unknown or not allowed."""
     try:
         target = safe_http.parse_target(url, allow_private=settings.ALERT_PRIVATE_TARGETS)
         safe_http.check(target, allow_private=settings.ALERT_PRIVATE_TARGETS)

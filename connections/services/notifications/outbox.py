@@ -1,6 +1,6 @@
 """The outbox: claim what is due, send it, record the outcome.
 
-The row is the queue entry. A claim moves ``next_attempt_at`` forward by a lease, and sending happens outside any
+Each row is a queue entry. A claim moves ``next_attempt_at`` forward by a lease, and sending happens outside any
 transaction; if a worker dies in between, the row is due again when the lease expires. If it dies after sending and
 before recording that, the alert goes out a second time with the same Message-ID or webhook-id.
 """
@@ -29,11 +29,11 @@ from connections.services.notifications import channels as alert_channels
 from connections.services.notifications import payload
 
 LEASE = timedelta(minutes=10)  # longer than any batch can take
-# Seconds to the next attempt after the first, second …, about three days in total; then the portal gives up.
+# Seconds to wait after each failed attempt, about three days in total; then the portal gives up.
 WAITS = (30, 60, 120, 300, 900, 1800, 3600, 7200, 14400, 28800, 43200, 57600, 86400)
-JITTER = 0.2  # of the wait, up or down
+JITTER = 0.2  # the random share by which a wait is longer or shorter
 MAX_COMBINED = 1000
-COMBINE_FROM = 4  # from this many alerts on, a recipient gets them in one message
+COMBINE_FROM = 4  # a recipient gets this many alerts or more in one message
 
 
 class NothingToRetry(PortalError):
@@ -52,7 +52,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
-    """One message to one recipient: one delivery or several."""
+    """One message to one recipient, made of one or more deliveries."""
 
     deliveries: list[Delivery]
 
@@ -73,9 +73,9 @@ class OutgoingMessage:
 
 
 def deliver_due(now: datetime, limit: int = 100) -> Summary:
-    """Send what is due, batch by batch. Never raises for errors of the receiving side."""
+    """Send everything that is due, in batches. Never raises if a receiver fails."""
     total = Summary()
-    # Ends because a claimed row is due later, or never again.
+    # This ends, because a claimed row is not due again until later, if at all.
     while claimed := _claim(_waiting().filter(next_attempt_at__lte=now), now=now, limit=limit):
         done = _send(claimed, now=now)
         total = Summary(total.claimed + len(claimed), total.delivered + done, total.failed + len(claimed) - done)
@@ -83,7 +83,7 @@ def deliver_due(now: datetime, limit: int = 100) -> Summary:
 
 
 def send_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
-    """Send one delivery now, even if it was given up; returns it with the outcome.
+    """Send one delivery now, even if it was given up, and return it with the outcome.
 
     Raises NotAllowed, or NothingToRetry if it was delivered or another worker is sending it.
     """
@@ -103,7 +103,7 @@ def send_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
 
 
 def retry_failed(*, actor: User, now: datetime) -> int:
-    """Queue everything that was given up again, except for disabled channels; returns how many. Raises NotAllowed."""
+    """Queue all deliveries that were given up, except to disabled channels; return how many. Raises NotAllowed."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     return _requeue(Delivery.objects.filter(delivered_at=None, channel__disabled_at=None), now=now)
 
@@ -117,7 +117,7 @@ def _waiting() -> QuerySet[Delivery]:
 
 
 def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
-    """Claim about ``limit`` rows, and all that wait for the same people; store their facts at the first attempt."""
+    """Claim up to ``limit`` rows, and the others for the same people; on the first attempt, store their facts."""
     with transaction.atomic():
         due = due.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
         rows = list(due[:limit])
@@ -136,13 +136,12 @@ def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delive
 
 
 def _send(claimed: list[Delivery], *, now: datetime) -> int:
-    """Send claimed rows; returns how many were delivered."""
     by_mail, by_channel = [row for row in claimed if row.email], [row for row in claimed if not row.email]
     return _send_mails(by_mail, now=now) + _send_to_channels(by_channel, now=now)
 
 
 def _send_mails(rows: list[Delivery], *, now: datetime) -> int:
-    """Send all mails over one connection. If the server itself fails, the rest waits without an attempt."""
+    """Send all mails over one connection. If the server itself fails, the others are postponed without being sent."""
     if not rows:
         return 0
     delivered = 0
@@ -162,7 +161,7 @@ def _send_mails(rows: list[Delivery], *, now: datetime) -> int:
 
 
 def _send_mail(message: OutgoingMessage, connection: Any) -> tuple[str, bool]:
-    """Send one mail. Returns the problem ("" for success), and whether it would affect every other mail too."""
+    """Send one mail. Return the problem ("" for success), and whether it would affect all other mails, too."""
     try:
         connection.open()
         connection.send_messages([_mail(message)])
@@ -213,7 +212,7 @@ def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
     pks = {row.channel_id for row in rows if row.channel_id}
     channels = AlertChannel.objects.defer("url", "signing_secret").in_bulk(pks)
     delivered = 0
-    trouble: dict[int, str] = {}  # channels without an answer: their other rows wait without an attempt
+    trouble: dict[int, str] = {}  # channels that did not answer; their other rows are not sent now
     chats = {pk for pk, channel in channels.items() if channel.kind == AlertChannel.Kind.CHAT}
     for message in _outgoing(rows, key=lambda row: row.channel_id, together=lambda row: row.channel_id in chats):
         channel = channels.get(message.first.channel_id or 0)
@@ -233,7 +232,7 @@ def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
 
 
 def _send_to_channel(message: OutgoingMessage, channel: AlertChannel, *, now: datetime) -> tuple[str, bool]:
-    """Returns the problem ("" for success), and whether there was an answer at all."""
+    """Send one message. Return the problem ("" for success), and whether there was any answer."""
     try:
         url = channel.url or ""
         body, headers = _request_to_channel(message, channel, now=now)
@@ -262,7 +261,7 @@ def _request_to_channel(
 def _outgoing(
     rows: list[Delivery], *, key: Callable[[Delivery], Any], together: Callable[[Delivery], bool] = lambda row: True
 ) -> Iterator[OutgoingMessage]:
-    """One message per delivery, or one for all combinable deliveries of a recipient when they are many."""
+    """Yield one message per delivery, or one for all that can be combined if there are at least COMBINE_FROM."""
     for _, group in groupby(sorted(rows, key=lambda row: (key(row), row.pk)), key=key):
         deliveries = list(group)
         shared = [row for row in deliveries if row.event != Delivery.Event.TEST and together(row)]
@@ -274,19 +273,19 @@ def _outgoing(
 
 
 def _message_id(delivery: Delivery) -> str:
-    """The same for all attempts. The time keeps it unique even after a backup was restored."""
+    """An ID that all attempts share. The time keeps it unique even after a backup was restored."""
     return f"alert-{delivery.pk}-{int(delivery.created_at.timestamp())}"
 
 
 def _record_outcome(message: OutgoingMessage, problem: str, *, now: datetime) -> int:
-    """Record the outcome; returns how many were delivered."""
+    """Record the outcome; return how many deliveries succeeded."""
     pks = [delivery.pk for delivery in message.deliveries]
     if not problem:
         return Delivery.objects.filter(pk__in=pks).update(
             delivered_at=now, next_attempt_at=None, given_up_at=None, last_error=""
         )
     for delivery in message.deliveries:
-        following = None  # gives up
+        following = None  # give up
         if delivery.attempts <= len(WAITS):
             spread = 1 + random.uniform(-JITTER, JITTER)
             following = now + timedelta(seconds=WAITS[delivery.attempts - 1] * spread)

@@ -1,7 +1,4 @@
-"""The facts of an alert, stored in its row at the first attempt so that every attempt sends the same.
-
-They are also the ``data`` of webhooks (docs/alerts.md), so their names must not change.
-"""
+"""An alert's facts, the same for all attempts. Webhooks include them (docs/alerts.md), so names must not change."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,11 +8,11 @@ from django.conf import settings
 from connections.models import AppCredential, Connection, Delivery, Incident
 from connections.services.notifications import alerts
 
-LISTED = 100  # affected connections named in a webhook; the count covers all
+LISTED = 100  # maximum number of affected connections in a webhook; the count includes all
 
 
 def payloads(deliveries: Iterable[Delivery]) -> dict[int, dict[str, Any]]:
-    """The current facts of each alert, by primary key. Each incident is described once, for all its alerts."""
+    """The current facts of each alert, by its primary key. Each incident is read only once for all its alerts."""
     incidents: dict[int, dict[str, Any]] = {}
     return {delivery.pk: _facts(delivery, incidents) for delivery in deliveries}
 
@@ -64,7 +61,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
 
 def _credential(credential: AppCredential, days: int) -> dict[str, Any]:
     app = credential.app_registration
-    # Whether Microsoft accepts another credential of the same app registration that lasts longer.
+    # Whether the app registration has another accepted credential that expires later.
     others = AppCredential.objects.live().filter(app_registration=app).exclude(pk=credential.pk)
     accepted = others.filter(rejected_at=None, verified_at__isnull=False)
     is_covered = bool(credential.expires_at) and accepted.filter(expires_at__gt=credential.expires_at).exists()

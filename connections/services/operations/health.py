@@ -1,4 +1,4 @@
-"""Health checks and metrics of the portal. Changes nothing."""
+"""Read-only health checks and metrics of the portal."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from connections.models import AppCredential, AppRegistration, AuditSeal, Connec
 from connections.services.api_keys import rate_limit
 from connections.services.audit import publishing, sealing
 
-MOST = 10_000  # unsealed rows are counted up to this
+MOST = 10_000  # unsealed rows are counted up to this number
 LAST_SWEEP = "sweep:last"  # cache key: unix time in seconds, written at the end of each sweep
 
 
@@ -35,7 +35,7 @@ def run_checks() -> list[HealthCheck]:
 
 
 def seconds_since_sweep() -> float | None:
-    """Seconds since the last finished sweep; None if there was none. Raises RedisError without a broker."""
+    """Seconds since the last finished sweep; None if there was none. Raises RedisError if the broker is down."""
     last = cache.get(LAST_SWEEP)
     return None if last is None else max(0.0, time.time() - float(last))
 
@@ -44,7 +44,7 @@ def _run(name: str, check: Callable[[], tuple[bool, str]]) -> HealthCheck:
     try:
         ok, detail = check()
     except (DatabaseError, redis.RedisError, OSError) as error:
-        # Only the class: messages of drivers contain addresses and user names.
+        # Show only the class, because drivers' messages contain addresses and user names.
         return HealthCheck(name, ok=False, detail=f"not reachable ({type(error).__name__})")
     except UnreadableSecret:
         return HealthCheck(name, ok=False, detail="a stored secret cannot be opened with the configured keys")
@@ -62,7 +62,7 @@ def _broker() -> tuple[bool, str]:
 
 
 def _encryption_keys() -> tuple[bool, str]:
-    """Decrypt the oldest and the newest stored secret: after a failed key rotation one of them cannot be read."""
+    """Decrypt the oldest and the newest stored secret, because a failed key rotation makes one of them unreadable."""
     if decrypt(encrypt("probe")) != "probe":
         return False, "the first key does not open what it sealed"
     stored = AppCredential.objects.filter(secret__isnull=False)
@@ -89,7 +89,7 @@ class Metric:
 
 
 def metrics() -> Iterator[Metric]:
-    """The metrics in Prometheus' terms. Raises DatabaseError without a database."""
+    """Yield metrics for Prometheus. Raises DatabaseError if the database is down."""
     counts = dict(Connection.objects.order_by().values_list("status").annotate(Count("pk")))
     for status in Connection.Status:
         count = counts.get(status.value, 0)

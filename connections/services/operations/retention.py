@@ -1,7 +1,7 @@
-"""Retention: remove old sealed rows of the audit trail, and old alerts that are finished.
+"""Remove old sealed rows from the audit trail, and old alerts that were delivered or given up.
 
-Rows are removed seal by seal, the oldest first. The seals stay: they record how many events of which kind there were, and
-the chain still verifies. Rows that do not match their seal are never removed, because they are evidence.
+Rows are removed seal by seal, the oldest first. The seals stay: they record how many events of each kind there were, so
+the chain can still be verified. Rows that do not match their seal are never removed, because they are evidence.
 """
 
 from datetime import datetime, timedelta
@@ -25,14 +25,14 @@ TOGETHER = 50  # seals whose rows are removed in one transaction
 
 
 def prune(now: datetime) -> int:
-    """Remove what is older than AUDIT_RETENTION_DAYS (0: keep for ever); returns the number of audit rows removed."""
+    """Remove what is older than AUDIT_RETENTION_DAYS (0: keep everything); return the number of audit rows removed."""
     days = settings.AUDIT_RETENTION_DAYS
     if days <= 0:
         return 0
     removed = 0
     while (count := _prune_some(days, now)) is not None:
         removed += count
-    # Alerts that are delivered or given up. While their subject is still open, their keys prevent duplicates.
+    # Remove finished alerts, but not while their subject is open, because their keys prevent duplicates.
     before = now - timedelta(days=days)
     done = Delivery.objects.filter(Q(delivered_at__lt=before) | Q(given_up_at__lt=before), next_attempt_at=None)
     over = Q(incident=None) | Q(incident__closed_at__lt=before)
@@ -46,7 +46,7 @@ def _prune_some(days: int, now: datetime) -> int | None:
     """Remove the rows of the next few seals; None if there is nothing left to remove."""
     first = verification_checks.last_pruned_seal()
     seals = AuditSeal.objects.defer("marks").filter(number__gt=first).order_by("number")[:TOGETHER]
-    # Consecutive seals that cover nothing newer.
+    # Consecutive seals that cover only rows older than that.
     old = list(takewhile(lambda seal: seal.covers_until < now - timedelta(days=days), seals))
     if not old:
         return None
@@ -57,7 +57,7 @@ def _prune_some(days: int, now: datetime) -> int | None:
         logger.error("retention stopped: the audit trail is broken", seal=findings[0].seal, finding=findings[0].what)
         return None
     with transaction.atomic():
-        # This is also the lock: a second worker waits, and then sees that the work is done.
+        # This is also the lock: a second worker waits here and then sees that the work is done.
         state = AuditSealing.objects.select_for_update().get(pk=1)
         if verification_checks.last_pruned_seal() != first:
             return 0

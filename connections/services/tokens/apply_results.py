@@ -1,7 +1,7 @@
-"""Store what Microsoft answered: save tokens, flag dead grants, retry later after a temporary error.
+"""Process Microsoft's answers: save tokens, flag connections whose grant has ended, retry after temporary errors.
 
-A connection's status changes only after a definite refusal, or an ambiguous one that a second answer confirms. An
-outage, throttling, a rejected app registration or a missing encryption key never changes it.
+A connection's status changes only after a definite refusal, or after an ambiguous one that a second answer confirms.
+Outages, throttling, a rejected app registration and a missing encryption key never change it.
 """
 
 import logging
@@ -33,13 +33,13 @@ from connections.services.tokens.batch_client import Answer, DueConnection, Refr
 
 logger = logging.getLogger(__name__)
 
-CONFIRM_AFTER = timedelta(minutes=1)  # an ambiguous refusal is confirmed by the same answer this much later
-RETRY_FLAGGED = timedelta(minutes=30)  # missing consent or a policy may be fixed without the owner signing in
+CONFIRM_AFTER = timedelta(minutes=1)  # another refusal after at least this long confirms an ambiguous one
+RETRY_FLAGGED = timedelta(minutes=30)  # consent and policies can be fixed without the owner signing in again
 THROTTLE_DEFAULT = timedelta(minutes=1)  # Microsoft sends Retry-After with most, but not all, of its 429 responses
 LONGEST_WAIT = timedelta(minutes=15)
 OUTAGE_AFTER = 3  # failed attempts in a row
-NO_OUTAGE_WITHIN = timedelta(minutes=5)  # of a token from the same environment
-SPREAD = 20  # time slots over which connections that wait together are spread
+NO_OUTAGE_WITHIN = timedelta(minutes=5)  # no outage is reported if the environment issued a token this recently
+SPREAD = 20  # number of time slots over which postponed connections are spread
 
 STATUS_OF = {
     Kind.REAUTH: Connection.Status.RECONNECT_NEEDED,
@@ -61,8 +61,6 @@ NO_ROLES = Verdict(
 
 @dataclass(slots=True)
 class Summary:
-    """Numbers of connections, for the log and the benchmark."""
-
     claimed: int = 0
     renewed: int = 0
     flagged: int = 0
@@ -77,7 +75,6 @@ class Summary:
 
 
 def apply(results: Sequence[RefreshBatchResult], *, now: datetime) -> Summary:
-    """Store all answers of a batch."""
     summary = Summary(claimed=sum(len(result.answers) + len(result.held_back) for result in results))
     summary.renewed = _store_tokens(results, now)
     for result in results:
@@ -116,9 +113,9 @@ def _store_tokens(results: Sequence[RefreshBatchResult], now: datetime) -> int:
     for due, answer in renewed:
         if due.pk not in written:
             continue
-        # App-only tokens can come without any role (identity-platform/v2-oauth2-client-creds-grant-flow).
+        # App-only tokens may contain no roles at all (identity-platform/v2-oauth2-client-creds-grant-flow).
         if _is_app_only(due) and due.scopes and not answer.granted:
-            # Only a probe shows whether Exchange admits the application, so probe its mailboxes just as often.
+            # Only a probe shows whether Exchange admits the application, so probe its mailboxes after every refresh.
             MailboxAccess.objects.filter(connection_id=due.pk).update(probe_after=now)
             settle_without_roles(due.pk, now=now, version=due.token_version + 1)
             continue
@@ -136,12 +133,12 @@ def _is_app_only(due: DueConnection) -> bool:
 
 
 def reaches_mailbox(pk: int) -> bool:
-    """Whether the connection reaches a shared mailbox, and so works whatever its token says."""
+    """Whether the connection reaches a shared mailbox, which proves that it works even if its token has no roles."""
     return MailboxAccess.objects.filter(connection_id=pk, state=MailboxAccess.State.REACHABLE).exists()
 
 
 def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
-    """Without roles it works if it reaches a mailbox: Exchange's grants are in no token. Restore it, or flag it."""
+    """Restore a connection without roles if it reaches a mailbox; otherwise flag it. Tokens omit Exchange's grants."""
     if reaches_mailbox(pk):
         restore(pk, now=now, version=version)
         incidents.connections_recovered([pk], now=now)
@@ -152,7 +149,6 @@ def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
 
 
 def _update_app(result: RefreshBatchResult, now: datetime) -> None:
-    """Reject, restore or pause the app registration."""
     for credential, verdict in result.rejected:
         credential_checks.credential_refused(credential, verdict, now=now)
     verdicts = [answer for _, answer in result.answers if isinstance(answer, Verdict)]
@@ -180,7 +176,7 @@ def _proves_app(answer: Answer) -> bool:
 
 
 def _detect_outage(result: RefreshBatchResult, now: datetime) -> None:
-    """Report an outage after several failures in a row, unless other connections of the environment get tokens."""
+    """Report an outage after several failures in a row, unless other connections in the environment get tokens."""
     for due, answer in result.answers:
         if isinstance(answer, Verdict) and answer.kind is Kind.TRANSIENT and due.trouble_count + 1 >= OUTAGE_AFTER:
             environment = result.app.tenant.environment
@@ -191,14 +187,14 @@ def _detect_outage(result: RefreshBatchResult, now: datetime) -> None:
 
 
 def _handle_failure(due: DueConnection, answer: Answer, now: datetime) -> bool:
-    """Flag the connection, suspect it or retry later. Returns whether it was flagged."""
+    """Flag the connection, mark it as suspect or retry later. Return whether it was flagged."""
     if not isinstance(answer, Verdict) or not answer.flags() or answer.app_wide:
         _retry_later([due], answer, now, was_sent=True)
         return False
     is_confirmed = due.suspected_at is not None and now - due.suspected_at >= CONFIRM_AFTER
     if answer.certain or is_confirmed:
         return flag(due.pk, answer, now=now, version=due.token_version)
-    # Ambiguous: retry soon, and keep the time of the first such answer.
+    # The refusal is ambiguous: retry soon, and keep the time of the first one.
     Connection.objects.filter(pk=due.pk, token_version=due.token_version).update(
         suspected_code=answer.code,
         suspected_at=due.suspected_at or now,
@@ -209,7 +205,7 @@ def _handle_failure(due: DueConnection, answer: Answer, now: datetime) -> bool:
 
 
 def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
-    """Set the verdict's status unless newer tokens came; keeps the refresh token. Returns whether anything is new."""
+    """Set the verdict's status unless newer tokens have arrived; return whether it changed. Keeps the refresh token."""
     status = STATUS_OF[verdict.kind]
     with transaction.atomic():
         locked = Connection.objects.select_for_update(of=("self",), no_key=True)
@@ -244,7 +240,7 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
 
 
 def restore(pk: int, *, now: datetime, version: int) -> None:
-    """Make a flagged connection active again, because it got a token."""
+    """Make a flagged connection active again after it got a token."""
     with transaction.atomic():
         connection = Connection.objects.select_for_update(no_key=True).filter(pk=pk, token_version=version).first()
         if connection is None or connection.status in (Connection.Status.ACTIVE, Connection.Status.DISABLED):
@@ -257,9 +253,9 @@ def restore(pk: int, *, now: datetime, version: int) -> None:
 def _retry_later(
     dues: Sequence[DueConnection], answer: Answer | None, now: datetime, *, was_sent: bool = False
 ) -> None:
-    """Refresh these connections later, spread out. ``was_sent``: their own requests got the answer."""
+    """Postpone these connections, spread over time. ``was_sent``: it was their own requests that got this answer."""
     if isinstance(answer, Verdict) and answer.app_wide:
-        # They stay due; they are not claimed until the app registration is restored.
+        # They stay due, but are not claimed until the app registration is restored.
         Connection.objects.filter(pk__in=[due.pk for due in dues]).update(refresh_after=now)
         return
     code = answer.code if isinstance(answer, Verdict | UnreadableSecret) else ""
@@ -274,7 +270,7 @@ def _retry_later(
 
 
 def postpone(results: Sequence[RefreshBatchResult], *, now: datetime) -> None:
-    """Postpone all due connections of an app whose canary failed: otherwise every batch would wait for a time-out."""
+    """Postpone all due connections of an app whose canary failed; otherwise every batch would wait for a timeout."""
     for result in results:
         verdict = result.held_back_by
         if not isinstance(verdict, Verdict) or verdict.kind is not Kind.TRANSIENT:

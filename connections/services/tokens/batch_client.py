@@ -18,7 +18,7 @@ from connections.services.registry.credential_checks import NO_CREDENTIAL
 
 @dataclass(frozen=True, slots=True)
 class DueConnection:
-    """A claimed connection as it was read. Tokens are still encrypted."""
+    """A claimed connection as read from the database, with its tokens still encrypted."""
 
     pk: int
     app_registration_id: int
@@ -34,7 +34,7 @@ class DueConnection:
 
     @property
     def token_in_use(self) -> str | None:
-        """The encrypted refresh token to send: after an ambiguous refusal, the previous one, which has worked."""
+        """The encrypted refresh token to send: after an ambiguous refusal, the previous one, because it has worked."""
         return (self.suspected_code and self.previous_refresh_token) or self.refresh_token
 
 
@@ -47,10 +47,10 @@ class RefreshBatchResult:
 
     app: AppRegistration
     answers: list[tuple[DueConnection, Answer]] = field(default_factory=list)
-    # Connections without a request of their own, because the canary's answer applies to all of them.
+    # Connections for which no request was sent, because the canary's answer applies to them, too.
     held_back: list[DueConnection] = field(default_factory=list)
     held_back_by: Answer | None = None
-    # Credentials that Microsoft rejected before it accepted one.
+    # Credentials that Microsoft rejected before it accepted another one.
     rejected: list[tuple[AppCredential, Verdict]] = field(default_factory=list)
     # Primary keys of the live credentials at the time of the request; None if they could not be read.
     tried: frozenset[int] | None = None
@@ -71,11 +71,11 @@ UNUSABLE_CREDENTIAL = replace(
 )
 
 Client = tuple[AppCredential, token_endpoint.Application]
-Tag = tuple[int, int, DueConnection]  # app registration, position of the credential, connection
+Tag = tuple[int, int, DueConnection]  # app registration ID, index of the credential, connection
 
 
 def request_tokens(batch: list[DueConnection]) -> list[RefreshBatchResult]:
-    """Request tokens, one canary per app first. Never raises for Microsoft or the network; the results are complete."""
+    """Request tokens, starting with one canary per app. Microsoft's and network errors are returned, not raised."""
     by_app: dict[int, list[DueConnection]] = defaultdict(list)
     for due in batch:
         by_app[due.app_registration_id].append(due)
@@ -104,7 +104,7 @@ def request_tokens(batch: list[DueConnection]) -> list[RefreshBatchResult]:
 def _send_canaries(
     results: dict[int, RefreshBatchResult], clients: dict[int, list[Client]], by_app: dict[int, list[DueConnection]]
 ) -> dict[int, Client]:
-    """Try one connection per app with its credentials in turn; returns the clients that the others should use."""
+    """Try one connection per app with each credential in turn; return the clients that the others should use."""
     accepted: dict[int, Client] = {}
     queue = [(pk, 0) for pk, live in clients.items() if live]
     while queue:

@@ -1,4 +1,4 @@
-"""Access tokens for callers: the stored one while it is valid, otherwise a new one, requested once for all of them."""
+"""Get access tokens for callers: the stored one while it is valid, otherwise a new one that all callers share."""
 
 import time
 from dataclasses import dataclass, field, replace
@@ -12,36 +12,34 @@ from connections.models import Connection
 from connections.services.tokens import single_flight
 from connections.services.tokens.single_flight import TokenRequirement
 
-LONGEST_WAIT = 10.0  # seconds a caller waits for a refresh
-LONGEST_WAIT_FOR_BETTER = 3.0  # the same while there is a valid token that only does not last as long as asked
+LONGEST_WAIT = 10.0  # seconds that a caller waits for a refresh
+LONGEST_WAIT_FOR_BETTER = 3.0  # seconds, if the stored token is valid but expires too soon for the caller
 LOOK_EVERY = 0.1
 
-# By name, so that exactly this one of the encrypted columns is read.
+# Listed by name, so that the access token is the only encrypted column that is read.
 _COLUMNS = ("status", "status_cause", "status_action", "expires_at", "granted_scopes", "access_token")
 TOKEN_COLUMNS = (*_COLUMNS, "app_registration_id")
 
 
 class Refresh(StrEnum):
-    """What has been done to get a caller a better token than the stored one."""
+    """Whether a refresh was tried because the stored token was not good enough."""
 
     NOT_TRIED = "not tried"
-    UNFINISHED = "unfinished"  # the caller has waited as long as it may
+    UNFINISHED = "unfinished"  # the caller has waited for the maximum time
     DONE = "done"
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token on its way to an automation."""
-
     access_token: str = field(repr=False)
     expires_at: datetime
     scope: str
-    # Why no fresher one could be had, if that was tried; the token is valid all the same.
+    # Why a refresh failed, if one was tried; the token itself is valid.
     trouble: str = ""
 
     @property
     def id(self) -> str:
-        """What a caller names it by when it was refused."""
+        """The ID that a caller sends to report that this token was rejected."""
         return single_flight.token_id(self.access_token)
 
     def is_as(self, wanted: TokenRequirement, now: datetime) -> bool:
@@ -49,11 +47,11 @@ class Token:
 
 
 def get_token(connection: Connection, wanted: TokenRequirement, *, now: datetime) -> Token:
-    """A token as ``wanted``, refreshed inside the call when needed; one that lasts shorter if there is no better one.
+    """Return a token that meets ``wanted``, refreshed if necessary, or one with a shorter lifetime if that fails.
 
-    However many ask at once, Microsoft is asked by one of them, and the others wait for its answer. While a token is
-    still valid, trouble at Microsoft is only a remark on it, unless it is the one that was refused. Raises
-    ConnectionUnusable (its page says why), TokenUnavailable (nobody is to blame), UnreadableSecret.
+    Concurrent callers share one request to Microsoft. If it fails, the stored token is returned with a note as long as
+    it is valid and was not reported as rejected. Raises ConnectionUnusable (the connection's page says why),
+    TokenUnavailable (try again later) or UnreadableSecret.
     """
     refresh = Refresh.NOT_TRIED
     rows = Connection.objects.values_list(*_COLUMNS, "trouble_at", "app_registration__paused_until")
@@ -68,7 +66,6 @@ def get_token(connection: Connection, wanted: TokenRequirement, *, now: datetime
 
 
 def _refresh_or_wait(pk: int, wanted: TokenRequirement) -> Refresh:
-    """Refresh, or wait for the process that is refreshing."""
     if single_flight.refresh_in_turn(pk, wanted):
         return Refresh.DONE
     end = time.monotonic() + LONGEST_WAIT
@@ -80,7 +77,7 @@ def _refresh_or_wait(pk: int, wanted: TokenRequirement) -> Refresh:
 
 
 class RefreshNeeded(Exception):
-    """There may soon be a (longer lasting) token: try again once the connection is refreshed, or after ``patience``."""
+    """A better token may be available soon: try again when the connection is refreshed, or after ``patience``."""
 
     def __init__(self, patience: float) -> None:
         super().__init__()
@@ -88,13 +85,13 @@ class RefreshNeeded(Exception):
 
 
 def choose(token: Token | None, wanted: TokenRequirement, *, now: datetime, refresh: Refresh, failed: bool) -> Token:
-    """What a caller gets while ``token`` is the valid one that is stored, without ever waiting.
+    """Choose what a caller gets, given the stored ``token`` if it is valid. Raises RefreshNeeded or TokenUnavailable.
 
-    ``failed``: Microsoft gave no answer a moment ago. Raises RefreshNeeded, TokenUnavailable.
+    ``failed``: Microsoft failed to answer a moment ago.
     """
     if token is not None and token.is_as(wanted, now):
         return token
-    # A token that lasts shorter than wanted is better than none; the refused one is not.
+    # A token with a shorter lifetime than wanted is better than none, but a rejected one is not.
     is_usable = token is not None and not wanted.refuses(token.access_token)
     if refresh is Refresh.NOT_TRIED and not failed:
         raise RefreshNeeded(LONGEST_WAIT_FOR_BETTER if is_usable else LONGEST_WAIT)
@@ -104,7 +101,7 @@ def choose(token: Token | None, wanted: TokenRequirement, *, now: datetime, refr
 
 
 def stored_token(connection: Connection, *, now: datetime) -> Token | None:
-    """The valid token of a connection read with TOKEN_COLUMNS. Raises ConnectionUnusable, UnreadableSecret."""
+    """Like valid_token(), for a connection read with TOKEN_COLUMNS. May also raise UnreadableSecret."""
     return valid_token(*(getattr(connection, name) for name in _COLUMNS), now=now)
 
 
@@ -118,7 +115,7 @@ def valid_token(
     *,
     now: datetime,
 ) -> Token | None:
-    """The stored token if it is valid. Raises ConnectionUnusable if the connection is not well."""
+    """The stored token, or None if it has expired. Raises ConnectionUnusable if the connection is not active."""
     if status != Connection.Status.ACTIVE:
         raise ConnectionUnusable(cause or "Nobody has signed in for this connection yet.", action=action, code=status)
     if access_token is None or expires_at is None or expires_at <= now:

@@ -1,7 +1,7 @@
-"""The one statement behind a token call: who calls, which connection is meant, whether it may be used, and its token.
+"""The SQL statement behind token calls. It finds the API key, the connection, whether it may be used, and its token.
 
-It finds what ``api_keys.authenticate`` and ``access`` find by the ORM, for many calls at once; a test holds both equal.
-Secrets are compared, networks matched and dates judged by the functions that everybody else uses.
+It does for many calls at once what ``api_keys.authenticate`` and ``access`` do through the ORM; a test ensures that
+they agree. Secrets, networks and dates are checked by the same functions as everywhere else.
 """
 
 import json
@@ -62,7 +62,7 @@ WHERE NOT only_chosen OR EXISTS (
     SELECT 1 FROM {chosen} AS chosen WHERE chosen.apikey_id = key__id AND chosen.connection_id = connection.id
 )
 """
-# What the owner sees under a name; left out where all calls name numbers.
+# Finds connections that the key's owner can see by name; left out if every call gives an ID.
 _BY_NAME = """
     UNION
     SELECT n, connection.id FROM bearer
@@ -87,7 +87,7 @@ _SHARE_WITH_OWNER = f"""(share.person_id = owner__id OR share.team_id IN (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What one call brings: the prefix of its key, and the connection by number or by name."""
+    """What one call asks for: the prefix of its key, and the connection by ID or by name."""
 
     prefix: str
     pk: int | None
@@ -96,18 +96,18 @@ class Question:
 
 @dataclass(slots=True)
 class Match:
-    """The key that a call shows, not yet checked, and the one connection that it sees under that number or name."""
+    """The call's key, not yet checked, and the only connection with that ID or name that the key can see."""
 
-    key: ApiKey  # with its owner; only what authenticating needs is loaded
-    connection: dict[str, Any]  # its columns; the access token as it is stored
+    key: ApiKey  # with its owner; only the fields needed for authentication are loaded
+    connection: dict[str, Any]  # its columns; the access token is still encrypted
     app: dict[str, Any]
-    may_use: bool  # the key's owner may fetch its token
+    may_use: bool  # whether the key's owner may fetch its token
 
 
 def find(questions: Sequence[Question], *, now: datetime) -> list[Match | None]:
-    """The match of each question. None where there is no such key or connection, or where it is ambiguous."""
+    """Return the match for each question; None if the key or connection does not exist or the name is ambiguous."""
     matches: list[list[Match]] = [[] for _ in questions]
-    keys: dict[int, ApiKey] = {}  # many calls may come with the same one
+    keys: dict[int, ApiKey] = {}  # many calls may use the same key
     for row in _rows(questions, now):
         matches[row[0]].append(_match(row, keys))
     return [rows[0] if len(rows) == 1 else None for rows in matches]
@@ -132,7 +132,7 @@ def _rows(questions: Sequence[Question], now: datetime) -> list[tuple[Any, ...]]
             return list(cursor.fetchall())
     database.ensure_connection()
     connection: Any = database.connection
-    # Django turns prepared statements off; planning this one takes longer than running it.
+    # Django turns prepared statements off, but planning this one takes longer than running it.
     connection.prepare_threshold = 5
     with database.wrap_database_errors, psycopg.Cursor(connection) as cursor:
         return list(cursor.execute(statement, parameters).fetchall())
@@ -185,7 +185,7 @@ def _values(columns: tuple[str, ...], row: tuple[Any, ...], start: int) -> list[
 
 
 def _python(column: str, value: Any) -> Any:
-    """The value as the ORM would read it."""
+    """The value as the ORM would return it."""
     if value is None:
         return None
     if column in _MOMENTS:

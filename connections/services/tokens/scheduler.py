@@ -1,9 +1,9 @@
 """Keep connections alive: claim what is due, request tokens, store the answers.
 
-The database row is the queue. A claim moves ``refresh_after`` forward by a lease in one conditional statement, so any
-number of workers share the work, and a worker that dies delays its connections only by the lease. Microsoft is called
-outside any transaction. One canary per app registration goes first, so a rejected credential or an outage costs one
-request instead of one per connection.
+The rows are the queue. A claim moves ``refresh_after`` forward by a lease in one conditional statement, so any number
+of workers can share the work, and if one dies, its connections are delayed only by the lease. Microsoft is called
+outside any transaction. One canary per app registration goes first, so that a rejected credential or an outage costs
+one request instead of one per connection.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ CANARY_EVERY = timedelta(minutes=1)
 _CONNECTION, _APP = Connection._meta.db_table, AppRegistration._meta.db_table
 _FIELDS = ["id", *(field.name for field in fields(DueConnection) if field.name != "pk")]
 _RETURNING = "RETURNING " + ", ".join(f"{_CONNECTION}.{name}" for name in _FIELDS)
-# The status list is spelt out so that the planner sees that the partial index fits.
+# The statuses are written into the statement so that the planner can use the partial index.
 _STATUSES = ", ".join(f"'{status}'" for status in Connection.KEPT_ALIVE)
 _CLAIM = f"""
 WITH due AS (
@@ -56,7 +56,7 @@ def claim(*, now: datetime, limit: int) -> list[DueConnection]:
 
 
 def claim_one(pk: int, *, now: datetime) -> list[DueConnection]:
-    """Claim one connection whether it is due or not ("check now", canary)."""
+    """Claim one connection, whether or not it is due (for "check now" and canaries)."""
     return _run_claim(_CLAIM_ONE, (database.ops.adapt_datetimefield_value(now + LEASE), pk))
 
 
@@ -77,7 +77,7 @@ def _as_datetime(value: datetime | str | None) -> datetime | None:
 
 
 def sweep(*, now: datetime, limit: int | None = None, clock: Callable[[], datetime] | None = None) -> Summary:
-    """Refresh all that is due, in batches, and retry rejected apps. ``clock`` gives each batch's time, else ``now``."""
+    """Refresh what is due in batches, and retry rejected apps. ``clock`` returns a batch's time (default: ``now``)."""
     total = _retry_rejected_apps(now)
     size = limit or settings.SWEEP_BATCH
     moment = clock() if clock else now
@@ -92,7 +92,7 @@ def sweep(*, now: datetime, limit: int | None = None, clock: Callable[[], dateti
 
 
 def _retry_rejected_apps(now: datetime) -> Summary:
-    """Retry each rejected app once a minute with one connection; if Microsoft accepts it, the app is restored."""
+    """Retry each rejected app once a minute with one connection, and restore the app if Microsoft accepts it."""
     canaries: list[DueConnection] = []
     for app in AppRegistration.objects.filter(rejected_at__isnull=False, canary_after__lte=now):
         unclaimed = AppRegistration.objects.filter(pk=app.pk, canary_after=app.canary_after)
@@ -105,7 +105,7 @@ def _retry_rejected_apps(now: datetime) -> Summary:
 
 
 def check_now(connection: Connection, *, actor: User, now: datetime) -> Connection:
-    """Refresh one connection, due or not. Raises NotAllowed, NothingToCheck, UnreadableSecret, MicrosoftUnavailable."""
+    """Refresh one connection now. Raises NotAllowed, NothingToCheck, UnreadableSecret or MicrosoftUnavailable."""
     roles.require(permissions.can_check(actor, connection))
     if connection.status in (Connection.Status.PENDING, Connection.Status.DISABLED):
         raise NothingToCheck

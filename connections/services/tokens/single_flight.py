@@ -1,4 +1,4 @@
-"""Refresh a connection on demand: once, however many callers and processes ask. The turn is in the cache."""
+"""Refresh a connection on demand, once for all concurrent callers. A lock in the cache, called a turn, ensures this."""
 
 import hashlib
 import logging
@@ -19,28 +19,28 @@ from connections.services.tokens import apply_results, batch_client, scheduler
 
 logger = logging.getLogger(__name__)
 
-# The turn ends by itself if its holder dies; longer than asking Microsoft can take.
+# A turn expires if its holder dies. This is longer than a request to Microsoft can take.
 LOCK_SECONDS = 30
-# In a minute, for one connection whose token is still valid: a caller who wants one that lasts longer than Microsoft's
-# tokens do would otherwise cause a question at every call, until Microsoft makes the whole app registration wait.
+# Refreshes per minute of a connection whose token is still valid. Without this limit, a caller that asks for a longer
+# lifetime than Microsoft grants would cause a request with every call, until Microsoft throttles the app registration.
 MOST_EARLY = 10
 
-# Looking and deleting in two steps could delete what another one has taken in between.
+# In two separate steps, we could delete a turn that another process has taken in between.
 _DELETE_OURS = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
-# Without the cache every process has its turn: Microsoft is asked more often, and automations get their tokens.
+# Without the cache, every process may refresh: Microsoft gets more requests, but automations still get their tokens.
 _CACHE_DOWN = (RedisError, OSError)
 
 
 def token_id(access_token: str) -> str:
-    """A name for a token which tells nothing of it: the first half of its SHA-256."""
+    """An ID for a token that reveals nothing about it: the first half of its SHA-256 hash."""
     return hashlib.sha256(access_token.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRequirement:
-    min_valid: int  # seconds it must last at least
-    refused: str = ""  # id_of a token which Microsoft's services did not accept, though its time is not over
+    min_valid: int  # seconds for which the token must still be valid
+    refused: str = ""  # token_id() of a token that Microsoft's services rejected before it expired
 
     def accepts(self, access_token: str, expires_at: datetime, now: datetime) -> bool:
         return expires_at >= now + timedelta(seconds=self.min_valid) and not self.refuses(access_token)
@@ -54,7 +54,7 @@ def lock_name(pk: int) -> str:
 
 
 def acquire(turn: str) -> int | None:
-    """Take the turn; returns the mark for releasing it, or None if another process has it."""
+    """Take the turn; return the mark needed to release it, or None if another process has the turn."""
     mark = secrets.randbits(62)
     try:
         return mark if cache.add(turn, mark, timeout=LOCK_SECONDS) else None
@@ -64,13 +64,13 @@ def acquire(turn: str) -> int | None:
 
 
 def release(turn: str, mark: int) -> None:
-    """End our turn, unless it expired and another process has it already."""
-    with suppress(*_CACHE_DOWN):  # it ends by itself
+    """End our turn, unless it has expired and another process has taken it."""
+    with suppress(*_CACHE_DOWN):  # the turn expires anyway
         rate_limit.client().eval(_DELETE_OURS, 1, cache.make_key(turn), mark)
 
 
 def is_done(turns: Collection[str]) -> set[str]:
-    """Those of the refreshes that no process is working on."""
+    """Return the turns that no process holds any more."""
     try:
         taken = cache.get_many(turns) if turns else {}
     except _CACHE_DOWN:
@@ -79,27 +79,27 @@ def is_done(turns: Collection[str]) -> set[str]:
 
 
 def microsoft_just_failed(pk: int, now: datetime) -> bool:
-    """Whether Microsoft did not answer a moment ago, or asked to wait: polling would make it worse."""
+    """Whether Microsoft just failed to answer or asked us to wait, so that another request would make things worse."""
     columns = ("trouble_at", "app_registration__paused_until")
     trouble_at, paused_until = Connection.objects.values_list(*columns).get(pk=pk)
     return is_trouble_recent(trouble_at, paused_until, now)
 
 
 def is_trouble_recent(trouble_at: datetime | None, paused_until: datetime | None, now: datetime) -> bool:
-    """The same for the columns of the connection and its app registration."""
+    """Like microsoft_just_failed(), for columns that have already been read."""
     if paused_until is not None and paused_until > now:
         return True
     return trouble_at is not None and now - trouble_at < timedelta(seconds=TokenUnavailable.retry_after)
 
 
 def may_refresh_early(pk: int, now: datetime) -> bool:
-    """Whether Microsoft may be asked once more in this minute, although there is a valid token."""
+    """Whether a connection with a valid token may be refreshed once more within this minute."""
     state = rate_limit.count(f"early:{pk}", limit=MOST_EARLY, now=now)
     return state is None or not state.is_exceeded
 
 
 def refresh_in_turn(pk: int, wanted: TokenRequirement) -> bool:
-    """Refresh the connection, unless its token is as ``wanted`` by now; False if another process is at it."""
+    """Refresh the connection unless its token meets ``wanted`` by now; return False if another process is doing so."""
     turn = lock_name(pk)
     mark = acquire(turn)
     if mark is None:

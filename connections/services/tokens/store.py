@@ -18,13 +18,13 @@ from connections.models.connections import status_columns
 # Refresh every active connection at least this often, so that a revocation is noticed within the hour.
 MAX_REFRESH_INTERVAL = timedelta(hours=1)
 MIN_REFRESH_INTERVAL = timedelta(minutes=1)
-# Renew an access token before it has less than this left.
+# Renew an access token at least this long before it expires.
 MARGIN = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
 class RenewedToken:
-    """A token response with the ``token_version`` that was read before the request was sent."""
+    """A token response, and the ``token_version`` that was read before the request was sent."""
 
     pk: int
     seen_version: int
@@ -34,7 +34,7 @@ class RenewedToken:
 
 
 def next_refresh(expires_in: int, *, now: datetime) -> datetime:
-    """When to refresh next: within the hour and before the token expires (``expires_in`` seconds), spread at random."""
+    """A random time for the next refresh, within the hour and before the token expires in ``expires_in`` seconds."""
     lifetime = timedelta(seconds=expires_in)
     # The minimum keeps a very short-lived token from being renewed again and again within one sweep.
     longest = max(MIN_REFRESH_INTERVAL, min(MAX_REFRESH_INTERVAL, max(lifetime - MARGIN, lifetime / 2)))
@@ -44,7 +44,7 @@ def next_refresh(expires_in: int, *, now: datetime) -> datetime:
 def store_sign_in(
     connection: Connection, *, answer: token_endpoint.TokenSet, now: datetime, values: dict[str, Any] | None = None
 ) -> None:
-    """Store a sign-in's tokens, in a transaction, and clear every flag; late responses for the old grant are void."""
+    """Store a sign-in's tokens, clear every flag and invalidate late responses. Call it inside a transaction."""
     Connection.objects.filter(pk=connection.pk).update(
         **(values or {}),
         **healthy_columns(now),
@@ -61,7 +61,7 @@ def store_sign_in(
 
 
 def healthy_columns(now: datetime) -> dict[str, Any]:
-    """The columns of an active connection without past errors."""
+    """The column values of an active connection, with all past errors cleared."""
     return {
         **status_columns(Connection.Status.ACTIVE, since=now),
         "suspected_code": "",
@@ -109,7 +109,7 @@ _SQLITE = (
 
 
 def store_renewed(renewed: Sequence[RenewedToken], *, now: datetime) -> set[int]:
-    """Store many responses, each only if its connection's version is unchanged; returns the ids that were written."""
+    """Store each response if its connection's version is unchanged; return the IDs of the connections written."""
     if not renewed:
         return set()
     rows = [
@@ -129,7 +129,7 @@ def store_renewed(renewed: Sequence[RenewedToken], *, now: datetime) -> set[int]
     with transaction.atomic():
         if database.vendor != "postgresql":
             return {pk for row in rows for pk in _write_sqlite(row)}
-        # Server-side binding: Django's own cursor would first paste megabytes of tokens into the statement.
+        # Bind on the server, because Django's cursor would paste megabytes of tokens into the statement.
         with psycopg.Cursor(database.connection) as cursor:
             cursor.execute(_POSTGRES, [list(column) for column in zip(*rows, strict=True)])
             return {pk for (pk,) in cursor.fetchall()}

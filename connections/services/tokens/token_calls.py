@@ -1,7 +1,7 @@
-"""Many token calls answered at once: one statement finds everything, one round trip counts limits, one commit records.
+"""Answer many token calls at once with one statement, one round trip for the rate limits and one commit.
 
-Only what goes well is answered here, and who must wait is told so. Every refusal is left to the view of the route
-(connections/api/tokens.py), which finds out by the ORM what is wrong and says so.
+Only calls that succeed or must wait are answered here. All others are left to the route's view
+(connections/api/tokens.py), which uses the ORM to find out what is wrong and explains it.
 """
 
 from collections.abc import Sequence
@@ -25,34 +25,32 @@ from connections.services.tokens.single_flight import TokenRequirement
 
 @dataclass(slots=True)
 class TokenCall:
-    """One caller's request for a token."""
-
-    key: str = field(repr=False)  # its text
+    key: str = field(repr=False)  # the whole key
     pk: int | None  # of the connection
-    name: str | None  # of the connection, if it is not named by its number
+    name: str | None  # of the connection, if no ID is given
     wanted: TokenRequirement
     address: str | None
-    is_head: bool = False  # asks whether there is a token, and takes none away
-    is_counted: bool = False  # within the key's limit; a call that has waited is looked at again
+    is_head: bool = False  # only asks whether there is a token
+    is_counted: bool = False  # towards the key's rate limit; a call that waits is looked at more than once
     limit: RateLimitState | None = None
     refresh: Refresh = Refresh.NOT_TRIED
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """There may soon be a token: the connection must be refreshed first."""
+    """A token may be available once the connection has been refreshed."""
 
     connection_pk: int
     app_pk: int
     patience: float  # seconds
 
 
-# None: refused, or not to be decided here.
+# None: the view must decide, which usually means that the call is rejected.
 Outcome = Token | Wait | None
 
 
 def answer(calls: Sequence[TokenCall]) -> list[Outcome]:
-    """The outcome of each call. Every token among them has been recorded when this returns."""
+    """Return the outcome of each call. By then, every token among them has been recorded."""
     now = timezone.now()
     questions = [lookup.Question(api_keys.prefix_of(call.key), call.pk, call.name) for call in calls]
     matches = _find(questions, now)
@@ -68,7 +66,7 @@ def answer(calls: Sequence[TokenCall]) -> list[Outcome]:
 
 
 def _find(questions: Sequence[lookup.Question], now: datetime) -> list[lookup.Match | None]:
-    """Look again on a new connection if the kept one no longer works."""
+    """Find the matches; retry with a new database connection if the persistent one no longer works."""
     try:
         return lookup.find(questions, now=now)
     except (OperationalError, InterfaceError):
@@ -114,7 +112,7 @@ def _stored_token(connection: dict[str, Any], now: datetime) -> Token | None:
 def _count(
     calls: Sequence[TokenCall], matches: Sequence[lookup.Match | None], outcomes: list[Outcome], now: datetime
 ) -> None:
-    """Count the calls within the limits of their keys, once each; what is beyond becomes None in ``outcomes``."""
+    """Count each call once towards its key's rate limit; outcomes beyond the limit become None."""
     counted = [
         (place, call, match.key)
         for place, (call, match) in enumerate(zip(calls, matches, strict=True))
