@@ -108,12 +108,12 @@ def measure(count: int) -> list[str]:
     seals = 0
     while sealed := sealing.seal_due(timezone.now() + timedelta(minutes=5)):
         seals += sealed
-    said("seal", rows, time.monotonic() - began, f"{seals:,} seals")
+    print_row("seal", rows, time.monotonic() - began, f"{seals:,} seals")
 
     began, used = time.monotonic(), time.process_time()
     checked, findings = verification.verify_read_only()
     took, used = time.monotonic() - began, time.process_time() - used
-    said("verify", checked, took, f"{used:.1f} CPU-s, {'intact' if not findings else findings[0].what}")
+    print_row("verify", checked, took, f"{used:.1f} CPU-s, {'intact' if not findings else findings[0].what}")
     if took > LONGEST_VERIFICATION:
         troubles.append(f"verifying took {took:.0f} s, the limit is {LONGEST_VERIFICATION:.0f} s")
     if findings or checked != rows:
@@ -122,7 +122,7 @@ def measure(count: int) -> list[str]:
     for form in export.Format:
         lines = export.lines(AuditEvent.objects.all(), TokenFetch.objects.all())
         written, peak, took = watch(chunk for _, chunk in export.serialize(lines, form))
-        said(f"export {form}", rows, took, f"{written / 1e6:,.0f} MB written, {peak:.1f} MB of memory on top")
+        print_row(f"export {form}", rows, took, f"{written / 1e6:,.0f} MB written, {peak:.1f} MB of memory on top")
         if peak > MOST_MEMORY_MB:
             troubles.append(f"exporting took {peak:.0f} MB of memory, the limit is {MOST_MEMORY_MB:.0f} MB")
     exported = sum(1 for _ in export.lines(AuditEvent.objects.all(), TokenFetch.objects.all()))
@@ -135,7 +135,7 @@ def measure(count: int) -> list[str]:
     began = time.monotonic()
     _, findings = verification.verify_read_only()
     breaks = [(finding.seal, finding.what) for finding in findings]
-    said(
+    print_row(
         "verify, one altered",
         rows,
         time.monotonic() - began,
@@ -167,7 +167,7 @@ def watch(chunks: Iterator[str]) -> tuple[int, float, float]:
     return written, (peak - before) / 1024 / 1024, time.monotonic() - began
 
 
-def said(what: str, rows: int, took: float, more: str) -> None:
+def print_row(what: str, rows: int, took: float, more: str) -> None:
     print(f"{what:<20} {rows:>10,} rows {took:7.1f} s {rows / max(took, 0.001):>10,.0f} rows/s   {more}", flush=True)
 
 

@@ -21,7 +21,7 @@ def cleaned(field: forms.Field, typed: Any) -> Any:
     return field.clean(typed)
 
 
-def told(field: forms.Field, typed: Any) -> str:
+def error_of(field: forms.Field, typed: Any) -> str:
     with pytest.raises(forms.ValidationError) as caught:
         field.clean(typed)
     return " ".join(caught.value.messages)
@@ -61,7 +61,7 @@ def test_an_id_is_accepted_in_every_notation(typed: str) -> None:
     ],
 )
 def test_anything_else_is_refused_with_the_format_of_an_id(typed: str, says: str) -> None:
-    assert says in told(GuidField(what="client ID"), typed)
+    assert says in error_of(GuidField(what="client ID"), typed)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_an_invalid_directory_is_refused_with_what_to_enter(typed: str, says: st
     if says is None:
         assert cleaned(DirectoryField(), typed) == "contoso.com"
     else:
-        assert says in told(DirectoryField(), typed)
+        assert says in error_of(DirectoryField(), typed)
 
 
 @given(st.text(max_size=600))
@@ -144,7 +144,7 @@ def test_a_name_may_be_in_any_script(typed: str, taken: str) -> None:
     ],
 )
 def test_a_name_without_visible_meaning_is_refused(typed: str, says: str) -> None:
-    assert says in told(NameField(), typed) or "control characters" in told(NameField(), typed)
+    assert says in error_of(NameField(), typed) or "control characters" in error_of(NameField(), typed)
 
 
 @pytest.mark.parametrize("typed", [SECRET, f"  {SECRET}\r\n", f"'{SECRET}'", f"\u200b{SECRET}\ufeff"])
@@ -166,7 +166,7 @@ def test_a_secret_loses_what_surrounds_it(typed: str) -> None:
     ],
 )
 def test_an_invalid_secret_is_refused_and_not_repeated(typed: str, says: str) -> None:
-    sentence = told(SecretValueField(), typed)
+    sentence = error_of(SecretValueField(), typed)
     assert says in sentence
     assert SECRET not in sentence
     assert GUID not in sentence
@@ -195,12 +195,12 @@ def test_an_expiry_is_the_beginning_of_its_day_because_early_is_safe() -> None:
     ],
 )
 def test_a_date_that_cannot_be_is_refused(typed: str, says: str) -> None:
-    assert says in told(ExpiryField(), typed)
+    assert says in error_of(ExpiryField(), typed)
 
 
 def test_a_secret_that_expires_today_has_expired() -> None:
     today = timezone.now().date()
-    assert "This day is over" in told(ExpiryField(), today.isoformat())
+    assert "This day is over" in error_of(ExpiryField(), today.isoformat())
     assert cleaned(ExpiryField(), (today + timedelta(days=1)).isoformat())
 
 

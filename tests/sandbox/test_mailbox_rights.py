@@ -51,7 +51,7 @@ def test_a_role_for_all_mailboxes_is_not_narrowed_by_a_grant_of_exchange(sandbox
 
 
 def test_accounts_are_found_by_any_of_their_addresses(sandbox: SandboxProcess) -> None:
-    def found(address: str) -> list[dict[str, object]]:
+    def look_up(address: str) -> list[dict[str, object]]:
         condition = (
             f"userPrincipalName eq '{address}' or mail eq '{address}' or proxyAddresses/any(p:p eq 'smtp:{address}')"
         )
@@ -61,11 +61,11 @@ def test_accounts_are_found_by_any_of_their_addresses(sandbox: SandboxProcess) -
         return values
 
     token = app_only(sandbox, "User.Read.All")
-    assert found("nobody@contoso.example") == []
-    assert found(SALES.upper()) == [{"userType": "Member", "assignedPlans": []}]
-    assert found("barbara@fabrikam.example")[0]["userType"] == "Guest"
-    assert found("donald@contoso.example")[0]["assignedPlans"] == []
-    assert "exchange" in json.dumps(found(ADA))
+    assert look_up("nobody@contoso.example") == []
+    assert look_up(SALES.upper()) == [{"userType": "Member", "assignedPlans": []}]
+    assert look_up("barbara@fabrikam.example")[0]["userType"] == "Guest"
+    assert look_up("donald@contoso.example")[0]["assignedPlans"] == []
+    assert "exchange" in json.dumps(look_up(ADA))
     odd = Client(sandbox.url).graph("users?$filter=startswith(mail,'a')", token)
     refused(odd, 400, "Request_UnsupportedQuery")
 

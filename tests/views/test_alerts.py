@@ -75,7 +75,7 @@ def test_a_long_list_costs_as_many_queries_as_a_short_one(signed_in: SignIn, ali
     client = signed_in(alice)
     credential = factories.make_app_registration().credentials.get()
 
-    def asked() -> int:
+    def count_queries() -> int:
         with CaptureQueriesContext(database) as queries:
             client.get(reverse("alerts"))
         return len(queries)
@@ -83,11 +83,11 @@ def test_a_long_list_costs_as_many_queries_as_a_short_one(signed_in: SignIn, ali
     make_channel()
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     alerts.credential_expires(credential, days=30, now=NOW)
-    few = asked()
+    few = count_queries()
     for number in range(8):
         alerts.incident_opened(make_incident(assignee=bob, title=f"No. {number}"), now=NOW)
         alerts.credential_expires(credential, days=number, now=NOW)
-    assert asked() == few <= 12
+    assert count_queries() == few <= 12
 
 
 def test_try_now_reports_the_outcome(signed_in: SignIn, alice: User, bob: User) -> None:

@@ -65,7 +65,7 @@ def make_channel(**overrides: Any) -> AlertChannel:
     return AlertChannel.objects.create(**(values | overrides))
 
 
-def told(event: str) -> dict[str, str]:
+def recipients(event: str) -> dict[str, str]:
     """Return each recipient of an event with the reason why they were notified."""
     rows = Delivery.objects.filter(event=event).order_by("pk")
     return {str(row.email or row.channel): row.payload["reason"] for row in rows}
@@ -80,44 +80,44 @@ def test_the_owner_is_alerted_and_admins_and_channels_get_a_copy(
 ) -> None:
     make_channel()
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
-    assert told(Event.OPENED) == {"bob@example.org": "owner", "alice@example.org": "copy", "Tickets": "channel"}
+    assert recipients(Event.OPENED) == {"bob@example.org": "owner", "alice@example.org": "copy", "Tickets": "channel"}
 
 
 def test_it_admins_are_alerted_of_what_they_must_fix(alice: User, bob: User) -> None:
     root = User.objects.create_superuser("root", "Root@Example.org", factories.PASSWORD)
     assert root.is_active
     alerts.incident_opened(make_incident(who=Connection.Who.IT_ADMIN), now=NOW)
-    assert told(Event.OPENED) == {"alice@example.org": "it_admin", "root@example.org": "it_admin"}
+    assert recipients(Event.OPENED) == {"alice@example.org": "it_admin", "root@example.org": "it_admin"}
 
 
 def test_an_admin_who_owns_the_connection_is_alerted_once_as_its_owner(alice: User) -> None:
     alerts.incident_opened(make_incident(assignee=alice), now=NOW)
-    assert told(Event.OPENED) == {"alice@example.org": "owner"}
+    assert recipients(Event.OPENED) == {"alice@example.org": "owner"}
 
 
 def test_incidents_at_microsoft_are_only_copied_to_admins(alice: User, bob: User) -> None:
     incident = make_incident(kind=Incident.Kind.OUTAGE, who=Connection.Who.MICROSOFT)
     alerts.incident_opened(incident, now=NOW)
-    assert told(Event.OPENED) == {"alice@example.org": "copy"}
+    assert recipients(Event.OPENED) == {"alice@example.org": "copy"}
     assert incident.remind_after is None
 
 
 def test_the_list_of_the_it_admins_replaces_their_copies(alice: User, bob: User, settings: Any) -> None:
     settings.ALERT_COPY_TO = ["IT@example.org"]
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
-    assert told(Event.OPENED) == {"bob@example.org": "owner", "it@example.org": "list"}
+    assert recipients(Event.OPENED) == {"bob@example.org": "owner", "it@example.org": "list"}
     Delivery.objects.all().delete()
     alerts.incident_opened(make_incident(who=Connection.Who.IT_ADMIN), now=NOW)
-    assert told(Event.OPENED) == {"alice@example.org": "it_admin", "it@example.org": "list"}
+    assert recipients(Event.OPENED) == {"alice@example.org": "it_admin", "it@example.org": "list"}
 
 
 def test_preferences_are_respected(alice: User, bob: User) -> None:
     choose(bob, own_incidents=False)
     choose(alice, organisation_incidents=False)
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
-    assert told(Event.OPENED) == {}
+    assert recipients(Event.OPENED) == {}
     alerts.incident_opened(make_incident(who=Connection.Who.IT_ADMIN), now=NOW)
-    assert told(Event.OPENED) == {"alice@example.org": "it_admin"}
+    assert recipients(Event.OPENED) == {"alice@example.org": "it_admin"}
 
 
 def test_people_who_left_and_disabled_channels_get_nothing(alice: User, bob: User) -> None:
@@ -126,7 +126,7 @@ def test_people_who_left_and_disabled_channels_get_nothing(alice: User, bob: Use
     bob.is_active = False
     bob.save()
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
-    assert told(Event.OPENED) == {}
+    assert recipients(Event.OPENED) == {}
 
 
 def test_the_copy_says_when_the_owner_is_unreachable(alice: User, bob: User) -> None:
@@ -144,7 +144,7 @@ def test_opening_twice_alerts_once_and_a_new_owner_is_alerted_too(bob: User, dav
     assert Delivery.objects.count() == 1
     incident.assignee = dave
     alerts.incident_opened(incident, now=NOW + timedelta(hours=1))
-    assert set(told(Event.OPENED)) == {"bob@example.org", "dave@example.org"}
+    assert set(recipients(Event.OPENED)) == {"bob@example.org", "dave@example.org"}
 
 
 def test_an_incident_with_a_thousand_connections_needs_few_queries(alice: User, bob: User) -> None:
@@ -182,7 +182,7 @@ def test_everybody_alerted_learns_once_that_it_is_resolved(alice: User, bob: Use
     User.objects.create_superuser("late", "late@example.org", factories.PASSWORD)
     for _ in range(2):
         alerts.incident_resolved(incident, now=NOW + timedelta(hours=2))
-    assert set(told(Event.HEALED)) == {"bob@example.org", "alice@example.org", str(channel)}
+    assert set(recipients(Event.HEALED)) == {"bob@example.org", "alice@example.org", str(channel)}
 
 
 def test_people_who_left_or_opted_out_do_not_learn_of_the_resolution(alice: User, bob: User) -> None:
@@ -193,7 +193,7 @@ def test_people_who_left_or_opted_out_do_not_learn_of_the_resolution(alice: User
     User.objects.filter(pk=alice.pk).update(is_active=False)
     AlertChannel.objects.filter(pk=channel.pk).update(disabled_at=NOW)
     alerts.incident_resolved(incident, now=NOW + timedelta(hours=2))
-    assert told(Event.HEALED) == {}
+    assert recipients(Event.HEALED) == {}
 
 
 def test_an_address_in_another_case_is_the_same_person(bob: User) -> None:
@@ -201,7 +201,7 @@ def test_an_address_in_another_case_is_the_same_person(bob: User) -> None:
     alerts.incident_opened(incident, now=NOW)
     User.objects.filter(pk=bob.pk).update(email="BOB@example.org", is_active=False)
     alerts.incident_resolved(incident, now=NOW)
-    assert told(Event.HEALED) == {}
+    assert recipients(Event.HEALED) == {}
 
 
 def remind_after_everything_arrived(now: datetime) -> int:
@@ -261,14 +261,14 @@ def test_no_reminder_is_sent_before_the_first_alert_arrived(bob: User, alice: Us
     alerts.incident_opened(incident, now=NOW)
     Delivery.objects.filter(email="alice@example.org").update(delivered_at=NOW, next_attempt_at=None)
     alerts.remind_due(NOW + timedelta(hours=4))
-    assert told(Event.REMINDER) == {"alice@example.org": "copy"}
+    assert recipients(Event.REMINDER) == {"alice@example.org": "copy"}
 
 
 def test_people_can_opt_out_of_reminders(bob: User) -> None:
     choose(bob, reminders=False)
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     remind_after_everything_arrived(NOW + timedelta(hours=4))
-    assert told(Event.REMINDER) == {}
+    assert recipients(Event.REMINDER) == {}
 
 
 def test_a_thousand_incidents_become_a_few_messages_per_recipient(alice: User, bob: User) -> None:

@@ -150,7 +150,7 @@ def test_it_allows_what_access_allows(seed: int, monkeypatch: pytest.MonkeyPatch
     got: list[str | None] = []
     while len(got) < len(calls):  # some batches identify connections only by id
         batch = calls[len(got) : len(got) + chance.choice([1, 5, 50])]
-        got += [told(outcome) for outcome in token_calls.answer(batch)]
+        got += [describe(outcome) for outcome in token_calls.answer(batch)]
     wrong = [
         (call, outcome, wish) for call, outcome, wish in zip(questions, got, right, strict=True) if outcome != wish
     ]
@@ -158,5 +158,5 @@ def test_it_allows_what_access_allows(seed: int, monkeypatch: pytest.MonkeyPatch
     assert any(right)
 
 
-def told(outcome: Any) -> str | None:
+def describe(outcome: Any) -> str | None:
     return outcome.access_token if isinstance(outcome, Token) else "wait" if isinstance(outcome, Wait) else None
