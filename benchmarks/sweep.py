@@ -151,7 +151,7 @@ class Sweep:
         Connection.objects.filter(pk__in=due).update(refresh_after=self._began - timedelta(seconds=1))
 
     def run(self, count: int) -> None:
-        """Start one sweep and wait for its end by polling the cache, which adds no load to the database."""
+        """Start one sweep and wait for it to finish, polling the cache so as not to load the database."""
         from django.core.cache import cache
 
         from connections.services.operations.health import LAST_SWEEP

@@ -198,7 +198,7 @@ def test_a_post_without_the_csrf_token_is_refused(contoso: full_dataset.World) -
     forms = full_dataset.posted(contoso)
     before = contents()
     for row in ROWS:
-        # Microsoft may call back by a POST from its own site; the callback is protected by its state.
+        # Microsoft may call back with a cross-site POST; the state parameter protects the callback.
         if row.method == "POST" and row.name != "social:complete" and row.of("alice") == "302":
             path = contoso.url(row.name, row.route.partition("/")[2])
             assert client.post(path, forms.get(row.name, {})).status_code == 403, row

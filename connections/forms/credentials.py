@@ -91,7 +91,7 @@ class CredentialForm(forms.Form):
         """Require only the fields of the chosen kind."""
         self._require(REQUIRED.get(self.data.get(self.add_prefix("kind"), ""), {}))
         super().full_clean()
-        # The labels mark fields as optional if they are not required, so require all of them again.
+        # A field with required=False is labelled as optional. All of these are mandatory, so require them again.
         self._require(_ALL_REQUIRED)
 
     def _require(self, names: Collection[str]) -> None:

@@ -209,7 +209,7 @@ def _text(value: object) -> str | None:
 
 
 def request_app_only_token(application: Application) -> TokenSet:
-    """Return the tokens. Raises MicrosoftRefused with the verdict, or MicrosoftUnavailable without a usable answer."""
+    """Return the tokens. Raises MicrosoftRefused with the verdict, or MicrosoftUnavailable if the answer was unusable."""
     return request_token_or_raise(read_answer(http.client().send(client_credentials_request(application, None))))
 
 

@@ -16,7 +16,7 @@ class HandOver(models.Model):
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     by_name = models.CharField(max_length=320)
     at = models.DateTimeField()
-    # Whether the old account's tokens are kept until the new owner has signed in. Otherwise they were deleted at once.
+    # True if the old account's tokens are kept until the new owner has signed in; False if they were deleted at once.
     keeps_grant = models.BooleanField()
     account_before = models.CharField(max_length=320, blank=True)  # the account that had signed in, or ""
     completed_at = models.DateTimeField(null=True)

@@ -51,7 +51,7 @@ NONE = 10**9  # no object has this number
 
 
 class Callers:
-    """The portal's application, with KEY and THIS replaced by real values; callers take turns."""
+    """Wraps the portal's application: replaces KEY and THIS with real values, those of each caller in turn."""
 
     def __init__(self, application: Any) -> None:
         self.application = application
@@ -75,7 +75,7 @@ callers = Callers(get_wsgi_application())
 
 
 def document() -> Any:
-    """Return the API's document, with every object number in a path limited to THIS and NONE."""
+    """Return the OpenAPI document, with every object ID in a path restricted to THIS or NONE."""
     contents = copy.deepcopy(dict(api.get_openapi_schema()))
     for methods in contents["paths"].values():
         for operation in methods.values():

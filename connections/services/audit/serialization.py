@@ -27,7 +27,7 @@ _encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=repr)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How events or token requests are read and written as lines. The first columns are id, time and action."""
+    """How events or token requests are serialized to lines. The first columns are id, time and action."""
 
     name: str
     select: str

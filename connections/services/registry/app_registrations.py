@@ -113,7 +113,7 @@ def remove(app_registration: AppRegistration, *, actor: User | None) -> None:
 
 
 def _check(app_registration: AppRegistration) -> None:
-    """Reject duplicates and settings that cannot work at Microsoft."""
+    """Reject duplicates and settings that Microsoft could never accept."""
     if not (app_registration.allows_delegated or app_registration.allows_app_only):
         raise InvalidInput("Allow delegated connections, app-only connections, or both.", field="allows_delegated")
     tenant = app_registration.tenant
