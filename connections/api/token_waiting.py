@@ -85,7 +85,13 @@ class Refreshes:
     async def _look(self) -> None:
         while self._elsewhere:
             await asyncio.sleep(_LOOK_EVERY)
-            for turn in await self._run_in_thread(single_flight.is_done, list(self._elsewhere)):
+            try:
+                done = await self._run_in_thread(single_flight.is_done, list(self._elsewhere))
+            except Exception:
+                # Whoever waits asks again, and the next caller starts a new poll; otherwise nobody would ever poll again.
+                logger.exception("The refreshes in other processes could not be checked.")
+                done = set(self._elsewhere)
+            for turn in done:
                 self._elsewhere.pop(turn).set_result(None)
 
 

@@ -9,6 +9,8 @@ from django.utils import timezone
 
 from connections.api import token_endpoint
 from connections.api.token_endpoint import Batches, TokenEndpoint
+from connections.api.token_waiting import Refreshes
+from connections.services.tokens import single_flight
 from connections.services.tokens.fetch import Token
 from connections.services.tokens.single_flight import TokenRequirement
 from connections.services.tokens.token_calls import TokenCall, Wait
@@ -103,3 +105,21 @@ def test_of_several_protocols_the_first_counts_as_in_django(
 def test_a_proxy_on_this_machine_says_that_it_was_called_by_https(client: Any, is_https: bool) -> None:
     scope = {"client": client, "headers": [(b"x-forwarded-proto", b"https")]}
     assert asgi._is_from_local_https_proxy(scope) is is_https
+
+
+def test_waiting_goes_on_after_the_check_of_other_processes_has_failed_once() -> None:
+    failures = [RuntimeError("the cache answered nonsense")]
+
+    async def run(function: Any, *arguments: Any) -> Any:
+        if function is not single_flight.is_done:
+            return False  # another process is refreshing
+        if failures:
+            raise failures.pop()
+        return set(arguments[0])
+
+    async def wait_twice() -> list[bool]:
+        refreshes = Refreshes(run)
+        wait = Wait(connection_pk=1, app_pk=1, patience=1.0)
+        return [await refreshes.wait(refreshes.begin(wait, TokenRequirement(300)), wait) for _ in range(2)]
+
+    assert asyncio.run(wait_twice()) == [True, True]
