@@ -1,10 +1,10 @@
-"""``make bench-audit``: sealing, verifying and exporting an audit trail of a million events on PostgreSQL.
+"""``make bench-audit``: seal, verify and export an audit trail of a million events on PostgreSQL.
 
-Prints seconds and rows per second of each, and the additional memory used by the export. Before and
-after, one event in the middle is altered and must be detected.
+Prints seconds and rows per second of each, and the additional memory that the export uses. Before and after, one event
+in the middle is altered, which must be detected.
 
-Exit code 1 if verifying takes longer than a minute, exporting takes more than 50 MB, the export does not hold exactly
-the rows, or the altered event is not named.
+The exit code is 1 if verifying takes longer than a minute, exporting takes more than 50 MB, the export does not contain
+exactly the rows, or the altered event is not reported.
 """
 
 from __future__ import annotations

@@ -1,24 +1,25 @@
-"""social-auth's own refresh, row by row: reads a number from standard input, refreshes that many rows and confirms."""
+"""social-auth's own refresh, row by row."""
 
 import os
-import sys
 
 import django
 
+from benchmarks import loop
+
 
 def main() -> None:
-    """Serve rounds until standard input ends."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.social_auth_settings"
     django.setup()
     from social_django.models import UserSocialAuth
     from social_django.utils import load_strategy
 
     strategy = load_strategy()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        for row in UserSocialAuth.objects.order_by("pk")[: int(line)].iterator():
+
+    def refresh(count: int) -> None:
+        for row in UserSocialAuth.objects.order_by("pk")[:count].iterator():
             row.refresh_token(strategy)
-        print("done", flush=True)
+
+    loop.serve(refresh)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import json
 import os
 from typing import Any
 
-import environ
 import psycopg
 from cryptography.fernet import Fernet
 
+from portal import service_urls
 from portal.server import serve
 
 CONNECTIONS = 8
@@ -37,7 +37,7 @@ class Floor:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await receive()
-            place = environ.Env.db_url_config(os.environ["DATABASE_URL"])
+            place = service_urls.database(os.environ["DATABASE_URL"])
             login = {"host": place["HOST"], "dbname": place["NAME"], "user": place["USER"]}
             for _ in range(CONNECTIONS):
                 self._connections.put_nowait(await psycopg.AsyncConnection.connect(**login, autocommit=True))
@@ -55,7 +55,9 @@ class Floor:
             finally:
                 self._connections.put_nowait(connection)
             assert row is not None
-            token = self._fernet.decrypt(row[0].encode()).decode()
+            # A stored value is the key's id and a ciphertext, which holds the value's place and the token.
+            opened = self._fernet.decrypt(row[0].partition(":")[2].encode()).decode()
+            token = opened.partition("\0")[2]
             answer = {"access_token": token, "token_type": "Bearer", "expires_at": row[1].isoformat(), "scope": row[2]}
             body = json.dumps(answer).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

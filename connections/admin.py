@@ -1,20 +1,20 @@
-"""Django's admin site, for emergencies in which the portal's own pages do not help.
-
-The usual rules apply: changes go through services, secrets are never shown, and the portal's own records are read-only.
-"""
+"""Django's admin site, for emergencies. Changes go through services, and secrets are never shown."""
 
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.apps import apps
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.forms import AdminPasswordChangeForm
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.utils import timezone
+from django.utils.decorators import method_decorator
 from social_django import admin as _registers_its_models  # noqa: F401
 from social_django.models import Association, Nonce, UserSocialAuth
 
@@ -24,23 +24,39 @@ from connections.errors import PortalError
 from connections.fields import SecretField
 from connections.forms.app_registrations import AppRegistrationEditForm, AppRegistrationForm
 from connections.forms.tenants import TenantForm
+from connections.fresh_sign_in import fresh_sign_in_required
 from connections.microsoft import clouds
 from connections.models import AppRegistration, Tenant, User
 from connections.models.audit import AuditAction
-from connections.services.people import accounts
+from connections.services.people import accounts, sign_in_details
 from connections.services.registry import app_registrations, tenants
 
 # Only type checkers accept type parameters on these Django classes.
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
     PeopleAdmin = UserAdmin[Any]
+    PasswordForm = AdminPasswordChangeForm[Any]
     ModelForm = forms.ModelForm[Any]
 else:
     ModelAdmin, PeopleAdmin, ModelForm = admin.ModelAdmin, UserAdmin, forms.ModelForm
+    PasswordForm = AdminPasswordChangeForm
 
 admin.site.site_header = "Connections for Microsoft 365"
 # Nothing to edit here: roles are groups with fixed names, and Microsoft decides who has which account.
 admin.site.unregister((Group, UserSocialAuth, Nonce, Association))
+
+
+class PersonPasswordForm(PasswordForm):
+    """A password for somebody else. Taking a password away is always allowed."""
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if cleaned["set_usable_password"]:
+            try:
+                sign_in_details.require_password_allowed(self.user)
+            except PortalError as error:
+                self.add_error("password1", str(error))  # the page shows errors only next to fields
+        return cleaned
 
 
 @admin.register(User)
@@ -48,10 +64,51 @@ class PersonAdmin(PeopleAdmin):
     """People's passwords and roles. Disabling is left to the portal's own page, which also ends their sessions."""
 
     actions = None
+    change_password_form = PersonPasswordForm
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return () if obj is None else ("is_active", "last_login", "date_joined")
+        fixed: tuple[str, ...] = () if obj is None else ("is_active", "last_login", "date_joined")
+        if obj is not None and sign_in_details.signs_in_with_microsoft(obj):
+            fixed += ("username", "email")  # they come from the directory
+        may_give_rights = roles.current_user(request.user).is_superuser
+        return fixed if may_give_rights else (*fixed, "is_staff", "is_superuser", "groups", "user_permissions")
 
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Only superusers change accounts that have rights: a new password would give them away."""
+        return super().has_change_permission(request, obj) and _may_touch(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_delete_permission(request, obj) and _may_touch(request, obj)
+
+    @method_decorator(fresh_sign_in_required())
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
+    ) -> Any:
+        return super().changeform_view(request, object_id, form_url, extra_context)
+
+    @method_decorator(fresh_sign_in_required())
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        before = self.get_object(request, unquote(id))
+        with transaction.atomic():
+            response = super().user_change_password(request, id, form_url)
+            if before is not None:
+                sign_in_details.changed(before, actor=roles.current_user(request.user), now=timezone.now())
+        return response
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        """Save the roles, and record and announce how the account's rights changed."""
+        super().save_related(request, form, formsets, change)
+        actor, now = roles.current_user(request.user), timezone.now()
+        accounts.rights_changed(form.instance, before=form.rights_before, actor=actor, now=now)
+        if form.person_before is not None:
+            sign_in_details.changed(form.person_before, actor=actor, now=now)
+
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        form.person_before = User.objects.get(pk=obj.pk) if change else None
+        form.rights_before = accounts.rights_of(form.person_before) if change else None
+        super().save_model(request, obj, form, change)
+
+    @method_decorator(fresh_sign_in_required())
     def delete_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -74,6 +131,12 @@ class PersonAdmin(PeopleAdmin):
 
     def delete_model(self, request: HttpRequest, obj: User) -> None:
         accounts.remove(obj, actor=roles.current_user(request.user), now=timezone.now())
+
+
+def _may_touch(request: HttpRequest, person: User | None) -> bool:
+    if person is None or roles.current_user(request.user).is_superuser:
+        return True
+    return accounts.rights_of(person) == accounts.Rights([], staff=False, superuser=False, permissions=[])
 
 
 def _record(action: AuditAction, request: HttpRequest, person: User, message: Any) -> None:
@@ -107,13 +170,11 @@ class ReadOnly(ModelAdmin):
 
 
 class ByService(ModelAdmin):
-    """Saves and deletes through the services, so that changes are checked and audited as on the portal's pages.
-
-    The service runs while the form is validated, so that its errors appear next to their fields.
-    """
+    """Saves and deletes through services, while the form is validated, so that errors appear next to their fields."""
 
     actions = None
 
+    @method_decorator(fresh_sign_in_required())
     def changeform_view(
         self,
         request: HttpRequest,
@@ -137,6 +198,7 @@ class ByService(ModelAdmin):
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         raise NotImplementedError
 
+    @method_decorator(fresh_sign_in_required())
     def delete_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -210,6 +272,9 @@ class AppRegistrationAdminForm(ServiceForm):
         data.update(self.data)
         stored = AppRegistration.objects.get(pk=self.instance.pk)
         data.setlist(self.add_prefix("default_capabilities"), stored.default_capabilities)
+        data[self.add_prefix("object_id")] = stored.object_id
+        if stored.renews_credentials:
+            data[self.add_prefix("renews_credentials")] = "on"
         return AppRegistrationEditForm(data, prefix=self.prefix, app_registration=stored)
 
     def call(self, cleaned: dict[str, Any]) -> AppRegistration:
@@ -244,11 +309,13 @@ class AppRegistrationAdmin(ByService):
 
 
 READ_ONLY = {
+    "AppConsent": ("__str__", "seen_at", "rejected_at"),
     "AppCredential": ("__str__", "app_registration", "kind", "expires_at", "retired_at"),
     "Connection": ("name", "owner", "app_registration", "status", "status_since"),
     "SharedMailbox": ("address", "tenant"),
     "MailboxAccess": ("__str__", "state", "probed_at"),
     "ConsentLink": ("__str__", "state", "requested_at"),
+    "ConnectionReference": ("name", "connection", "owner", "pointed_at", "removed_at"),
     "ConsentRequest": ("__str__", "state", "requester_name", "asked_at"),
     "Policy": ("__str__", "version", "changed_at"),
     "Approval": ("__str__", "state", "requested_at"),

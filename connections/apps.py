@@ -1,5 +1,3 @@
-"""Django's configuration of the portal's only app."""
-
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured

@@ -113,7 +113,7 @@ def recorded_name(actor: User | None) -> str:
     return str(actor)[: 320 - len(sign_in_name)] + sign_in_name
 
 
-def changed_fields(target: models.Model, values: dict[str, Any]) -> dict[str, list[Any]]:
+def changed_fields(target: object, values: dict[str, Any]) -> dict[str, list[Any]]:
     """Return what would change if ``values`` were set on ``target``: {field: [before, after]}, for ``changes``."""
     return {
         name: [_plain(getattr(target, name)), _plain(value)]

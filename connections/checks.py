@@ -1,25 +1,43 @@
-"""System checks for settings that would let the portal start, but make it fail later."""
+"""System checks for settings that would let the portal start, but make it fail later or leave it unsafe.
 
+What is wrong in itself is refused at the start (portal/settings_model.py).
+"""
+
+import os
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from cryptography.fernet import Fernet
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.http.request import validate_host
 
 from connections.microsoft import clouds
 from connections.models.tenants import SHARED_ENDPOINTS
 
 
 @register(Tags.security)
-def encryption_keys(**kwargs: Any) -> list[CheckMessage]:
-    """FIELD_ENCRYPTION_KEYS must contain Fernet keys."""
-    for number, key in enumerate(settings.FIELD_ENCRYPTION_KEY, start=1):
-        try:
-            Fernet(key)
-        except ValueError:
-            problem = f"Key {number} of FIELD_ENCRYPTION_KEYS is not a Fernet key (32 bytes, URL-safe base64)."
-            return [Error(problem, id="connections.E001")]
-    return []
+def audit_seal_keys(**kwargs: Any) -> list[CheckMessage]:
+    """Keys that could be guessed would let anybody with the database forge the audit trail."""
+    return [
+        Error(f"Key {number} of AUDIT_SEAL_KEYS is shorter than 32 characters.", id="connections.E007")
+        for number, key in enumerate(settings.AUDIT_SEAL_KEYS, start=1)
+        if len(key) < 32
+    ]
+
+
+@register(Tags.security, deploy=True)
+def audit_protection(**kwargs: Any) -> list[CheckMessage]:
+    """Seals need a key of their own, and a place outside the database."""
+    warnings: list[CheckMessage] = []
+    if not settings.AUDIT_SEAL_KEYS:
+        problem = "AUDIT_SEAL_KEYS is not set, so seals of the audit trail are signed with SECRET_KEY."
+        warnings.append(Warning(problem, hint="Set a key of its own (docs/audit.md).", id="connections.W005"))
+    if not settings.AUDIT_SEAL_FILE and not settings.AUDIT_SEAL_WEBHOOK:
+        problem = "Seals of the audit trail are published neither to a file nor to a webhook."
+        hint = "Set AUDIT_SEAL_FILE or AUDIT_SEAL_WEBHOOK: only published seals show that the newest were removed."
+        warnings.append(Warning(problem, hint=hint, id="connections.W006"))
+    return warnings
 
 
 @register()
@@ -34,6 +52,73 @@ def portal_url(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register()
+def allowed_hosts(**kwargs: Any) -> list[CheckMessage]:
+    """The portal must answer at its own address, and should not at any other."""
+    host = urlsplit(settings.PORTAL_URL).hostname or ""
+    if not validate_host(host, settings.ALLOWED_HOSTS):
+        problem = f"ALLOWED_HOSTS doesn't contain {host}, the host of PORTAL_URL."
+        return [Error(problem, hint=f"Add {host} to ALLOWED_HOSTS.", id="connections.E008")]
+    if "*" in settings.ALLOWED_HOSTS:
+        hint = "List the portal's host names in ALLOWED_HOSTS."
+        return [Warning("ALLOWED_HOSTS accepts every host name.", hint=hint, id="connections.W007")]
+    return []
+
+
+@register()
+def unknown_settings(**kwargs: Any) -> list[CheckMessage]:
+    """A misspelt setting would silently keep its default."""
+    return [
+        Warning(
+            f"{name} isn't a setting of the portal.",
+            hint=f"Did you mean {near}?" if near else None,
+            id="connections.W002",
+        )
+        for name, near in settings.UNKNOWN_SETTINGS.items()
+    ]
+
+
+@register(Tags.security, deploy=True)
+def trusted_proxies(**kwargs: Any) -> list[CheckMessage]:
+    """With https there is a proxy; if it is not trusted, everybody seems to come from its address."""
+    if not settings.HTTPS or settings.TRUSTED_PROXIES:
+        return []
+    problem = (
+        "PORTAL_URL starts with https, but TRUSTED_PROXIES is 0. Sign-in limits and the audit trail would use the "
+        "proxy's address instead of each person's."
+    )
+    return [Warning(problem, hint="Set TRUSTED_PROXIES to the number of proxies in front.", id="connections.W003")]
+
+
+@register(deploy=True)
+def outgoing_mail(**kwargs: Any) -> list[CheckMessage]:
+    """Alerts that are written to the log reach nobody."""
+    if settings.EMAIL_BACKEND.rpartition(".")[0] == "django.core.mail.backends.smtp":
+        return []
+    return [
+        Warning("EMAIL_URL contains no mail server, so the portal can't send alerts by email.", id="connections.W004")
+    ]
+
+
+@register(deploy=True)
+def files(**kwargs: Any) -> list[CheckMessage]:
+    """Files that settings name can be read or written."""
+    errors: list[CheckMessage] = []
+    if settings.AUDIT_SEAL_FILE:
+        directory = Path(settings.AUDIT_SEAL_FILE).absolute().parent
+        if not directory.is_dir():
+            errors.append(Error(f"AUDIT_SEAL_FILE is in {directory}, which doesn't exist.", id="connections.E005"))
+        elif not os.access(
+            settings.AUDIT_SEAL_FILE if os.path.exists(settings.AUDIT_SEAL_FILE) else directory, os.W_OK
+        ):
+            errors.append(Error(f"AUDIT_SEAL_FILE, in {directory}, cannot be written.", id="connections.E005"))
+    for name in ("MICROSOFT_CA_BUNDLE", "REDIS_CA_BUNDLE"):
+        bundle = getattr(settings, name)
+        if bundle and not os.access(bundle, os.R_OK):
+            errors.append(Error(f"{name} is {bundle}, which cannot be read.", id="connections.E006"))
+    return errors
+
+
+@register()
 def sign_in(**kwargs: Any) -> list[CheckMessage]:
     """Microsoft sign-in must be configured completely or not at all."""
     login = settings.LOGIN_MICROSOFT
@@ -42,7 +127,7 @@ def sign_in(**kwargs: Any) -> list[CheckMessage]:
     if not missing or len(missing) == len(needed):
         return []
     names = ", ".join(f"LOGIN_MICROSOFT_{name.upper()}" for name in missing)
-    return [Error(f"Microsoft sign-in is only half configured: {names} missing.", id="connections.E002")]
+    return [Error(f"The Microsoft sign-in configuration is incomplete: {names} missing.", id="connections.E002")]
 
 
 @register()
@@ -52,7 +137,7 @@ def sign_in_directory(**kwargs: Any) -> list[CheckMessage]:
     errors: list[CheckMessage] = []
     if login["tenant"].lower() in SHARED_ENDPOINTS:
         problem = (
-            f"LOGIN_MICROSOFT_TENANT is {login['tenant']}, which lets anybody with a Microsoft account in. "
+            f"LOGIN_MICROSOFT_TENANT is {login['tenant']}, which lets anyone with a Microsoft account sign in. "
             "Set the ID of your directory."
         )
         errors.append(Error(problem, id="connections.E003"))

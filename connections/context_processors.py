@@ -7,8 +7,9 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
-from connections.access import permissions, querysets, roles
-from connections.models import Approval, User
+from connections import undo
+from connections.access import counts, permissions, querysets, roles
+from connections.models import Approval, ChangeRequest, User
 from connections.services.consent import requests
 
 
@@ -32,15 +33,17 @@ def portal(request: HttpRequest) -> dict[str, Any]:
                 "connect": permissions.can_connect(user),
             },
         }
+        context["undo"] = SimpleLazyObject(lambda: undo.offered(request))
         # Lazy, so that the query runs only where the navigation is shown.
         context["waiting_requests"] = SimpleLazyObject(lambda: _waiting_requests(user))
+        context["waiting_changes"] = SimpleLazyObject(lambda: _waiting_changes(user))
         context["waiting_approvals"] = SimpleLazyObject(lambda: _waiting_approvals(user))
     return context
 
 
 def _waiting_requests(user: User) -> int:
     """Return the number of consent requests this IT admin can decide; 0 for everyone else."""
-    return requests.awaiting_decision(timezone.now()).count() if permissions.can_manage_registry(user) else 0
+    return counts.capped(requests.awaiting_decision(timezone.now())) if permissions.can_manage_registry(user) else 0
 
 
 def _waiting_approvals(user: User) -> int:
@@ -48,4 +51,10 @@ def _waiting_approvals(user: User) -> int:
     if not permissions.can_decide_approvals(user):
         return 0
     waiting = querysets.visible_approvals(user).filter(state=Approval.State.WAITING)
-    return waiting.exclude(requested_by=user).count()
+    return counts.capped(waiting.exclude(requested_by=user))
+
+
+def _waiting_changes(user: User) -> int:
+    """Return the number of change requests by others that are waiting and that the user can see."""
+    waiting = querysets.visible_change_requests(user).filter(state=ChangeRequest.State.WAITING)
+    return counts.capped(waiting.exclude(requested_by=user)) if not roles.person(user).is_auditor else 0

@@ -21,6 +21,7 @@ _NOUNS = {
     "incidents": "Incident",
     "mailboxes": "SharedMailbox",
     "people": "User",
+    "references": "ConnectionReference",
     "requests": "ConsentRequest",
     "reviews": "AccessReview",
     "service-accounts": "User",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from connections.fields import Place
     from connections.microsoft.classifier import Verdict
 
 
@@ -14,7 +16,7 @@ class PortalError(Exception):
     code = "error"
     status = 400
     cause = "Something went wrong."
-    action = "Try again. If it happens again, tell an IT admin."
+    action = "Try again. If it happens again, contact an IT admin."
     # Who can fix it, if that follows from the type of error: owner, it_admin, microsoft or nobody.
     who = ""
     # Seconds after which a program may try again, if waiting can help.
@@ -36,7 +38,7 @@ class NotAllowed(PortalError):
 
     code = "not_allowed"
     status = 403
-    cause = "You may see this, but not change it."
+    cause = "You don't have permission to change this."
     action = "Ask its owner or an IT admin."
     who = "owner"
 
@@ -45,7 +47,7 @@ class UnknownParameter(PortalError):
     """A query parameter is unknown to the endpoint; ``action`` names the known ones."""
 
     code = "unknown_parameter"
-    cause = "There is a query parameter too many."
+    cause = "The request contains an unknown query parameter."
 
 
 class PolicyForbids(PortalError):
@@ -54,7 +56,7 @@ class PolicyForbids(PortalError):
     code = "policy_forbids"
     status = 403
     who = "it_admin"
-    cause = "The organisation's policy forbids this."
+    cause = "The organisation's policy doesn't allow this."
     action = "An IT admin can change the policy."
 
 
@@ -64,8 +66,8 @@ class ApprovalNeeded(PortalError):
     code = "approval_needed"
     status = 409
     who = "it_admin"
-    cause = "An IT admin must approve this first."
-    action = "Ask for approval on the connection's page."
+    cause = "An IT admin needs to approve this first."
+    action = "Request approval on the connection's page."
 
 
 class Conflict(PortalError):
@@ -73,15 +75,15 @@ class Conflict(PortalError):
 
     code = "changed_meanwhile"
     status = 409
-    cause = "This was changed meanwhile."
-    action = "Look at it again, then decide."
+    cause = "This was changed by someone else."
+    action = "Refresh the page, then decide."
 
 
 class InvalidInput(PortalError):
     """A value is invalid; ``field`` names its field."""
 
     code = "invalid_input"
-    cause = "This value cannot be used."
+    cause = "This value isn't valid."
     action = ""
 
 
@@ -101,14 +103,14 @@ class AmbiguousName(PortalError):
     code = "ambiguous_name"
     status = 409
     cause = "Several connections have this name."
-    action = "Use the number of the one you mean."
+    action = "Use the connection ID instead."
 
 
 class NothingToCheck(PortalError):
     code = "nothing_to_check"
     status = 409
-    cause = "There is nothing to check: nobody has signed in for this connection yet, or it is disabled."
-    action = "Sign in for it, or enable it first."
+    cause = "Nobody has signed in for this connection yet, or it is disabled."
+    action = "Sign in or enable the connection first."
 
 
 class InvalidApiKey(PortalError):
@@ -116,8 +118,8 @@ class InvalidApiKey(PortalError):
 
     code = "bad_key"
     status = 401
-    cause = "This API key is not valid."
-    action = "Send a valid key as “Authorization: Bearer …”; keys are made in the portal under API keys."
+    cause = "This API key isn't valid."
+    action = "Send a valid key as “Authorization: Bearer …”. You can create keys in the portal under API keys."
     who = "owner"
 
 
@@ -127,8 +129,8 @@ class RateLimited(PortalError):
     code = "rate_limited"
     status = 429
     who = "nobody"
-    cause = "That is more calls in a minute than are allowed."
-    action = "Wait as long as Retry-After says, and keep tokens until they end instead of asking for each call."
+    cause = "You exceeded the allowed number of calls per minute."
+    action = "Wait for the time in Retry-After. Keep tokens until they expire instead of requesting one for each call."
 
     def __init__(self, cause: str = "", *, retry_after: int) -> None:
         super().__init__(cause)
@@ -140,12 +142,28 @@ class ConnectionUnusable(PortalError):
 
     code = "connection_unusable"
     status = 409
-    cause = "This connection has no valid access token just now."
-    action = "Look at its page: it says why and who can mend it."
+    cause = "This connection has no valid access token."
+    action = "Open the connection's page to see why and who can fix it."
 
     def __init__(self, cause: str = "", *, action: str = "", code: str = "") -> None:
         super().__init__(cause, action=action)
         self.code = code or self.code
+
+
+class ResourceNotGranted(ConnectionUnusable):
+    """The connection has no permissions of the resource that the token should be for."""
+
+    code = "resource_not_granted"
+    who = "owner"
+    action = "Add permissions for it on the connection's page, then sign in again."
+
+
+class TokenNotNarrowed(ConnectionUnusable):
+    """Microsoft would put other permissions into the token than the caller asked for."""
+
+    code = "not_narrowed"
+    who = "owner"
+    action = "Use a connection that has only the permissions you need."
 
 
 class TokenUnavailable(PortalError):
@@ -153,8 +171,19 @@ class TokenUnavailable(PortalError):
     status = 503
     who = "microsoft"
     retry_after: int = 15
-    cause = "Microsoft gave no token in time, and the stored one has ended."
-    action = "Try again in a quarter of a minute; the portal keeps trying, too."
+    cause = "Microsoft didn't issue a token in time, and the stored one has expired."
+    action = "Try again in 15 seconds. The portal also retries automatically."
+
+
+class DatabaseUnavailable(PortalError):
+    """The database is gone, locked, full or read-only. Nothing was changed."""
+
+    code = "database_unavailable"
+    status = 503
+    who = "it_admin"
+    retry_after: int = 5
+    cause = "The portal cannot use its database at the moment."
+    action = "Try again in a moment. If that fails, an operator needs to check the database."
 
 
 class UnreadableSecret(PortalError):
@@ -163,8 +192,33 @@ class UnreadableSecret(PortalError):
     code = "encryption_key_missing"
     status = 503
     who = "it_admin"
-    cause = "A stored secret cannot be opened with the encryption keys the portal was started with."
-    action = "An operator must add the key it was written with to FIELD_ENCRYPTION_KEYS. Nothing was changed or sent."
+    cause = "The portal's encryption keys can't decrypt a stored secret."
+    action = "An operator needs to add the missing key to FIELD_ENCRYPTION_KEYS. Nothing was changed or sent."
+
+    def __init__(self, cause: str = "", *, action: str = "", key_id: str = "") -> None:
+        super().__init__(cause, action=action)
+        self.key_id = key_id  # names the key that is missing; empty if the value does not name one
+
+
+class OutdatedKeys(UnreadableSecret):
+    """Another process of the portal has the key already, so this one needs to read its settings again."""
+
+    code = "encryption_keys_outdated"
+    retry_after: int = 30
+    cause = "This process of the portal runs with old encryption keys."
+    action = "Try again in half a minute. An operator needs to restart the process, or send it SIGHUP."
+
+
+class AlteredSecret(UnreadableSecret):
+    """A key opens the stored value, but it was encrypted for another place, or somebody changed it."""
+
+    code = "stored_secret_altered"
+    cause = "A stored secret was moved or altered in the database, so the portal doesn't use it."
+    action = "IT admins and auditors are informed. They need to find out who changed the database."
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.place = place
 
 
 class MicrosoftRefused(PortalError):
@@ -176,13 +230,25 @@ class MicrosoftRefused(PortalError):
     def __init__(self, verdict: Verdict) -> None:
         self.verdict = verdict
         super().__init__(verdict.cause, action=verdict.action)
-        self.code = verdict.kind.value
+        self.code = "app_credential_rejected" if verdict.credential else _REFUSALS.get(verdict.kind.value, self.code)
+        self.who = verdict.who.value
+
+
+# The codes of a connection in the status that such a refusal leads to. Programs know them from the token call.
+_REFUSALS = {"reauth": "reconnect_needed", "consent": "consent_needed", "policy": "blocked"}
 
 
 class MicrosoftUnavailable(MicrosoftRefused):
     """Microsoft gave no usable answer, which says nothing about the grant or credential."""
 
+    code = TokenUnavailable.code
     status = 503
+    who = "microsoft"
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict)
+        self.code, self.who = MicrosoftUnavailable.code, MicrosoftUnavailable.who
+        self.retry_after = max(TokenUnavailable.retry_after, math.ceil(verdict.retry_after or 0))
 
 
 class SignInFailed(PortalError):
@@ -193,24 +259,24 @@ class SignInFailed(PortalError):
 
 class SignInCancelled(SignInFailed):
     code = "cancelled"
-    cause = "You cancelled at Microsoft, so nothing was connected."
-    action = "Start again whenever you like."
+    cause = "You cancelled the sign-in at Microsoft, so nothing was connected."
+    action = "You can start again at any time."
 
 
 class SignInExpired(SignInFailed):
     """The callback matches no sign-in in this browser: used before, expired, or started in another browser."""
 
     code = "sign_in_lost"
-    cause = "This sign-in is over: it was already used, took longer than 30 minutes, or was started in another browser."
-    action = "Go back to the connection and start again. Nothing was changed."
+    cause = "This sign-in was already used, took longer than 30 minutes, or was started in another browser."
+    action = "Nothing was changed. Go back to the connection and start again."
 
 
 class NoRefreshToken(SignInFailed):
     code = "no_refresh_token"
-    cause = "Microsoft gave no refresh token, so the connection would die within the hour. It was not stored."
+    cause = "Microsoft issued no refresh token, so the connection would expire within an hour. It wasn't saved."
     action = (
-        "An IT admin must allow the permission offline_access for this app registration and grant consent again; "
-        "then connect once more."
+        "An IT admin needs to add the offline_access permission to this app registration and grant consent. "
+        "Then connect again."
     )
 
 
@@ -218,6 +284,14 @@ class WrongAccount(SignInFailed):
     """The person signed in with a different Microsoft account than before."""
 
     code = "wrong_account"
+
+
+class AccountReplaced(WrongAccount):
+    """A new account with the same name as the connection's signed in; an IT admin must confirm it first."""
+
+    code = "account_replaced"
+    who = "it_admin"
+    action = "The IT admins were asked to confirm the new account. Sign in again when they have."
 
 
 class WrongTenant(SignInFailed):

@@ -5,29 +5,55 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import operator
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import reduce
 from typing import Any, TypeVar
 
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import connections, models
 from django.db.models import Q, QuerySet
 
 M = TypeVar("M", bound=models.Model)
 
 
 def page_rows(
-    queryset: QuerySet[M], order: Sequence[str], size: int, *, key: list[Any] | None = None, backwards: bool = False
+    queryset: QuerySet[M],
+    order: Sequence[str],
+    size: int,
+    *,
+    key: list[Any] | None = None,
+    backwards: bool = False,
+    matches: Sequence[Q] = (),
 ) -> list[M]:
     """Return a page's rows in reading order, plus one more if there is a next page.
 
     ``order`` names columns that are never null, with a leading "-" for descending ones; the last one must be unique.
+    Rows match one of ``matches``, if there are any. Each should test columns of one table.
+
+    A page of a large table needs an index on exactly the columns of ``order`` (or a condition that few rows meet), in
+    one direction or the other. Those that exist: connections by name; connections that are not active by status and
+    name; people by first and last name; mailboxes by address; API keys and references by name; incidents by time. Every
+    further one has to be updated at each refresh if it is on connections, unless it leaves out active ones.
     """
     directed = [name[1:] if name.startswith("-") else f"-{name}" for name in order] if backwards else list(order)
     if key is not None:
         queryset = queryset.filter(_beyond(directed, key))
-    return list(queryset.order_by(*directed)[: size + 1])
+    return list(any_match(queryset, directed, size + 1, matches).order_by(*directed)[: size + 1])
+
+
+def any_match(queryset: QuerySet[M], order: Sequence[str], limit: int, matches: Sequence[Q]) -> QuerySet[M]:
+    """Return at least the first ``limit`` rows that match one of the conditions; all rows if there is no condition.
+
+    Without an ``order``, which a count doesn't need, these are any ``limit`` rows.
+
+    PostgreSQL looks for the first rows of each condition with the index that suits it, and merges them.
+    """
+    if len(matches) < 2 or connections[queryset.db].vendor != "postgresql":
+        return queryset.filter(reduce(operator.or_, matches, Q()))
+    first, *others = (queryset.filter(match).order_by(*order).values("pk")[:limit] for match in matches)
+    return queryset.filter(pk__in=first.union(*others))
 
 
 def encode(item: models.Model, order: Sequence[str]) -> str:

@@ -2,19 +2,31 @@
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import tzinfo
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from django.conf import settings
+from django.contrib import messages
+from django.db import DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.http.response import HttpResponseBase
+from django.middleware.gzip import GZipMiddleware
+from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 from social_django.middleware import SocialAuthExceptionMiddleware
 
-from connections import audit, client_address, denial_logging
+from connections import audit, client_address, denial_logging, fields, fresh_sign_in, time_zones
 from connections.access import roles
-from connections.errors import NotAllowed, PortalError, SignInCancelled
+from connections.errors import NotAllowed, PortalError, SignInCancelled, UnreadableSecret
+from connections.microsoft import resources
 from connections.models import User
+from connections.services.operations import running_keys, secret_check
+from connections.services.people import second_factors
+from connections.session_store import SessionStore
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -35,12 +47,28 @@ _POLICY = "; ".join(
 )
 
 
+PROBES = ("/healthz", "/readyz", "/metrics")
+
+
+def let_probes_name_any_host(get_response: GetResponse) -> GetResponse:
+    """Answer probes whatever their Host header: they ask by an address of this machine, not by the portal's name."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        if request.path_info in PROBES:
+            request.get_host = lambda: urlsplit(settings.PORTAL_URL).netloc  # type: ignore[method-assign]
+        return get_response(request)
+
+    return middleware
+
+
 def request_context(get_response: GetResponse) -> GetResponse:
     """Give the request an id for logs, audit events and error pages; at its end, record what was denied."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         request_id = str(uuid.uuid4())
         request.META["PORTAL_REQUEST_ID"] = request_id
+        if (request.encoding or "utf-8").lower() != "utf-8":
+            request.encoding = "utf-8"  # text in another encoding can contain half a character, which nothing can store
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         token = audit.origin.set(audit.Origin(request_id, client_address.client_address(request)))
@@ -49,6 +77,8 @@ def request_context(get_response: GetResponse) -> GetResponse:
             response = get_response(request)
             for error in roles.denied.get():
                 denial_logging.record(request, error)
+            if fields.altered:
+                secret_check.report_noted(now=timezone.now())
         finally:
             roles.denied.reset(denials)
             audit.origin.reset(token)
@@ -83,6 +113,96 @@ def no_store(get_response: GetResponse) -> GetResponse:
     return middleware
 
 
+class CompressPages(GZipMiddleware):
+    """Compresses HTML pages, with padding of random length against BREACH (breachattack.com).
+
+    That attack guesses a secret from the length of pages that also repeat what the attacker sends. So nothing that shows
+    a secret is compressed: no answer to a POST, no API answer (tokens), and not the page with the key of a new
+    authenticator app. Django masks CSRF tokens differently in each page.
+    """
+
+    SHOWS_SECRET = frozenset(("second_factor_add_app",))
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        match = request.resolver_match
+        is_page = response.get("Content-Type", "").startswith("text/html") and not request.path_info.startswith("/api/")
+        if request.method != "GET" or not is_page or (match and match.view_name in self.SHOWS_SECRET):
+            return response
+        return super().process_response(request, response)
+
+
+def note_session_use(get_response: GetResponse) -> GetResponse:
+    """Keep a session open while somebody uses it. What a page fetches by itself is no use."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        if isinstance(request.session, SessionStore) and "HX-Request" not in request.headers:
+            request.session.note_use(timezone.now())
+        return response
+
+    return middleware
+
+
+def use_time_zone(get_response: GetResponse) -> GetResponse:
+    """Show times in the zone that the reader chose, or else in the browser's, which portal.js keeps in a cookie."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        # Without a session there is nobody whose choice could be read, and the API answers in UTC.
+        if settings.SESSION_COOKIE_NAME not in request.COOKIES or request.path.startswith("/api/"):
+            return get_response(request)
+        with timezone.override(_time_zone_of(request)):
+            return get_response(request)
+
+    return middleware
+
+
+def _time_zone_of(request: HttpRequest) -> tzinfo:
+    chosen = ""
+    with suppress(DatabaseError):  # what is then shown needs no zone, and the view says what is wrong
+        chosen = getattr(request.user, "time_zone", "")
+    return time_zones.find(chosen or request.COOKIES.get(time_zones.COOKIE, ""))
+
+
+class RequireSecondFactor:
+    """Leads operators who signed in with a password alone to set up a second factor before anything else."""
+
+    ALLOWED = frozenset(
+        (
+            "security",
+            "second_factor_add_app",
+            "second_factor_add_passkey",
+            "recovery_codes",
+            "second_factor",
+            "confirm_identity",
+            "confirm_continue",
+            "social:begin",
+            "social:complete",
+            "sign_out",
+            "healthz",
+            "readyz",
+            "metrics",
+        )
+    )
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponse | None:
+        match = request.resolver_match
+        # The API knows no sessions.
+        if request.path_info.startswith("/api/") or (match is not None and match.view_name in self.ALLOWED):
+            return None
+        user = request.user
+        if not isinstance(user, User) or not second_factors.is_required(user):
+            return None
+        if not fresh_sign_in.lacks_second_factor(request):
+            return None
+        return redirect("confirm_identity" if second_factors.has_any(user) else "security")
+
+
 class PortalErrorMiddleware:
     """Turns uncaught PortalErrors and Django's empty 405 responses into pages."""
 
@@ -101,8 +221,18 @@ class PortalErrorMiddleware:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if not isinstance(error, PortalError) or isinstance(error, Http404):
             return None
+        from connections.services.policy.four_eyes import SecondPersonNeeded  # late, because it needs the models
+        from connections.views import change_requests
+
+        if isinstance(error, SecondPersonNeeded):
+            try:
+                return change_requests.ask(request, error)
+            except PortalError as refused:
+                error = refused
         if isinstance(error, NotAllowed):
             roles.note_denied(error)
+        if isinstance(error, UnreadableSecret):
+            error = running_keys.explain(error)
         return render(request, "error.html", {"error": error}, status=error.status)
 
 
@@ -116,6 +246,8 @@ class SignInErrorMiddleware(SocialAuthExceptionMiddleware):  # type: ignore[misc
         ended = pipeline.explain(request, exception)
         if ended is None:
             return None
+        if ended.resource and ended.connection is not None:
+            return self._without_resource(request, ended)
         if ended.by_link:
             return render(request, "sign_in_links/refused.html", {"error": ended.error}, status=ended.error.status)
         context: dict[str, Any] = {"error": ended.error, "connection": ended.connection}
@@ -124,3 +256,12 @@ class SignInErrorMiddleware(SocialAuthExceptionMiddleware):  # type: ignore[misc
         if ended.connection is not None and may_need_consent and isinstance(request.user, User):
             context["asking"] = consent_requests.panel(request.user, ended.connection, offer=ended.needs_consent)
         return render(request, "accounts/sign_in_failed.html", context, status=ended.error.status)
+
+    @staticmethod
+    def _without_resource(request: HttpRequest, ended: Any) -> HttpResponse:
+        """Go on to the connection, which works for all resources but this one; its page offers to try again."""
+        if ended.by_link:
+            return redirect("sign_in_link_done")
+        text = f"You're connected, but without access to {resources.label(ended.resource)}. {ended.error.cause}"
+        messages.warning(request, text)
+        return redirect("connection", pk=ended.connection.pk)

@@ -1,13 +1,16 @@
 """The portal's side of social-auth: the strategy that supplies the client, and the steps after Microsoft's answer."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils import timezone
+from social_core.actions import do_auth
 from social_core.exceptions import (
     AuthAssociationError,
     AuthConfigurationError,
@@ -19,9 +22,9 @@ from social_core.exceptions import (
 )
 from social_django.strategy import DjangoStrategy
 
-from connections import errors
+from connections import errors, fresh_sign_in
 from connections.access import querysets
-from connections.microsoft import backends, clouds, token_endpoint
+from connections.microsoft import account_claims, backends, clouds, token_endpoint
 from connections.microsoft.classifier import transport_failure
 from connections.microsoft.error_types import Kind
 from connections.models import Connection, SignInLink, User
@@ -52,6 +55,9 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
     connection: Connection | None = None
     # Set if a sign-in link is used, regardless of who is signed in to the portal in this browser.
     link: SignInLink | None = None
+    # Set in later steps, which are for other resources of the connection: the step's, and all that were begun.
+    resource: str = ""
+    walked: tuple[str, ...] = ()
     _client: backends.SignInClient | None = None
 
     def sign_in_client(self, backend: Any) -> backends.SignInClient:
@@ -59,7 +65,7 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
             if backend.name == backends.MicrosoftSignIn.name:
                 self._client = portal_client()
             elif self.connection is not None:
-                self._client = sign_in.sign_in_client(self.connection)
+                self._client = sign_in.sign_in_client(self.connection, self.resource)
             else:
                 raise AuthSessionError(backend, code="session_context_missing")
         return self._client
@@ -72,7 +78,12 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
         """Return the values that are kept in the session while the person is at Microsoft."""
         if self.connection is None:
             return {}
-        return {"connection": self.connection.pk, "link": self.link.pk if self.link else None}
+        return {
+            "connection": self.connection.pk,
+            "link": self.link.pk if self.link else None,
+            "resource": self.resource,
+            "walked": list(self.walked),
+        }
 
     @property
     def link_holder(self) -> LinkHolder | None:
@@ -80,9 +91,12 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
 
     def resume(self, started: dict[str, Any]) -> None:
         """Restore the sign-in on the callback. Raises LinkUnusable if its link can no longer be used."""
+        self.resource, self.walked = started.get("resource", ""), tuple(started.get("walked", ()))
         if started.get("link"):
-            browser = str(self.session_get(LINK_BROWSER, ""))
-            opened = sign_in_links.resume(int(started["link"]), browser=browser, now=timezone.now())
+            browser, is_later = str(self.session_get(LINK_BROWSER, "")), bool(self.resource)
+            opened = sign_in_links.resume(
+                int(started["link"]), browser=browser, now=timezone.now(), is_later_step=is_later
+            )
             self.link, self.connection = opened.link, opened.connection
             return
         visible = querysets.visible_connections(self._require_request().user)
@@ -94,6 +108,15 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
 
     def partial_load(self, token: str) -> None:
         """Ignore partial tokens, because pausing a sign-in would store Microsoft's tokens in plain text."""
+
+    def require_request(self) -> HttpRequest:
+        request: HttpRequest = self._require_request()
+        return request
+
+    @property
+    def confirms(self) -> bool:
+        """Whether the sign-in that begins must prove again who is signed in; see connections/fresh_sign_in.py."""
+        return self.require_request().user.is_authenticated
 
     def query_string(self) -> str:
         return str(self._require_request().META.get("QUERY_STRING", ""))
@@ -110,8 +133,8 @@ def portal_client() -> backends.SignInClient:
     complete = all(login[name] for name in ("tenant", "client_id", "client_secret"))
     if not complete or login["tenant"].lower() in SHARED_ENDPOINTS or login["environment"] not in clouds.CLOUDS:
         raise errors.SignInFailed(
-            "Sign-in with Microsoft is not configured in this portal.",
-            action="Sign in with a local password, or ask an operator of the portal to set LOGIN_MICROSOFT_*.",
+            "Sign-in with Microsoft isn't configured in this portal.",
+            action="Sign in with a local password, or ask an operator to configure LOGIN_MICROSOFT_*.",
         )
     application = token_endpoint.Application(
         clouds.cloud(login["environment"]),
@@ -125,11 +148,12 @@ def portal_client() -> backends.SignInClient:
 def admit_person(
     response: dict[str, Any], user: User | None = None, social: Any = None, **kwargs: Any
 ) -> dict[str, Any]:
-    """Create an account at the first sign-in; refuse disabled accounts and service accounts.
+    """Create an account at the first sign-in; refuse guests, disabled accounts and service accounts.
 
     A signed-in user is never linked to the Microsoft account, because it could be someone else's, who could then always
     sign in as them.
     """
+    accounts.require_admitted(response)
     if user is None:
         return {"user": accounts.create_from_directory(claims=response), "is_new": True}
     if social is None:
@@ -138,20 +162,35 @@ def admit_person(
         )
     if user.is_service:
         accounts.sign_in_failed(user.username, reason="service_account")
-        raise errors.NotAllowed("This is a service account; nobody signs in as it.", action="Use your own account.")
+        raise errors.NotAllowed("Service accounts can't sign in.", action="Use your own account.")
     if not user.is_active:
         accounts.sign_in_failed(user.username, reason="account_disabled")
         raise errors.NotAllowed("Your account in this portal is disabled.", action="Ask an IT admin.")
     return {"user": user, "is_new": False}
 
 
-def follow_directory(strategy: PortalStrategy, user: User, response: dict[str, Any], **kwargs: Any) -> None:
-    accounts.update_from_directory(user, claims=response)
+def follow_directory(
+    strategy: PortalStrategy, backend: backends.MicrosoftSignIn, user: User, response: dict[str, Any], **kwargs: Any
+) -> None:
+    """Note the sign-in, or the confirmation of the one in this session, and update the account from the claims."""
+    request, proved_at = strategy.require_request(), backend.proved_at(response, now=timezone.now())
+    confirms = request.user.is_authenticated
+    if confirms:
+        if proved_at is None or timezone.now() - proved_at > timedelta(minutes=settings.FRESH_SIGN_IN_MINUTES):
+            raise errors.SignInFailed(
+                "Microsoft did not ask you to sign in again.",
+                action="Try again and enter your password at Microsoft. If this happens again, tell an IT admin.",
+            )
+        fresh_sign_in.renew(request, proved_at=proved_at)
+        fresh_sign_in.note_second_factor(request)  # asking for one is left to Microsoft, as at a sign-in there
+    else:
+        fresh_sign_in.begin(request, method="microsoft", proved_at=proved_at)
+    accounts.update_from_directory(user, claims=response, confirms=confirms)
     if accounts.has_groups_overage(response):
         messages.warning(
             strategy.request,
-            "Microsoft left your groups out of the sign-in, because there are too many. Roles and teams you had from "
-            "groups stay as they were; your account page says what an IT admin can do about it.",
+            "Microsoft didn't include your groups in the sign-in, because there are too many. Your roles and teams "
+            "aren't updated. See your account page for what an IT admin can do.",
         )
 
 
@@ -163,23 +202,44 @@ def finish_connect(
     actor = link.made_by if link is not None else user
     if connection is None or actor is None:
         raise errors.SignInExpired
-    sign_in.complete(
-        connection,
-        actor=actor,
-        answer=token_endpoint.token_set(response),
-        account=sign_in.account_from_claims(response),
-        now=now,
-        by_link=link,
-    )
+    answer = sign_in.read_answer(connection, response, strategy.resource)
+    account = account_claims.account_from_claims(response)
+    if strategy.resource:
+        sign_in.complete_resource(connection, strategy.resource, actor=actor, answer=answer, account=account, now=now)
+    else:
+        sign_in.complete(connection, actor=actor, answer=answer, account=account, now=now, by_link=link)
+    following = sign_in.next_resource(connection, walked=strategy.walked, now=now)
+    if following:
+        return to_microsoft(
+            strategy.require_request(), connection, link, resource=following, walked=(*strategy.walked, following)
+        )
     if link is not None:
         # The holder of a link only provides the grant and gets nothing in return.
         connection.mailbox_accesses.update(probe_after=now)
         return redirect("sign_in_link_done")
     connections.probe_mailboxes(connection, actor=actor, now=timezone.now())
-    messages.success(
-        strategy.request, f"{connection} is connected as {connection.account_username}. The portal keeps it alive now."
-    )
+    text = f"You're connected as {connection.account_username}. The portal renews access automatically."
+    messages.success(strategy.request, text)
     return redirect("connection", pk=connection.pk)
+
+
+def to_microsoft(
+    request: HttpRequest,
+    connection: Connection,
+    link: SignInLink | None = None,
+    *,
+    resource: str = "",
+    walked: tuple[str, ...] = (),
+) -> HttpResponse:
+    """Start the OAuth sign-in for a connection, or its later step for another ``resource``."""
+    from social_django.utils import load_backend, load_strategy  # late, because these import this module
+
+    strategy = load_strategy(request)
+    strategy.connection, strategy.link, strategy.resource, strategy.walked = connection, link, resource, walked
+    name = backends.MicrosoftConnect.name
+    backend = load_backend(strategy, name, reverse("social:complete", args=[name]))
+    response: HttpResponse = do_auth(backend, user=request.user)
+    return response
 
 
 @dataclass(frozen=True)
@@ -189,6 +249,7 @@ class FailedSignIn:
     error: errors.PortalError
     connection: Connection | None
     needs_consent: bool = False  # whether an administrator must be asked
+    resource: str = ""  # set if only the step for this resource failed, so that the connection itself works
     by_link: bool = False  # whether it used a sign-in link, whose holder may see nothing else in the portal
 
 
@@ -213,14 +274,22 @@ def explain(request: HttpRequest, exception: Exception) -> FailedSignIn | None:
             verdict=getattr(exception, "verdict", None),
             now=timezone.now(),
             credential_id=strategy.credential_id if strategy is not None else None,
+            resource=getattr(strategy, "resource", ""),
         )
     elif connection is None and isinstance(exception, backends.MicrosoftSignInRefused):
         accounts.sign_in_failed("", reason=error.code)
+        if exception.is_proven and exception.verdict.credential:
+            accounts.microsoft_sign_in_rejected(exception.verdict, now=timezone.now())
+            error = errors.SignInFailed(
+                "Microsoft does not accept this portal's own credential, so nobody can sign in with Microsoft.",
+                action="Tell an operator of the portal that LOGIN_MICROSOFT_CLIENT_SECRET needs a new value.",
+            )
     by_link = link is not None or isinstance(error, sign_in_links.LinkUnusable)
     needs_consent = isinstance(exception, errors.ConsentMissing)
     if isinstance(exception, backends.MicrosoftSignInRefused):
         needs_consent = exception.verdict.kind is Kind.CONSENT and not exception.cancelled
-    return FailedSignIn(error, connection, needs_consent, by_link)
+    resource = getattr(strategy, "resource", "") if connection is not None else ""
+    return FailedSignIn(error, connection, needs_consent, resource, by_link)
 
 
 def _translate(exception: SocialAuthBaseException) -> errors.PortalError:
@@ -235,16 +304,16 @@ def _translate(exception: SocialAuthBaseException) -> errors.PortalError:
         return errors.MicrosoftUnavailable(transport_failure("timeout"))
     if isinstance(exception, AuthResponseError):
         return errors.SignInFailed(
-            "Microsoft's answer could not be verified, so it was not used.",
+            "Microsoft's response couldn't be verified, so it was ignored.",
             action="Start again. If it happens again, an IT admin should check the tenant and environment.",
         )
     if isinstance(exception, AuthConfigurationError):
         return errors.SignInFailed(
-            "The sign-in is not configured correctly.",
+            "The sign-in isn't configured correctly.",
             action="An IT admin should check the app registration's credentials.",
         )
     if isinstance(exception, AuthAssociationError):
         return errors.SignInFailed(
-            "This Microsoft account belongs to another person of the portal.", action="Sign out first, then sign in."
+            "This Microsoft account belongs to another person in the portal.", action="Sign out first, then sign in."
         )
-    return errors.SignInFailed(action="Start again. If it happens again, tell an IT admin.")
+    return errors.SignInFailed(action="Start again. If it happens again, contact an IT admin.")

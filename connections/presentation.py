@@ -1,21 +1,32 @@
 """How states are shown to people: a word and a tone, and for connections also the cause and who must act."""
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 
 from django.db.models import Model
 from django.utils import timezone
 
-from connections import models
+from connections import addressing, effective_status, models
+from connections.access import permissions
+from connections.effective_status import EffectiveStatus
 from connections.errors import ApprovalNeeded
+from connections.microsoft.error_types import Who
 
 Status = models.Connection.Status
 OK, WAITING, WARNING, BROKEN, OFF = "ok", "waiting", "warning", "broken", "off"
 
-BLOCKED_BY_APP = "Blocked by its app registration"
+# Who must act, as shown after "Assigned to:".
+IT_ADMINS, YOU, OWNER_SUFFIX = "IT admins", "you", " (owner)"
 
-# The icon beside the word, because colour alone is not accessible.
+# Who can fix an error that was pasted; the portal does not know who the reader is.
+ERROR_ASSIGNEES = {
+    Who.OWNER: "The person who signs in",
+    Who.IT_ADMIN: IT_ADMINS,
+    Who.MICROSOFT: "Microsoft",
+    Who.NOBODY: "",
+}
+
+# The icon next to the word, because colour alone is not accessible.
 SIGNS = {
     OK: "circle-check",
     WAITING: "circle-dashed",
@@ -51,17 +62,29 @@ class State:
 
 
 _STATUS_TONES = {
-    Status.PENDING: WAITING,
-    Status.ACTIVE: OK,
-    Status.RECONNECT_NEEDED: BROKEN,
-    Status.CONSENT_NEEDED: WARNING,
-    Status.BLOCKED: BROKEN,
-    Status.DISABLED: OFF,
+    EffectiveStatus.ACTIVE: OK,
+    EffectiveStatus.APP_REJECTED: BROKEN,
+    EffectiveStatus.RECONNECT_NEEDED: BROKEN,
+    EffectiveStatus.ACCOUNT_GONE: BROKEN,
+    EffectiveStatus.CONSENT_NEEDED: WARNING,
+    EffectiveStatus.BLOCKED: BROKEN,
+    EffectiveStatus.AWAITING_CONSENT: WAITING,
+    EffectiveStatus.AWAITING_APPROVAL: WAITING,
+    EffectiveStatus.APPROVAL_REQUIRED: WAITING,
+    EffectiveStatus.PENDING: WAITING,
+    EffectiveStatus.DISABLED: OFF,
 }
 # For models whose badge shows the value of one column: the tone of each value.
 _TONES: dict[type[Model], dict[str, str]] = {
     models.MailboxAccess: {"unprobed": WAITING, "reachable": OK, "unreachable": BROKEN, "unknown": WARNING},
-    models.ConsentLink: {"open": WAITING, "granted": WARNING, "verified": OK, "declined": BROKEN, "failed": BROKEN},
+    models.ConsentLink: {
+        "open": WAITING,
+        "granted": WARNING,
+        "partial": WARNING,
+        "verified": OK,
+        "declined": BROKEN,
+        "failed": BROKEN,
+    },
     models.ConsentRequest: {
         "asked": WAITING,
         "approved": WAITING,
@@ -72,27 +95,64 @@ _TONES: dict[type[Model], dict[str, str]] = {
         "withdrawn": OFF,
     },
     models.Approval: {"waiting": WAITING, "approved": OK, "declined": BROKEN, "withdrawn": OFF},
+    models.ChangeRequest: {"waiting": WAITING, "approved": WAITING, "declined": BROKEN, "withdrawn": OFF, "used": OK},
     models.ReviewItem: {"open": WAITING, "confirmed": OK, "removed": OFF, "expired": OFF, "gone": OFF},
     models.AuditVerification: {"waiting": WAITING, "running": WAITING, "intact": OK, "broken": BROKEN},
+    models.BulkAction: {"draft": WAITING, "running": WAITING, "done": OK, "stopped": OFF},
+    models.BulkItem: {"waiting": WAITING, "done": OK, "skipped": WARNING},
     models.AuditEvent: {"done": OK, "denied": WARNING, "failed": BROKEN},
 }
 # The column, where it is not "state".
 _COLUMNS: dict[type[Model], str] = {models.ReviewItem: "decision", models.AuditEvent: "outcome"}
 
-# Used if the connection has no sentences of its own.
+# The defaults for connections whose columns contain no cause or action.
 _CAUSES = {
-    Status.PENDING: "Nobody has signed in for it yet.",
-    Status.RECONNECT_NEEDED: "Microsoft no longer accepts the sign-in this connection stands on.",
-    Status.CONSENT_NEEDED: "Nobody has yet granted this app registration the permissions it needs.",
-    Status.BLOCKED: "A policy of the organisation stops this connection.",
-    Status.DISABLED: "It was switched off in this portal.",
+    Status.PENDING: "The sign-in isn't complete.",
+    Status.RECONNECT_NEEDED: "Microsoft no longer accepts the sign-in.",
+    Status.CONSENT_NEEDED: "The app registration doesn't have admin consent for the required permissions.",
+    Status.BLOCKED: "A policy of the organisation blocks this connection.",
+    Status.DISABLED: "The connection is disabled in this portal.",
 }
-_STARTED_CAUSE = "The sign-in at Microsoft was started but has not come back."
+_STARTED_CAUSE = "The sign-in to Microsoft was started but not completed."
+# What an open request makes of a connection that doesn't work without it: cause, and what to do.
+_AWAITING = {
+    EffectiveStatus.AWAITING_CONSENT: (
+        "Admin consent has been requested.",
+        "An IT admin needs to review the consent request.",
+    ),
+    EffectiveStatus.AWAITING_APPROVAL: (
+        "Approval has been requested.",
+        "An IT admin needs to review the approval request.",
+    ),
+}
+_GONE_CAUSE = "Microsoft says that the account is disabled or deleted."
+_GONE_ACTION = (
+    "An administrator needs to restore the account in Microsoft Entra. Then sign in again, or remove the connection."
+)
+_APP_ONLY_CAUSES = {
+    Status.PENDING: "The portal hasn't received a token for this app-only connection yet.",
+    Status.RECONNECT_NEEDED: "Microsoft no longer gives the application access.",
+}
 _ACTIONS = {
-    Status.PENDING: "Sign in at Microsoft to finish it, or remove the connection.",
-    Status.RECONNECT_NEEDED: "Sign in again with the same account.",
+    Status.PENDING: "Sign in to Microsoft to finish setup, or remove the connection.",
+    Status.RECONNECT_NEEDED: "You need to sign in again with the same account.",
     Status.CONSENT_NEEDED: "Grant admin consent for the app registration, then sign in again.",
-    Status.BLOCKED: "Change the policy, then check the connection again.",
+    Status.BLOCKED: "Change the policy, then test the connection again.",
+}
+# What everybody but the owner reads instead.
+_ACTIONS_OF_OWNER = {
+    Status.PENDING: "The owner needs to sign in to Microsoft to finish setup.",
+    Status.RECONNECT_NEEDED: "The owner needs to sign in again with the same account.",
+}
+# Nobody signs in to these connections.
+_APP_ONLY_LABELS = {
+    EffectiveStatus.PENDING: "Not connected yet",
+    EffectiveStatus.RECONNECT_NEEDED: "Access rejected",
+}
+_APP_ONLY_ACTIONS = {
+    Status.PENDING: "Test the connection, or remove it.",
+    Status.RECONNECT_NEEDED: "Test the app registration's credentials.",
+    Status.CONSENT_NEEDED: "Grant admin consent for the app registration.",
 }
 _WHO = {
     Status.PENDING: models.Connection.Who.OWNER,
@@ -113,29 +173,25 @@ def badge(thing: Model) -> Badge:
         case models.AppRegistration():
             if thing.rejected_at:
                 return Badge("Rejected by Microsoft", BROKEN)
-            return Badge("Ready", OK) if thing.verified_at else Badge("Not tried yet", WAITING)
-        case models.AppCredential():
-            if thing.retired_at:
-                return Badge("Retired", OFF)
-            if thing.has_expired():
-                return Badge("Expired", BROKEN)
+            return Badge("Ready", OK) if thing.verified_at else Badge("Not tested yet", WAITING)
+        case models.AppConsent():
             if thing.rejected_at:
                 return Badge("Rejected by Microsoft", BROKEN)
-            if thing.expires_at and (thing.expires_at - timezone.now()).days < 30:
-                return Badge("Expires soon", WARNING)
-            return Badge("Accepted", OK) if thing.verified_at else Badge("Not tried yet", WAITING)
+            return Badge("In use", OK) if thing.seen_at else Badge("Awaiting consent", WAITING)
+        case models.AppCredential():
+            return _credential_badge(thing)
         case models.AccessReview():
             if thing.cancelled_at:
                 return Badge("Cancelled", OFF)
             return Badge("Closed", OK) if thing.closed_at else Badge("Running", WAITING)
         case models.Incident():
-            return Badge("Open", BROKEN) if thing.is_open else Badge("Healed", OK)
+            return Badge("Open", BROKEN) if thing.is_open else Badge("Resolved", OK)
         case models.AlertChannel():
-            return Badge("Switched off", OFF) if thing.disabled_at else Badge("On", OK)
+            return Badge("Disabled", OFF) if thing.disabled_at else Badge("Enabled", OK)
         case models.ApiKey():
             if thing.revoked_at:
                 return Badge("Revoked", OFF)
-            return Badge("Valid", OK) if thing.is_valid() else Badge("Expired", OFF)
+            return Badge("Active", OK) if thing.is_valid() else Badge("Expired", OFF)
         case models.User():
             if not thing.is_active:
                 return Badge("Disabled", OFF)
@@ -145,67 +201,113 @@ def badge(thing: Model) -> Badge:
     raise TypeError(f"{type(thing).__name__} has no state to show.")
 
 
+def _credential_badge(credential: models.AppCredential) -> Badge:
+    if credential.retired_at:
+        return Badge("Retired", OFF)
+    if credential.has_expired():
+        return Badge("Expired", BROKEN)
+    if credential.rejected_at:
+        return Badge("Rejected by Microsoft", BROKEN)
+    if credential.expires_at and (credential.expires_at - timezone.now()).days < 30:
+        return Badge("Expires soon", WARNING)
+    return Badge("Accepted", OK) if credential.verified_at else Badge("Not tested yet", WAITING)
+
+
 def connection_badge(connection: models.Connection) -> Badge:
-    """Return a connection's badge. Unlike status_badge, it also shows "blocked by its app" and "not approved yet"."""
-    if connection.is_blocked_by_app:
-        return Badge(BLOCKED_BY_APP, BROKEN)
-    if connection.status == Status.PENDING and connection.status_code == ApprovalNeeded.code:
-        return Badge("Needs approval first", WAITING)
-    return status_badge(Status(connection.status))
+    state = effective_status.of(connection)
+    if not connection.is_delegated and state in _APP_ONLY_LABELS:
+        return Badge(_APP_ONLY_LABELS[state], _STATUS_TONES[state])
+    return status_badge(state)
 
 
-def status_badge(status: Status) -> Badge:
+def status_badge(status: EffectiveStatus) -> Badge:
     return Badge(status.label, _STATUS_TONES[status])
 
 
-def connection_state(connection: models.Connection, viewer: models.User | None = None) -> State:
-    """Return a connection's state for ``viewer``, who reads "you" where they must act themselves."""
-    if connection.is_blocked_by_app:
-        app = connection.app_registration
-        return State(
-            badge=connection_badge(connection),
-            cause=f"Microsoft rejects the app registration {app.name}, so this connection waits. "
-            f"{app.rejected_cause}".strip(),
-            action=app.rejected_action or "Mend the app registration; its connections then recover by themselves.",
-            who="an IT admin",
-            since=app.rejected_at,
-        )
+def connection_state(
+    connection: models.Connection, viewer: models.User | None = None, *, action: str = "", who: str = ""
+) -> State:
+    """Return a connection's state for ``viewer``, who reads "you" where they must act themselves.
+
+    ``action`` and ``who`` (of Connection.Who) replace the usual next step where the policy does not allow it.
+    """
+    badge, state = connection_badge(connection), effective_status.of(connection)
+    if state == EffectiveStatus.APP_REJECTED:
+        return _app_rejected(connection, badge)
+    if state == EffectiveStatus.ACTIVE:
+        return State(badge=badge)
+    cause = connection.status_cause or _default_cause(connection)
+    action = action or _stored_action(connection, viewer) or _default_action(connection, viewer)
+    if state in _AWAITING:
+        cause, action = _awaiting(connection, viewer)
+    return State(badge, cause, action, assigned_to(connection, viewer, who=who), connection.status_since)
+
+
+def _app_rejected(connection: models.Connection, badge: Badge) -> State:
+    rejected = connection.app_rejection
+    assert rejected is not None  # noqa: S101 - that is what the state means
+    cause = f"Microsoft rejects the app registration {rejected}. {rejected.rejected_cause}".strip()
+    action = rejected.rejected_action or "Fix the app registration. Its connections then work again automatically."
+    return State(badge, cause, action, IT_ADMINS, rejected.rejected_at)
+
+
+def _awaiting(connection: models.Connection, viewer: models.User | None) -> tuple[str, str]:
+    state = effective_status.of(connection)
+    cause, action = _AWAITING[state]
+    if state == EffectiveStatus.AWAITING_APPROVAL and connection.status_code == ApprovalNeeded.code:
+        cause = connection.status_cause or cause  # the policy's reasons
+    is_admin = viewer is not None and permissions.can_manage_registry(viewer)
+    return cause, addressing.speak_to(addressing.IT_ADMIN if is_admin else "", action)
+
+
+def address(action: str, *, to_owner: bool) -> str:
+    """Let a stored action speak to the owner ("You need to …"), or about the owner to everybody else."""
+    action = action.replace("The owner must", "The owner needs to")  # as versions before 0.3 stored it
+    return addressing.speak_to(addressing.OWNER if to_owner else "", action)
+
+
+def _stored_action(connection: models.Connection, viewer: models.User | None) -> str:
+    if viewer is None:
+        return connection.status_action
+    return address(connection.status_action, to_owner=viewer.pk == connection.owner_id)
+
+
+def _default_cause(connection: models.Connection) -> str:
     status = Status(connection.status)
-    if status == Status.ACTIVE:
-        return State(badge=connection_badge(connection))
-    default = _STARTED_CAUSE if status == Status.PENDING and connection.sign_in_started_at else _CAUSES[status]
-    return State(
-        badge=connection_badge(connection),
-        cause=connection.status_cause or default,
-        action=connection.status_action or _ACTIONS.get(status, ""),
-        who=assigned_to(connection, viewer),
-        since=connection.status_since,
-    )
+    if effective_status.of(connection) == EffectiveStatus.ACCOUNT_GONE:
+        return _GONE_CAUSE
+    if not connection.is_delegated and status in _APP_ONLY_CAUSES:
+        return _APP_ONLY_CAUSES[status]
+    return _STARTED_CAUSE if status == Status.PENDING and connection.sign_in_started_at else _CAUSES[status]
 
 
-def assigned_to(connection: models.Connection, viewer: models.User | None = None) -> str:
-    """Return who must act, as part of a sentence ("the owner, Bob Jones"), or "" if nobody must."""
-    if connection.is_blocked_by_app:
-        return "an IT admin"
-    who = connection.status_who or _WHO.get(Status(connection.status), "")
+def _default_action(connection: models.Connection, viewer: models.User | None) -> str:
+    status = Status(connection.status)
+    if effective_status.of(connection) == EffectiveStatus.ACCOUNT_GONE:
+        return _GONE_ACTION
+    if not connection.is_delegated and status in _APP_ONLY_ACTIONS:
+        return _APP_ONLY_ACTIONS[status]
+    if viewer is not None and viewer.pk != connection.owner_id and status in _ACTIONS_OF_OWNER:
+        return _ACTIONS_OF_OWNER[status]
+    return _ACTIONS.get(status, "")
+
+
+def assigned_to(connection: models.Connection, viewer: models.User | None = None, *, who: str = "") -> str:
+    """Return who must act: a name, a role, "you" for the viewer, or "" if nobody must."""
+    who = assignee(connection, who=who)
     if who == models.Connection.Who.OWNER:
-        return "you" if viewer is not None and viewer.pk == connection.owner_id else f"the owner, {connection.owner}"
+        return YOU if viewer is not None and viewer.pk == connection.owner_id else f"{connection.owner}{OWNER_SUFFIX}"
     return {
-        models.Connection.Who.IT_ADMIN.value: "an IT admin",
+        models.Connection.Who.IT_ADMIN.value: IT_ADMINS,
         models.Connection.Who.MICROSOFT.value: "Microsoft",
     }.get(who, "")
 
 
-def action_label(action: str) -> str:
-    """Format an audit action for people: "connection.reconnect_needed" → "Connection: reconnect needed"."""
-    noun, _, verb = action.partition(".")
-    return f"{_sentence_case(noun.replace('_', ' '))}: {verb.replace('_', ' ')}" if verb else noun
-
-
-def type_label(target_type: str) -> str:
-    """Format a glossary name for people: "AppRegistration" → "App registration"."""
-    return _sentence_case(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", target_type))
-
-
-def _sentence_case(words: str) -> str:
-    return re.sub(r"^Api\b", "API", words.capitalize())
+def assignee(connection: models.Connection, *, who: str = "") -> str:
+    """Return who must act, as a value of Connection.Who or ""; ``who`` replaces what the status says."""
+    state = effective_status.of(connection)
+    if state == EffectiveStatus.ACTIVE:
+        return ""
+    if state == EffectiveStatus.APP_REJECTED or state in effective_status.AWAITING:
+        return models.Connection.Who.IT_ADMIN
+    return who or connection.status_who or _WHO.get(Status(connection.status), "")

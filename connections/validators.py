@@ -3,16 +3,18 @@
 import re
 import unicodedata
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from django import forms
 from django.conf import settings
-from django.core.validators import validate_email
 from django.utils import timezone
 
+from connections import domain_names, mail_addresses
+from connections.errors import InvalidInput
 from connections.microsoft import capabilities
+from connections.microsoft.clouds import is_guid
 from connections.models.app_registrations import AuthenticationType
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.outbound import safe_http
@@ -20,10 +22,12 @@ from connections.outbound import safe_http
 NAME_LENGTH = 120
 REASON_LENGTH = 2000
 MOST_MAILBOXES = 20
+MOST_TAGS, TAG_LENGTH = 10, 40  # of one connection; characters of one tag
+# What browsers send. Other notations are ambiguous: Entra shows 03/04/2027 for the 3rd of April or the 4th of March.
+ISO_DATE = ["%Y-%m-%d"]
 LATEST_DAY = date(9000, 12, 31)  # leaves room below the last date that Python supports
 # What happens to the old account's tokens when a connection gets a new owner.
 KEEP, CUT = "keep", "cut"
-_ADDRESS_EXAMPLE = "An address looks like support@contoso.com."
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
 _QUOTES = "\"'`“”„‘’«»"
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE | re.ASCII)
@@ -32,15 +36,11 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 def strip_pasted(text: str) -> str:
     """Strip invisible characters, surrounding white space and quotes from a pasted value."""
-    return text.translate(dict.fromkeys(map(ord, _INVISIBLE))).strip().strip(_QUOTES).strip()
+    return strip_invisible(text).strip().strip(_QUOTES).strip()
 
 
-def is_guid(text: str) -> bool:
-    """Whether this is a GUID written with hyphens, in upper or lower case."""
-    try:
-        return str(uuid.UUID(text)) == text.lower()
-    except ValueError:
-        return False
+def strip_invisible(text: str) -> str:
+    return text.translate(dict.fromkeys(map(ord, _INVISIBLE)))
 
 
 class PastedField(forms.CharField):
@@ -65,7 +65,7 @@ class GuidField(PastedField):
             return ""
         if _URL.match(text):
             raise forms.ValidationError(
-                f"This is a whole address. Paste only the {self.what}: the part that looks like "
+                f"This is a full address. Enter only the {self.what}, which looks like "
                 "00000000-0000-0000-0000-000000000000."
             )
         if is_guid(text):
@@ -73,8 +73,8 @@ class GuidField(PastedField):
         if re.fullmatch(r"[0-9a-f]{32}", text):
             return str(uuid.UUID(text))
         raise forms.ValidationError(
-            f"This is not a {self.what}. It has 36 characters, like 00000000-0000-0000-0000-000000000000; "
-            "copy it from the Overview page in Entra."
+            f"This isn't a valid {self.what}. Copy it from the Overview page in Entra. It looks like "
+            "00000000-0000-0000-0000-000000000000."
         )
 
 
@@ -85,35 +85,34 @@ class DirectoryField(PastedField):
         super().__init__(max_length=500, **kwargs)
 
     def to_python(self, value: Any) -> str:
-        text = super().to_python(value).strip("{}").lower().rstrip(".")
+        pasted = super().to_python(value).strip("{}").rstrip(".")
+        text = pasted.lower()
         if not text or text in SHARED_ENDPOINTS or is_guid(text):
             return text
         if _URL.match(text) or "/" in text:
             raise forms.ValidationError(
-                "This is a whole address. Paste only the directory (tenant) ID, which looks like "
-                "00000000-0000-0000-0000-000000000000, or the domain, like contoso.com."
+                "This is a full address. Enter only the directory (tenant) ID, which looks like "
+                "00000000-0000-0000-0000-000000000000, or the domain, such as contoso.com."
             )
         if "@" in text:
             raise forms.ValidationError(
-                f"This is an e-mail address. Paste the part behind the @: {text.rpartition('@')[2]}."
+                f"This is an email address. Enter the part after the @: {text.rpartition('@')[2]}."
             )
         if re.fullmatch(r"[0-9a-f-]{30,40}", text):
             raise forms.ValidationError(
-                "This looks like a directory ID, but some of it is missing or too much: it has 36 characters, "
-                "like 00000000-0000-0000-0000-000000000000."
+                "This directory ID is incomplete or too long. It looks like 00000000-0000-0000-0000-000000000000."
             )
         if "." not in text:
             raise forms.ValidationError(
-                "Enter the directory (tenant) ID, or the whole domain, for example contoso.com or "
-                "contoso.onmicrosoft.com. A name alone is not enough."
+                "Enter the directory (tenant) ID or the full domain, such as contoso.com or contoso.onmicrosoft.com."
             )
         try:
-            domain = text.encode("idna").decode("ascii")  # in the form used in Microsoft's URLs
+            domain = domain_names.to_ascii(pasted)  # in the form used in Microsoft's URLs
         except UnicodeError:
             domain = ""
         if not domain or len(domain) > 253 or not all(map(_LABEL.fullmatch, domain.split("."))):
             raise forms.ValidationError(
-                "This is no domain name. Use the directory (tenant) ID from the Overview page in Entra, or a domain "
+                "This isn't a domain name. Enter the directory (tenant) ID from the Overview page in Entra, or a domain "
                 "like contoso.com."
             )
         return domain
@@ -132,7 +131,9 @@ class NameField(forms.CharField):
         if any(
             unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co") and letter not in "\u200c\u200d" for letter in text
         ):
-            raise forms.ValidationError("The name holds invisible control characters. Type it instead of pasting it.")
+            raise forms.ValidationError(
+                "The name contains invisible control characters. Type it instead of pasting it."
+            )
         return text
 
 
@@ -149,16 +150,16 @@ class SecretValueField(forms.CharField):
             return ""
         if is_guid(text.strip("{}")):
             raise forms.ValidationError(
-                "That is the Secret ID. Paste the Value instead: in Entra, under Certificates & secrets, it stands in "
-                "the column Value and can be copied only right after the secret was created."
+                "This is the Secret ID. Enter the Value instead. You can copy it in Entra, under Certificates & secrets, "
+                "only right after the secret was created."
             )
         if _URL.match(text) or any(letter.isspace() or not letter.isprintable() for letter in text):
             raise forms.ValidationError(
-                "A client secret is one word without spaces or line breaks. Paste only the Value from Entra."
+                "Client secrets contain no spaces or line breaks. Enter only the Value from Entra."
             )
         if "*" in text and set(text[3:]) == {"*"}:
             raise forms.ValidationError(
-                "Entra shows only the beginning of this secret any more. Create a new one there and copy its Value at once."
+                "Entra shows only the beginning of this secret. Create a new one there and copy its Value."
             )
         return text
 
@@ -168,7 +169,7 @@ class ExpiryField(forms.DateField):
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("widget", forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}))
-        kwargs.setdefault("input_formats", ["%Y-%m-%d", "%d/%m/%Y", "%d.%m.%Y"])
+        kwargs.setdefault("input_formats", ISO_DATE)
         errors = {"invalid": "Enter the date as year-month-day, for example 2027-03-31."}
         super().__init__(error_messages=errors, **kwargs)
 
@@ -179,10 +180,10 @@ class ExpiryField(forms.DateField):
         today = timezone.now().date()
         if day <= today:
             raise forms.ValidationError(
-                "This day is over, so the secret has expired. Create a new one in Entra and enter its expiry date."
+                "This secret has expired. Create a new one in Entra and enter its expiration date."
             )
         if day.year > today.year + 100:
-            raise forms.ValidationError("This date is too far away. Enter the one Entra shows in the column Expires.")
+            raise forms.ValidationError("This date is too far in the future. Enter the date in Entra's Expires column.")
         return datetime.combine(day, time.min, UTC)
 
 
@@ -190,17 +191,17 @@ class LastDayField(forms.DateField):
     """The last valid day (UTC), not in the past; cleaned to the moment after it."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(widget=forms.DateInput(attrs={"type": "date"}), **kwargs)
+        super().__init__(widget=forms.DateInput(attrs={"type": "date"}), input_formats=ISO_DATE, **kwargs)
 
     def clean(self, value: Any) -> datetime | None:
         day: date | None = super().clean(value)
         if day is not None and day < timezone.now().date():
-            raise forms.ValidationError("This day is over. Choose today or a later one.")
+            raise forms.ValidationError("Choose today or a future date.")
         return end_of_day(day) if day else None
 
 
 class AddressField(PastedField):
-    """One mail address as people paste it, cleaned to the bare address with its domain in lower case."""
+    """A pasted mail address, cleaned to the bare address with its domain in lower case."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("label", "Address")
@@ -209,28 +210,12 @@ class AddressField(PastedField):
 
     def to_python(self, value: Any) -> str:
         text = super().to_python(value)
-        if text.lower().startswith("mailto:"):
-            text = text[len("mailto:") :].partition("?")[0]
-        if text.endswith(">") and "<" in text:  # Support <support@contoso.com>
-            text = text[text.rindex("<") + 1 : -1]
-        return _mail_address(text.strip()) if text.strip() else ""
-
-
-def _mail_address(text: str) -> str:
-    if "://" in text:
-        raise forms.ValidationError(
-            f"This is a whole address of a web page. Paste the mail address only. {_ADDRESS_EXAMPLE}"
-        )
-    if text.count("@") > 1 and any(mark in text for mark in ",; "):
-        raise forms.ValidationError("These are several addresses. Add them one at a time.")
-    local, _, domain = text.rpartition("@")
-    try:
-        ascii_domain = domain.lower().encode("idna").decode("ascii")
-        validate_email(f"{local}@{ascii_domain}")
-    except (forms.ValidationError, UnicodeError) as wrong:
-        shown = "".join(letter for letter in text[:80] if letter.isprintable())
-        raise forms.ValidationError(f"“{shown}” is no mail address. {_ADDRESS_EXAMPLE}") from wrong
-    return f"{local}@{ascii_domain}"
+        if not text:
+            return ""
+        try:
+            return mail_addresses.parse(text)
+        except InvalidInput as wrong:
+            raise forms.ValidationError(wrong.cause) from wrong
 
 
 class WriteOnlyInput(forms.TextInput):
@@ -257,6 +242,35 @@ class TargetField(PastedField):
             raise forms.ValidationError(str(refused)) from refused
 
 
+class TagsField(forms.CharField):
+    """Tags separated by commas, cleaned to a tuple."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        help_text = f"Separate tags with commas. Up to {MOST_TAGS}."
+        # Leaves room for spaces; too many or too long ones are reported as such.
+        defaults: dict[str, Any] = {"label": "Tags", "max_length": 2000, "help_text": help_text}
+        super().__init__(**defaults | kwargs)
+
+    def clean(self, value: Any) -> tuple[str, ...]:
+        try:
+            return parse_tags(super().clean(value).split(","))
+        except InvalidInput as wrong:
+            raise forms.ValidationError(str(wrong)) from wrong
+
+
+def parse_tags(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the tags in lower case, trimmed, sorted and without duplicates. Raises InvalidInput (field ``tags``)."""
+    tags = {" ".join(unicodedata.normalize("NFKC", strip_invisible(name)).lower().split()) for name in names} - {""}
+    for tag in tags:
+        if len(tag) > TAG_LENGTH:
+            raise InvalidInput(f"A tag can have up to {TAG_LENGTH} characters.", field="tags")
+        if "," in tag or any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co") for letter in tag):
+            raise InvalidInput("Tags can't contain commas or control characters.", field="tags")
+    if len(tags) > MOST_TAGS:
+        raise InvalidInput(f"A connection can have up to {MOST_TAGS} tags.", field="tags")
+    return tuple(sorted(tags))
+
+
 def end_of_day(day: date) -> datetime:
     """Return the first moment after a day (UTC). Days after LATEST_DAY are treated as that day."""
     return datetime.combine(min(day, LATEST_DAY) + timedelta(days=1), time.min, UTC)
@@ -265,7 +279,7 @@ def end_of_day(day: date) -> datetime:
 def capability_errors(chosen: Sequence[str], extra_scopes: Sequence[str], authentication_type: str) -> list[str]:
     """Say why a connection of this type cannot have the chosen capabilities, as sentences; [] if it can."""
     if not chosen and not extra_scopes:
-        return ["Choose at least one thing the automation should be able to do."]
+        return ["Choose at least one capability."]
     sentences = []
     for key in chosen:
         capability = capabilities.CAPABILITIES[key]

@@ -1,4 +1,4 @@
-"""The access log: one JSON object per request, without query strings.
+"""The access log: one JSON object per request on standard error, without query strings.
 
 The sign-in callback carries an authorization code in its query string, so only the path is logged. The token in the
 path of a sign-in link is hidden.
@@ -9,10 +9,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from django.conf import settings
+
+from connections import counters
+from connections.client_address import forwarded_address
+from connections.counters import Key
+from connections.middleware import PROBES
 from portal.logs import hide_links
 from portal.wsgi_bridge import Message, Receive, Scope, Send
 
@@ -20,37 +26,80 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def access_log(application: Application) -> Application:
-    """Wrap an ASGI application so that each request is logged to standard output once it has been answered."""
+    """Wrap an ASGI application so that each request is counted and logged once it has been answered.
+
+    Probes that succeed are logged at DEBUG alone, because there are thousands a day.
+    """
+
+    tally = _Tally()
 
     async def logging(scope: Scope, receive: Receive, send: Send) -> None:
-        began, status = time.monotonic(), 500
+        began, status, request_id = time.monotonic(), 500, ""
 
         async def watch(message: Message) -> None:
-            nonlocal status
+            nonlocal status, request_id
             if message["type"] == "http.response.start":
                 status = message["status"]
+                request_id = _header(message.get("headers", ()), b"x-request-id")
             await send(message)
 
         try:
             await application(scope, receive, watch)
         finally:
-            sys.stdout.write(line(scope, status, time.monotonic() - began))
-            sys.stdout.flush()
+            seconds = time.monotonic() - began
+            tally.count(_kind(scope["path"]), str(status), seconds)
+            if scope["path"] not in PROBES or status >= 400 or settings.LOG_LEVEL == "DEBUG":
+                sys.stderr.write(line(scope, status, seconds, request_id))
 
     return logging
 
 
-def line(scope: Scope, status: int, seconds: float) -> str:
-    """Return the log line for one request. ``at`` is the time of the response."""
-    client = scope["client"][0] if scope.get("client") else ""
+class _Tally:
+    """Counts requests in the event loop alone, so without a lock, and hands the numbers over about once a second."""
+
+    def __init__(self) -> None:
+        self._counts: dict[Key, float] = {}
+        self._due = 0.0
+
+    def count(self, kind: str, status: str, seconds: float) -> None:
+        bucket, total = counters.duration_keys("portal_http_request_duration_seconds", kind, seconds=seconds)
+        counts, request = self._counts, ("portal_http_requests_total", kind, status)
+        counts[request] = counts.get(request, 0) + 1
+        counts[bucket] = counts.get(bucket, 0) + 1
+        counts[total] = counts.get(total, 0) + seconds
+        if (now := time.monotonic()) >= self._due:
+            self._due = now + 1
+            counters.add_all(counts)
+            counts.clear()
+
+
+def _kind(path: str) -> str:
+    if path.startswith("/api/"):
+        return "token" if path.endswith("/token") else "api"
+    return "probe" if path in PROBES else "page"
+
+
+def line(scope: Scope, status: int, seconds: float, request_id: str = "") -> str:
+    """Return the log line for one request. ``timestamp`` is the time of the response."""
     request = json.dumps(hide_links(f"{scope['method']} {scope['path']}"))
-    milliseconds = int(seconds * 1000)
+    peer = scope["client"][0] if scope.get("client") else ""
+    client = _client(_header(scope.get("headers", ()), b"x-forwarded-for"), peer, settings.TRUSTED_PROXIES)
     return (
-        f'{{"logger": "access", "at": "{_clock(int(time.time()))}", "from": "{client}", "request": {request}, '
-        f'"status": {status}, "ms": {milliseconds}}}\n'
+        f'{{"event": {request}, "status": {status}, "ms": {int(seconds * 1000)}, "client": "{client}", '
+        f'"request_id": "{request_id}", "logger": "access", "level": "info", "timestamp": "{_clock(int(time.time()))}"}}\n'
     )
+
+
+def _header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> str:
+    return b",".join([value for name, value in headers if name == wanted]).decode("latin-1")
+
+
+@lru_cache(maxsize=1024)
+def _client(forwarded_for: str, peer: str, trusted_proxies: int) -> str:
+    """Return the client's address, or an empty text. ``trusted_proxies`` only tells cached answers apart."""
+    return forwarded_address(forwarded_for, peer) or ""
 
 
 @lru_cache(maxsize=2)
 def _clock(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("[%d/%b/%Y:%H:%M:%S %z]")
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 from typing import Any
 
 from portal.wsgi import application as django_application  # sets Django up, which the imports below need
 
 # isort: split
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.security import SecurityMiddleware
 
-from connections.api.token_endpoint import TokenEndpoint
+from connections.api.document_endpoint import DocumentEndpoint
+from connections.api.token_endpoint import TokenEndpoint, is_secure
 from connections.api.token_waiting import RunInThread
 from connections.middleware import content_security_policy
 from portal.access_log import access_log
+from portal.body_limits import limit_bodies
+from portal.key_announcer import KeyAnnouncer
+from portal.liveness import Liveness
+from portal.warm_up import warm_up
 from portal.wsgi_bridge import Receive, Scope, Send, WSGIBridge
 
 
@@ -24,15 +30,19 @@ class Portal:
     """The ASGI application of one web process."""
 
     def __init__(self, *, threads: int, run_in_thread: RunInThread | None = None) -> None:
-        django = WSGIBridge(django_application, threads=threads, run_in_thread=run_in_thread)
+        bridge = WSGIBridge(django_application, threads=threads, run_in_thread=run_in_thread)
+        django = limit_bodies(bridge, lambda scope: headers_of_every_answer(is_secure(scope)))
         token_endpoint = TokenEndpoint(django, headers_of_every_answer, run_in_thread=run_in_thread)
+        document_endpoint = DocumentEndpoint(django, headers_of_every_answer)
+        liveness = Liveness(headers_of_every_answer)
         self.stop_waiting = token_endpoint.stop_waiting
 
         @access_log
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             if _is_from_local_https_proxy(scope):
                 scope["scheme"] = "https"
-            application = token_endpoint if token_endpoint.serves(scope["path"]) else django
+            in_front = [endpoint for endpoint in (token_endpoint, document_endpoint) if endpoint.serves(scope["path"])]
+            application = liveness if liveness.serves(scope) else in_front[0] if in_front else django
             await application(scope, receive, send)
 
         self._answer = answer
@@ -42,8 +52,14 @@ class Portal:
             await self._answer(scope, receive, send)
         elif scope["type"] == "lifespan":
             await receive()
+            await asyncio.to_thread(warm_up)
+            announcer = KeyAnnouncer("web")
+            announcer.start()
+            # Before anything is encrypted, so that no other process takes a new key for a lost one.
+            await asyncio.to_thread(announcer.has_announced.wait, 5)
             await send({"type": "lifespan.startup.complete"})
             await receive()
+            await asyncio.to_thread(announcer.stop)
             await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -70,4 +86,4 @@ def _is_from_local_https_proxy(scope: Scope) -> bool:
     return (b"x-forwarded-proto", b"https") in scope["headers"]
 
 
-application = Portal(threads=int(os.environ.get("WEB_THREADS", "8")))
+application = Portal(threads=settings.WEB_THREADS)

@@ -4,18 +4,44 @@ A beat entry only triggers work: the database says what is due, and a worker cla
 tick or a restart of beat therefore only changes the timing.
 """
 
+from __future__ import annotations
+
+import atexit
+import logging
 import os
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import beat_init, celeryd_init, setup_logging, worker_ready
 from django.conf import settings
+
+if TYPE_CHECKING:
+    from portal.key_announcer import KeyAnnouncer
+from portal import logs, watchdog
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 # Celery would run Django's checks and ignore their results. They load every page and the whole API, which most workers
 # and beat never need. `manage.py check` and `migrate` run them anyway.
 os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
-app = Celery("portal")
+if "celery" in Path(sys.argv[0]).parts[-2:]:  # a worker or beat, and not another program that imports this
+    logs.start()
+
+logger = logging.getLogger(__name__)
+
+_announcer: KeyAnnouncer | None = None
+
+
+class PortalCelery(Celery):
+    @cached_property
+    def Beat(self) -> Any:  # noqa: N802 - Celery's name
+        return self.subclass_with_self("portal.beat:Beat")
+
+
+app = PortalCelery("portal")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
@@ -23,43 +49,55 @@ app.autodiscover_tasks()
 @app.on_after_configure.connect
 def schedule(sender: Celery, **kwargs: object) -> None:
     """Set the beat schedule, with the intervals (in seconds) from the settings."""
-    sender.conf.beat_schedule = {
-        "sweep": {
-            "task": "connections.tasks.sweep",
-            "schedule": settings.SWEEP_INTERVAL,
-            # Drop a tick that no worker has picked up by the time the next one is due.
-            "options": {"expires": settings.SWEEP_INTERVAL},
-        },
-        "probe-mailboxes": {
-            "task": "connections.tasks.probe_due_mailboxes",
-            "schedule": settings.PROBE_INTERVAL,
-            "options": {"expires": settings.PROBE_INTERVAL},
-        },
-        "deliver-alerts": {
-            "task": "connections.tasks.deliver_alerts",
-            "schedule": settings.ALERT_INTERVAL,
-            "options": {"expires": settings.ALERT_INTERVAL},
-        },
-        "look-ahead": {
-            "task": "connections.tasks.look_ahead",
-            "schedule": settings.LOOK_AHEAD_INTERVAL,
-            "options": {"expires": settings.LOOK_AHEAD_INTERVAL},
-        },
-        "end-lapsed-shares": {
-            "task": "connections.tasks.end_lapsed_shares",
-            "schedule": 60,
-            "options": {"expires": 60},
-        },
-        "seal-audit": {
-            "task": "connections.tasks.seal_audit",
-            "schedule": settings.AUDIT_INTERVAL,
-            "options": {"expires": settings.AUDIT_INTERVAL},
-        },
-        "tick-reviews": {"task": "connections.tasks.tick_reviews", "schedule": 300, "options": {"expires": 300}},
-        "tidy": {"task": "connections.tasks.tidy", "schedule": 3600, "options": {"expires": 3600}},
+    intervals = {
+        "sweep": settings.SWEEP_INTERVAL,
+        "probe_due_mailboxes": settings.PROBE_INTERVAL,
+        "run_bulk_actions": 5,
+        "verify_consents": 60,
+        "deliver_alerts": settings.ALERT_INTERVAL,
+        "look_ahead": settings.LOOK_AHEAD_INTERVAL,
+        "tend_credentials": settings.LOOK_AHEAD_INTERVAL / 10,
+        "end_lapsed_shares": 60,
+        "seal_audit": settings.AUDIT_INTERVAL,
+        "watch_audit": settings.AUDIT_INTERVAL,  # a task of its own, so that it goes on if sealing fails
+        "tick_reviews": 300,
+        "check_secrets": 300,
+        "write_daily_figures": settings.STATISTICS_INTERVAL,
+        "tidy": 3600,
     }
+    # Without "expires": the worker would compare it with its own clock and discard every tick if that is ahead.
+    sender.conf.beat_schedule = {
+        name: {"task": f"connections.tasks.{name}", "schedule": seconds} for name, seconds in intervals.items()
+    }
+
+
+@app.on_after_configure.connect
+def watch(**kwargs: object) -> None:
+    watchdog.watch_this_process()
 
 
 @setup_logging.connect
 def keep_logging(**kwargs: object) -> None:
     """Keep Django's logging settings: Celery would raise the level to WARNING."""
+
+
+@celeryd_init.connect
+def print_nothing(instance: Any, **kwargs: object) -> None:
+    """Leave out Celery's banner, and log what it would print when it stops."""
+    import celery.apps.worker
+
+    instance.quiet = True
+    celery.apps.worker.safe_say = lambda text, *arguments, **options: logger.info(text.strip())
+
+
+@worker_ready.connect
+@beat_init.connect
+def announce_keys(signal: object, **kwargs: object) -> None:
+    """Announce the encryption keys of this process, and read them again on SIGHUP instead of restarting."""
+    from portal.key_announcer import KeyAnnouncer  # needs Django's models
+
+    global _announcer
+    if _announcer is None:  # a worker is ready again after each loss of the broker
+        _announcer = KeyAnnouncer("beat" if signal is beat_init else "worker")
+        _announcer.start()
+        atexit.register(_announcer.stop)

@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def main() -> int:
     """Run the demo until Ctrl-C, SIGTERM or the end of one of its processes. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--directory", type=Path, default=ROOT / ".demo", help="where keys, database and logs are kept")
+    parser.add_argument("--directory", type=Path, default=ROOT / ".demo", help="directory for keys, database and logs")
     options = parser.parse_args()
     directory: Path = options.directory.absolute()
     for number in _STOPS:
@@ -67,7 +67,7 @@ def main() -> int:
         with only_one(directory):
             Demo(options.port, directory).run()
     except Interrupted:
-        print(f"Stopped. Data and logs are in {directory.name}/; make demo goes on where you left.", flush=True)
+        print(f"Stopped. Data and logs are kept in {directory.name}/. Run make demo to continue.", flush=True)
     except (DemoError, ProcessError) as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1
@@ -92,14 +92,22 @@ def only_one(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DemoError("Another demo is running from this directory. Stop that one first.") from None
+            raise DemoError("Another demo is running from this directory. Stop it first.") from None
         yield
+
+
+# Seconds without progress after which the demo gives a process up.
+IDLE = 30.0
+
+
+def say(step: str) -> None:
+    print(f"  {step} ...", flush=True)
 
 
 class Demo:
     def __init__(self, port: int, directory: Path) -> None:
         if not is_free(port):
-            raise DemoError(f"Port {port} is in use. Choose another one: make demo PORT={port + 80}")
+            raise DemoError(f"Port {port} is in use. Use another port: make demo PORT={port + 80}")
         self.port = port
         self.directory = directory
         self.url = f"http://localhost:{port}"
@@ -129,8 +137,8 @@ class Demo:
         )
         return f"""
   The portal            {self.url}
-  The sandbox           {self.sandbox_url}  (stands in for Microsoft)
-  Its control panel     {self.sandbox_url}/_control/
+  The sandbox           {self.sandbox_url}  (simulates Microsoft)
+  Control panel         {self.sandbox_url}/_control/
 
   Sign in to the portal with
 {people}
@@ -146,24 +154,28 @@ class Demo:
     def _start(self, settings: dict[str, str]) -> None:
         sandbox = ["portal.sandbox", "--port", str(self.sandbox_port), "--state", str(self.directory / "sandbox.json")]
         sandbox += ["--public-url", self.sandbox_url, "--portal-url", self.url]
+        say("Starting the sandbox that simulates Microsoft")
         stand_in = self._launch("sandbox", sandbox, settings)
+        say("Preparing the database and the static files")
         preparing = [
             self._launch("migrate", ["django", "migrate", "--verbosity", "1"], settings),
             self._launch("collectstatic", ["django", "collectstatic", "--noinput", "--verbosity", "0"], settings),
         ]
         for step in preparing:
             self._finish(step)
-        stand_in.wait_for_line("Sandbox ready", seconds=30)
+        self._wait(stand_in, lambda: b"Sandbox ready" in stand_in.log.read_bytes())
+        say("Adding a small organisation")
         organisation = self.directory / "organisation.json"
         write_private(organisation, json.dumps(ORGANISATION))
         self._finish(self._launch("seed", ["portal.demo_seed", str(organisation), self.sandbox_url], settings))
+        say("Starting web, worker and beat")
         web = self._launch("web", ["portal.server"], settings)
         celery = ["celery", "-A", "portal"]
         solitary = ["--without-mingle", "--without-gossip"]
         worker = self._launch("worker", [*celery, "worker", "-P", "threads", "-c", "4", *solitary], settings)
         self._launch("beat", [*celery, "beat"], settings)
-        web.wait_until(lambda: answers(f"{self.url}/healthz"), seconds=30)
-        worker.wait_for_line(" ready.", seconds=30)
+        self._wait(web, lambda: answers(f"{self.url}/healthz"))
+        self._wait(worker, lambda: b" ready." in worker.log.read_bytes())
 
     def _launch(self, name: str, arguments: list[str], settings: dict[str, str]) -> Process:
         log = self.directory / "logs" / f"{name}.log"
@@ -180,18 +192,30 @@ class Demo:
         return process
 
     def _finish(self, step: Process) -> None:
-        code = step.popen.wait(120)
+        self._wait(step, step.has_ended)
+        code = step.popen.returncode
         self._running.remove(step)
         step.stop()
         if code:
             raise DemoError(f"{step.name} failed:\n{step.last_lines()}")
 
+    def _wait(self, process: Process, ready: Callable[[], bool]) -> None:
+        """Wait as long as the process makes progress. Raises DemoError with the cause and what to do."""
+        try:
+            process.wait_while_working(ready, idle_seconds=IDLE)
+        except ProcessError as problem:
+            raise DemoError(
+                f"The demo can't start: {problem}\n"
+                f"What to do: see {self.directory.name}/logs/{process.log.name}, then run make demo again. To start afresh, "
+                f"remove {self.directory.name}/."
+            ) from problem
+
     def _check(self, processes: list[Process]) -> None:
         for process in processes:
             if process.has_ended():
                 raise DemoError(
-                    f"{process.name} has ended with code {process.popen.returncode}, so the demo stops. "
-                    f"Its last words:\n{process.last_lines()}"
+                    f"The demo stopped, because {process.name} exited with code {process.popen.returncode}. "
+                    f"Last output:\n{process.last_lines()}"
                 )
 
 

@@ -12,18 +12,19 @@ from django.db import transaction
 from django.utils import timezone
 
 from connections.management.commands import seed_demo
-from connections.microsoft import http, token_endpoint
+from connections.microsoft import account_claims, http, token_endpoint
 from connections.models import AppRegistration, Connection, Share, Team, User
 from connections.services.api_keys import api_keys
 from connections.services.connections import app_only, connections, sign_in
 from connections.services.consent import requests
 from connections.services.governance import access_reviews, policy
 from connections.services.mailboxes import mailboxes
+from connections.services.operations import daily_figures
 from connections.services.people import accounts, service_accounts
 from connections.services.policy.rules import Effect, Rules
 from connections.services.registry import app_registrations, credential_checks
 from connections.services.registry.credentials import NewSecret
-from connections.services.sharing import shares, teams
+from connections.services.sharing import references, shares, teams
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 
@@ -63,6 +64,7 @@ class Story:
         # As in the form: until the end of the last day.
         name, due = "Who still needs access?", (self.now + 15 * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
         access_reviews.start(name, due_at=due, actor=self.alice, now=self.now)
+        daily_figures.update(now=self.now)
 
     def _connect(self, owner: User, name: str, account: str, *chosen: str) -> Connection:
         """Create a delegated connection for which ``owner`` has signed in with a sandbox account."""
@@ -73,7 +75,7 @@ class Story:
         _, application = credential_checks.live_applications(self.app)[0]
         request = token_endpoint.refresh_request(application, given, wanted, None)
         answer = token_endpoint.request_token_or_raise(token_endpoint.read_answer(http.client().send(request)))
-        who = sign_in.account_from_claims(token_endpoint.unverified_claims(answer.id_token or ""))
+        who = account_claims.account_from_claims(token_endpoint.unverified_claims(answer.id_token or ""))
         sign_in.complete(connection, actor=owner, answer=answer, account=who, now=self.now)
         return connection
 
@@ -117,8 +119,6 @@ class Story:
             actor=self.alice,
             now=self.now,
         )
-        for connection, owner in ((report, self.alice), (invoices, self.bob)):
-            self._use(connection, account, owner, until=self.now + 80 * DAY)
         key, first_secret = api_keys.issue(
             account,
             name="Nightly job",
@@ -128,6 +128,9 @@ class Story:
             now=self.now,
         )
         api_keys.rotate(key, overlap=7 * DAY, expires_at=self.now + 180 * DAY, actor=self.alice, now=self.now)
+        # Shared after its keys exist: later, another key would need the approval of a second person.
+        for connection, owner in ((report, self.alice), (invoices, self.bob)):
+            self._use(connection, account, owner, until=self.now + 80 * DAY)
         self._fetch(first_secret, report, invoices, invoices)
         _, secret = api_keys.issue(
             self.bob,
@@ -151,7 +154,8 @@ class Story:
         shares.share(connection, person=whom, level=Share.Level.USE, until=until, actor=owner, now=self.now)
 
     def _share(self, invoices: Connection, accounting: Team) -> None:
-        """Share with a colleague, with a team for a month, and briefly with another person."""
+        """Share with a colleague, with a team for a month, and briefly with another person; give it a stable name."""
+        references.create("invoices-inbox", invoices, actor=self.bob, now=self.now)
         self._use(invoices, self.una, self.bob)
         month = self.now + 30 * DAY
         shares.share(invoices, team=accounting, level=Share.Level.USE, until=month, actor=self.bob, now=self.now)

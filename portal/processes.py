@@ -82,10 +82,34 @@ class Process:
         until = time.monotonic() + seconds
         while not ready():
             if self.has_ended():
-                raise ProcessError(f"{self.name} ended with code {self.popen.returncode}.\n{self.last_lines()}")
+                raise ProcessError(f"{self.name} exited with code {self.popen.returncode}.\n{self.last_lines()}")
             if time.monotonic() > until:
                 raise ProcessError(f"{self.name} was not ready after {seconds:g} seconds.\n{self.last_lines()}")
             time.sleep(0.02)
+
+    def wait_while_working(self, ready: Callable[[], bool], *, idle_seconds: float) -> None:
+        """Wait until ``ready()`` is true, however slow the machine is, as long as the process works.
+
+        Raises ProcessError if it ends first, or uses no processor time and writes nothing for ``idle_seconds``.
+        """
+        work, since = self._work(), time.monotonic()
+        while not ready():
+            if self.has_ended():
+                raise ProcessError(f"{self.name} exited with code {self.popen.returncode}.\n{self.last_lines()}")
+            if (now := self._work()) != work:
+                work, since = now, time.monotonic()
+            elif time.monotonic() - since > idle_seconds:
+                text = f"{self.name} isn't ready, and has done nothing for {idle_seconds:g} seconds."
+                raise ProcessError(f"{text}\n{self.last_lines()}")
+            time.sleep(0.05)
+
+    def _work(self) -> tuple[int, str]:
+        """Return the size of the log and, on Linux, the processor time (proc_pid_stat(5), fields 14 and 15)."""
+        try:
+            times = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        except OSError:
+            times = []
+        return self.log.stat().st_size, " ".join(times)
 
     def wait_for_line(self, text: str, *, seconds: float) -> None:
         self.wait_until(lambda: text.encode() in self.log.read_bytes(), seconds=seconds)

@@ -1,19 +1,22 @@
-"""``python -m portal.server``: the web process, uvicorn with the limits that a server on the network needs.
-
-It reads BIND, WEB_WORKERS and WEB_THREADS from the environment.
-"""
+"""``python -m portal.server``: the web process, uvicorn with the limits that a server on the network needs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging.config
 import os
 import resource
+import signal
 import socket
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
+
+from portal import logs, settings_model
+
+logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 4000  # per process, including idle ones and those waiting for a token
 KEEP_ALIVE = 5  # seconds
@@ -57,7 +60,7 @@ class Protocol(HttpToolsProtocol):
         self._bytes, self._is_head_complete = 0, False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_head_complete:  # otherwise it is a trailer, which no proxy has checked
+        if not self._is_head_complete:  # later ones are trailers, which no proxy has checked
             super().on_header(name, value.rstrip(b" \t"))  # trailing whitespace is not part of the value (RFC 9110)
 
     def on_headers_complete(self) -> None:
@@ -99,13 +102,23 @@ class Protocol(HttpToolsProtocol):
             self._unread.cancel()
 
 
+class WebProcesses(Multiprocess):
+    """uvicorn's parent process, which would restart the others on SIGHUP; here they read the encryption keys again."""
+
+    def handle_hup(self) -> None:
+        for process in self.processes:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
+
+
 def serve(application: str = "portal.asgi:application") -> None:
     """Serve until SIGTERM or SIGINT. ``application`` is imported in each worker process."""
+    settings = settings_model.load()
+    logging.config.dictConfig(logs.configuration(settings.LOG_LEVEL))
     allow_open_files(2 * MAX_CONNECTIONS)
-    workers = int(os.environ.get("WEB_WORKERS", "1"))
     config = uvicorn.Config(
         application,
-        workers=workers,
+        workers=settings.WEB_WORKERS,
         loop="uvloop",
         http=Protocol,
         interface="asgi3",
@@ -119,15 +132,15 @@ def serve(application: str = "portal.asgi:application") -> None:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
-    listener = listen(os.environ.get("BIND", "127.0.0.1:8000"))
-    if workers > 1:
-        Multiprocess(config, sockets=[listener]).run()
+    listener = listen(settings.BIND)
+    if settings.WEB_WORKERS > 1:
+        WebProcesses(config, sockets=[listener]).run()
     else:
         uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(address: str) -> socket.socket:
-    """Listen at ``host:port``, ``[host]:port`` or ``unix:path``, and print the address."""
+    """Listen at ``host:port``, ``[host]:port`` or ``unix:path``, and log the address."""
     if address.startswith("unix:"):
         path = address.removeprefix("unix:")
         with contextlib.suppress(FileNotFoundError):
@@ -142,7 +155,7 @@ def listen(address: str) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, int(port)), family=family, backlog=2048)
         shown = f"http://{address.rpartition(':')[0]}:{listener.getsockname()[1]}"
-    print(f"Listening at: {shown} ({os.getpid()})", flush=True)  # noqa: T201 - whoever starts it waits for this line
+    logger.info("Listening at: %s (%s)", shown, os.getpid())
     return listener
 
 
@@ -155,5 +168,7 @@ def allow_open_files(number: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+if __name__ in ("__main__", "__mp_main__"):  # also in the processes that the parent starts
+    logs.start()
 if __name__ == "__main__":
     serve()

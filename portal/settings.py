@@ -1,92 +1,71 @@
-"""All settings of the portal. They come only from environment variables, which the README lists.
+"""Django's settings. The values come from portal/settings_model.py, which knows every environment variable."""
 
-Every secret may also be given as a file: ``NAME_FILE=/run/secrets/name``.
-"""
-
-from pathlib import Path
+import os
+import tomllib
+from typing import Any
 from urllib.parse import urlsplit
 
-import environ
-from django.core.exceptions import ImproperlyConfigured
-from environ.fileaware_mapping import FileAwareMapping
+from portal import logs, service_urls, settings_model
+from portal.settings_model import BASE_DIR
 
-BASE_DIR = Path(__file__).resolve().parent.parent
+values = settings_model.load()
+VERSION: str = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]["version"]
+# Variables that look like settings but are none; connections/checks.py warns of them.
+UNKNOWN_SETTINGS = settings_model.unknown_names(os.environ)
+# The environment variables whose values may be or contain secrets.
+SECRET_SETTINGS = frozenset(name for name, field in type(values).model_fields.items() if not field.repr)
 
-
-class _Files(FileAwareMapping):  # type: ignore[misc]
-    """Values from the environment or from files. The line break that usually ends a file is not part of the value."""
-
-    def __getitem__(self, key: str) -> str:
-        return str(super().__getitem__(key)).rstrip("\r\n")
-
-
-class _Environment(environ.Env):  # type: ignore[misc]
-    ENVIRON = _Files()
-
-
-env = _Environment()
-if (BASE_DIR / ".env").is_file():
-    env.read_env(BASE_DIR / ".env")
-
-DEBUG = env.bool("DEBUG", default=False)
-PORTAL_URL = env.str("PORTAL_URL", default="http://localhost:8000").rstrip("/")
+DEBUG = values.DEBUG
+PORTAL_URL = values.PORTAL_URL
 _portal = urlsplit(PORTAL_URL)
 HTTPS = _portal.scheme == "https"
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[_portal.hostname or "localhost"])
+ALLOWED_HOSTS = values.ALLOWED_HOSTS or [_portal.hostname or "localhost"]
 CSRF_TRUSTED_ORIGINS = [PORTAL_URL]
 
-SECRET_KEY = env.str("SECRET_KEY", default="")
+SECRET_KEY = values.SECRET_KEY
 # The first key encrypts; all keys decrypt. django-encrypted-model-fields fixes the name of this setting.
-FIELD_ENCRYPTION_KEY = [key.strip() for key in env.list("FIELD_ENCRYPTION_KEYS", default=[]) if key.strip()]
-
-_missing = [
-    name
-    for name, value in {"SECRET_KEY": SECRET_KEY, "FIELD_ENCRYPTION_KEYS": FIELD_ENCRYPTION_KEY}.items()
-    if not value
-]
-if _missing:
-    raise ImproperlyConfigured(
-        f"The portal does not start without {' and '.join(_missing)}. Set each as an environment variable, "
-        "or as NAME_FILE pointing to a file. docs/operating.md says how to make good values."
-    )
+FIELD_ENCRYPTION_KEY = values.FIELD_ENCRYPTION_KEYS
 
 INSTALLED_APPS = [
     "connections",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
-    "django.contrib.sessions",
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "django_htmx",
     "social_django",
-    "axes",
     "encrypted_model_fields",
 ]
 
 MIDDLEWARE = [
+    "connections.middleware.let_probes_name_any_host",
     "connections.middleware.request_context",
     "connections.middleware.content_security_policy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "connections.middleware.CompressPages",
     "connections.middleware.no_store",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     # Below the middleware that sets headers, because it may replace Django's response.
     "connections.api.middleware.limit_request_size",
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "connections.middleware.note_session_use",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "connections.middleware.use_time_zone",
+    "connections.middleware.RequireSecondFactor",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     # Django offers an exception to the lower one first, so that a failed sign-in gets its own page.
     "connections.middleware.PortalErrorMiddleware",
     "connections.middleware.SignInErrorMiddleware",
-    "axes.middleware.AxesMiddleware",
 ]
 
+FORCE_SCRIPT_NAME = ""  # the portal is at the root of its host, whatever a server or a proxy says
 ROOT_URLCONF = "portal.urls"
 WSGI_APPLICATION = "portal.wsgi.application"
 
@@ -106,7 +85,7 @@ TEMPLATES = [
     }
 ]
 
-DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'portal.sqlite3'}")}
+DATABASES = {"default": service_urls.database(values.DATABASE_URL)}
 if "sqlite" in DATABASES["default"]["ENGINE"]:
     # WAL and an early write lock let web, worker and beat share one file.
     DATABASES["default"]["OPTIONS"] = {
@@ -115,56 +94,76 @@ if "sqlite" in DATABASES["default"]["ENGINE"]:
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
 else:
-    DATABASES["default"]["CONN_MAX_AGE"] = env.int("CONN_MAX_AGE", default=60)
+    DATABASES["default"]["CONN_MAX_AGE"] = values.CONN_MAX_AGE
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
+REDIS_URL = values.REDIS_URL
+# With rediss:// the cache, the locks and the broker all verify the server's certificate.
+REDIS_CA_BUNDLE = values.REDIS_CA_BUNDLE
+REDIS_TLS = service_urls.redis_tls(REDIS_URL, REDIS_CA_BUNDLE)
+# Begins every key, so that several portals and other programs can share a server.
+REDIS_PREFIX = values.REDIS_PREFIX or _portal.netloc
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": REDIS_URL,
+        "KEY_PREFIX": REDIS_PREFIX,
         # Seconds. The portal works without Redis, so a hanging Redis must not delay callers of the token API.
-        "OPTIONS": {"socket_timeout": 1, "socket_connect_timeout": 1},
+        "OPTIONS": {
+            "serializer": "portal.redis_cache.JSONSerializer",
+            "socket_timeout": 1,
+            "socket_connect_timeout": 1,
+            **REDIS_TLS,
+        },
     }
 }
 
-
-def _celery_url(url: str) -> str:
-    """Return the URL as Celery needs it: Kombu spells a unix socket differently from redis-py."""
-    if not url.startswith("unix://"):
-        return url
-    path, _, query = url.removeprefix("unix://").partition("?")
-    number = query.partition("db=")[2].partition("&")[0] or "0"
-    return f"redis+socket://{path}?virtual_host={number}"
-
-
-CELERY_BROKER_URL = _celery_url(REDIS_URL)
+CELERY_BROKER_URL = service_urls.broker(REDIS_URL)
+CELERY_BROKER_USE_SSL = REDIS_TLS or None
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "global_keyprefix": f"{REDIS_PREFIX}:",
+    # Seconds after which a broker that says nothing is given up and connected to again.
+    "socket_timeout": 10,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    "retry_on_timeout": True,
+}
+CELERY_TASK_DEFAULT_QUEUE = "portal"
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+# Whoever can write to Redis could stop workers with it, and nothing here uses it.
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SEND_TASK_EVENTS = False
-CELERY_TASK_ACKS_LATE = True
+# A tick that a killed worker held is not worth repeating: the next one comes soon, and the database knows what is due.
+CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_SOFT_TIME_LIMIT = None
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_TIMEZONE = "UTC"
 # All entries only trigger work (portal/celery.py), so beat needs no schedule file.
-CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
+CELERY_BEAT_SCHEDULER = "portal.beat:TickScheduler"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
 
-SWEEP_INTERVAL = env.float("SWEEP_INTERVAL", default=15.0)
-PROBE_INTERVAL = env.float("PROBE_INTERVAL", default=300.0)
-LOOK_AHEAD_INTERVAL = env.float("LOOK_AHEAD_INTERVAL", default=600.0)
-SWEEP_BATCH = env.int("SWEEP_BATCH", default=500)
-SWEEP_IN_FLIGHT = env.int("SWEEP_IN_FLIGHT", default=50)
-MICROSOFT_TIMEOUT = env.float("MICROSOFT_TIMEOUT", default=15.0)
+SWEEP_INTERVAL = values.SWEEP_INTERVAL
+PROBE_INTERVAL = values.PROBE_INTERVAL
+LOOK_AHEAD_INTERVAL = values.LOOK_AHEAD_INTERVAL
+SWEEP_BATCH = values.SWEEP_BATCH
+SWEEP_IN_FLIGHT = values.SWEEP_IN_FLIGHT
+# Seconds without a tick after which a worker or beat ends, so that its supervisor starts it again.
+WATCHDOG_SECONDS = values.WATCHDOG_SECONDS
+MICROSOFT_TIMEOUT = values.MICROSOFT_TIMEOUT
 # A private certificate authority or a TLS-inspecting proxy needs its own bundle; empty means certifi's.
-MICROSOFT_CA_BUNDLE = env.str("MICROSOFT_CA_BUNDLE", default="")
-MICROSOFT_SANDBOX_URL = env.str("MICROSOFT_SANDBOX_URL", default="").rstrip("/")
+MICROSOFT_CA_BUNDLE = values.MICROSOFT_CA_BUNDLE
+MICROSOFT_SANDBOX_URL = values.MICROSOFT_SANDBOX_URL.rstrip("/")
+# A file with a token of a managed identity or a Kubernetes service account, for federated credentials.
+FEDERATED_TOKEN_PATH = values.FEDERATED_TOKEN_PATH
 
 AUTH_USER_MODEL = "connections.User"
 AUTHENTICATION_BACKENDS = [
-    "axes.backends.AxesStandaloneBackend",
     "connections.microsoft.backends.MicrosoftSignIn",
     "connections.microsoft.backends.MicrosoftConnect",
     "django.contrib.auth.backends.ModelBackend",
@@ -178,19 +177,15 @@ LOGIN_URL = "sign_in"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "sign_in"
 
-AXES_FAILURE_LIMIT = env.int("LOGIN_FAILURE_LIMIT", default=5)
-AXES_COOLOFF_TIME = 0.25  # hours
-AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
-AXES_RESET_ON_SUCCESS = True
-AXES_LOCKOUT_CALLABLE = "connections.views.accounts.locked_out"
-AXES_CLIENT_IP_CALLABLE = "connections.client_address.client_address"  # takes TRUSTED_PROXIES into account
-AXES_SENSITIVE_PARAMETERS = ["password"]
-AXES_ENABLE_ADMIN = False
+# Failed sign-ins of one name from one address before a pause; see services/people/sign_in_limits.py for the others.
+LOGIN_FAILURE_LIMIT = values.LOGIN_FAILURE_LIMIT
 
 SOCIAL_AUTH_URL_NAMESPACE = "social"
 SOCIAL_AUTH_STRATEGY = "connections.pipeline.PortalStrategy"
 SOCIAL_AUTH_REDIRECT_IS_HTTPS = HTTPS
 SOCIAL_AUTH_JSONFIELD_ENABLED = True
+# Seconds that the clocks here and at Microsoft may differ when an ID token is checked.
+SOCIAL_AUTH_JWT_LEEWAY = 300
 SOCIAL_AUTH_REQUESTS_TIMEOUT = MICROSOFT_TIMEOUT
 SOCIAL_AUTH_VERIFY_SSL = MICROSOFT_CA_BUNDLE or True
 SOCIAL_AUTH_PIPELINE = [
@@ -204,40 +199,42 @@ SOCIAL_AUTH_PIPELINE = [
 ]
 SOCIAL_AUTH_MICROSOFT_CONNECT_PIPELINE = ["connections.pipeline.finish_connect"]
 
-LOGIN_MICROSOFT = {
-    "environment": env.str("LOGIN_MICROSOFT_ENVIRONMENT", default="global"),
-    "tenant": env.str("LOGIN_MICROSOFT_TENANT", default=""),
-    "client_id": env.str("LOGIN_MICROSOFT_CLIENT_ID", default=""),
-    "client_secret": env.str("LOGIN_MICROSOFT_CLIENT_SECRET", default=""),
+LOGIN_MICROSOFT: dict[str, Any] = {
+    "environment": values.LOGIN_MICROSOFT_ENVIRONMENT,
+    "tenant": values.LOGIN_MICROSOFT_TENANT,
+    "client_id": values.LOGIN_MICROSOFT_CLIENT_ID,
+    "client_secret": values.LOGIN_MICROSOFT_CLIENT_SECRET,
     # Values of the "roles" or "groups" claim that make a person an IT admin or an auditor in the portal.
-    "admins": env.list("LOGIN_MICROSOFT_ADMINS", default=["ITAdmin"]),
-    "auditors": env.list("LOGIN_MICROSOFT_AUDITORS", default=["Auditor"]),
+    "admins": values.LOGIN_MICROSOFT_ADMINS,
+    "auditors": values.LOGIN_MICROSOFT_AUDITORS,
 }
 
-vars().update(env.email_url("EMAIL_URL", default="consolemail://"))
-DEFAULT_FROM_EMAIL = env.str("EMAIL_FROM", default=f"portal@{_portal.hostname}")
+vars().update(service_urls.email(values.EMAIL_URL))
+DEFAULT_FROM_EMAIL = values.EMAIL_FROM or f"portal@{_portal.hostname}"
 # Seconds. Without a time-out, a mail server that accepts a connection and then hangs would block a worker forever.
-EMAIL_TIMEOUT = env.float("EMAIL_TIMEOUT", default=15.0)
+EMAIL_TIMEOUT = values.EMAIL_TIMEOUT
 
-ALERT_INTERVAL = env.float("ALERT_INTERVAL", default=10.0)  # seconds between two runs of the outbox
+ALERT_INTERVAL = values.ALERT_INTERVAL  # seconds between two runs of the outbox
 # The IT admins' mailing list, which gets one copy of each alert instead of one for every IT admin.
-ALERT_COPY_TO = [address.strip() for address in env.list("ALERT_COPY_TO", default=[]) if address.strip()]
+ALERT_COPY_TO = values.ALERT_COPY_TO
 # Whether alert channels may use private addresses and plain http.
-ALERT_PRIVATE_TARGETS = env.bool("ALERT_PRIVATE_TARGETS", default=False)
+ALERT_PRIVATE_TARGETS = values.ALERT_PRIVATE_TARGETS
 
 # Limits per minute for calls with one key and for bad keys from one address; 0 means no limit.
-API_RATE_LIMIT = env.int("API_RATE_LIMIT", default=600)
-API_BAD_KEY_LIMIT = env.int("API_BAD_KEY_LIMIT", default=60)
+API_RATE_LIMIT = values.API_RATE_LIMIT
+API_BAD_KEY_LIMIT = values.API_BAD_KEY_LIMIT
 # Maximum lifetime of a key; 0 means no limit, and keys then need no expiration date.
-API_KEY_MAX_DAYS = env.int("API_KEY_MAX_DAYS", default=730)
+API_KEY_MAX_DAYS = values.API_KEY_MAX_DAYS
 
-AUDIT_INTERVAL = env.float("AUDIT_INTERVAL", default=15.0)  # seconds between two sealing runs
-AUDIT_RETENTION_DAYS = env.int("AUDIT_RETENTION_DAYS", default=0)  # 0 means forever
+AUDIT_INTERVAL = values.AUDIT_INTERVAL  # seconds between two sealing runs
+STATISTICS_INTERVAL = values.STATISTICS_INTERVAL
+STATISTICS_DAYS = values.STATISTICS_DAYS  # how long daily figures are kept
+AUDIT_RETENTION_DAYS = values.AUDIT_RETENTION_DAYS  # 0 means forever
 # Where seals are published: an append-only file, a URL and the log.
-AUDIT_SEAL_FILE = env.str("AUDIT_SEAL_FILE", default="")
-AUDIT_SEAL_WEBHOOK = env.str("AUDIT_SEAL_WEBHOOK", default="")
-AUDIT_SEAL_WEBHOOK_SECRET = env.str("AUDIT_SEAL_WEBHOOK_SECRET", default="")
-AUDIT_SEAL_LOG = env.bool("AUDIT_SEAL_LOG", default=True)
+AUDIT_SEAL_FILE = values.AUDIT_SEAL_FILE
+AUDIT_SEAL_WEBHOOK = values.AUDIT_SEAL_WEBHOOK
+AUDIT_SEAL_WEBHOOK_SECRET = values.AUDIT_SEAL_WEBHOOK_SECRET
+AUDIT_SEAL_LOG = values.AUDIT_SEAL_LOG
 
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "static"
@@ -255,32 +252,54 @@ USE_I18N = False
 USE_TZ = True
 TIME_ZONE = "UTC"
 
-SESSION_COOKIE_NAME = "portal_session"
-SESSION_COOKIE_AGE = 12 * 3600
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_SAMESITE = "Lax"  # "Strict" would lose the session on the way back from Microsoft.
-SECURE_SSL_REDIRECT = HTTPS and env.bool("SECURE_SSL_REDIRECT", default=True)
+SECURE_SSL_REDIRECT = HTTPS and values.SECURE_SSL_REDIRECT
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]
-SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31536000) if HTTPS else 0
-SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+SECURE_HSTS_SECONDS = values.SECURE_HSTS_SECONDS if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS and values.SECURE_HSTS_INCLUDE_SUBDOMAINS
+SECURE_HSTS_PRELOAD = HTTPS and values.SECURE_HSTS_PRELOAD
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-TRUSTED_PROXIES = env.int("TRUSTED_PROXIES", default=0)
+TRUSTED_PROXIES = values.TRUSTED_PROXIES
 if TRUSTED_PROXIES:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 500
 
-# /metrics requires this as a bearer token; if it is empty, only this machine may read /metrics.
-METRICS_TOKEN = env.str("METRICS_TOKEN", default="").strip()
+WEB_WORKERS = values.WEB_WORKERS
+WEB_THREADS = values.WEB_THREADS
 
-LOG_LEVEL = env.str("LOG_LEVEL", default="INFO")
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "filters": {"secrets": {"()": "portal.logs.HideSecrets"}},
-    "formatters": {"line": {"()": "portal.logs.formatter"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["secrets"]}},
-    "root": {"handlers": ["console"], "level": LOG_LEVEL},
-    "loggers": {"django": {"level": LOG_LEVEL}, "axes": {"level": "WARNING"}, "urllib3": {"level": "WARNING"}},
-}
+# /metrics requires this as a bearer token; if it is empty, only this machine may read /metrics.
+METRICS_TOKEN = values.METRICS_TOKEN.strip()
+
+LOG_LEVEL = values.LOG_LEVEL
+LOGGING = logs.configuration(LOG_LEVEL)
+
+# The file with the encryption keys, which a process reads again on SIGHUP. Empty: they came from the environment.
+FIELD_ENCRYPTION_KEYS_FILE = os.environ.get("FIELD_ENCRYPTION_KEYS_FILE", "")
+# The keys that sign the audit trail's seals. The first signs; all, and SECRET_KEY, verify.
+AUDIT_SEAL_KEYS = values.AUDIT_SEAL_KEYS
+# Minutes without use and hours since the sign-in after which a session ends.
+SESSION_IDLE_MINUTES = values.SESSION_IDLE_MINUTES
+SESSION_MAX_HOURS = values.SESSION_MAX_HOURS
+# Minutes since the last sign-in in which keys, credentials, policy and roles may be changed and records exported.
+FRESH_SIGN_IN_MINUTES = values.FRESH_SIGN_IN_MINUTES
+SESSION_ENGINE = "connections.session_store"
+SESSION_SERIALIZER = "django.contrib.sessions.serializers.JSONSerializer"
+SESSION_COOKIE_AGE = SESSION_MAX_HOURS * 3600
+# Browsers accept a name with __Host- only from this very host, by https, for all paths.
+_COOKIE_PREFIX = "__Host-" if HTTPS else ""
+SESSION_COOKIE_NAME = f"{_COOKIE_PREFIX}portal_session"
+CSRF_COOKIE_NAME = f"{_COOKIE_PREFIX}csrftoken"
+
+# The day on which LOGIN_MICROSOFT_CLIENT_SECRET expires (ISO date), so that the portal can warn before.
+LOGIN_MICROSOFT_SECRET_EXPIRES = values.LOGIN_MICROSOFT_SECRET_EXPIRES
+# Hours for which roles and teams from Microsoft Entra count after the directory has confirmed them; 0: no limit.
+ENTRA_AUTHORITY_MAX_AGE = values.ENTRA_AUTHORITY_MAX_AGE
+# Directories, by ID, whose accounts may sign in to the portal as guests of the sign-in tenant; none by default.
+LOGIN_MICROSOFT_DIRECTORIES = values.LOGIN_MICROSOFT_DIRECTORIES
+# Guests, by object ID in the sign-in tenant, who may sign in to the portal; * lets every guest in.
+LOGIN_MICROSOFT_GUESTS = values.LOGIN_MICROSOFT_GUESTS
+# The longest emergency access that an IT admin may take to a connection, in hours.
+EMERGENCY_ACCESS_HOURS = values.EMERGENCY_ACCESS_HOURS

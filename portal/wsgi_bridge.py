@@ -24,7 +24,6 @@ Send = Callable[[Message], Awaitable[None]]
 logger = logging.getLogger(__name__)
 
 SILENCE = 10.0  # seconds that a client may pause while sending the body of its request
-MAX_BODY = 20_000_000  # bytes; Django has lower limits for everything except uploaded files
 IN_MEMORY = 65_536  # bytes of a body that are kept in memory; the rest is written to a temporary file
 
 
@@ -33,7 +32,10 @@ class ClientGone(Exception):
 
 
 class WSGIBridge:
-    """The ASGI application that runs ``application`` in ``threads`` threads, or by ``run_in_thread``."""
+    """An ASGI application that runs a WSGI application in ``threads`` threads.
+
+    Tests pass their own ``run_in_thread``.
+    """
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class WSGIBridge:
                 return
             body.seek(0)
             loop = asyncio.get_running_loop()
-            response = _Response(loop, send)
+            response = _Response(loop, send, knows_chunks=scope["http_version"] not in ("0.9", "1.0"))
             watch = loop.create_task(_wait_for_disconnect(receive, response))
             try:
                 environ = build_environ(scope, body)
@@ -83,8 +85,7 @@ class WSGIBridge:
 
 
 async def _read_body(scope: Scope, receive: Receive, body: IO[bytes]) -> int | None:
-    """Write the request's body to ``body``. Returns the HTTP status to send if it is too long or too slow."""
-    length = 0
+    """Write the request's body to ``body``. Returns the HTTP status to send if it is too slow or breaks off."""
     while True:
         try:
             message = await asyncio.wait_for(receive(), SILENCE)
@@ -92,9 +93,6 @@ async def _read_body(scope: Scope, receive: Receive, body: IO[bytes]) -> int | N
             return 408
         if message["type"] == "http.disconnect":
             return 400
-        length += len(message.get("body", b""))
-        if length > MAX_BODY:
-            return 413
         body.write(message.get("body", b""))
         if not message.get("more_body", False):
             return None
@@ -109,9 +107,11 @@ async def _wait_for_disconnect(receive: Receive, response: _Response) -> None:
 class _Response:
     """The response that the application writes from its thread; ``write`` waits until the server takes the data."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, send: Send) -> None:
-        self._loop, self._send = loop, send
+    def __init__(self, loop: asyncio.AbstractEventLoop, send: Send, *, knows_chunks: bool) -> None:
+        self._loop, self._send, self._knows_chunks = loop, send, knows_chunks
         self._head: Message | None = None
+        # Collects a response of unknown length for a client that does not know chunks (RFC 9112, 6.1).
+        self._collected: IO[bytes] | None = None
         self.is_client_gone = False
 
     def start(
@@ -119,13 +119,29 @@ class _Response:
     ) -> Callable[[bytes], None]:  # PEP 3333
         encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         self._head = {"type": "http.response.start", "status": int(status[:3]), "headers": encoded}
+        if not self._knows_chunks and b"content-length" not in dict(encoded):
+            self._collected = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed when it has been sent
         return self.write
 
     def write(self, chunk: bytes, *, is_last: bool = False) -> None:
         if self.is_client_gone:
             raise ClientGone
-        if chunk or is_last:
+        if self._collected is not None:
+            self._collected.write(chunk)
+            if is_last:
+                self._send_collected(self._collected)
+        elif chunk or is_last:
             asyncio.run_coroutine_threadsafe(self._write(chunk, is_last), self._loop).result()
+
+    def _send_collected(self, collected: IO[bytes]) -> None:
+        if self._head is not None:
+            self._head["headers"].append((b"content-length", str(collected.tell()).encode()))
+        self._collected = None
+        with collected:
+            collected.seek(0)
+            while chunk := collected.read(IN_MEMORY):
+                self.write(chunk)
+        self.write(b"", is_last=True)
 
     async def _write(self, chunk: bytes, is_last: bool) -> None:
         if self._head is not None:
@@ -157,7 +173,7 @@ def build_environ(scope: Scope, body: IO[bytes]) -> dict[str, Any]:
     }
     for raw_name, raw_value in scope["headers"]:
         if b"_" in raw_name:
-            continue  # it would be taken for the header with dashes, which a proxy may have checked
+            continue  # WSGI could not tell it from the header with dashes, which a proxy may have checked
         name = raw_name.decode("latin-1").upper().replace("-", "_")
         name = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
         value = raw_value.decode("latin-1")

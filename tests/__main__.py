@@ -1,9 +1,8 @@
 # ruff: noqa: T201 - it prints, that is its purpose
-"""``python -m tests``: the whole suite on SQLite and on PostgreSQL, at the same time.
+"""``python -m tests``: all tests, in three suites at the same time (tests/suites.py says which test is in which).
 
-``--fast`` runs only the quick tests, on SQLite; ``--coverage`` measures branches and prints what was not reached. All
-other arguments go to the pytest processes. Tests that hardly depend on the database run on only one of them (see
-_ONLY_ON), so that both suites take about as long. The exit code is 0 only if everything passed.
+``--fast`` runs only the quick tests, on SQLite; ``--coverage`` measures branches in the SQLite suite and prints what
+was not reached. All other arguments go to the pytest processes. The exit code is 0 only if everything passed.
 """
 
 import os
@@ -13,29 +12,14 @@ import sys
 import threading
 import time
 
+from tests import suites
 from tests.environment import ROOT
 
-_SUITES = {"SQLite": "sqlite", "PostgreSQL": "postgres"}
-# These hardly depend on the database. Browser tests, page permissions and tests with few queries run on SQLite;
-# malformed requests run on the stricter PostgreSQL, and so do a thousand concurrent callers, as in production.
-_ONLY_ON = {
-    "sqlite": (
-        "tests/browser",
-        "tests/clients",
-        "tests/microsoft",
-        "tests/sandbox",
-        "tests/test_permissions.py",
-        "tests/test_running.py",
-        "tests/test_secret_columns.py",
-        "tests/test_settings.py",
-    ),
-    "postgres": (
-        "tests/api/test_schemathesis.py",
-        "tests/api/test_schemathesis_running.py",
-        "tests/faults/test_token_calls.py",
-        "tests/test_bad_requests.py",
-        "tests/test_csp.py",
-    ),
+# Label and database of each suite.
+_SUITES = {
+    suites.SQLITE: ("SQLite", "sqlite"),
+    suites.POSTGRES: ("PostgreSQL", "postgres"),
+    suites.PROCESSES: ("Processes", "postgres"),
 }
 # The tests to run after each change: rules, services and protocol, without pages, processes and browsers.
 _FAST = (
@@ -61,12 +45,12 @@ _NOTHING_COLLECTED = 5
 class Suite:
     """One pytest process; its output is prefixed with the name of its database."""
 
-    def __init__(self, label: str, database: str, arguments: list[str], *, coverage: bool = False) -> None:
-        # Two processes share the terminal, so pytest must not draw on it.
+    def __init__(self, name: str, arguments: list[str], *, coverage: bool = False) -> None:
+        label, database = _SUITES[name]
+        # Several processes share the terminal, so pytest must not draw on it.
         command = [sys.executable, *(_COVERAGE if coverage else ()), "-m", "pytest", "--color=no", *arguments]
-        command += [f"--ignore={path}" for other in _ONLY_ON if other != database for path in _ONLY_ON[other]]
-        settings = {"DJANGO_SETTINGS_MODULE": "tests.settings", "TEST_DATABASE": database, "PYTHONUNBUFFERED": "1"}
-        self.start(label, command, {**os.environ, **settings})
+        settings = {"DJANGO_SETTINGS_MODULE": "tests.settings", "TEST_DATABASE": database, "TEST_SUITE": name}
+        self.start(label, command, {**os.environ, **settings, "PYTHONUNBUFFERED": "1"})
 
     def start(self, label: str, command: list[str], environment: dict[str, str]) -> None:
         """Start the process, and a thread that prints its output."""
@@ -108,35 +92,35 @@ class Suite:
 
 
 def main(arguments: list[str]) -> int:
-    """Run both suites, or only the quick tests."""
+    """Run the three suites, or only the quick tests."""
     began = time.monotonic()
     fast, coverage = "--fast" in arguments, "--coverage" in arguments
     arguments = [argument for argument in arguments if argument not in ("--fast", "--coverage")]
     if fast:
-        suites = [Suite("SQLite", "sqlite", ["-n", "2", "-m", "not slow", *_FAST, *arguments])]
+        started = [Suite(suites.SQLITE, ["-n", "2", "-m", "not slow", *_FAST, *arguments])]
     else:
-        suites = [Suite(label, name, arguments, coverage=coverage) for label, name in _SUITES.items()]
+        started = [Suite(name, arguments, coverage=coverage and name == suites.SQLITE) for name in _SUITES]
 
     def stop(number: int, frame: object) -> None:
-        for suite in suites:
+        for suite in started:
             suite.stop()
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    codes = [suite.finish() for suite in suites]
-    for suite, code in zip(suites, codes, strict=True):
+    codes = [suite.finish() for suite in started]
+    for suite, code in zip(started, codes, strict=True):
         print(f"\n{suite.label}: {'passed' if code == 0 else f'FAILED (exit code {code})'}")
         print("\n".join(suite.closing_lines()))
-    print(f"\n{' and '.join(suite.label for suite in suites)} in {time.monotonic() - began:.0f} seconds.", flush=True)
+    print(f"\n{', '.join(suite.label for suite in started)} in {time.monotonic() - began:.0f} seconds.", flush=True)
     if coverage:
         print(_coverage_report(), flush=True)
     # The counts come last, where people and tools look for them.
-    print("\n".join(suite.closing_lines()[-1] for suite in suites), flush=True)
+    print("\n".join(suite.closing_lines()[-1] for suite in started), flush=True)
     return max(codes)
 
 
 def _coverage_report() -> str:
-    """Print the branch coverage of both suites together: the least covered modules, and the total as the last line."""
+    """Print the branch coverage: the least covered modules, and the total as the last line."""
     coverage = [sys.executable, "-m", "coverage"]
     subprocess.run([*coverage, "combine", "--quiet"], cwd=ROOT, check=True)
     report = [*coverage, "report", "--sort=cover", "--skip-covered"]

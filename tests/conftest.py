@@ -13,39 +13,79 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import uvicorn
 from django.conf import settings as django_settings
 from django.db import connection as database
 from django.test import Client
 
+from connections import fields
 from connections.microsoft import clouds
 from connections.models import User
 from portal.processes import Process, stop_all
 from portal.sandbox.client import Control
 from portal.sandbox.process import SandboxProcess
 from portal.sandbox.process import start as start_sandbox
-from tests import audit_triggers, factories
+from tests import audit_triggers, database_template, factories, full_dataset, suites
 from tests.environment import ROOT, run_directory
+
+# How long a case takes depends on the machine.
+hypothesis.settings.register_profile("portal", deadline=None)
+hypothesis.settings.load_profile("portal")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-schema", action="store_true", help="write the tables down anew, see tests/schema.py")
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Do not even import the files of other suites."""
+    return None if collection_path.is_dir() or _is_in_this_suite(collection_path) else True
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked ``only_on`` the other database: they belong to the other suite of the same run."""
+    """Leave out tests marked ``only_on`` another database, and files of other suites that were named on purpose."""
     here = os.environ.get("TEST_DATABASE", "sqlite")
-    elsewhere = [item for item in items if any(here not in mark.args for mark in item.iter_markers("only_on"))]
+    elsewhere = [
+        item
+        for item in items
+        if any(here not in mark.args for mark in item.iter_markers("only_on")) or not _is_in_this_suite(item.path)
+    ]
     if elsewhere:
         config.hook.pytest_deselected(items=elsewhere)
         items[:] = [item for item in items if item not in elsewhere]
 
 
+def _is_in_this_suite(path: Path) -> bool:
+    suite = os.environ.get("TEST_SUITE", "")  # set by ``python -m tests``; pytest on its own runs everything
+    return not suite or suites.has(suite, path.relative_to(ROOT).as_posix())
+
+
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None) -> None:
+def django_db_keepdb(django_db_modify_db_settings: None) -> bool:
+    """On SQLite, start with a copy of the migrated database; the run's directory is removed in any case."""
+    if database.vendor != "sqlite":
+        return False
+    database_template.restore(database.settings_dict["TEST"]["NAME"])
+    return True
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_keepdb: bool, django_db_blocker: Any) -> None:
     """Let test databases be emptied despite the audit triggers."""
-    audit_triggers.let_flush_through()
+    with django_db_blocker.unblock():
+        if django_db_keepdb:
+            database.close()
+            database_template.save(str(database.settings_dict["NAME"]))
+        audit_triggers.let_flush_through()
+
+
+@pytest.fixture(autouse=True)
+def _forget_altered_secrets() -> Iterator[None]:
+    """Otherwise the next request, in another test, would report the altered secrets of this one."""
+    yield
+    fields.altered.clear()
 
 
 @pytest.fixture
@@ -75,13 +115,21 @@ def dave(db: None) -> User:
 @pytest.fixture
 def signed_in() -> Callable[[User], Client]:
     """``signed_in(alice)`` is a browser in which alice has signed in."""
+    return factories.signed_in
 
-    def sign_in(user: User) -> Client:
-        client = Client()
-        client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-        return client
 
-    return sign_in
+@pytest.fixture
+def max_queries(django_assert_max_num_queries: Any) -> Any:
+    """``with max_queries(9):`` fails if the block needs more queries."""
+    return django_assert_max_num_queries
+
+
+@pytest.fixture
+def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> full_dataset.World:
+    """One of everything, people in every relation to it, and the like in another directory."""
+    world = full_dataset.relate(full_dataset.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
+    full_dataset.make_elsewhere()
+    return world
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +159,7 @@ _numbers = itertools.count(1)
 
 def portal_environment(**more: str) -> dict[str, str]:
     """Environment for a process that runs portal.settings on this test's database, broker and sandbox."""
-    names = ("MICROSOFT_SANDBOX_URL", "PORTAL_URL", "MICROSOFT_CA_BUNDLE")
+    names = ("MICROSOFT_SANDBOX_URL", "PORTAL_URL", "MICROSOFT_CA_BUNDLE", "REDIS_PREFIX")
     current = {name: getattr(django_settings, name) for name in names}
     changed = {"DJANGO_SETTINGS_MODULE": "portal.settings", "DATABASE_URL": database_url(), "PYTHONUNBUFFERED": "1"}
     return {**os.environ, **current, **changed, **more}

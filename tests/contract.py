@@ -5,7 +5,6 @@ After an intended change, rewrite it with ``python -m tests.with_temp_settings .
 tests/contract.json``; the diff then shows what to announce.
 """
 
-import ast
 import importlib
 import json
 import pkgutil
@@ -17,6 +16,7 @@ from typing import Any
 
 import django
 
+from portal.settings_model import PortalSettings
 from tests.environment import ROOT
 
 SNAPSHOT = Path(__file__).with_name("contract.json")
@@ -119,16 +119,14 @@ def codes() -> dict[str, list[int]]:
 
 def metrics() -> list[str]:
     """Return the names of metrics, read from the source because their values need a database."""
-    source = (ROOT / "connections/services/operations/health.py").read_text()
+    directory = ROOT / "connections/services/operations"
+    source = "".join((directory / name).read_text() for name in ("health.py", "metrics.py"))
     return sorted(set(re.findall(r'"(portal_[a-z_]+)"', source)))
 
 
 def settings() -> list[str]:
     """Return every environment variable that the portal reads."""
-    source = "".join((ROOT / name).read_text() for name in ("portal/settings.py", "portal/server.py", "portal/asgi.py"))
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and node.args]
-    names = {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
-    return sorted(name for name in names if isinstance(name, str) and re.fullmatch(r"[A-Z][A-Z0-9_]{3,}", name))
+    return sorted(PortalSettings.model_fields)
 
 
 def commands() -> list[str]:

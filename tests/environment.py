@@ -16,8 +16,8 @@ from portal.dev_servers import PostgreSQL, Valkey
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / ".cache" / "tests"
 
-_RUN = "PORTAL_TEST_RUN"  # the run directory; set once, inherited by the processes of pytest-xdist
-_VALKEY = "PORTAL_TEST_VALKEY"
+_RUN = "TEST_RUN_DIRECTORY"  # the run directory; set once, inherited by the processes of pytest-xdist
+_VALKEY = "TEST_RUN_VALKEY"
 
 
 def prepare() -> None:

@@ -6,14 +6,17 @@ expired yesterday.
 """
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from django.contrib.auth.models import Group
+from django.db.models import Model
+from django.test import Client
 from django.utils import timezone
 
 from connections.models import (
     AccessReview,
     ApiKey,
+    AppConsent,
     AppCredential,
     AppRegistration,
     Connection,
@@ -30,8 +33,10 @@ from connections.models.app_registrations import AuthenticationType
 from connections.services.api_keys import api_keys
 from portal.sandbox import seed
 from portal.sandbox.client import Control
+from tests import browser_sessions
 
 PASSWORD = "correct horse battery staple"
+Row = TypeVar("Row", bound=Model)
 
 # The sandbox's initial state; the defaults below match it, so these objects work there at once.
 DIRECTORY_ID = seed.CONTOSO
@@ -39,6 +44,14 @@ CLIENT_ID = seed.CONNECTIONS_APP
 CLIENT_SECRET = seed.CONNECTIONS_SECRET
 ROBOTS_CLIENT_ID = seed.ROBOTS_APP
 ROBOTS_CLIENT_SECRET = seed.ROBOTS_SECRET
+MICROSOFT_SIGN_IN = {
+    "environment": "sandbox",
+    "tenant": seed.CONTOSO,
+    "client_id": seed.SIGN_IN_APP,
+    "client_secret": seed.SIGN_IN_SECRET,
+    "admins": ["ITAdmin"],
+    "auditors": ["Auditor"],
+}
 ADA = "ada@contoso.example"
 ADA_ID = seed.fixed_id(ADA)
 
@@ -65,6 +78,13 @@ def make_person(username: str, **overrides: Any) -> User:
     return user
 
 
+def signed_in(user: User) -> Client:
+    """Return a browser in which ``user`` has signed in."""
+    client = Client()
+    browser_sessions.sign_in(client, user)
+    return client
+
+
 def make_service_account(name: str = "Invoice robots", **overrides: Any) -> User:
     """Create a service account without a role, for which nobody is responsible."""
     values = {"first_name": name, "kind": User.Kind.SERVICE, "purpose": "Reads invoices.", "password": "!"}
@@ -89,10 +109,18 @@ def make_app_registration(*, secret: str | None = CLIENT_SECRET, **overrides: An
     values |= overrides
     if "tenant" not in values:
         values["tenant"] = Tenant.objects.filter(name="Contoso").first() or make_tenant()
+    values.setdefault("environment", values["tenant"].environment)
     app = AppRegistration.objects.create(**values)
+    make_consent(app)
     if secret is not None:
         make_secret(app, secret)
     return app
+
+
+def make_consent(app: AppRegistration, tenant: Tenant | None = None, **overrides: Any) -> AppConsent:
+    """Let ``app`` be used in ``tenant`` (its home tenant), where Microsoft has issued a token."""
+    values: dict[str, Any] = {"seen_at": timezone.now()} | overrides
+    return AppConsent.objects.create(app_registration=app, tenant=tenant or app.tenant, **values)
 
 
 def make_secret(app: AppRegistration, secret: str = CLIENT_SECRET, **overrides: Any) -> AppCredential:
@@ -132,10 +160,18 @@ def make_connection(**overrides: Any) -> Connection:
     return _connection(now, values | overrides)
 
 
-def make_granted_connection(sandbox: Control, **overrides: Any) -> Connection:
-    """Call make_connection() with a refresh token that the sandbox accepts."""
-    grant = sandbox.issue_grant(CLIENT_ID, ADA, ["Mail.Read", "offline_access"])
+def make_granted_connection(sandbox: Control, upn: str = ADA, **overrides: Any) -> Connection:
+    """Call make_connection() with a refresh token of ``upn`` that the sandbox accepts."""
+    grant = sandbox.issue_grant(CLIENT_ID, upn, ["Mail.Read", "offline_access"])
     return make_connection(**({"refresh_token": grant["refresh_tokens"][0]} | overrides))
+
+
+def make_multitenant_app(**overrides: Any) -> AppRegistration:
+    """Create the sandbox's multitenant app registration, for delegated connections to accounts of any directory."""
+    tenant = make_tenant(**({"name": "Anybody", "directory_id": "organizations", "tid": ""} | overrides))
+    return make_app_registration(
+        tenant=tenant, client_id=seed.MULTI_APP, secret=seed.MULTI_SECRET, audience="multi", allows_app_only=False
+    )
 
 
 def make_app_only_connection(**overrides: Any) -> Connection:
@@ -159,6 +195,9 @@ def make_app_only_connection(**overrides: Any) -> Connection:
 def _connection(now: datetime, values: dict[str, Any]) -> Connection:
     if "app_registration" not in values:
         values["app_registration"] = AppRegistration.objects.first() or make_app_registration()
+    app = values["app_registration"]
+    tenant = values.setdefault("tenant", app.tenant)
+    values.setdefault("app_consent", app.consents.filter(tenant=tenant).first() or make_consent(app, tenant))
     if "owner" not in values:
         values["owner"] = User.objects.filter(username="bob").first() or make_person("bob")
     times = {
@@ -244,3 +283,9 @@ def make_review(*shares: Share, **overrides: Any) -> AccessReview:
             given_at=share.created_at,
         )
     return review
+
+
+def reloaded(row: Row) -> Row:
+    """Return ``row`` itself, with its columns read from the database again."""
+    row.refresh_from_db()
+    return row

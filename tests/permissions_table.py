@@ -26,13 +26,35 @@ PEOPLE = ("nobody", "bob", "una", "max", "tina", "eve", "dave", "alice", "carol"
 #                                             |   |   |   |   |   |   |   |   carol: auditor
 TABLE = """
 home                                  GET    in  200 200 200 200 200 200 200 200
+search                                GET    in  200 200 200 200 200 200 200 200
 sign_in                               GET    200 302 302 302 302 302 302 302 302
 sign_in                               POST   422 302 302 302 302 302 302 302 302
 sign_out                              POST   in  302 302 302 302 302 302 302 302
 account                               GET    in  200 200 200 200 200 200 200 200
+account                               POST   in  302 302 302 302 302 302 302 302
+second_factor                         GET    302 302 302 302 302 302 302 302 302
+second_factor                         POST   302 302 302 302 302 302 302 302 302
+sessions                              GET    in  200 200 200 200 200 200 200 200
+session_end                           POST   in  302 302 302 302 302 302 302 302
+sessions_end_all                      POST   in  302 302 302 302 302 302 302 302
+change_password                       GET    in  200 200 200 200 200 200 200 200
+change_password                       POST   in  302 302 302 302 302 302 302 302
+confirm_identity                      GET    in  200 200 200 200 200 200 200 200
+confirm_identity                      POST   in  302 302 302 302 302 302 302 302
+confirm_continue                      GET    in  302 302 302 302 302 302 302 302
+security                              GET    in  200 200 200 200 200 200 200 200
+second_factor_add_app                 GET    in  200 200 200 200 200 200 200 200
+second_factor_add_app                 POST   in  200 200 200 200 200 200 200 200
+second_factor_add_passkey             GET    in  200 200 200 200 200 200 200 200
+second_factor_add_passkey             POST   in  422 422 422 422 422 422 422 422
+recovery_codes                        POST   in  200 302 302 302 302 302 302 302
+second_factor_remove                  POST   in  302 404 404 404 404 404 404 404
 account_alerts                        GET    in  200 200 200 200 200 200 200 200
 account_alerts                        POST   in  302 302 302 302 302 302 302 302
 account_alerts_test                   POST   in  302 302 302 302 302 302 302 302
+
+access_matrix                         GET    in  403 403 403 403 403 403 200 200
+access_matrix_export                  GET    in  403 403 403 403 403 403 200 200
 
 tenants                               GET    in  200 200 200 200 200 200 200 200
 tenant_add                            GET    in  403 403 403 403 403 403 200 403
@@ -58,16 +80,24 @@ credential_add                        POST   in  403 403 403 403 403 403 302 403
 credential_next                       POST   in  403 403 403 403 403 403 302 403
 credential_retire                     GET    in  403 403 403 403 403 403 200 403
 credential_retire                     POST   in  403 403 403 403 403 403 302 403
+credential_expiry                     POST   in  403 403 403 403 403 403 302 403
 credential_certificate                GET    in  403 403 403 403 403 403 200 200
+app_consents                          GET    in  403 403 403 403 403 403 200 200
+app_consents                          POST   in  403 403 403 403 403 403 302 403
+app_consent_check                     POST   in  403 403 403 403 403 403 302 403
+app_consent_remove                    POST   in  403 403 403 403 403 403 302 403
 consent_start                         GET    in  403 403 403 403 403 403 200 200
 consent_start                         POST   in  403 403 403 403 403 403 302 403
 consent_callback                      GET    400 400 400 400 400 400 400 400 400
 consent_callback                      POST   405 405 405 405 405 405 405 405 405
 
 connections                           GET    in  200 200 200 200 200 200 200 200
-connection_choose                     GET    in  200 200 200 200 200 200 200 403
-connection_add                        GET    in  200 200 200 200 200 200 200 403
-connection_add                        POST   in  302 302 302 302 302 302 302 403
+connect                               GET    in  200 200 200 200 200 200 200 403
+connect_service                       GET    in  200 200 200 200 200 200 200 403
+connect_service                       POST   in  302 302 302 302 302 302 302 403
+connect_new_app                       GET    in  403 403 403 403 403 403 200 403
+connect_new_app                       POST   in  403 403 403 403 403 403 302 403
+connection_choose                     GET    in  302 302 302 302 302 302 302 302
 connection                            GET    in  200 200 200 200 404 404 200 200
 consent_request_add                        GET    in  200 403 200 403 404 404 403 403
 consent_request_add                        POST   in  302 403 302 403 404 404 403 403
@@ -95,6 +125,15 @@ sign_in_link                          POST   410 410 410 410 410 410 410 410 410
 sign_in_link_done                     GET    200 200 200 200 200 200 200 200 200
 sign_in_link_done                     POST   405 405 405 405 405 405 405 405 405
 connection_check                      POST   in  302 403 302 403 404 404 302 403
+connection_tags                       POST   in  302 403 302 403 404 404 302 403
+connection_columns                    POST   in  302 302 302 302 302 302 302 302
+connection_export                     GET    in  200 200 200 200 200 200 200 200
+bulk_actions                          GET    in  200 200 200 200 200 200 200 200
+bulk_action_add                       POST   in  302 302 302 302 302 302 302 403
+bulk_action                           GET    in  200 404 404 404 404 404 404 404
+bulk_action_preview                   POST   in  302 404 404 404 404 404 404 404
+bulk_action_start                     POST   in  302 404 404 404 404 404 404 404
+bulk_action_stop                      POST   in  302 404 404 404 404 404 404 404
 connection_disable                    POST   in  302 403 403 403 404 404 302 403
 connection_enable                     POST   in  302 403 403 403 404 404 302 403
 connection_remove                     GET    in  200 403 403 403 404 404 200 403
@@ -109,6 +148,23 @@ mailbox_send                          GET    in  200 403 200 403 404 404 403 403
 mailbox_send                          POST   in  302 403 302 403 404 404 403 403
 mailbox_probe                         POST   in  302 403 302 403 404 404 302 403
 mailbox_detach                        POST   in  302 403 302 403 404 404 403 403
+documentation                         GET    in  200 200 200 200 200 200 200 200
+documentation_page                    GET    in  200 200 200 200 200 200 200 200
+
+microsoft_errors                      GET    200 200 200 200 200 200 200 200 200
+microsoft_errors                      POST   200 200 200 200 200 200 200 200 200
+
+references                            GET    in  200 200 200 200 200 200 200 200
+reference_add                         GET    in  200 200 200 200 200 200 200 403
+reference_add                         POST   in  302 302 302 302 422 422 302 403
+reference                             GET    in  200 200 200 200 404 404 200 200
+reference_edit                        GET    in  200 403 403 403 404 404 200 403
+reference_edit                        POST   in  302 403 403 403 404 404 302 403
+reference_point                       GET    in  200 403 403 403 404 404 200 403
+reference_point                       POST   in  302 403 403 403 404 404 302 403
+reference_remove                      GET    in  200 403 403 403 404 404 200 403
+reference_remove                      POST   in  302 403 403 403 404 404 302 403
+connection_default                    POST   in  302 302 302 302 404 404 403 403
 
 mailboxes                             GET    in  200 200 200 200 200 200 200 200
 mailbox_add                           GET    in  200 200 200 200 200 200 200 403
@@ -122,6 +178,8 @@ mailbox_remove                        POST   in  302 403 403 403 403 403 302 403
 
 share_add                             GET    in  200 403 200 403 404 404 200 403
 share_add                             POST   in  302 403 302 403 404 404 302 403
+share_emergency                       GET    in  403 403 403 403 404 404 200 403
+share_emergency                       POST   in  403 403 403 403 404 404 302 403
 share_end                             POST   in  302 403 302 403 404 404 302 403
 teams                                 GET    in  200 200 200 200 200 200 200 200
 team_add                              GET    in  403 403 403 403 403 403 200 403
@@ -139,6 +197,7 @@ person                                GET    in  403 403 403 403 403 403 200 200
 person_disable                        GET    in  403 403 403 403 403 403 200 403
 person_disable                        POST   in  403 403 403 403 403 403 302 403
 person_enable                         POST   in  403 403 403 403 403 403 302 403
+person_sign_out                       POST   in  403 403 403 403 403 403 302 403
 person_hand_over                      GET    in  403 403 403 403 403 403 200 403
 person_hand_over                      POST   in  403 403 403 403 403 403 302 403
 
@@ -175,6 +234,7 @@ api:api-root                          POST   405 405 405 405 405 405 405 405 405
 
 incidents                             GET    in  200 200 200 200 200 200 200 200
 incident                              GET    in  200 200 200 200 404 404 200 200
+incident_add_tenant                   POST   in  403 403 403 403 404 404 302 403
 
 alerts                                GET    in  403 403 403 403 403 403 200 403
 alerts_retry                          POST   in  403 403 403 403 403 403 302 403
@@ -192,6 +252,12 @@ alert_channel_remove                  POST   in  403 403 403 403 403 403 302 403
 alert_channel_test                    POST   in  403 403 403 403 403 403 302 403
 alert_channel_secret                  POST   in  403 403 403 403 403 403 200 403
 
+picker/recipients                     GET    in  200 200 200 200 200 200 200 200
+picker/recipients                     POST   in  405 405 405 405 405 405 405 405
+picker/owners                         GET    in  200 200 200 200 200 200 200 200
+picker/people                         GET    in  403 403 403 403 403 403 200 403
+picker/nobody                         GET    in  404 404 404 404 404 404 404 404
+
 policy                                GET    in  200 200 200 200 200 200 200 200
 policy                                POST   in  403 403 403 403 403 403 302 403
 policy_app                            GET    in  200 200 200 200 200 200 200 200
@@ -202,6 +268,12 @@ approval                              GET    in  200 404 404 404 404 404 200 200
 approval_approve                      POST   in  403 404 404 404 404 404 302 403
 approval_decline                      POST   in  403 404 404 404 404 404 302 403
 approval_withdraw                     POST   in  302 404 404 404 404 404 403 403
+change_requests                       GET    in  200 200 200 200 200 200 200 200
+change_request                        GET    in  200 404 404 404 404 200 200 200
+change_request_approve                POST   in  302 404 404 404 404 403 302 403
+change_request_decline                POST   in  302 404 404 404 404 403 302 403
+change_request_withdraw               POST   in  403 404 404 404 404 302 403 403
+change_request_carry_out              POST   in  403 404 404 404 404 302 403 403
 approval_ask                          GET    in  200 403 200 403 404 404 403 403
 approval_ask                          POST   in  302 403 302 403 404 404 403 403
 connection_finish                    POST   in  302 403 302 403 404 404 403 403
@@ -219,11 +291,15 @@ audit_changes                         GET    in  403 403 403 403 403 403 200 200
 audit_scopes                          GET    in  403 403 403 403 403 403 200 200
 audit_export                          POST   in  403 403 403 403 403 403 403 200
 audit_verify                          POST   in  403 403 403 403 403 403 403 302
-audit_view_add                        POST   in  403 403 403 403 403 403 302 302
-audit_view_remove                     POST   in  403 403 403 403 403 403 404 302
+saved_view_add                        POST   in  403 403 403 403 403 403 302 302
+saved_view_remove                     POST   in  404 404 404 404 404 404 404 302
 access_history                        GET    in  403 403 403 403 403 403 200 200
 access_export                         POST   in  403 403 403 403 403 403 403 200
 
+openid_configuration                  GET    200 200 200 200 200 200 200 200 200
+openid_configuration                  POST   405 405 405 405 405 405 405 405 405
+jwks                                  GET    200 200 200 200 200 200 200 200 200
+jwks                                  POST   405 405 405 405 405 405 405 405 405
 healthz                               GET    200 200 200 200 200 200 200 200 200
 healthz                               POST   405 405 405 405 405 405 405 405 405
 readyz                                GET    503 503 503 503 503 503 503 503 503
@@ -231,6 +307,9 @@ readyz                                POST   405 405 405 405 405 405 405 405 405
 metrics                               GET    200 200 200 200 200 200 200 200 200
 metrics                               POST   405 405 405 405 405 405 405 405 405
 
+admin_sign_out                        POST   in  302 302 302 302 302 302 302 302
+admin_password                        GET    in  302 302 302 302 302 302 302 302
+admin_password                        POST   in  302 302 302 302 302 302 302 302
 admin_sign_in                         GET    in  403 403 403 403 403 403 403 403
 admin_sign_in                         POST   in  403 403 403 403 403 403 403 403
 
@@ -251,6 +330,7 @@ read_me                               GET    401 200 200 200 200 200 200 200 200
 add_connection                        POST   401 201 201 201 201 201 201 201 403
 read_connection                       GET    401 200 200 200 200 404 404 200 200
 change_connection                     PATCH  401 200 403 200 403 404 404 403 403
+replace_tags                          PUT    401 200 403 200 403 404 404 200 403
 remove_connection                     DELETE 401 204 403 403 403 404 404 204 403
 fetch_token                           GET    401 200 200 200 200 404 404 403 403
 check_connection                      POST   401 200 403 200 403 404 404 200 403
@@ -260,7 +340,8 @@ enable_connection                     POST   401 200 403 403 403 404 404 200 403
 add_sign_in_link                      POST   401 201 403 201 403 404 404 403 403
 list_shares                           GET    401 200 200 200 200 404 404 200 200
 add_share                             POST   401 201 403 201 403 404 404 201 403
-change_share                          PATCH  401 200 403 200 403 404 404 200 403
+change_share                          PATCH  401 200 403 200 403 404 404 409 403
+take_emergency_access                 POST   401 403 403 403 403 404 404 201 403
 end_share                             DELETE 401 204 403 204 403 404 404 204 403
 read_hand_over                        GET    401 200 403 403 403 404 404 200 403
 hand_over                             POST   401 200 403 403 403 404 404 200 403
@@ -270,6 +351,13 @@ list_attached                         GET    401 200 200 200 200 404 404 200 200
 attach_mailbox                        POST   401 201 403 201 403 404 404 403 403
 detach_mailbox                        DELETE 401 204 403 204 403 404 404 403 403
 probe_mailboxes                       POST   401 200 403 200 403 404 404 200 403
+
+list_references                       GET    401 200 200 200 200 200 200 200 200
+add_reference                         POST   401 201 201 201 201 404 404 201 403
+read_reference                        GET    401 200 200 200 200 404 404 200 200
+change_reference                      PATCH  401 200 403 403 403 404 404 200 403
+remove_reference                      DELETE 401 204 403 403 403 404 404 204 403
+list_reference_keys                   GET    401 200 403 403 403 404 404 200 200
 
 list_mailboxes                        GET    401 200 200 200 200 200 200 200 200
 add_mailbox                           POST   401 201 201 201 201 201 201 201 403
@@ -286,6 +374,10 @@ read_app_registration                 GET    401 200 200 200 200 200 200 200 200
 change_app_registration               PATCH  401 403 403 403 403 403 403 200 403
 remove_app_registration               DELETE 401 403 403 403 403 403 403 409 403
 verify_app_registration               POST   401 403 403 403 403 403 403 200 403
+list_app_consents                     GET    401 403 403 403 403 403 403 200 200
+add_app_consent                       POST   401 403 403 403 403 403 403 201 403
+check_app_consent                     POST   401 403 403 403 403 403 403 200 403
+remove_app_consent                    DELETE 401 403 403 403 403 403 403 409 403
 list_credentials                      GET    401 403 403 403 403 403 403 200 200
 add_credential                        POST   401 403 403 403 403 403 403 201 403
 retire_credential                     DELETE 401 403 403 403 403 403 403 204 403
@@ -306,6 +398,13 @@ read_approval                         GET    401 200 404 404 404 404 404 200 200
 approve_approval                      POST   401 403 404 404 404 404 404 200 403
 decline_approval                      POST   401 403 404 404 404 404 404 200 403
 withdraw_approval                     POST   401 200 404 404 404 404 404 403 403
+
+list_change_requests                  GET    401 200 200 200 200 200 200 200 200
+read_change_request                   GET    401 200 404 404 404 404 200 200 200
+approve_change_request                POST   401 200 404 404 404 404 403 200 403
+decline_change_request                POST   401 200 404 404 404 404 403 200 403
+withdraw_change_request               POST   401 403 404 404 404 404 200 403 403
+carry_out_change_request              POST   401 403 404 404 404 404 409 403 403
 
 list_reviews                          GET    401 200 200 200 200 200 200 200 200
 start_review                          POST   401 403 403 403 403 403 403 201 403

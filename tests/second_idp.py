@@ -17,6 +17,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 DIRECTORY = "11111111-2222-4333-8444-555555555555"
+OTHER_DIRECTORIES = ("22222222-2222-4333-8444-555555555555", "33333333-2222-4333-8444-555555555555")
 CLIENT_ID = "99999999-8888-4777-8666-555555555555"
 SECRET = "another~secret-of-another-microsoft"
 ACCOUNT = {"tid": DIRECTORY, "oid": "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee", "preferred_username": "mary@example.net"}
@@ -62,6 +63,10 @@ class AnotherMicrosoft:
         if parts.path.endswith("/oauth2/v2.0/authorize"):
             self._redirect(handler, query)
             return
+        if parts.path.endswith("/adminconsent"):
+            answer = {"admin_consent": "True", "tenant": DIRECTORY, "state": query["state"]}
+            self._send_to(handler, f"{query['redirect_uri']}?{urlencode(answer)}")
+            return
         status, data = self._json(parts.path, form, handler.headers.get("Authorization", ""))
         payload = json.dumps(data).encode()
         handler.send_response(status)
@@ -73,16 +78,22 @@ class AnotherMicrosoft:
     def _redirect(self, handler: BaseHTTPRequestHandler, query: dict[str, str]) -> None:
         code = secrets.token_urlsafe(16)
         self.codes[code] = query
+        self._send_to(handler, f"{query['redirect_uri']}?{urlencode({'code': code, 'state': query['state']})}")
+
+    def _send_to(self, handler: BaseHTTPRequestHandler, url: str) -> None:
         handler.send_response(302)
-        handler.send_header("Location", f"{query['redirect_uri']}?{urlencode({'code': code, 'state': query['state']})}")
+        handler.send_header("Location", url)
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
     def _json(self, path: str, form: dict[str, str], bearer: str) -> tuple[int, dict[str, Any]]:
         if path.endswith("/.well-known/openid-configuration"):
-            base = f"{self.url}/{DIRECTORY}"
+            segment = path.split("/")[1]
+            base = f"{self.url}/{segment if segment in (*OTHER_DIRECTORIES, 'common') else DIRECTORY}"
+            # For common, Microsoft's document has a placeholder instead of a directory.
+            issuer = f"{self.url}/{{tenantid}}/v2.0" if segment == "common" else f"{base}/v2.0"
             return 200, {
-                "issuer": f"{base}/v2.0",
+                "issuer": issuer,
                 "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
                 "token_endpoint": f"{base}/oauth2/v2.0/token",
                 "jwks_uri": f"{self.url}/its/own/keys",

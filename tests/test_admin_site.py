@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
+from django.contrib.auth.models import Group, Permission
 from django.test import Client
 from django.urls import reverse
 
-from connections.models import AppCredential, AppRegistration, AuditEvent, Tenant, User
+from connections.models import AppCredential, AppRegistration, AuditEvent, Delivery, Tenant, User
 from connections.services.registry import credentials
 from portal.sandbox import seed
 from portal.sandbox.client import Control
@@ -18,10 +19,7 @@ SECRETS = (factories.CLIENT_SECRET, "FictitiousRefreshToken", "fictitious.access
 
 @pytest.fixture
 def root(db: None) -> Client:
-    user = User.objects.create_superuser("root", "root@example.org", factories.PASSWORD)
-    client = Client()
-    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    return client
+    return factories.signed_in(User.objects.create_superuser("root", "root@example.org", factories.PASSWORD))
 
 
 def url(model: type, what: str, *arguments: Any) -> str:
@@ -31,9 +29,9 @@ def url(model: type, what: str, *arguments: Any) -> str:
 def test_a_tenant_is_added_by_the_same_form_and_service(root: Client, sandbox: Control) -> None:
     typed = {"name": "Contoso", "environment": "sandbox", "directory_id": "https://login.example/contoso"}
     page = root.post(url(Tenant, "add"), typed).content.decode()
-    assert "This is a whole address" in page
+    assert "This is a full address" in page
     page = root.post(url(Tenant, "add"), typed | {"directory_id": "nobody.example"}).content.decode()
-    assert "Microsoft knows no directory" in page
+    assert "find the directory" in page
     assert not Tenant.objects.exists()
     root.post(url(Tenant, "add"), typed | {"directory_id": " Contoso.example "})
     assert Tenant.objects.get().tid == seed.CONTOSO
@@ -43,16 +41,16 @@ def test_a_tenant_is_added_by_the_same_form_and_service(root: Client, sandbox: C
 def test_microsoft_is_not_asked_inside_a_transaction(root: Client, sandbox: Control, monkeypatch: Any) -> None:
     from django.db import connection
 
-    from connections.microsoft import token_endpoint
+    from connections.microsoft import directory_lookup
 
     inside = []
     before = len(connection.savepoint_ids)
 
     def watch(cloud: Any, directory_id: str) -> Any:
         inside.append(len(connection.savepoint_ids) - before)
-        return token_endpoint.Directory(seed.CONTOSO, "")
+        return directory_lookup.Directory(seed.CONTOSO, "")
 
-    monkeypatch.setattr(token_endpoint, "discover", watch)
+    monkeypatch.setattr(directory_lookup, "discover", watch)
     root.post(url(Tenant, "add"), {"name": "C", "environment": "sandbox", "directory_id": "contoso.example"})
     assert inside == [0]
 
@@ -88,7 +86,7 @@ def test_an_app_registration_is_added_without_a_credential(root: Client, sandbox
         "audience": "single",
         "allows_delegated": "on",
     }
-    assert "is not a application (client) ID" in root.post(url(AppRegistration, "add"), typed).content.decode()
+    assert "t a valid application (client) ID" in root.post(url(AppRegistration, "add"), typed).content.decode()
     root.post(url(AppRegistration, "add"), typed | {"client_id": f"{{{factories.CLIENT_ID}}}"})
     app = AppRegistration.objects.get()
     assert (app.client_id, app.is_ready) == (factories.CLIENT_ID, False)
@@ -114,8 +112,7 @@ def test_no_page_of_it_shows_or_takes_a_secret(root: Client, alice: User) -> Non
 
 
 def test_what_the_portal_writes_by_itself_is_read_only(root: Client) -> None:
-    app = factories.make_app_registration()
-    credential = app.credentials.get()
+    credential = factories.make_app_registration().credentials.get()
     path = url(AppCredential, "change", credential.pk)
     assert root.post(path, {"label": "changed", "secret": "planted"}).status_code == 403
     assert root.post(url(AppCredential, "delete", credential.pk), {"post": "yes"}).status_code == 403
@@ -124,8 +121,7 @@ def test_what_the_portal_writes_by_itself_is_read_only(root: Client) -> None:
 
 
 def test_members_cannot_open_it(bob: User, signed_in: Any) -> None:
-    response = signed_in(bob).get(url(Tenant, "changelist"))
-    assert response.status_code == 302
+    assert signed_in(bob).get(url(Tenant, "changelist")).status_code == 302
 
 
 def test_every_change_of_a_person_is_in_the_audit_trail(root: Client) -> None:
@@ -145,11 +141,13 @@ def test_every_change_of_a_person_is_in_the_audit_trail(root: Client) -> None:
     events = list(AuditEvent.objects.filter(target_name="eve").order_by("pk"))
     assert [event.action for event in events] == [
         "account.added",
+        "account.roles_changed",
         "account.changed",
         "account.changed",
+        "account.password_changed",
         "account.removed",
     ]
-    assert events[1].changes["roles"] == [IT_ADMINS]
+    assert events[1].changes == {"roles": [[], [IT_ADMINS]]}
     assert all(event.actor_name.endswith("<root>") for event in events)
     assert factories.PASSWORD not in str([event.changes for event in events])
 
@@ -166,7 +164,7 @@ def test_an_account_that_owns_connections_cannot_be_deleted(root: Client, bob: U
         assert answer.status_code == 302
         page = root.get(answer["Location"]).content.decode()
         assert "Bob Member still owns connections: Invoices." in page
-        assert "Hand them over or remove them first." in page
+        assert "Transfer or remove them first." in page
     connection.delete()
     assert root.post(url(User, "delete", bob.pk), {"post": "yes"}).status_code == 302
     assert not User.objects.filter(pk=bob.pk).exists()
@@ -178,3 +176,62 @@ def test_people_cannot_be_deleted_in_bulk_or_disabled_in_the_admin_site(root: Cl
     times = {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
     root.post(url(User, "change", bob.pk), {"username": "bob", **times})
     assert User.objects.get(pk=bob.pk).is_active
+
+
+# --- Rights -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def staff(db: None) -> User:
+    """An account that may manage people on the admin site, but is no superuser."""
+    user = factories.make_person("stan", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(content_type__model="user"))
+    return user
+
+
+def person_form(person: User, **changes: Any) -> dict[str, Any]:
+    return {"username": person.username, "first_name": "", "last_name": "", "email": person.email, **changes}
+
+
+def test_staff_cannot_make_themselves_or_others_superuser(staff: User, bob: User) -> None:
+    client = factories.signed_in(staff)
+    for person in (staff, bob):
+        change = {"is_superuser": "on", "is_staff": "on", "groups": [group.pk for group in Group.objects.all()]}
+        client.post(url(User, "change", person.pk), person_form(person, **change))
+        person.refresh_from_db()
+        assert not person.is_superuser
+        assert not person.groups.exists()
+    assert not User.objects.get(pk=bob.pk).is_staff
+
+
+def test_staff_cannot_take_over_an_account_with_rights(staff: User, alice: User) -> None:
+    root = User.objects.create_superuser("root", password=factories.PASSWORD)
+    client = factories.signed_in(staff)
+    new = {"password1": "another-long-pass-phrase", "password2": "another-long-pass-phrase", "usable_password": "true"}
+    for person in (root, alice):
+        before = person.password
+        assert client.post(reverse("admin:auth_user_password_change", args=[person.pk]), new).status_code == 403
+        assert client.post(url(User, "delete", person.pk), {"post": "yes"}).status_code == 403
+        person.refresh_from_db()
+        assert person.password == before
+
+
+def test_a_change_of_rights_is_recorded_and_told_to_it_admins_and_auditors(
+    root: Client, alice: User, carol: User, bob: User
+) -> None:
+    root.post(url(User, "change", bob.pk), person_form(bob, is_superuser="on", is_staff="on"))
+    bob.refresh_from_db()
+    assert bob.is_superuser
+    event = AuditEvent.objects.get(action="account.roles_changed")
+    assert event.changes == {"staff": [False, True], "superuser": [False, True]}
+    addresses = set(Delivery.objects.values_list("email", flat=True))
+    assert {"alice@example.org", "carol@example.org", "root@example.org"} <= addresses
+    assert Delivery.objects.filter(subject__contains="the rights of bob").count() == len(addresses)
+    root.post(url(User, "change", bob.pk), person_form(bob, is_superuser="on", is_staff="on"))
+    assert AuditEvent.objects.filter(action="account.roles_changed").count() == 1
+
+
+def test_the_admin_sites_sign_out_and_own_password_are_the_portals(root: Client) -> None:
+    assert root.get("/admin/password_change/")["Location"] == "/account/password/"
+    assert root.post("/admin/logout/")["Location"] == "/sign-in/"
+    assert AuditEvent.objects.filter(action="account.signed_out").count() == 1

@@ -1,24 +1,34 @@
 """SecretField rejects everything that would silently destroy or leak a secret."""
 
 import json
+import uuid
 from io import StringIO
 from typing import Any
 
 import pytest
-from cryptography.fernet import Fernet, MultiFernet
 from django.apps import apps
 from django.core import serializers
 from django.core.exceptions import FieldError
 from django.core.management import call_command
-from django.db import connection as database
-from django.db import models, transaction
+from django.db import DatabaseError, models, transaction
 from django.db.models import F, Value
-from encrypted_model_fields import fields as library
+from django.utils import timezone
 
-from connections.errors import UnreadableSecret
-from connections.fields import SecretField, decrypt, encrypt
-from connections.models import AppCredential, Connection
+from connections import keys
+from connections.errors import AlteredSecret, UnreadableSecret
+from connections.fields import SecretField, secret_field
+from connections.models import (
+    AlertChannel,
+    AppCredential,
+    Connection,
+    IssuerKey,
+    ResourceToken,
+    SecondFactor,
+    StoredReply,
+)
+from connections.services.operations import secret_columns
 from tests import factories
+from tests.stored_secrets import encrypted, new_key, plant, stored, using_keys
 
 SECRET = "sbx8Q~a secret with ünïcode and 'quotes'"
 
@@ -28,26 +38,14 @@ def credential(db: None) -> AppCredential:
     return factories.make_secret(factories.make_app_registration(secret=None), SECRET)
 
 
-def stored(credential: AppCredential) -> str:
-    """Return the raw value of the column."""
-    with database.cursor() as cursor:
-        cursor.execute("SELECT secret FROM connections_appcredential WHERE id = %s", [credential.pk])
-        return str(cursor.fetchone()[0])
-
-
-def plant(credential: AppCredential, text: str) -> None:
-    with database.cursor() as cursor:
-        cursor.execute("UPDATE connections_appcredential SET secret = %s WHERE id = %s", [text, credential.pk])
-
-
 def test_it_is_encrypted_at_rest_and_decrypted_when_read(credential: AppCredential) -> None:
-    assert "secret" not in stored(credential)
-    assert stored(credential).startswith("gAAAA")
+    assert "sbx8Q" not in stored(credential, "secret")
+    assert stored(credential, "secret").startswith(f"{keys.current().ids[0]}:gAAAA")
     assert AppCredential.objects.get().secret == SECRET
 
 
-def test_the_same_secret_is_encrypted_differently_each_time() -> None:
-    assert encrypt(SECRET) != encrypt(SECRET)
+def test_the_same_secret_is_encrypted_differently_each_time(credential: AppCredential) -> None:
+    assert encrypted(credential, secret=SECRET) != encrypted(credential, secret=SECRET)
 
 
 def test_no_secret_is_null(credential: AppCredential) -> None:
@@ -56,41 +54,144 @@ def test_no_secret_is_null(credential: AppCredential) -> None:
     assert AppCredential.objects.get().secret is None
 
 
-def test_an_update_encrypts(credential: AppCredential) -> None:
-    AppCredential.objects.update(secret="another")
-    assert stored(credential).startswith("gAAAA")
+def test_an_update_takes_only_what_was_encrypted_for_the_row(credential: AppCredential) -> None:
+    with pytest.raises(FieldError), transaction.atomic():
+        AppCredential.objects.update(secret="another")
+    AppCredential.objects.update(**encrypted(credential, secret="another"))
+    assert AppCredential.objects.get().secret == "another"
+
+
+def test_saving_encrypts_for_the_row(credential: AppCredential) -> None:
+    credential.secret = "another"  # type: ignore[assignment]
+    credential.save()
     assert AppCredential.objects.get().secret == "another"
 
 
 def test_bulk_create_encrypts_also_when_it_updates_conflicts(credential: AppCredential) -> None:
-    twin = AppCredential(pk=credential.pk, app_registration=credential.app_registration, kind="secret", secret="twin")
+    values = {"app_registration": credential.app_registration, "kind": "secret", "identity": credential.identity}
+    twin = AppCredential(pk=credential.pk, secret="twin", **values)
     AppCredential.objects.bulk_create([twin], update_conflicts=True, unique_fields=["id"], update_fields=["secret"])
-    assert stored(credential).startswith("gAAAA")
     assert AppCredential.objects.get().secret == "twin"
 
 
-def use_keys(monkeypatch: pytest.MonkeyPatch, *keys: bytes) -> None:
-    monkeypatch.setattr(library, "CRYPTER", MultiFernet([Fernet(key) for key in keys]))
+def test_the_first_key_encrypts_and_every_key_decrypts(credential: AppCredential) -> None:
+    old, new = new_key(), new_key()
+    with using_keys(old):
+        AppCredential.objects.update(**encrypted(credential, secret="old"))
+    with using_keys(new, old):
+        assert AppCredential.objects.get().secret == "old"
+        AppCredential.objects.update(**encrypted(credential, secret="new"))
+    with using_keys(new):
+        assert AppCredential.objects.get().secret == "new"
 
 
-def test_the_first_key_encrypts_and_every_key_decrypts(monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = Fernet.generate_key(), Fernet.generate_key()
-    use_keys(monkeypatch, old)
-    sealed_before = encrypt(SECRET)
-    use_keys(monkeypatch, new, old)
-    assert decrypt(sealed_before) == SECRET
-    assert Fernet(new).decrypt(encrypt(SECRET).encode()).decode() == SECRET
-
-
-def test_a_missing_key_is_an_error(credential: AppCredential, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_keys(monkeypatch, Fernet.generate_key())
-    with pytest.raises(UnreadableSecret):
+def test_a_missing_key_is_an_error_that_names_it(credential: AppCredential) -> None:
+    lost = new_key()
+    with using_keys(lost):
+        AppCredential.objects.update(**encrypted(credential, secret="lost"))
+    with pytest.raises(UnreadableSecret) as refused:
         AppCredential.objects.get()
+    assert refused.value.key_id == keys.key_id(lost)
+    assert lost not in str(refused.value)
     assert AppCredential.objects.defer("secret").get().hint == SECRET[:3]
 
 
+def test_keys_without_values_are_no_keyring() -> None:
+    with pytest.raises(ValueError):
+        keys.Keyring([])
+
+
+# --- Every encrypted column of every model --------------------------------------------------------
+
+FIELDS = secret_columns.secret_fields()
+
+
+def row_of(model: Any) -> Any:
+    """Make a row of any model with encrypted columns; a new model needs an entry here."""
+    if model is Connection:
+        return factories.make_connection()
+    if model is ResourceToken:
+        connection = Connection.objects.first() or factories.make_connection()
+        return ResourceToken.objects.create(connection=connection, resource=f"https://{uuid.uuid4()}.example")
+    if model is AppCredential:
+        return factories.make_secret(factories.make_app_registration(secret=None), SECRET)
+    if model is AlertChannel:
+        return AlertChannel.objects.create(name=f"Channel {uuid.uuid4()}", kind="webhook", host="example.org")
+    if model is SecondFactor:
+        return SecondFactor.objects.create(person=factories.make_person("erin"), kind="app", name="Phone")
+    if model is IssuerKey:
+        now = timezone.now()
+        number = IssuerKey.objects.count() + 1
+        return IssuerKey.objects.create(number=number, key_id=str(number), created_at=now, use_after=now)
+    assert model is StoredReply, f"no row of {model} can be made"
+    key, _ = factories.make_key(factories.make_person("dave"))
+    return StoredReply.objects.create(key=key, digest=uuid.uuid4().hex, started_at=timezone.now())
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=str)
+def test_a_value_opens_only_in_its_own_row_and_column(db: None, field: SecretField) -> None:
+    row = row_of(field.model)
+    places = [(other, identity) for other in FIELDS for identity in (uuid.uuid4(), row.identity)]
+    reads = field.model._default_manager.filter(pk=row.pk).values_list(field.name, flat=True)
+    if field.name == "private_key" and field.model is AppCredential:
+        type(row).objects.filter(pk=row.pk).update(kind="certificate", secret=None)
+    for other, identity in places:
+        if (other, identity) == (field, row.identity):
+            continue
+        plant(row, field.column, other.encrypt("moved", identity))
+        with pytest.raises(AlteredSecret) as refused:
+            reads.get()
+        assert (refused.value.place.table, refused.value.place.column) == (field.model._meta.db_table, field.column)
+    plant(row, field.column, field.encrypt("own", row.identity))
+    assert reads.get() == "own"
+    assert getattr(field.model._default_manager.get(pk=row.pk), field.name) == "own"
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=str)
+def test_the_database_keeps_the_identity_of_every_row_with_a_secret(db: None, field: SecretField) -> None:
+    row = row_of(field.model)
+    with pytest.raises(DatabaseError, match="immutable"), transaction.atomic():
+        field.model._default_manager.filter(pk=row.pk).update(identity=uuid.uuid4())
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=str)
+def test_a_value_from_before_the_binding_is_refused(db: None, field: SecretField) -> None:
+    row = row_of(field.model)
+    if field.name == "private_key" and field.model is AppCredential:
+        type(row).objects.filter(pk=row.pk).update(kind="certificate", secret=None)
+    unbound = keys.current().encrypt(b"unbound").decode()
+    for text in (unbound, unbound.partition(":")[2]):
+        plant(row, field.column, text)
+        with pytest.raises(AlteredSecret):
+            field.model._default_manager.values_list(field.name).get(pk=row.pk)
+
+
+def test_a_model_without_identity_is_an_error() -> None:
+    class Careless(models.Model):
+        secret = SecretField()
+
+        class Meta:
+            app_label = "careless"
+
+    assert [message.id for message in secret_field(Careless, "secret").check()] == ["connections.E008"]
+
+
+def test_a_secret_read_by_raw_sql_needs_its_row(credential: AppCredential) -> None:
+    with pytest.raises(FieldError):
+        list(AppCredential.objects.raw("SELECT * FROM connections_appcredential"))
+
+
+def test_a_secret_of_a_joined_table_is_bound_to_its_own_row(credential: AppCredential) -> None:
+    app = credential.app_registration
+    assert list(type(app).objects.values_list("credentials__secret", flat=True)) == [SECRET]
+    assert AppCredential.objects.annotate(copy=F("secret")).values_list("copy", flat=True).get() == SECRET
+
+
+# --- What the field refuses -----------------------------------------------------------------------
+
+
 def test_plaintext_in_the_column_is_an_error(credential: AppCredential) -> None:
-    plant(credential, "planted plaintext")
+    plant(credential, "secret", "planted plaintext")
     with pytest.raises(UnreadableSecret) as refused:
         AppCredential.objects.get()
     assert "planted" not in str(refused.value)
@@ -119,7 +220,7 @@ def test_bulk_update_is_refused(credential: AppCredential) -> None:
 
 
 def test_validation_does_not_decrypt() -> None:
-    token = encrypt(SECRET)
+    token = keys.current().encrypt(b"x").decode()
     assert SecretField().to_python(token) == token
 
 

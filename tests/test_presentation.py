@@ -11,8 +11,9 @@ from django.template.loader import render_to_string
 from django.test import RequestFactory
 from django.utils import timezone
 
-from connections import errors, presentation
+from connections import audit_labels, errors, presentation
 from connections.models import (
+    AppConsent,
     AppCredential,
     AppRegistration,
     AuditEvent,
@@ -22,15 +23,20 @@ from connections.models import (
     Tenant,
     User,
 )
+from connections.models.audit import AuditAction
 from connections.templatetags import portal
 from tests import factories
+from tests.views.pages import assert_hides, assert_shows
 
 
 def make(status: str, **values: Any) -> Connection:
     """Create a connection that needs no database."""
     owner = User(pk=7, username="bob", first_name="Bob", last_name="Jones")
+    values.setdefault("authentication_type", "authorization_code")
     app = values.pop("app_registration", None) or AppRegistration(name="Contoso app", verified_at=timezone.now())
-    return Connection(name="Invoices", owner=owner, app_registration=app, status=status, **values)
+    return Connection(
+        name="Invoices", owner=owner, app_registration=app, app_consent=AppConsent(), status=status, **values
+    )
 
 
 @pytest.mark.parametrize("status", list(Connection.Status))
@@ -48,26 +54,26 @@ def test_what_the_row_says_goes_before_the_general_sentences() -> None:
     state = presentation.connection_state(
         make("blocked", status_cause="Because.", status_action="Do this.", status_who=Connection.Who.OWNER)
     )
-    assert (state.cause, state.action, state.who) == ("Because.", "Do this.", "the owner, Bob Jones")
+    assert (state.cause, state.action, state.who) == ("Because.", "Do this.", "Bob Jones (owner)")
 
 
 def test_an_unfinished_connection_says_how_far_it_got() -> None:
-    assert presentation.connection_state(make("pending")).cause == "Nobody has signed in for it yet."
+    assert presentation.connection_state(make("pending")).cause == "The sign-in isn't complete."
     started = make("pending", sign_in_started_at=timezone.now())
-    assert "started but has not come back" in presentation.connection_state(started).cause
+    assert "started but not completed" in presentation.connection_state(started).cause
     waiting = make("pending", status_code="approval_needed", status_cause="The policy wants it.")
-    assert presentation.connection_state(waiting).badge.word == "Needs approval first"
+    assert presentation.connection_state(waiting).badge.word == "Approval required"
 
 
 def test_the_owner_reads_you() -> None:
     connection = make("reconnect_needed")
     assert presentation.connection_state(connection, connection.owner).who == "you"
-    assert presentation.connection_state(connection, User(pk=8)).who == "the owner, Bob Jones"
+    assert presentation.connection_state(connection, User(pk=8)).who == "Bob Jones (owner)"
 
 
 @pytest.mark.parametrize(
     ("status_who", "words"),
-    [("it_admin", "an IT admin"), ("microsoft", "Microsoft"), ("nobody", ""), ("owner", "the owner, Bob Jones")],
+    [("it_admin", "IT admins"), ("microsoft", "Microsoft"), ("nobody", ""), ("owner", "Bob Jones (owner)")],
 )
 def test_who_must_act_is_part_of_a_sentence(status_who: str, words: str) -> None:
     assert presentation.assigned_to(make("blocked", status_who=status_who)) == words
@@ -76,20 +82,20 @@ def test_who_must_act_is_part_of_a_sentence(status_who: str, words: str) -> None
 def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin() -> None:
     rejected = AppRegistration(name="Expired", rejected_at=timezone.now(), rejected_cause="Its secret has expired.")
     state = presentation.connection_state(make("active", app_registration=rejected))
-    assert state.badge.word == "Blocked by its app registration"
+    assert state.badge.word == "App credential rejected"
     assert state.cause.endswith("Its secret has expired.")
-    assert state.who == "an IT admin"
+    assert state.who == "IT admins"
     flagged = presentation.connection_state(make("reconnect_needed", app_registration=rejected))
-    assert flagged.badge.word == "Sign-in needed"
+    assert flagged.badge.word == "Sign-in required"
 
 
 @pytest.mark.parametrize(
     ("thing", "word", "tone"),
     [
-        (AppRegistration(), "Not tried yet", "waiting"),
+        (AppRegistration(), "Not tested yet", "waiting"),
         (AppRegistration(verified_at=timezone.now()), "Ready", "ok"),
         (AppRegistration(verified_at=timezone.now(), rejected_at=timezone.now()), "Rejected by Microsoft", "broken"),
-        (AppCredential(), "Not tried yet", "waiting"),
+        (AppCredential(), "Not tested yet", "waiting"),
         (AppCredential(verified_at=timezone.now()), "Accepted", "ok"),
         (AppCredential(rejected_at=timezone.now()), "Rejected by Microsoft", "broken"),
         (AppCredential(expires_at=timezone.now() + timedelta(days=3)), "Expires soon", "warning"),
@@ -97,7 +103,7 @@ def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin(
         (AppCredential(retired_at=timezone.now(), rejected_at=timezone.now()), "Retired", "off"),
         (MailboxAccess(state="reachable"), "Reachable", "ok"),
         (MailboxAccess(state="unreachable"), "Not reachable", "broken"),
-        (ConsentLink(state="open"), "Waiting for the administrator", "waiting"),
+        (ConsentLink(state="open"), "Awaiting administrator", "waiting"),
         (ConsentLink(state="verified"), "Granted and verified", "ok"),
         (AuditEvent(outcome="denied"), "Denied", "warning"),
     ],
@@ -107,8 +113,7 @@ def test_badges(thing: models.Model, word: str, tone: str) -> None:
     assert (shown.word, shown.tone) == (word, tone)
     html = portal.status_badge(thing)
     assert word in html
-    assert f"state-{tone}" in html
-    assert f"icons.svg#{shown.sign}" in html
+    assert_shows(html, f"state-{tone}", f"icons.svg#{shown.sign}")
 
 
 @pytest.mark.parametrize("model", [MailboxAccess, ConsentLink, AuditEvent])
@@ -144,8 +149,8 @@ def test_a_thing_without_a_state_is_refused() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (0, "just now"),
-        (59, "just now"),
+        (0, "less than a minute ago"),
+        (59, "less than a minute ago"),
         (60, "1 minute ago"),
         (3599, "59 minutes ago"),
         (7200, "2 hours ago"),
@@ -163,11 +168,9 @@ def test_relative_times(seconds: float, words: str) -> None:
 def test_a_time_carries_its_exact_self() -> None:
     when = timezone.now() - timedelta(hours=5)
     html = portal.ago(when)
-    assert "5 hours ago" in html
-    assert f'datetime="{when.isoformat()}"' in html
-    assert f'title="{when:%Y-%m-%d %H:%M:%S} UTC"' in html
+    assert_shows(html, "5 hours ago", f'datetime="{when.isoformat()}"', f'title="{when:%Y-%m-%d %H:%M:%S} UTC"')
     assert "never" in portal.ago(None)
-    assert "just now" in portal.ago(timezone.now() + timedelta(seconds=30)), "clocks differ by moments"
+    assert "less than a minute ago" in portal.ago(timezone.now() + timedelta(seconds=30)), "clocks differ by moments"
 
 
 class Sample(forms.Form):
@@ -184,23 +187,16 @@ class Sample(forms.Form):
 def test_a_form_ties_labels_help_and_errors_to_its_fields() -> None:
     html = render_to_string("partials/form.html", {"form": Sample({"name": "", "kind": "zzz"})})
     assert '<label class="form-label" for="id_name">' in html
-    assert 'aria-describedby="id_name_helptext id_name_error"' in html
-    assert 'id="id_name_helptext"' in html
-    assert 'id="id_name_error"' in html
-    assert 'aria-invalid="true"' in html
-    assert 'class="form-select' in html
+    assert_shows(html, 'aria-describedby="id_name_helptext id_name_error"', 'id="id_name_helptext"')
+    assert_shows(html, 'id="id_name_error"', 'aria-invalid="true"', 'class="form-select')
     assert html.count('class="form-check-input') == 4
-    assert "<legend" in html
-    assert "&lt;Mail&gt;" in html
-    assert "(optional)" in html
+    assert_shows(html, "<legend", "&lt;Mail&gt;", "(optional)")
     assert 'href="#id_name"' in html, "the summary leads to the field"
     assert 'type="hidden" name="intent"' in html
 
 
 def test_nothing_is_said_about_errors_before_anything_was_sent() -> None:
-    html = render_to_string("partials/form.html", {"form": Sample()})
-    assert "is-invalid" not in html
-    assert 'role="alert"' not in html
+    assert_hides(render_to_string("partials/form.html", {"form": Sample()}), "is-invalid", 'role="alert"')
 
 
 def test_changes_are_told_in_one_line() -> None:
@@ -221,20 +217,19 @@ def test_initials(name: str, letters: str) -> None:
 
 
 def test_words_of_the_trail() -> None:
-    assert presentation.action_label("connection.reconnect_needed") == "Connection: reconnect needed"
-    assert presentation.action_label("odd") == "odd"
-    assert presentation.type_label("AppRegistration") == "App registration"
-    assert (presentation.type_label("ApiKey"), presentation.action_label("api_key.issued")) == (
-        "API key",
-        "API key: issued",
-    )
+    assert audit_labels.action_label("connection.reconnect_needed") == "Connection: reconnect needed"
+    assert audit_labels.action_label("odd") == "odd"
+    assert audit_labels.action_label("connection.handed_over") == "Connection: ownership transferred"
+    assert set(audit_labels._ACTION_VERBS) <= set(AuditAction)
+    assert audit_labels.type_label("AppRegistration") == "App registration"
+    assert audit_labels.type_label("ApiKey") == "API key"
+    assert audit_labels.action_label("api_key.issued") == "API key: created"
     assert portal.person_name("Bob Jones <bob>") == "Bob Jones"
     assert portal.person_name("Portal") == "Portal"
 
 
 def test_names_are_escaped_in_badges() -> None:
-    html = Template("{% load portal %}{% badge name %}").render(Context({"name": "<b>"}))
-    assert "&lt;b&gt;" in html
+    assert "&lt;b&gt;" in Template("{% load portal %}{% badge name %}").render(Context({"name": "<b>"}))
 
 
 @pytest.mark.django_db
@@ -245,14 +240,10 @@ def test_a_failed_sign_in_says_cause_action_and_the_way_back(rf: RequestFactory,
     page = render_to_string(
         "accounts/sign_in_failed.html", {"error": errors.SignInCancelled(), "connection": connection}, request
     )
-    assert "You cancelled at Microsoft" in page
-    assert "Start again whenever you like." in page
+    assert_shows(page, "You cancelled the sign-in at Microsoft", "You can start again at any time.", "Invoices wasn't")
     assert f'href="/connections/{connection.pk}/"' in page
-    assert "Invoices was not connected" in page
 
 
 def test_a_failed_sign_in_to_the_portal_leads_back_to_the_sign_in_page(rf: RequestFactory) -> None:
     page = render_to_string("accounts/sign_in_failed.html", {"error": errors.SignInExpired()}, rf.get("/"))
-    assert "This sign-in is over" in page
-    assert 'href="/sign-in/"' in page
-    assert "sign_in_lost" in page
+    assert_shows(page, "This sign-in was already used", 'href="/sign-in/"', "sign_in_lost")

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from portal.sandbox.client import Control
 from tests import __main__ as runner
 from tests import factories
 from tests.environment import ROOT
+from tests.faults.test_many_workers import wait_until
 
 SLEEPER = [sys.executable, "-c", "print('here', flush=True); import time; time.sleep(600)"]
 STUBBORN = [
@@ -35,14 +35,6 @@ STUBBORN = [
     "-c",
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(600)",
 ]
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
-    """Poll until it is true, because the other side is another process."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def is_alive(pid: int) -> bool:
@@ -113,7 +105,7 @@ def test_a_child_that_will_not_stop_is_killed(child: Any) -> None:
 
 def test_a_child_that_ends_too_early_is_an_error_with_its_last_words(child: Any) -> None:
     process = child([sys.executable, "-c", "raise SystemExit('no such thing')"])
-    with pytest.raises(ProcessError, match=r"ended with code 1(.|\n)*no such thing"):
+    with pytest.raises(ProcessError, match=r"exited with code 1(.|\n)*no such thing"):
         process.wait_for_line("ready", seconds=10)
 
 
@@ -191,7 +183,6 @@ def sign_in(url: str, username: str, password: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.only_on("sqlite")  # the demo has its own database, so once is enough
 def test_the_demo_starts_lets_its_cast_in_and_stops_without_leaving_anything(tmp_path: Path) -> None:
     running = start_demo(tmp_path, demo.free_port())
     try:
@@ -239,8 +230,33 @@ def test_a_second_demo_in_the_same_directory_is_refused(tmp_path: Path) -> None:
 def test_the_demo_notices_which_process_has_ended(tmp_path: Path, child: Any) -> None:
     ended = child([sys.executable, "-c", "print('out of paper'); raise SystemExit(3)"])
     ended.popen.wait(10)
-    with pytest.raises(demo.DemoError, match=r"child has ended with code 3(.|\n)*out of paper"):
+    with pytest.raises(demo.DemoError, match=r"child exited with code 3(.|\n)*out of paper"):
         demo.Demo(demo.free_port(), tmp_path)._check([ended])
+
+
+def test_the_demo_names_a_process_that_makes_no_progress_and_what_to_do(
+    tmp_path: Path, child: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "IDLE", 0.5)
+    portal = demo.Demo(demo.free_port(), tmp_path)
+    idle = child(SLEEPER)
+    idle.wait_for_line("here", seconds=20)
+    with pytest.raises(demo.DemoError, match=r"child isn't ready, and has done nothing(.|\n)*What to do: see .*\.log"):
+        portal._wait(idle, lambda: False)
+    with pytest.raises(demo.DemoError, match="exited with code 3"):
+        portal._wait(child([sys.executable, "-c", "raise SystemExit(3)"]), lambda: False)
+
+
+def test_a_slow_process_is_waited_for_as_long_as_it_works(child: Any) -> None:
+    """It is idle for less than the limit at a time, but not ready for much longer."""
+    busy = child(
+        [
+            sys.executable,
+            "-c",
+            "import time\nfor _ in range(40): print('.', flush=True); time.sleep(0.1)\nprint('done', flush=True); time.sleep(60)",
+        ]
+    )
+    busy.wait_while_working(lambda: b"done" in busy.log.read_bytes(), idle_seconds=2)
 
 
 def test_the_demo_keeps_its_keys_between_runs(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cryptography.fernet import Fernet
 from django.contrib import admin
 from django.db import connection as database
 from django.test import Client
@@ -14,8 +13,8 @@ from django.urls import reverse
 
 from connections.errors import UnreadableSecret
 from connections.models import Connection, User
-from portal.sandbox.client import Control
 from tests import factories, full_dataset, permissions_table
+from tests.stored_secrets import under_a_lost_key
 
 pytestmark = pytest.mark.django_db
 
@@ -24,30 +23,17 @@ CHANNEL_COLUMNS = ("url", "signing_secret")
 SELECTED = re.compile(rf'"({"|".join(COLUMNS + CHANNEL_COLUMNS)})"')
 
 
-@pytest.fixture
-def contoso(alice: User, bob: User, carol: User, dave: User, sandbox: Control) -> full_dataset.World:
-    world = full_dataset.relate(full_dataset.make({"alice": alice, "bob": bob, "carol": carol, "dave": dave}))
-    full_dataset.make_elsewhere()
-    return world
-
-
-def signed_in_browser(user: User) -> Client:
-    client = Client()
-    client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
-    return client
-
-
 def pages(contoso: full_dataset.World) -> Iterator[tuple[str, Client, str]]:
     """Yield every page that each person may open: the person, their browser, the path."""
     for person in ("bob", "una", "max", "dave", "alice", "carol"):
-        client = signed_in_browser(contoso.people[person])
+        client = factories.signed_in(contoso.people[person])
         for row in permissions_table.rows():
             if row.method == "GET" and row.of(person) == "200":
                 yield person, client, contoso.url(row.name)
 
 
 def admin_pages() -> Iterator[tuple[Client, str]]:
-    client = signed_in_browser(User.objects.create_superuser("root", "root@example.org", factories.PASSWORD))
+    client = factories.signed_in(User.objects.create_superuser("root", "root@example.org", factories.PASSWORD))
     for model in admin.site._registry:
         name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
         yield client, reverse(f"{name}_changelist")
@@ -87,8 +73,10 @@ def _assert_no_secrets(client: Client, path: str, person: str) -> str:
     with CaptureQueriesContext(database) as queries:
         response: Any = client.get(path)
     assert response.status_code == 200, (person, path)
+    # The published keys are derived from the private ones (docs/decisions.md).
+    allowed = {"private_key"} if path == reverse("jwks") else set()
     for query in queries.captured_queries:
-        assert not selected(query["sql"]), (person, path, query["sql"])
+        assert selected(query["sql"]) <= allowed, (person, path, query["sql"])
     text = response.getvalue().decode(errors="replace") + str(response.headers)
     for secret in full_dataset.SECRETS:
         assert secret not in text, (person, path)
@@ -107,7 +95,7 @@ def test_every_page_opens_without_the_right_encryption_key(contoso: full_dataset
 
 def test_actions_that_need_the_key_name_the_problem_and_change_no_status(contoso: full_dataset.World) -> None:
     _lose_the_key()
-    client = signed_in_browser(contoso.people["alice"])
+    client = factories.signed_in(contoso.people["alice"])
     forms = full_dataset.posted(contoso)
     for name in ("app_verify", "connection_check", "mailbox_probe"):
         response = client.post(contoso.url(name), forms.get(name, {}), follow=True)
@@ -120,14 +108,14 @@ def test_actions_that_need_the_key_name_the_problem_and_change_no_status(contoso
 
 def test_a_sign_in_without_the_key_names_the_problem(contoso: full_dataset.World) -> None:
     _lose_the_key()
-    response = signed_in_browser(contoso.people["bob"]).post(contoso.url("connection_sign_in"))
+    response = factories.signed_in(contoso.people["bob"]).post(contoso.url("connection_sign_in"))
     assert response.status_code == 503
     assert "encryption key" in response.content.decode()
 
 
 def _lose_the_key() -> None:
     """Fill every encrypted column with a value encrypted with an unknown key."""
-    foreign = Fernet(Fernet.generate_key()).encrypt(b"sealed with a key that is gone").decode()
+    foreign = under_a_lost_key()
     with database.cursor() as cursor:
         for table, columns in (
             ("connections_connection", COLUMNS[:3]),

@@ -9,7 +9,7 @@ import pytest
 import structlog
 from django.conf import settings
 
-from portal import logs
+from portal import access_log, logs
 
 JWT = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJncmFwaCIsInRpZCI6IjEifQ.c2lnbmF0dXJlLW9mLXRva2Vu"
 REFRESH_TOKEN = "1.AXkAsbx_0123456789abcdefghijklmnopqrstuvwxyz-ABCDEFG.AgABAwEAAAAm-06blBE1TpVMil8KPQ41"
@@ -41,8 +41,7 @@ def line_of(written: StringIO) -> dict[str, object]:
 def test_the_settings_put_the_filter_and_the_formatter_on_every_handler() -> None:
     logging_settings: Any = settings.LOGGING
     for handler in logging_settings["handlers"].values():
-        assert handler["filters"] == ["secrets"]
-        assert handler["formatter"] == "line"
+        assert (handler["filters"], handler["formatter"]) == (["secrets"], "line")
     assert logging_settings["filters"]["secrets"]["()"] == "portal.logs.HideSecrets"
 
 
@@ -60,6 +59,10 @@ def test_a_bare_token_is_hidden(logger: logging.Logger, written: StringIO, secre
         f'{{"client_secret": "{CLIENT_SECRET}"}}',
         f"GET /auth/complete/microsoft-connect/?code={CLIENT_SECRET}&state={CLIENT_SECRET}",
         f"password={CLIENT_SECRET}",
+        f'{{"keyId": "1", "secretText": "{CLIENT_SECRET}"}}',
+        f"invalid dsn: postgresql://portal:{CLIENT_SECRET}@db.example.org/portal",
+        f"Cannot connect to redis://:{CLIENT_SECRET}@10.0.0.1:6379/0",
+        f"proxy http+tls://me:{CLIENT_SECRET}@proxy.example.org",
     ],
 )
 def test_a_named_secret_is_hidden_in_every_notation(logger: logging.Logger, written: StringIO, text: str) -> None:
@@ -73,6 +76,11 @@ def test_what_is_no_secret_stays_readable(logger: logging.Logger, written: Strin
     assert (
         line_of(written)["event"] == "AADSTS700082: the refresh token has expired (error_codes=[700082], connection 17)"
     )
+
+
+def test_an_address_without_a_password_stays_readable(logger: logging.Logger, written: StringIO) -> None:
+    logger.info("GET https://graph.microsoft.com:443/v1.0/users/ada@contoso.example")
+    assert line_of(written)["event"] == "GET https://graph.microsoft.com:443/v1.0/users/ada@contoso.example"
 
 
 def test_a_traceback_keeps_its_shape_and_loses_its_secrets(logger: logging.Logger, written: StringIO) -> None:
@@ -100,9 +108,7 @@ def test_structlog_uses_the_same_filter(written: StringIO, logger: logging.Logge
     finally:
         named.removeHandler(handler)
     line = line_of(written)
-    assert line["logger"] == "tests.structured"
-    assert line["event"] == "sweep"
-    assert line["renewed"] == 3
+    assert (line["logger"], line["event"], line["renewed"]) == ("tests.structured", "sweep", 3)
     assert line["note"] == "[hidden]"
     assert JWT not in written.getvalue()
 
@@ -123,3 +129,37 @@ def test_no_exception_or_repr_of_ours_shows_a_secret() -> None:
     ]
     for text in shown:
         assert not any(secret in text for secret in (JWT, REFRESH_TOKEN, CODE, CLIENT_SECRET)), text
+
+
+ATTACKS = [
+    "/a\nfake",
+    "/a\r\n{}",
+    "/\x1b[2J\x1b[31mred",
+    "/\u2028x",
+    '/"}\n{"event": "sign_in.failed',
+    "/\x9b31m",
+    "/\u202eexe",
+]
+
+
+@pytest.mark.parametrize("path", ATTACKS)
+def test_a_path_cannot_break_a_line_of_the_log(logger: logging.Logger, written: StringIO, path: str) -> None:
+    logger.warning("Not Found: %s", path)
+    structured = written.getvalue()
+    access = access_log.line({"method": "GET", "path": path, "client": ("192.0.2.1", 1)}, 404, 0.1)
+    for line in (structured, access):
+        assert line.count("\n") == 1
+        assert line.removesuffix("\n").isprintable()
+        assert line.isascii()
+        assert isinstance(json.loads(line), dict)
+    assert json.loads(structured)["event"] == f"Not Found: {path}"
+
+
+@pytest.mark.parametrize("path", ATTACKS)
+def test_an_exception_cannot_break_a_line_of_the_log(logger: logging.Logger, written: StringIO, path: str) -> None:
+    try:
+        raise ValueError(path)
+    except ValueError:
+        logger.exception("Failed")
+    assert written.getvalue().count("\n") == 1
+    assert written.getvalue().isascii()

@@ -1,12 +1,29 @@
 """What a user may do with the objects they can see. One function per action, named after it."""
 
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
-from connections.access.querysets import shares_with
+from connections.access.querysets import memberships_of, shares_with
 from connections.access.roles import person
-from connections.models import ApiKey, Approval, AuditEvent, Connection, ConsentRequest, Share, SharedMailbox, User
+from connections.models import (
+    ApiKey,
+    AppRegistration,
+    Approval,
+    AuditEvent,
+    BulkAction,
+    ChangeRequest,
+    Connection,
+    ConnectionReference,
+    ConsentRequest,
+    Share,
+    SharedMailbox,
+    Team,
+    User,
+)
+from connections.models.accounts import IT_ADMINS
 from connections.models.audit import AuditAction
 
 
@@ -57,25 +74,107 @@ def can_decide(user: User, approval: Approval) -> bool:
     if not can_decide_approvals(user):
         return False
     requester, connection = approval.requested_by, approval.connection
-    if requester is not None and _may_act_as(user, requester, approval):
+    if requester is not None and _may_have_asked(user, requester, since=approval.requested_at):
         return False
     if connection is None:
         return True
-    if _may_act_as(user, connection.owner, approval) or connection.approvals.filter(requested_by=user).exists():
+    if (
+        _may_act_as(user, connection.owner, since=approval.requested_at)
+        or connection.approvals.filter(requested_by=user).exists()
+    ):
         return False
     return not connection.hand_overs.filter(from_owner=user, at__gte=approval.requested_at).exists()
 
 
-def _may_act_as(user: User, account: User, approval: Approval) -> bool:
-    """Whether the account is the user's own, or a service account that they are responsible for or may have used."""
-    if user in (account, account.contact):
-        return True
-    if not account.is_service:
+def can_decide_change(user: User, request: ChangeRequest) -> bool:
+    """Decide a change that somebody may not make alone: a second IT admin or, except for the policy, the owner.
+
+    Nobody decides their own request, also if a service account made it for which they are responsible or whose key they
+    have had. A service account decides nothing.
+    """
+    if user.is_service or user.is_suspended or request.requested_by is None:
         return False
-    had_secret = Q(action__in=(AuditAction.API_KEY_ISSUED, AuditAction.API_KEY_ROTATED), owner_id=account.pk)
-    changed = Q(target_type="User", target_id=str(account.pk), action=AuditAction.SERVICE_ACCOUNT_CHANGED)
-    events = AuditEvent.objects.filter(actor=user)
-    return events.filter(had_secret | changed & Q(at__gte=approval.requested_at)).exists()
+    if _may_have_asked(user, request.requested_by, since=request.requested_at):
+        return False
+    return person(user).is_admin or (_answers_for(user, request) and request.kind != ChangeRequest.Kind.POLICY)
+
+
+def decides_as_owner(user: User, request: ChangeRequest) -> bool:
+    """Whether the user decides who gets access to their own connection, so that being an IT admin does not matter."""
+    return _answers_for(user, request) and request.is_about_sharing
+
+
+def _answers_for(user: User, request: ChangeRequest) -> bool:
+    return request.connection is not None and request.connection.owner.contact == user
+
+
+def can_withdraw_change(user: User, request: ChangeRequest) -> bool:
+    return request.requested_by_id == user.pk and not user.is_suspended
+
+
+def is_own_access(actor: User, *, user: User | None = None, team: Team | None = None) -> bool:
+    """Whether giving access to this person, service account or team would give it to the actor, too.
+
+    IT admins issue the keys of service accounts and choose the members of teams, so these are their own. A service
+    account acts for whoever is responsible for it and for the IT admins.
+    """
+    is_admin = person(actor).is_admin
+    if team is not None:
+        mine = Q(members=actor) | Q(members__responsible=actor)
+        return is_admin or Team.objects.filter(mine, pk=team.pk).exists()
+    if user is None:
+        return False
+    if user.is_service:
+        return is_admin or user.pk == actor.pk or user.responsible_id == actor.pk
+    return user.pk == actor.pk or (actor.is_service and (actor.responsible_id == user.pk or person(user).is_admin))
+
+
+def _may_have_asked(user: User, requester: User, *, since: datetime) -> bool:
+    """Whether the requester is the user's own account, or a service account that may have asked for them.
+
+    Without a record of who has had its keys, only IT admins who have never changed the account are certain not to be
+    behind it.
+    """
+    if _may_act_as(user, requester, since=since):
+        return True
+    keys = requester.api_keys.all()
+    if not requester.is_service or (keys.exists() and not keys.filter(issued_by=None).exists()):
+        return False
+    return not person(user).is_admin or _changes_of(requester).filter(actor=user).exists()
+
+
+def _may_act_as(user: User, account: User, *, since: datetime) -> bool:
+    """Whether the account is the user's own, or a service account that they are responsible for or may have used.
+
+    They may also have used it through another service account, which issued one of its keys.
+    """
+    reached: set[int] = set()
+    waiting = [account]
+    while waiting:
+        current = waiting.pop()
+        reached.add(current.pk)
+        if current.is_service:
+            waiting += User.objects.filter(pk__in=_behind(current, since=since) - reached)
+    return user.pk in reached
+
+
+def _behind(account: User, *, since: datetime) -> set[int]:
+    """The ids of whoever is responsible for the service account, has had a secret of it, or has changed it since."""
+    had_secret = (AuditAction.API_KEY_ISSUED, AuditAction.API_KEY_ROTATED)
+    ids = {
+        account.responsible_id,
+        *AuditEvent.objects.filter(action__in=had_secret, owner_id=account.pk).values_list("actor", flat=True),
+        *_changes_of(account).filter(at__gte=since).values_list("actor", flat=True),
+    }
+    for issuer_and_rotator in account.api_keys.values_list("issued_by", "rotated_by"):
+        ids.update(issuer_and_rotator)
+    return {pk for pk in ids if pk is not None}
+
+
+def _changes_of(account: User) -> QuerySet[AuditEvent]:
+    return AuditEvent.objects.filter(
+        target_type="User", target_id=str(account.pk), action=AuditAction.SERVICE_ACCOUNT_CHANGED
+    )
 
 
 def can_withdraw_approval(user: User, approval: Approval) -> bool:
@@ -87,21 +186,53 @@ def can_withdraw_approval(user: User, approval: Approval) -> bool:
 
 
 def can_connect(user: User) -> bool:
-    return not person(user).is_auditor or person(user).is_admin
+    return not user.is_suspended and (not person(user).is_auditor or person(user).is_admin)
 
 
 can_register_mailbox = can_connect
+can_change_many = can_connect  # prepare and start bulk actions, which need the right for each connection, too
+
+
+def can_stop(user: User, bulk_action: BulkAction) -> bool:
+    return (bulk_action.requested_by_id == user.pk and not user.is_suspended) or person(user).is_admin
+
+
+def can_look_up_people(user: User) -> bool:
+    """Find people, service accounts and teams by name, to share a connection or transfer its ownership."""
+    return person(user).oversees or can_connect(user)
+
+
+def can_bring_app(user: User, *, members_may: bool) -> bool:
+    """Add an app registration while connecting. ``members_may``: whether the policy lets members do so, too."""
+    return person(user).is_admin or (members_may and can_connect(user))
+
+
+def can_connect_through(user: User, app_registration: AppRegistration) -> bool:
+    """Create connections and sign in through this app registration. One that a member brought is that member's alone."""
+    return not app_registration.is_personal or app_registration.created_by_id == user.pk
 
 
 def can_change_mailbox(user: User, mailbox: SharedMailbox) -> bool:
     return person(user).is_admin or (mailbox.created_by_id == user.pk and can_register_mailbox(user))
 
 
+def owns(user: User, connection: Connection) -> bool:
+    """Whether the user has an owner's rights, which are suspended once they have left."""
+    return connection.owner_id == user.pk and not user.is_suspended
+
+
 def manages(user: User, connection: Connection) -> bool:
     """Whether the user owns the connection, or it is shared with them to manage."""
-    if connection.owner_id == user.pk:
+    if owns(user, connection):
         return True
     return shares_with(user).filter(connection=connection, level=Share.Level.MANAGE).exists()
+
+
+def managed_among(user: User, connections: Iterable[Connection]) -> frozenset[int]:
+    """Return the ids of those that the user ``manages``, with one query for all."""
+    rows = list(connections)
+    shared = shares_with(user).filter(connection__in=[row.pk for row in rows], level=Share.Level.MANAGE)
+    return frozenset(row.pk for row in rows if owns(user, row)) | frozenset(shared.values_list("connection", flat=True))
 
 
 def can_reconnect(user: User, connection: Connection) -> bool:
@@ -123,21 +254,29 @@ def can_check(user: User, connection: Connection) -> bool:
     return person(user).is_admin or manages(user, connection)
 
 
+can_tag = can_check  # change its tags
 can_share = can_check  # share the connection; change and end shares
+
+
+def can_take_emergency_access(user: User, connection: Connection) -> bool:
+    """Use somebody else's connection for a few hours in an emergency, which alarms its owner, IT admins and auditors."""
+    return person(user).is_admin and not user.is_service and not can_fetch_token(user, connection)
 
 
 def can_fetch_token(user: User, connection: Connection) -> bool:
     """Request an access token: allowed for the owner and those it is shared with. Being an IT admin is not enough."""
-    return connection.owner_id == user.pk or shares_with(user).filter(connection=connection).exists()
+    return owns(user, connection) or shares_with(user).filter(connection=connection).exists()
 
 
 def can_issue_key(user: User, owner: User) -> bool:
     """Issue or rotate an API key: people for themselves, IT admins for service accounts."""
-    return person(user).is_admin if owner.is_service else owner.pk == user.pk
+    return person(user).is_admin if owner.is_service else owner.pk == user.pk and not user.is_suspended
 
 
 def can_revoke_key(user: User, key: ApiKey) -> bool:
     """Revoke an API key: its owner, the person responsible for the service account, or an IT admin."""
+    if user.is_suspended:
+        return False
     return user.pk in (key.owner_id, key.owner.responsible_id) or person(user).is_admin
 
 
@@ -152,6 +291,15 @@ def scopes_for(owner: User) -> list[str]:
     return [str(scope) for scope in scopes]
 
 
+def sleeping_scopes(owner: User) -> frozenset[str]:
+    """Return the scopes that the owner's keys may not use now, because their roles were confirmed too long ago."""
+    sleeping = person(owner).sleeping_roles
+    scopes = {ApiKey.Scope.ADMIN_READ, ApiKey.Scope.ADMIN_WRITE} if IT_ADMINS in sleeping else set()
+    if sleeping:
+        scopes.add(ApiKey.Scope.AUDIT_READ)
+    return frozenset(map(str, scopes)) - frozenset(scopes_for(owner))
+
+
 def can_disable_person(user: User, other: User) -> bool:
     """IT admins may disable or enable any account except their own; only a superuser may do so for a superuser."""
     return person(user).is_admin and user.pk != other.pk and (user.is_superuser or not other.is_superuser)
@@ -159,7 +307,7 @@ def can_disable_person(user: User, other: User) -> bool:
 
 def can_disable(user: User, connection: Connection) -> bool:
     """Disable or delete the connection."""
-    return connection.owner_id == user.pk or person(user).is_admin
+    return owns(user, connection) or person(user).is_admin
 
 
 def can_keep_disabled(user: User, connection: Connection) -> bool:
@@ -171,7 +319,7 @@ def can_keep_disabled(user: User, connection: Connection) -> bool:
 def can_use_again(user: User, connection: Connection) -> bool:
     """Enable the connection in any way. If an IT admin has disabled it, only an IT admin may."""
     disabled_by_admin = connection.status == Connection.Status.DISABLED and connection.disabled_by_admin
-    return person(user).is_admin or not disabled_by_admin
+    return person(user).is_admin or not (disabled_by_admin or user.is_suspended)
 
 
 def can_enable(user: User, connection: Connection) -> bool:
@@ -179,6 +327,27 @@ def can_enable(user: User, connection: Connection) -> bool:
 
 
 can_hand_over = can_enable
+
+
+def can_point_at(user: User, connection: Connection) -> bool:
+    """Point a reference at the connection: whoever may use or share it. It gives nobody access."""
+    return can_fetch_token(user, connection) or can_share(user, connection)
+
+
+can_create_reference = can_connect
+
+
+def can_own_reference(user: User, reference: ConnectionReference) -> bool:
+    """Change who may point the reference, or remove it. Defaults belong to their person alone."""
+    is_owner = reference.owner_id == user.pk and not user.is_suspended
+    return is_owner or (person(user).is_admin and not reference.is_default)
+
+
+def can_point_reference(user: User, reference: ConnectionReference) -> bool:
+    """Point the reference at another connection: its owner, the members of its team, or an IT admin."""
+    if can_own_reference(user, reference):
+        return True
+    return reference.team_id is not None and memberships_of(user).filter(team=reference.team_id).exists()
 
 
 def allowed_actions(user: User, connection: Connection) -> dict[str, Any]:
@@ -192,4 +361,5 @@ def allowed_actions(user: User, connection: Connection) -> dict[str, Any]:
         "use_again": can_use_again(user, connection),
         "hand_over": can_hand_over(user, connection),
         "share": can_share(user, connection),
+        "tag": can_tag(user, connection),
     }

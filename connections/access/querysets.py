@@ -5,37 +5,90 @@ from typing import TypeVar
 from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 
 from connections import models
-from connections.access.roles import person
+from connections.access.roles import is_recent, person
 from connections.models.accounts import AUDITORS, IT_ADMINS
-from connections.models.connections import without_tokens
+from connections.models.connections import RELATED, without_tokens
 from connections.models.sharing import ShareQuerySet
 
 _M = TypeVar("_M", bound=Model)
 
 
-def _all_or_own(user: models.User, queryset: QuerySet[_M], own: Q) -> QuerySet[_M]:
-    """Return everything for IT admins and auditors, and the rows that match ``own`` for everyone else."""
-    return queryset if person(user).oversees else queryset.filter(own)
+def _all_or_own(user: models.User, queryset: QuerySet[_M], *own: Q) -> QuerySet[_M]:
+    """Return everything for IT admins and auditors, and the rows that match one of ``own`` for everyone else."""
+    if user.is_suspended:
+        return queryset.none()
+    return queryset if person(user).oversees else any_of(queryset, *own)
+
+
+def any_of(queryset: QuerySet[_M], *conditions: Q) -> QuerySet[_M]:
+    """Return the rows that match one of the conditions, as a UNION of their ids.
+
+    Each part then uses its own index. With OR, the database would test every row of the table.
+    """
+    if len(conditions) == 1:
+        return queryset.filter(*conditions)
+    manager = queryset.model._base_manager
+    first, *others = (manager.filter(condition).order_by().values("pk") for condition in conditions)
+    return queryset.filter(pk__in=first.union(*others))
 
 
 def visible_connections(user: models.User) -> QuerySet[models.Connection]:
     """Users see connections they own or that are shared with them; IT admins and auditors see all."""
     if person(user).oversees:
-        return models.Connection.objects.select_related("app_registration__tenant", "owner")
+        return models.Connection.objects.select_related(*RELATED, "owner")
     return usable_connections(user)
 
 
 def shares_with(user: models.User) -> ShareQuerySet:
-    """Return the active shares with this user and with their teams."""
-    teams = models.TeamMember.objects.filter(user=user).values("team")
-    return models.Share.objects.active().filter(Q(person=user) | Q(team__in=teams))
+    """Return the active shares with this user and with their teams; none while the user is suspended.
+
+    A team that follows an Entra group counts while the directory has confirmed the user's groups recently.
+    """
+    if user.is_suspended:
+        return models.Share.objects.none()
+    of_team = Q(team__in=memberships_of(user).values("team"))
+    return any_of(models.Share.objects.active(), Q(person=user, ended_at=None), of_team & Q(ended_at=None))  # type: ignore[return-value]
+
+
+def memberships_of(user: models.User) -> QuerySet[models.TeamMember]:
+    """Return the user's memberships in teams, as far as they count now; none while the user is suspended."""
+    memberships = models.TeamMember.objects.filter(user=user)
+    if user.is_suspended:
+        return memberships.none()
+    return memberships if is_recent(user.groups_read_at) else memberships.filter(team__entra_group="")
+
+
+def visible_bulk_actions(user: models.User) -> QuerySet[models.BulkAction]:
+    """Users see the bulk actions they prepared; IT admins and auditors all that were started."""
+    own = Q(requested_by=user)
+    if person(user).oversees:
+        own |= ~Q(state=models.BulkAction.State.DRAFT)
+    return models.BulkAction.objects.filter(own).select_related("requested_by")
+
+
+def visible_references(user: models.User) -> QuerySet[models.ConnectionReference]:
+    """Users see references they own, may point elsewhere, or whose connection they can use; IT admins and auditors all.
+
+    Somebody else's defaults are seen by auditors and IT admins only.
+    """
+    references = models.ConnectionReference.objects.filter(removed_at=None).select_related("owner", "team")
+    references = without_tokens(references.select_related("connection__owner"))
+    of_team = Q(team__in=memberships_of(user).values("team"))
+    usable = Q(connection__in=usable_connections(user).order_by().values("pk"))
+    return _all_or_own(user, references, Q(owner=user), Q(connector="") & of_team, Q(connector="") & usable)
+
+
+def referenced_by(user: models.User, name: str) -> QuerySet[models.ConnectionReference]:
+    """Return the reference that this name means for the user: one of the organisation, or their own default."""
+    return models.ConnectionReference.objects.filter(Q(connector="") | Q(owner=user), name=name, removed_at=None)
 
 
 def usable_connections(user: models.User) -> QuerySet[models.Connection]:
     """Return the connections whose tokens this user may request: their own and those shared with them."""
-    shared = shares_with(user).filter(connection=OuterRef("pk"))
-    connections = models.Connection.objects.select_related("app_registration__tenant", "owner")
-    return connections.filter(Q(owner=user) | Q(Exists(shared)))
+    connections = models.Connection.objects.select_related(*RELATED, "owner")
+    if user.is_suspended:
+        return connections.none()
+    return any_of(connections, Q(owner=user), Q(pk__in=shares_with(user).order_by().values("connection")))
 
 
 def visible_teams(user: models.User) -> QuerySet[models.Team]:
@@ -59,8 +112,8 @@ def people() -> QuerySet[models.User]:
 
 
 def accounts() -> QuerySet[models.User]:
-    """Return active people and service accounts: everyone with whom a connection can be shared."""
-    return models.User.objects.filter(is_active=True).order_by("first_name", "last_name", "username")
+    """Return the people and service accounts with whom a connection can be shared: active, and not departed."""
+    return models.User.objects.filter(is_active=True, left_at=None).order_by("first_name", "last_name", "username")
 
 
 def visible_service_accounts(user: models.User) -> QuerySet[models.User]:
@@ -70,9 +123,9 @@ def visible_service_accounts(user: models.User) -> QuerySet[models.User]:
 
 
 def possible_owners() -> QuerySet[models.User]:
-    """Return the people who can become a connection's owner: active, not departed, and not only auditors."""
+    """Return the people who can become a connection's owner: those who can sign in and are not only auditors."""
     auditors = models.User.objects.filter(groups__name=AUDITORS, is_superuser=False).exclude(groups__name=IT_ADMINS)
-    return people().filter(left_at=None).exclude(pk__in=auditors.values("pk"))
+    return people().exclude(pk__in=auditors.values("pk"))
 
 
 def visible_tenants(user: models.User) -> QuerySet[models.Tenant]:
@@ -85,6 +138,12 @@ def visible_app_registrations(user: models.User) -> QuerySet[models.AppRegistrat
     """Everyone sees all app registrations, because people choose one when connecting."""
     person(user)
     return models.AppRegistration.objects.select_related("tenant")
+
+
+def connectable_app_registrations(user: models.User) -> QuerySet[models.AppRegistration]:
+    """Return the app registrations through which the user can create connections, if the policy allows it."""
+    apps = visible_app_registrations(user).filter(Q(is_personal=False) | Q(created_by=user))
+    return apps if person(user).is_admin else apps.filter(allows_delegated=True)
 
 
 def visible_mailboxes(user: models.User) -> QuerySet[models.SharedMailbox]:
@@ -103,8 +162,9 @@ def visible_incidents(user: models.User) -> QuerySet[models.Incident]:
     if person(user).oversees:
         return incidents
     affected = visible_affected(user).values("incident")
-    others = incidents.exclude(kind=models.Incident.Kind.LEAVER)  # only IT admins and auditors may learn who has left
-    return others.filter(Q(pk__in=affected) | Q(assignee=user) | Q(kind=models.Incident.Kind.OUTAGE))
+    # Only IT admins and auditors may learn who has left, and that the audit trail was altered.
+    others = incidents.exclude(kind__in=(models.Incident.Kind.LEAVER, models.Incident.Kind.AUDIT_TRAIL))
+    return any_of(others, Q(pk__in=affected), Q(assignee=user), Q(kind=models.Incident.Kind.OUTAGE))
 
 
 def visible_affected(user: models.User) -> QuerySet[models.AffectedConnection]:
@@ -112,21 +172,29 @@ def visible_affected(user: models.User) -> QuerySet[models.AffectedConnection]:
     if person(user).oversees:
         return models.AffectedConnection.objects.all()
     shared = shares_with(user).values("connection")
-    return models.AffectedConnection.objects.filter(
-        Q(owner=user) | Q(connection__owner=user) | Q(connection__in=shared)
-    )
+    own = Q(owner=user), Q(connection__owner=user)
+    return any_of(models.AffectedConnection.objects.all(), *own, Q(connection__in=shared))
 
 
 def visible_consent_requests(user: models.User) -> QuerySet[models.ConsentRequest]:
     """Users see consent requests they made or that concern their connections; IT admins and auditors see all."""
     requests = without_tokens(models.ConsentRequest.objects.select_related("app_registration", "connection"))
-    return _all_or_own(user, requests, Q(requester=user) | Q(connection__owner=user))
+    return _all_or_own(user, requests, Q(requester=user), Q(connection__owner=user))
 
 
 def visible_approvals(user: models.User) -> QuerySet[models.Approval]:
     """Users see approval requests they made or that concern their connections; IT admins and auditors see all."""
     approvals = without_tokens(models.Approval.objects.select_related("connection", "requested_by__responsible"))
-    return _all_or_own(user, approvals, Q(requested_by=user) | Q(connection__owner=user))
+    return _all_or_own(user, approvals, Q(requested_by=user), Q(connection__owner=user))
+
+
+def visible_change_requests(user: models.User) -> QuerySet[models.ChangeRequest]:
+    """Users see changes they asked for or that concern their connections; IT admins and auditors see all."""
+    requests = models.ChangeRequest.objects.select_related(
+        "connection__owner__responsible", "requested_by__responsible"
+    )
+    of_owner = Q(connection__owner=user), Q(connection__owner__responsible=user)
+    return _all_or_own(user, without_tokens(requests), Q(requested_by=user), *of_owner)
 
 
 # Review items that an IT admin must decide, because the connection's owner cannot.
@@ -164,9 +232,21 @@ def review_items_of(user: models.User) -> QuerySet[models.ReviewItem]:
 
 
 def it_admins() -> QuerySet[models.User]:
-    """Return the active IT admins, including superusers."""
-    admins = models.User.objects.filter(Q(groups__name=IT_ADMINS) | Q(is_superuser=True), is_active=True)
-    return admins.filter(kind=models.User.Kind.PERSON).distinct()
+    """Return the IT admins who have not left, including superusers."""
+    admins = models.User.objects.filter(Q(groups__name=IT_ADMINS) | Q(is_superuser=True))
+    return admins.filter(is_active=True, left_at=None, kind=models.User.Kind.PERSON).distinct()
+
+
+def auditors() -> QuerySet[models.User]:
+    """Return the auditors who have not left."""
+    return models.User.objects.filter(
+        groups__name=AUDITORS, is_active=True, left_at=None, kind=models.User.Kind.PERSON
+    ).distinct()
+
+
+def overseers() -> QuerySet[models.User]:
+    """Return the active people who oversee everything: IT admins and auditors."""
+    return models.User.objects.filter(Q(pk__in=it_admins().values("pk")) | Q(pk__in=auditors().values("pk")))
 
 
 def visible_channels(user: models.User) -> QuerySet[models.AlertChannel]:
@@ -177,7 +257,7 @@ def visible_channels(user: models.User) -> QuerySet[models.AlertChannel]:
 
 def visible_fetches(user: models.User) -> QuerySet[models.TokenFetch]:
     """IT admins and auditors see all token requests; others see those of their own connections and keys."""
-    return _all_or_own(user, models.TokenFetch.objects.all(), Q(connection__owner=user) | Q(key__owner=user))
+    return _all_or_own(user, models.TokenFetch.objects.all(), Q(connection__owner=user), Q(key__owner=user))
 
 
 def history_of(user: models.User, target: Model) -> QuerySet[models.AuditEvent]:
@@ -189,4 +269,4 @@ def history_of(user: models.User, target: Model) -> QuerySet[models.AuditEvent]:
 
 def visible_keys(user: models.User) -> QuerySet[models.ApiKey]:
     """Users see their own API keys and those of their service accounts; IT admins and auditors see all."""
-    return _all_or_own(user, models.ApiKey.objects.select_related("owner"), Q(owner=user) | Q(owner__responsible=user))
+    return _all_or_own(user, models.ApiKey.objects.select_related("owner"), Q(owner=user), Q(owner__responsible=user))

@@ -1,10 +1,13 @@
 """The signed-in user's roles, and what they were denied."""
 
 from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
+from django.utils import timezone
 
 from connections.errors import NotAllowed
 from connections.models import User
@@ -13,6 +16,17 @@ from connections.models.accounts import AUDITORS, IT_ADMINS
 # Denials during the current request. They are recorded at its end, outside the transaction that was rolled back, even
 # if the view handled the error itself. Outside requests nothing reads them.
 denied: ContextVar[list[NotAllowed]] = ContextVar("access_denied")
+
+
+def read_after(now: datetime) -> datetime:
+    """Return the time after which the directory must have confirmed roles and groups for them to count."""
+    hours = settings.ENTRA_AUTHORITY_MAX_AGE
+    return now - timedelta(hours=hours) if hours else datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def is_recent(read_at: datetime | None) -> bool:
+    """Whether what the directory said at ``read_at`` still counts. None: it does not come from a directory."""
+    return read_at is None or read_at > read_after(timezone.now())
 
 
 class Person:
@@ -28,11 +42,19 @@ class Person:
     @property
     def is_admin(self) -> bool:
         """Whether they are an IT admin. A superuser always is one (for emergencies)."""
-        return self.user.is_active and (self.user.is_superuser or IT_ADMINS in self._groups)
+        return not self.user.is_suspended and (self.user.is_superuser or self._has_role(IT_ADMINS))
 
     @property
     def is_auditor(self) -> bool:
-        return self.user.is_active and AUDITORS in self._groups
+        return not self.user.is_suspended and self._has_role(AUDITORS)
+
+    def _has_role(self, name: str) -> bool:
+        return name in self._groups and is_recent(self.user.roles_read_at)
+
+    @property
+    def sleeping_roles(self) -> frozenset[str]:
+        """The roles from Entra that were confirmed too long ago, so that they do not count until the next sign-in."""
+        return frozenset() if is_recent(self.user.roles_read_at) else self._groups & {IT_ADMINS, AUDITORS}
 
     @property
     def oversees(self) -> bool:
@@ -48,7 +70,7 @@ class Person:
 def current_user(user: Any) -> User:
     """Return the signed-in user of a request. Raises NotAllowed if nobody is signed in."""
     if not isinstance(user, User):
-        raise NotAllowed("You are not signed in.", action="Sign in first.")
+        raise NotAllowed("You aren't signed in.", action="Sign in first.")
     return user
 
 

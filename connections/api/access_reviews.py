@@ -30,15 +30,17 @@ READING = (Scope.ADMIN_READ, Scope.CONNECTIONS_READ)
 
 
 class ReviewOut(Schema):
-    """A review of the shares that counted when it started; what nobody confirms ends on its date."""
+    """A review of the shares that were active when it started. Unconfirmed shares are removed on the due date."""
 
     id: int
     name: str
-    covers: str = Field(validation_alias="scope_name", description="Everything, or which tenant or app registration.")
+    covers: str = Field(
+        validation_alias="scope_name", description="All shares, or those of one tenant or app registration."
+    )
     state: Literal["running", "closed", "cancelled"]
     started_at: datetime
     started_by: str = Field(validation_alias="started_by_name")
-    due_at: datetime = Field(description="The first moment after its last day.")
+    due_at: datetime = Field(description="The end of its last day.")
     closed_at: datetime | None
     cancelled_at: datetime | None
     cancelled_by: str = Field(validation_alias="cancelled_by_name")
@@ -52,20 +54,20 @@ class ReviewOut(Schema):
 
 
 class Figures(Schema):
-    """How many shares have been decided about in which way."""
+    """The number of shares in a review, by decision."""
 
     open: int
     confirmed: int
     removed: int
-    expired: int = Field(description="Ended unanswered.")
-    gone: int = Field(description="Had ended already.")
+    expired: int = Field(description="Removed because nobody answered.")
+    gone: int = Field(description="Already removed or expired.")
 
 
 class ReviewRead(ReviewOut):
     """A review with its progress."""
 
-    to_answer: int = Field(description="How many shares wait for an answer of the key's owner.")
-    figures: Figures | None = Field(description="Of all shares, for IT admins and auditors.")
+    to_answer: int = Field(description="Number of shares that the key's owner still needs to review.")
+    figures: Figures | None = Field(description="Counts for all shares, for IT admins and auditors.")
 
     @staticmethod
     def resolve_to_answer(review: AccessReview, context: dict[str, Any]) -> int:
@@ -79,7 +81,7 @@ class ReviewRead(ReviewOut):
 
 
 class ReviewItemOut(Schema):
-    """One share in a review, as it stood when the review started, and what was decided about it."""
+    """A share in a review, as it was when the review started, and the decision about it."""
 
     id: int
     connection_id: int | None
@@ -92,17 +94,19 @@ class ReviewItemOut(Schema):
     until: datetime | None
     given_by: str = Field(validation_alias="given_by_name")
     given_at: datetime
-    last_used_at: datetime | None = Field(description="When a key of theirs last fetched a token before the review.")
+    last_used_at: datetime | None = Field(
+        description="When one of their keys last requested a token before the review."
+    )
     decision: Decision
     decided_by: str = Field(validation_alias="decided_by_name")
     decided_at: datetime | None
     note: str
-    ended_at: datetime | None = Field(description="When the review ended the share.")
-    can_answer: bool = Field(description="Whether the key's owner can answer for it now.")
+    ended_at: datetime | None = Field(description="When the review removed the share.")
+    can_answer: bool = Field(description="Whether the key's owner can review it now.")
 
     @staticmethod
     def resolve_can_answer(item: Any) -> bool:
-        """Whether the key's owner is to answer; ended shares need no answer. The list annotates ``is_own``."""
+        """Whether the key's owner may decide now: the item is theirs, and neither the review nor the share has ended."""
         is_open = item.review.is_running and item.is_own and item.can_be_answered
         return is_open and item.share is not None and item.share.is_active(timezone.now())
 
@@ -113,22 +117,22 @@ class ReviewQuery(PageQuery):
     q: Annotated[Text, FilterLookup(["name__icontains", "scope_name__icontains"])] = Field(
         "", max_length=100, description="Part of the name."
     )
-    state: Literal["running", "over"] | None = Field(None, description="Only those that run, or that are over.")
+    state: Literal["running", "over"] | None = Field(None, description="Only running or closed reviews.")
 
 
 class ReviewItemQuery(PageQuery):
     not_columns = {"mine"}
 
-    decision: Decision | None = Field(None, description="Only those about which this was decided.")
-    mine: bool = Field(False, description="Only those for which the key's owner answers.")
+    decision: Decision | None = Field(None, description="Only items with this decision.")
+    mine: bool = Field(False, description="Only items that the key's owner reviews.")
 
 
 class ReviewIn(RequestSchema):
-    """A review to be started: of everything, or of the connections of one tenant or app registration."""
+    """A review to start: for all shares, or for the connections of one tenant or app registration."""
 
     name: Name = Field(examples=["Q4 2027"])
     due: Day = Field(
-        description="The last day (UTC), at least two days and at most half a year ahead.", examples=["2027-12-31"]
+        description="The last day (UTC), between two days and half a year from today.", examples=["2027-12-31"]
     )
     tenant_id: Number | None = None
     app_registration_id: Number | None = None
@@ -137,7 +141,7 @@ class ReviewIn(RequestSchema):
 class AnswerIn(RequestSchema):
     item_id: Number = Field(examples=[1])
     decision: Literal["confirmed", "removed"] = Field(
-        description="removed: the share ends at once, for good.", examples=["confirmed"]
+        description="removed: the share is removed immediately and permanently.", examples=["confirmed"]
     )
     note: Text = Field("", max_length=NOTE_LENGTH)
 
@@ -149,12 +153,12 @@ class AnswersIn(RequestSchema):
 class AnswersOut(Schema):
     confirmed: int
     removed: int
-    passed_over: int = Field(description="Answered so already, ended, or not of the key's owner to answer (any more).")
+    passed_over: int = Field(description="Skipped: already answered, already removed, or assigned to someone else.")
 
 
 @router.get("/reviews", response=page_of(ReviewOut), summary="List access reviews")
 def list_reviews(request: HttpRequest, query: Query[ReviewQuery]) -> Any:
-    """All for IT admins and auditors, for others those about their connections; newest first."""
+    """IT admins and auditors get all reviews, others those that concern their own connections. Newest first."""
     key = key_scoping.unlimited(request, *READING)
     reviews = querysets.visible_reviews(key.owner)
     if query.state is not None:
@@ -165,7 +169,7 @@ def list_reviews(request: HttpRequest, query: Query[ReviewQuery]) -> Any:
 @router.post("/reviews", response={201: ReviewRead} | problems.responses(404), summary="Start an access review")
 @idempotent(Scope.ADMIN_WRITE)
 def start_review(request: HttpRequest, response: HttpResponse, body: ReviewIn) -> Any:
-    """The owners are asked by e-mail, reminded and warned; what nobody has answered for when it is over ends."""
+    """Owners are notified and reminded by email. Unanswered shares are removed when the review closes."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     roles.require(permissions.can_manage_reviews(key.owner), action="Ask an IT admin.")
     if body.tenant_id is not None and body.app_registration_id is not None:
@@ -183,9 +187,9 @@ def start_review(request: HttpRequest, response: HttpResponse, body: ReviewIn) -
     return Status(201, review)
 
 
-@router.get("/reviews/{int:review_id}", response=ReviewRead, summary="Read an access review")
+@router.get("/reviews/{int:review_id}", response=ReviewRead, summary="Get an access review")
 def read_review(request: HttpRequest, review_id: int) -> Any:
-    """How it stands, and how much is left to answer."""
+    """One review, and how many shares still need an answer."""
     return key_scoping.key_and_object(request, querysets.visible_reviews, review_id, *READING)[1]
 
 
@@ -193,7 +197,7 @@ def read_review(request: HttpRequest, review_id: int) -> Any:
     "/reviews/{int:review_id}/items", response=page_of(ReviewItemOut), summary="List the shares in an access review"
 )
 def list_review_items(request: HttpRequest, review_id: int, query: Query[ReviewItemQuery]) -> Any:
-    """All of them for IT admins and auditors, for others those of their connections; by the connections' names."""
+    """IT admins and auditors get all items, others those of their own connections. Ordered by the connection's name."""
     key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, *READING)
     own = querysets.review_items_of(key.owner).filter(review=review)
     items = review.items.all() if permissions.can_read_reviews(key.owner) and not query.mine else own
@@ -201,19 +205,21 @@ def list_review_items(request: HttpRequest, review_id: int, query: Query[ReviewI
     return page(items, query, order=("connection_name", "pk"))
 
 
-@router.post("/reviews/{int:review_id}/answers", response=AnswersOut, summary="Answer in an access review")
+@router.post("/reviews/{int:review_id}/answers", response=AnswersOut, summary="Submit access review decisions")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def answer_review(request: HttpRequest, review_id: int, body: AnswersIn) -> Any:
-    """Confirm or end shares of one's own connections; IT admins answer where the owner has left or never signs in. A
-    confirmation can become a removal while the review runs. The same answer again changes nothing.
+    """Confirm or remove shares of your own connections. Repeating an answer changes nothing.
+
+    IT admins answer for owners who have left or never sign in. While the review is running, a confirmed share can still
+    be removed.
     """
     key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, Scope.CONNECTIONS_WRITE)
     own = querysets.review_items_of(key.owner).filter(review=review)
-    roles.require(own.exists(), cause="Nothing in this review is yours to answer.", action="Its owners answer it.")
+    roles.require(own.exists(), cause="This review has no items for you.", action="Only connection owners can answer.")
     counts = Counter(answer.item_id for answer in body.answers)
     repeated = [item_id for item_id, count in counts.items() if count > 1]
     if repeated:
-        raise InvalidInput(f"There are two answers for item {repeated[0]}.", field="answers")
+        raise InvalidInput(f"Item {repeated[0]} has two answers.", field="answers")
     answers = {
         answer.item_id: access_reviews.Answer(answer.decision, " ".join(answer.note.split())) for answer in body.answers
     }
@@ -223,7 +229,7 @@ def answer_review(request: HttpRequest, review_id: int, body: AnswersIn) -> Any:
 @router.post("/reviews/{int:review_id}/cancel", response=ReviewRead, summary="Cancel an access review")
 @idempotent(Scope.ADMIN_WRITE)
 def cancel_review(request: HttpRequest, review_id: int) -> Any:
-    """No share ends because of it. Doing it twice is harmless."""
+    """Cancel a review. No share is removed. Safe to repeat."""
     key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, Scope.ADMIN_WRITE)
     access_reviews.cancel(review, actor=key.owner, now=timezone.now())
     review.refresh_from_db()
@@ -237,7 +243,7 @@ def cancel_review(request: HttpRequest, review_id: int) -> Any:
     openapi_extra={"responses": {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}},
 )
 def export_review(request: HttpRequest, review_id: int) -> Any:
-    """Every share in it as CSV, for IT admins and auditors. Once the review is over the report no longer changes."""
+    """All shares in the review as CSV, for IT admins and auditors. A closed review's report no longer changes."""
     key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, Scope.ADMIN_READ)
     roles.require(permissions.can_read_reviews(key.owner), action="Ask an IT admin or an auditor.")
     response = csv_export.as_csv(*access_review_report.table(review))

@@ -23,6 +23,7 @@ from connections.api.field_types import (
     Moment,
     Name,
     Number,
+    ObjectId,
     RequestSchema,
     SecretValue,
     Text,
@@ -35,17 +36,25 @@ from connections.api.pagination import PageQuery, page, page_of
 from connections.errors import InvalidInput
 from connections.microsoft import certificates
 from connections.models import ApiKey, AppCredential, AppRegistration
-from connections.services.registry import app_registrations, credential_checks, credentials
+from connections.services.registry import app_registrations, credential_checks, credentials, issuer
 
 router = Router(tags=["App registrations"])
 Audience = Annotated[AppRegistration.Audience, listed(AppRegistration.Audience)]
 Kind = Annotated[AppCredential.Kind, listed(AppCredential.Kind)]
-COLUMNS = ("name", "audience", "allows_delegated", "allows_app_only", "default_capabilities")
+COLUMNS = (
+    "name",
+    "audience",
+    "allows_delegated",
+    "allows_app_only",
+    "default_capabilities",
+    "object_id",
+    "renews_credentials",
+)
 LONGEST_FILE = 150_000  # characters of a certificate file encoded as base64
 
 
 class AppOut(Schema):
-    """An application in Entra. Members of the portal read what they need to connect; the rest is then null."""
+    """An app registration in Entra. Members get only the fields they need to connect; the others are null."""
 
     id: int
     name: str
@@ -54,10 +63,14 @@ class AppOut(Schema):
     audience: Annotated[Audience | None, RegistryOnly]
     allows_delegated: bool
     allows_app_only: bool
-    default_capabilities: list[str] = Field(description="What connections usually need.")
+    default_capabilities: list[str] = Field(description="Default capabilities for new connections.")
+    object_id: Annotated[str | None, RegistryOnly] = Field(description="The application's object ID. Empty: not known.")
+    renews_credentials: Annotated[bool | None, RegistryOnly] = Field(
+        description="Whether the portal renews its secrets and certificates, if the policy allows it."
+    )
     is_ready: bool = Field(description="Whether Microsoft accepted its credentials and has not rejected them since.")
     rejected_cause: Annotated[str | None, RegistryOnly] = Field(
-        description="Why Microsoft rejects it; empty if it does not."
+        description="Why Microsoft rejects it. Empty if it doesn't."
     )
     rejected_action: Annotated[str | None, RegistryOnly]
     verified_at: Annotated[datetime | None, RegistryOnly]
@@ -67,26 +80,49 @@ class AppOut(Schema):
 
 class AppQuery(PageQuery):
     q: Annotated[Text, FilterLookup("name__icontains")] = Field("", max_length=100, description="Part of the name.")
-    tenant_id: int | None = Field(None, ge=1, le=2**53, description="Only those of this tenant.")
-    allows: Literal["delegated", "app_only"] | None = Field(None, description="Only those for such connections.")
+    tenant_id: int | None = Field(None, ge=1, le=2**53, description="Only those in this tenant.")
+    allows: Literal["delegated", "app_only"] | None = Field(
+        None, description="Only those that allow this connection type."
+    )
 
     def filter_allows(self, kind: str | None) -> Q:
         return Q(**{f"allows_{kind}": True})
 
 
 class CredentialOut(Schema):
-    """A client secret or certificate. Its secret part is never given out."""
+    """A client secret, certificate or federated credential, without its secret part."""
 
     id: int
     kind: Kind
     label: str
     hint: str = Field(description="The first characters of a client secret, as Entra shows them.")
     thumbprint: str = Field(description="SHA-256 of a certificate.")
-    certificate: str = Field(description="The public part of a certificate, PEM; upload it in Entra.")
+    certificate: str = Field(description="The public part of a certificate (PEM). Upload it to Entra.")
+    source: str = Field(description="Who issues a federated credential's token: portal or file. Empty for other kinds.")
+    issuer: str = Field(description="Enter it in Entra for a federated credential of the portal. Empty for others.")
+    subject: str = Field(description="Likewise.")
+    audience: str = Field(description="Likewise.")
     expires_at: datetime | None
     verified_at: datetime | None = Field(description="When Microsoft last accepted it.")
     rejected_at: datetime | None
     created_at: datetime
+
+    @staticmethod
+    def resolve_issuer(row: AppCredential) -> str:
+        return _trust(row).issuer
+
+    @staticmethod
+    def resolve_subject(row: AppCredential) -> str:
+        return _trust(row).subject
+
+    @staticmethod
+    def resolve_audience(row: AppCredential) -> str:
+        return _trust(row).audience
+
+
+def _trust(credential: AppCredential) -> issuer.Trust:
+    is_own = credential.source == AppCredential.Source.PORTAL
+    return issuer.trust_of(credential) if is_own else issuer.Trust("", "", "")
 
 
 FileContent = Annotated[
@@ -95,61 +131,71 @@ FileContent = Annotated[
 
 
 class CredentialIn(RequestSchema):
-    """A credential to be added. Each kind needs fields of its own."""
+    """A credential to add. Each kind requires different fields."""
 
-    kind: Literal["secret", "generate", "upload"] = Field(
-        description="secret: a client secret. generate: a certificate made by the portal. upload: one of your own.",
+    kind: Literal["secret", "generate", "upload", "federated", "token_file"] = Field(
+        description="secret: a client secret. generate: a certificate generated by the portal. upload: your own "
+        "certificate. federated: no secret, Entra trusts the portal. token_file: no secret, Entra trusts the identity "
+        "of the portal's server.",
         examples=["secret"],
     )
     label: Label = ""
     secret: SecretValue | None = Field(None, examples=["the-value-from-Entra"])
     expires_at: Moment | None = Field(None, description="When the client secret expires, as Entra shows it.")
-    months: Number | None = Field(None, le=certificates.MOST_MONTHS, description="How long the generated one is valid.")
+    months: Number | None = Field(
+        None, le=certificates.MOST_MONTHS, description="Validity of the generated certificate, in months."
+    )
     certificate: FileContent | None = Field(
         None, max_length=LONGEST_FILE, description="PEM with certificate and private key, or a PFX file in base64."
     )
-    password: FileContent | None = Field(None, max_length=500, description="Of the PFX file or the private key.")
+    password: FileContent | None = Field(
+        None, max_length=500, description="The password of the PFX file or private key."
+    )
 
 
 class AppIn(RequestSchema):
-    tenant_id: Number = Field(description="Number of the tenant it is used in.", examples=[1])
+    tenant_id: Number = Field(description="The tenant's ID.", examples=[1])
     name: Name
     client_id: ClientId
     audience: Audience = AppRegistration.Audience.SINGLE
     allows_delegated: Flag = True
     allows_app_only: Flag = False
     default_capabilities: Capabilities = Field([], examples=[["mail.read"]])
-    credential: CredentialIn | None = Field(None, description="Its first credential, tried at Microsoft before all.")
-    allow_untried: Flag = Field(False, description="Save it as not tried yet if Microsoft cannot be asked.")
+    credential: CredentialIn | None = Field(
+        None, description="The first credential. It is tested with Microsoft first."
+    )
+    allow_untried: Flag = Field(False, description="Save it untested if Microsoft can't be reached.")
 
 
 class AppChanges(ChangeSchema):
-    """What changes about an app registration; tenant and client ID stay what they are."""
+    """Changes to an app registration. You can't change its tenant and client ID."""
 
     name: Name | None = None
     audience: Audience | None = None
     allows_delegated: Flag | None = None
     allows_app_only: Flag | None = None
     default_capabilities: Capabilities | None = None
+    object_id: ObjectId | None = Field(None, description="Needed to renew certificates. Empty: not known.")
+    renews_credentials: Flag | None = Field(None, description="Whether the portal renews secrets and certificates.")
 
 
 class CredentialAdded(CredentialIn):
-    allow_untried: Flag = Field(False, description="Save it as not tried yet if Microsoft cannot be asked.")
+    allow_untried: Flag = Field(False, description="Save it untested if Microsoft can't be reached.")
 
 
 @router.get("/app-registrations", response=page_of(AppOut), summary="List app registrations")
 def list_app_registrations(request: HttpRequest, query: Query[AppQuery]) -> Any:
-    """App registrations in the order of their names."""
+    """All app registrations, ordered by name."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     return page(querysets.visible_app_registrations(key.owner), query, order=("name", "pk"))
 
 
 @router.post(
-    "/app-registrations", response={201: AppOut} | problems.responses(404, 503), summary="Register an app registration"
+    "/app-registrations", response={201: AppOut} | problems.responses(404, 503), summary="Add an app registration"
 )
 @idempotent(Scope.ADMIN_WRITE)
 def add_app_registration(request: HttpRequest, response: HttpResponse, body: AppIn) -> Any:
-    """The credential is tried at Microsoft first; if Microsoft says no, nothing is stored."""
+    """Add an app registration. Its first credential is tested with Microsoft. If it is rejected, nothing is saved."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     key_scoping.manage_registry(key)
     tenant = get_object_or_404(querysets.visible_tenants(key.owner), pk=body.tenant_id)
@@ -163,7 +209,7 @@ def add_app_registration(request: HttpRequest, response: HttpResponse, body: App
     return Status(201, etags.tag(response, app, COLUMNS))
 
 
-@router.get("/app-registrations/{int:app_id}", response=AppOut, summary="Read an app registration")
+@router.get("/app-registrations/{int:app_id}", response=AppOut, summary="Get an app registration")
 def read_app_registration(request: HttpRequest, response: HttpResponse, app_id: int) -> Any:
     """One app registration."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -172,7 +218,7 @@ def read_app_registration(request: HttpRequest, response: HttpResponse, app_id: 
 
 @router.patch("/app-registrations/{int:app_id}", response=AppOut, summary="Change an app registration")
 def change_app_registration(request: HttpRequest, response: HttpResponse, app_id: int, body: AppChanges) -> Any:
-    """An authentication type cannot be switched off while connections use it."""
+    """Change an app registration. You can't turn off an authentication type while connections use it."""
     key, app = _managed_app(request, app_id)
     with etags.lock_matching(request, app, COLUMNS) as current:
         values = body.over(**{name: getattr(current, name) for name in COLUMNS})
@@ -186,7 +232,7 @@ def change_app_registration(request: HttpRequest, response: HttpResponse, app_id
     summary="Remove an app registration",
 )
 def remove_app_registration(request: HttpRequest, app_id: int) -> Any:
-    """Forget it with its credentials, if it has no connections."""
+    """Delete an app registration and its credentials. It must not have any connections."""
     key, app = _managed_app(request, app_id)
     with etags.lock_matching(request, app, COLUMNS) as current:
         app_registrations.remove(current, actor=key.owner)
@@ -196,11 +242,11 @@ def remove_app_registration(request: HttpRequest, app_id: int) -> Any:
 @router.post(
     "/app-registrations/{int:app_id}/verify",
     response={200: AppOut} | problems.responses(503),
-    summary="Try an app registration at Microsoft",
+    summary="Test an app registration",
 )
 @idempotent(Scope.ADMIN_WRITE)
 def verify_app_registration(request: HttpRequest, response: HttpResponse, app_id: int) -> Any:
-    """Try all its credentials now. If Microsoft accepts one, the registration and its connections are well again."""
+    """Test all credentials now. If Microsoft accepts one, the app registration and its connections work again."""
     key, app = _managed_app(request, app_id)
     credential_checks.verify(app, actor=key.owner)
     return _tagged(response, key, app_id)
@@ -208,7 +254,7 @@ def verify_app_registration(request: HttpRequest, response: HttpResponse, app_id
 
 @router.get("/app-registrations/{int:app_id}/credentials", response=page_of(CredentialOut), summary="List credentials")
 def list_credentials(request: HttpRequest, app_id: int, query: Query[PageQuery]) -> Any:
-    """The credentials that are in use."""
+    """The credentials in use, without retired ones."""
     key, app = key_scoping.key_and_object(request, querysets.visible_app_registrations, app_id, Scope.ADMIN_READ)
     roles.require(permissions.can_read_registry(key.owner), action="Ask an IT admin.")
     return page(_active_credentials(app), query)
@@ -221,7 +267,7 @@ def list_credentials(request: HttpRequest, app_id: int, query: Query[PageQuery])
 )
 @idempotent(Scope.ADMIN_WRITE)
 def add_credential(request: HttpRequest, app_id: int, body: CredentialAdded) -> Any:
-    """It is tried at Microsoft first, and used first once accepted; the others stay until they are retired."""
+    """Add a credential that Microsoft accepts. It is used first. The others stay in use until you retire them."""
     key, app = _managed_app(request, app_id)
     new = _new_credential(body, app.name)
     return Status(201, credentials.add(app, new, actor=key.owner, allow_untried=body.allow_untried))
@@ -233,7 +279,7 @@ def add_credential(request: HttpRequest, app_id: int, body: CredentialAdded) -> 
     summary="Retire a credential",
 )
 def retire_credential(request: HttpRequest, app_id: int, credential_id: int) -> None:
-    """It is never used again and its secret part is deleted. Retire the last one, and nothing can refresh any more."""
+    """Stop using a credential and delete its secret part. Without a credential, the portal can't refresh tokens."""
     key, app = _managed_app(request, app_id)
     credentials.retire(get_object_or_404(_active_credentials(app), pk=credential_id), actor=key.owner)
 
@@ -250,18 +296,18 @@ def _tagged(response: HttpResponse, key: ApiKey, app_id: int) -> AppRegistration
 
 
 def _active_credentials(app: AppRegistration) -> QuerySet[AppCredential]:
-    active = app.credentials.filter(retired_at=None).select_related("app_registration")
+    active = app.credentials.filter(retired_at=None).select_related("app_registration__tenant")
     return active.defer("secret", "private_key")
 
 
 def _new_credential(body: CredentialIn, name: str, prefix: str = "") -> credentials.NewCredential:
     """Return the credential to add. Raises InvalidInput with the field's name, which starts with ``prefix``."""
-    required = {"secret": ("secret", "expires_at"), "generate": ("months",), "upload": ("certificate",)}[body.kind]
+    required = {"secret": ("secret",), "generate": ("months",), "upload": ("certificate",)}.get(body.kind, ())
     for field in required:
         if getattr(body, field) is None:
             raise InvalidInput(f"A credential of the kind “{body.kind}” needs {field}.", field=f"{prefix}{field}")
     if body.kind == "secret" and body.expires_at is not None and body.expires_at <= timezone.now():
-        raise InvalidInput("This moment is over, so the secret has expired.", field=f"{prefix}expires_at")
+        raise InvalidInput("This date is in the past, so the secret has expired.", field=f"{prefix}expires_at")
     values = body.model_dump()
     if body.kind == "upload":
         try:
@@ -281,4 +327,4 @@ def _decode_file(text: str) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidInput("This is neither PEM nor base64.") from error
+        raise InvalidInput("The file is neither PEM nor base64.") from error

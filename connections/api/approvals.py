@@ -23,30 +23,34 @@ READING = (Scope.ADMIN_READ, Scope.CONNECTIONS_READ)
 
 
 class ApprovalOut(Schema):
-    """A request that an IT admin lets one connection do what the policy wants approved. It covers just what was asked."""
+    """A request to approve permissions for which the policy requires it. It covers exactly what was requested."""
 
     id: int
     state: State
-    connection_id: int | None = Field(description="Null once the connection is removed.")
+    connection_id: int | None = Field(description="Null if the connection was removed.")
     connection_name: str
     app_registration: str = Field(validation_alias="app_name")
     authentication_type: Type
     capabilities: list[str]
     extra_scopes: Words
     permissions: list[str] = Field(description="Everything that was asked, as permissions.")
+    account: str = Field(
+        validation_alias="account_username",
+        description="The new Microsoft account of the same name that is to take over; empty if permissions are asked.",
+    )
     capabilities_before: list[str] | None = Field(
-        description="What the connection is for until it is approved; null for a new one."
+        description="The connection's capabilities until approval. Null for a new connection."
     )
     rules: list[str] = Field(
-        validation_alias="reasons", description="Which rules of the policy want an approval, in words."
+        validation_alias="reasons", description="The policy rules that require approval, in words."
     )
-    reason: str = Field(description="Why it is needed, in the requester's words.")
+    reason: str = Field(description="The requester's justification.")
     requester: str = Field(validation_alias="requested_by_name")
     requester_id: int | None = Field(validation_alias="requested_by_id")
     asked_at: datetime = Field(validation_alias="requested_at")
     decided_by: str = Field(validation_alias="decided_by_name")
     decided_at: datetime | None
-    answer: str = Field(validation_alias="decision_reason", description="What whoever decided says about it.")
+    answer: str = Field(validation_alias="decision_reason", description="The decision's reason.")
     link: Annotated[str, link_to("approval")] = Field(validation_alias="pk")
 
     @staticmethod
@@ -56,21 +60,24 @@ class ApprovalOut(Schema):
 
 class ApprovalQuery(PageQuery):
     state: State | None = Field(None, description="Only those in this state.")
-    connection_id: int | None = Field(None, ge=1, le=2**53, description="Only those of this connection.")
+    connection_id: int | None = Field(None, ge=1, le=2**53, description="Only those for this connection.")
 
 
 class ApprovalIn(RequestSchema):
     reason: Text = Field(
         "",
         max_length=approvals.REASON_LENGTH,
-        description="Why it is needed; the IT admin reads it.",
+        description="The justification for the IT admin.",
         examples=["The month's end."],
     )
 
 
 class ApprovalGiven(RequestSchema):
     reason: Text = Field(
-        "", max_length=approvals.REASON_LENGTH, description="A word to the requester.", examples=["For this quarter."]
+        "",
+        max_length=approvals.REASON_LENGTH,
+        description="A message to the requester.",
+        examples=["For this quarter."],
     )
 
 
@@ -82,32 +89,34 @@ class ApprovalDeclined(RequestSchema):
 
 @router.get("/approvals", response=page_of(ApprovalOut), summary="List approvals")
 def list_approvals(request: HttpRequest, query: Query[ApprovalQuery]) -> Any:
-    """All for IT admins and auditors, for others what they asked and what is about their connections; newest first."""
+    """IT admins and auditors get all requests, others those for themselves or their connections. Newest first."""
     key = key_scoping.any_scope(request, *READING)
     return page(key_scoping.approvals(key), query, order=("-requested_at", "-pk"))
 
 
-@router.post("/connections/{ref}/approvals", response={201: ApprovalOut}, summary="Ask for an approval")
+@router.post("/connections/{ref}/approvals", response={201: ApprovalOut}, summary="Request approval")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def ask_approval(request: HttpRequest, response: HttpResponse, ref: str, body: ApprovalIn) -> Any:
-    """Ask for what the connection wishes and the policy wants approved; a request that still waits is replaced."""
+    """Request the approval that the policy requires for this connection. This replaces an open request."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
     approval = approvals.request_missing(connection, reason=body.reason, actor=key.owner, now=timezone.now())
     with_location(response, "read_approval", approval_id=approval.pk)
     return approval
 
 
-@router.get("/approvals/{int:approval_id}", response=ApprovalOut, summary="Read an approval")
+@router.get("/approvals/{int:approval_id}", response=ApprovalOut, summary="Get an approval")
 def read_approval(request: HttpRequest, approval_id: int) -> Any:
-    """What exactly is asked, why, and how it stands."""
+    """One request, its justification and its state."""
     return _approval(key_scoping.any_scope(request, *READING), approval_id)
 
 
 @router.post("/approvals/{int:approval_id}/approve", response=ApprovalOut, summary="Approve a request")
 @idempotent(Scope.ADMIN_WRITE)
 def approve_approval(request: HttpRequest, approval_id: int, body: ApprovalGiven) -> Any:
-    """Let it happen: its owner then signs in; an app-only connection is finished with `connect`. Nobody approves what
-    they asked or own, and no service account approves anything. Doing it twice is harmless.
+    """Approve a request. Safe to repeat.
+
+    The connection's owner can then sign in; an app-only connection is finished with `connect`. Nobody can approve a
+    request that they made or that is for their own connection, and service accounts cannot approve any.
     """
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     approvals.approve(_approval(key, approval_id), reason=body.reason, actor=key.owner, now=timezone.now())
@@ -117,7 +126,7 @@ def approve_approval(request: HttpRequest, approval_id: int, body: ApprovalGiven
 @router.post("/approvals/{int:approval_id}/decline", response=ApprovalOut, summary="Decline a request")
 @idempotent(Scope.ADMIN_WRITE)
 def decline_approval(request: HttpRequest, approval_id: int, body: ApprovalDeclined) -> Any:
-    """Say no, with a reason that the requester reads; a connection that works goes on as before."""
+    """Decline a request, with a reason for the requester. A connection that already works keeps its permissions."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     approvals.decline(_approval(key, approval_id), reason=body.reason, actor=key.owner, now=timezone.now())
     return _approval(key, approval_id)
@@ -126,7 +135,7 @@ def decline_approval(request: HttpRequest, approval_id: int, body: ApprovalDecli
 @router.post("/approvals/{int:approval_id}/withdraw", response=ApprovalOut, summary="Withdraw a request")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def withdraw_approval(request: HttpRequest, approval_id: int) -> Any:
-    """Take back what was asked. Doing it twice is harmless."""
+    """Withdraw a request. Safe to repeat."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_WRITE)
     approvals.withdraw(_approval(key, approval_id), actor=key.owner, now=timezone.now())
     return _approval(key, approval_id)

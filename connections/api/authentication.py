@@ -1,7 +1,7 @@
 """Authentication by an API key in the Authorization header, and the connections a key has access to."""
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
@@ -54,7 +54,13 @@ def require_scope(request: HttpRequest, scope: str) -> ApiKey:
     """Return the calling key. Raises NotAllowed if it lacks the scope."""
     key: ApiKey = request.auth  # type: ignore[attr-defined]
     if scope not in key.scopes:
-        raise NotAllowed(f"This API key lacks the scope {scope}.", action="Issue a key that has it.")
+        raise NotAllowed(f"This API key is missing the scope {scope}.", action="Create a key with this scope.")
+    if scope in permissions.sleeping_scopes(key.owner):
+        raise NotAllowed(
+            f"The scope {scope} is suspended, because Microsoft Entra has not confirmed the roles of this key's owner "
+            f"within {settings.ENTRA_AUTHORITY_MAX_AGE:g} hours.",
+            action="The owner of the key needs to sign in to the portal again.",
+        )
     return key
 
 
@@ -67,13 +73,14 @@ def visible_connections(key: ApiKey) -> QuerySet[Connection]:
 def key_and_connection(request: HttpRequest, scope: str, ref: str) -> tuple[ApiKey, Connection]:
     """Return the calling key and the connection. Raises NotAllowed, and whatever find_connection raises."""
     key = require_scope(request, scope)
-    return key, find_connection(key, ref)
+    return key, find_connection(key, ref, by_reference=request.method in ("GET", "HEAD"))
 
 
-def find_connection(key: ApiKey, ref: str) -> Connection:
+def find_connection(key: ApiKey, ref: str, *, by_reference: bool = False) -> Connection:
     """Find a connection by its number or name, along with its app registration, tenant and owner.
 
-    Digits are always read as a number. Raises Http404 if the key may see no match, AmbiguousName if it may see several.
+    Digits are always read as a number. ``by_reference``: also by the name of a reference that points at it; not for
+    changes, which are meant for one connection. Raises Http404 if the key may see no match, AmbiguousName if several.
     """
     connections = visible_connections(key)
     if ref.isascii() and ref.isdigit():
@@ -82,7 +89,10 @@ def find_connection(key: ApiKey, ref: str) -> Connection:
         return get_object_or_404(connections, pk=int(ref))
     if "\x00" in ref or len(ref) > LONGEST_NAME:
         raise Http404
-    matches = list(connections.filter(name=ref).order_by("pk")[: MOST_CANDIDATES + 1])
+    named = Q(name=ref)
+    if by_reference:
+        named |= Q(pk__in=querysets.referenced_by(key.owner, ref).order_by().values("connection"))
+    matches = list(connections.filter(named).order_by("pk")[: MOST_CANDIDATES + 1])
     if not matches:
         raise Http404
     if len(matches) > 1:
@@ -97,7 +107,7 @@ def find_usable_connection(key: ApiKey, ref: str, *columns: str) -> Connection |
     if not (ref.isascii() and ref.isdigit() and len(ref) <= LONGEST_NUMBER):
         return None
     # Load the row first: the permission check then needs no query for the connection's owner.
-    rows = Connection.objects.select_related("app_registration").defer(None).only(*columns).order_by()
+    rows = Connection.objects.select_related("app_registration", "app_consent").defer(None).only(*columns).order_by()
     connection = next(iter(rows.filter(pk=int(ref))), None)
     if connection is None or not permissions.can_fetch_token(key.owner, connection):
         return None

@@ -21,7 +21,7 @@ State = Annotated[ConsentRequest.State, listed(ConsentRequest.State)]
 
 
 class ConsentRequestOut(Schema):
-    """A person's request that an administrator grants what a connection needs."""
+    """A person's request for the admin consent that a connection needs."""
 
     id: int
     state: State
@@ -35,13 +35,15 @@ class ConsentRequestOut(Schema):
     asked_at: datetime
     decided_by: str = Field(validation_alias="decided_by_name")
     decided_at: datetime | None
-    answer: str = Field(description="Why it was declined, withdrawn or failed, or what a token still lacks.")
+    answer: str = Field(description="Why it was declined, withdrawn or failed, or which permissions are still missing.")
     closed_at: datetime | None
     link: Annotated[str, link_to("consent_request")] = Field(validation_alias="pk")
 
 
 class ConsentApproved(ConsentRequestOut):
-    consent_link: str = Field(description="Where an administrator of the directory accepts it, within seven days.")
+    consent_link: str = Field(
+        description="Where an administrator of the directory grants consent. Valid for seven days."
+    )
 
 
 class ConsentRequestQuery(PageQuery):
@@ -49,7 +51,7 @@ class ConsentRequestQuery(PageQuery):
 
 
 class ConsentRequestIn(RequestSchema):
-    """What is asked for: consent for what one connection lacks."""
+    """A request for admin consent to a connection's missing permissions."""
 
     connection_id: Number = Field(examples=[1])
     reason: Text = Field(
@@ -59,32 +61,32 @@ class ConsentRequestIn(RequestSchema):
 
 class Declined(RequestSchema):
     reason: Text = Field(min_length=1, max_length=requests.LONGEST_TEXT, examples=["Use the team's mailbox instead."])
-    seen: State | None = Field(None, description="The state in which you saw it; another one now is refused (409).")
-    and_same: Flag = Field(False, description="Decline all that ask for the same alike.")
+    seen: State | None = Field(None, description="The state you last saw. If it has changed, the request fails (409).")
+    and_same: Flag = Field(False, description="Also decline all requests for the same permissions.")
 
 
 @router.get("/consent-requests", response=page_of(ConsentRequestOut), summary="List consent requests")
 def list_consent_requests(request: HttpRequest, query: Query[ConsentRequestQuery]) -> Any:
-    """All for IT admins and auditors, for others their own; newest first."""
+    """IT admins and auditors get all requests, others those for themselves or their connections. Newest first."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     return page(querysets.visible_consent_requests(key.owner), query, order=("-asked_at", "-pk"))
 
 
 @router.post(
-    "/consent-requests", response={201: ConsentRequestOut} | problems.responses(404), summary="Ask for consent"
+    "/consent-requests", response={201: ConsentRequestOut} | problems.responses(404), summary="Request admin consent"
 )
 @idempotent(Scope.CONNECTIONS_WRITE)
 def ask_consent(request: HttpRequest, response: HttpResponse, body: ConsentRequestIn) -> Any:
-    """Ask the IT admins; while a request for the same is open, it is answered."""
+    """Ask the IT admins for consent. An open request for the same permissions is returned instead of a new one."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, str(body.connection_id))
     consent_request = requests.request_consent(connection, reason=body.reason, actor=key.owner, now=timezone.now())
     with_location(response, "read_consent_request", request_id=consent_request.pk)
     return Status(201, consent_request)
 
 
-@router.get("/consent-requests/{int:request_id}", response=ConsentRequestOut, summary="Read a consent request")
+@router.get("/consent-requests/{int:request_id}", response=ConsentRequestOut, summary="Get a consent request")
 def read_consent_request(request: HttpRequest, request_id: int) -> Any:
-    """One request, and how it stands."""
+    """One request and its state."""
     return key_scoping.key_and_object(request, querysets.visible_consent_requests, request_id, Scope.ADMIN_READ)[1]
 
 
@@ -93,7 +95,7 @@ def read_consent_request(request: HttpRequest, request_id: int) -> Any:
 )
 @idempotent(Scope.ADMIN_WRITE)
 def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
-    """Approve it, and with it all that ask for the same. Somebody who may grant consent then follows the link."""
+    """Approve a request and all others for the same permissions. An administrator must then open the consent link."""
     key, row = key_scoping.key_and_object(request, querysets.visible_consent_requests, request_id, Scope.ADMIN_WRITE)
     current, url = requests.approve(row, actor=key.owner, now=timezone.now())
     current.consent_link = url  # type: ignore[attr-defined]
@@ -105,7 +107,7 @@ def approve_consent_request(request: HttpRequest, request_id: int) -> Any:
 )
 @idempotent(Scope.ADMIN_WRITE)
 def decline_consent_request(request: HttpRequest, request_id: int, body: Declined) -> Any:
-    """Say no, with a reason that the requester reads."""
+    """Decline a request, with a reason for the requester."""
     key, row = key_scoping.key_and_object(request, querysets.visible_consent_requests, request_id, Scope.ADMIN_WRITE)
     return requests.decline(
         row,

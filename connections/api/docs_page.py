@@ -1,29 +1,22 @@
-"""The API reference: a page that shows the OpenAPI document without JavaScript or access to the internet."""
+"""The API reference: the OpenAPI document as a page that needs neither JavaScript nor access to the internet."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
-from django.views.decorators.http import require_safe
-from ninja import NinjaAPI
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
 
 
-def render_page(api: NinjaAPI) -> Callable[[HttpRequest], HttpResponse]:
-    @require_safe
-    def page(request: HttpRequest) -> HttpResponse:
-        document = api.get_openapi_schema()
-        schemas = sorted(document["components"]["schemas"].items())
-        context = {
-            "groups": _groups(document),
-            "schemas": [(name, schema.get("description", ""), _fields(schema)) for name, schema in schemas],
-            "portal_url": settings.PORTAL_URL,
-        }
-        return render(request, "api/reference.html", context)
-
-    return page
+def render_reference(document: dict[str, Any]) -> SafeString:
+    """Return the part of the page that is the same for everybody, as HTML."""
+    schemas = sorted(document["components"]["schemas"].items())
+    context = {
+        "groups": _groups(document),
+        "schemas": [(name, schema.get("description", ""), _fields(schema)) for name, schema in schemas],
+        "portal_url": settings.PORTAL_URL,
+    }
+    return render_to_string("api/reference_content.html", context)
 
 
 def _groups(document: dict[str, Any]) -> list[dict[str, Any]]:

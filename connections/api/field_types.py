@@ -12,7 +12,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict,
 
 from connections import validators
 from connections.errors import InvalidInput
-from connections.microsoft import capabilities
+from connections.microsoft import capabilities, resources
 from connections.validators import AddressField
 
 
@@ -59,14 +59,16 @@ def _permissions(names: list[str]) -> list[str]:
 def _known_capabilities(keys: list[str]) -> list[str]:
     unknown = [key for key in keys if key not in capabilities.CAPABILITIES]
     if unknown:
-        raise ValueError(f"“{unknown[0][:60]}” is no capability. There are: {', '.join(capabilities.CAPABILITIES)}.")
+        raise ValueError(
+            f"“{unknown[0][:60]}” isn't a valid capability. Use one of: {', '.join(capabilities.CAPABILITIES)}."
+        )
     return [key for key in capabilities.CAPABILITIES if key in keys]
 
 
 def _iso_date(value: Any) -> Any:
     """Reject numbers, which pydantic would read as seconds since 1970."""
     if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d", value, re.ASCII):
-        raise ValueError("Write it as year-month-day, for example 2027-03-31.")
+        raise ValueError("Enter the date as YYYY-MM-DD, for example 2027-03-31.")
     return value
 
 
@@ -86,7 +88,10 @@ Name = Annotated[
     str,
     validated_by(validators.NameField()),
     Field(
-        min_length=1, max_length=validators.NAME_LENGTH, description="For people, in any script.", examples=["Invoices"]
+        min_length=1,
+        max_length=validators.NAME_LENGTH,
+        description="The display name, in any script.",
+        examples=["Invoices"],
     ),
 ]
 Label = Annotated[str, validated_by(validators.NameField(required=False)), Field(max_length=validators.NAME_LENGTH)]
@@ -96,6 +101,11 @@ ClientId = Annotated[
     Field(
         max_length=100, description="The application (client) ID.", examples=["11111111-2222-4333-8444-555555555555"]
     ),
+]
+ObjectId = Annotated[
+    str,
+    validated_by(validators.GuidField(what="object ID", required=False)),
+    Field(max_length=100, examples=["11111111-2222-4333-8444-555555555555"]),
 ]
 DirectoryId = Annotated[
     str,
@@ -110,7 +120,7 @@ DirectoryId = Annotated[
 Address = Annotated[
     str,
     validated_by(AddressField()),
-    Field(min_length=3, max_length=320, description="A mail address.", examples=["support@contoso.com"]),
+    Field(min_length=3, max_length=320, description="An email address.", examples=["support@contoso.com"]),
 ]
 SecretValue = Annotated[
     str,
@@ -128,9 +138,40 @@ Capabilities = Annotated[
 Permissions = Annotated[
     list[Text],
     AfterValidator(_permissions),
-    Field(max_length=100, description="Further permissions by their names in Microsoft's documentation."),
+    Field(max_length=100, description="Additional permissions: Mail.Read for Graph, exchange/SMTP.Send for others."),
 ]
 
+
+def _hosts(names: list[str]) -> dict[str, str]:
+    try:
+        return resources.parse_hosts(" ".join(names))
+    except InvalidInput as error:
+        raise ValueError(str(error)) from error
+
+
+Hosts = Annotated[
+    list[Text],
+    AfterValidator(_hosts),
+    Field(max_length=10, description="The organisation's SharePoint and Dataverse addresses, if they are needed."),
+]
+
+
+def _tags(names: list[str]) -> list[str]:
+    try:
+        return list(validators.parse_tags(names))
+    except InvalidInput as error:
+        raise ValueError(str(error)) from error
+
+
+Tags = Annotated[
+    list[Text],
+    AfterValidator(_tags),
+    Field(
+        max_length=validators.MOST_TAGS,
+        description="Free words, stored in lower case.",
+        examples=[["finance", "nightly"]],
+    ),
+]
 
 Flag = Annotated[bool, Strict()]
 Number = Annotated[int, Strict(), Field(ge=1, le=2**53)]
@@ -138,5 +179,5 @@ Day = Annotated[date, BeforeValidator(_iso_date)]
 Moment = Annotated[
     AwareDatetime,
     BeforeValidator(_iso_date),
-    Field(description="With its time zone.", examples=["2027-03-31T00:00:00Z"]),
+    Field(description="A time with its time zone.", examples=["2027-03-31T00:00:00Z"]),
 ]

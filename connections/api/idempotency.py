@@ -45,7 +45,7 @@ def idempotent(scope: str) -> Callable[[View], View]:
             request.claimed_reply = claim  # type: ignore[attr-defined]
             return view(request, *args, **kwargs)
 
-        # Otherwise django-ninja would resolve the annotations by name in this module instead of the view's.
+        # Without this, django-ninja would look up the annotations' names in this module instead of the view's.
         wrapper.__signature__ = inspect.signature(view, eval_str=True)  # type: ignore[attr-defined]
         wrapper.is_idempotent = True  # type: ignore[attr-defined]
         return wrapper
@@ -81,8 +81,8 @@ def _require_still_visible(key: ApiKey, reply: idempotency.Reply, ref: str | Non
     """Raise NotAllowed, or what find_connection raises, if the key may no longer see what the reply shows."""
     if reply.standing != _rights(key):
         raise NotAllowed(
-            "This was answered before, and the rights of the key or its owner have changed since.",
-            action="Read what there is now with a new request.",
+            "This request was already answered, but the permissions of the key or its owner have changed since.",
+            action="Read the current state with a new request.",
         )
     if ref is None and "Location" in reply.headers:
         ref = resolve(urlsplit(reply.headers["Location"]).path).kwargs.get("ref")

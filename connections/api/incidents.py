@@ -21,13 +21,13 @@ MOST_NAMED = 100  # connections in one response
 
 
 class IncidentOut(Schema):
-    """One cause that breaks one or many connections, open until a later success closes it."""
+    """One cause that breaks one or more connections. It is open until they work again."""
 
     id: int
     kind: Kind
     title: str
     is_open: bool
-    code: str = Field(description="Microsoft's code, if there is one.")
+    code: str = Field(description="Microsoft's error code, if any.")
     cause: str
     action: str
     who: Who
@@ -46,9 +46,9 @@ class AffectedOut(Schema):
 
 
 class IncidentRead(IncidentOut):
-    """An incident, with the connections it hits as far as the key may see them."""
+    """An incident, with the affected connections that the key can see."""
 
-    affected: list[AffectedOut] = Field(description=f"At most {MOST_NAMED}, those that still wait first.")
+    affected: list[AffectedOut] = Field(description=f"At most {MOST_NAMED}, unresolved ones first.")
 
     @staticmethod
     def resolve_affected(incident: Incident, context: dict[str, Any]) -> QuerySet[AffectedConnection]:
@@ -59,10 +59,10 @@ class IncidentRead(IncidentOut):
 class IncidentQuery(PageQuery):
     not_columns = {"connection"}
 
-    state: Literal["open", "closed"] | None = Field(None, description="Only those that are open, or healed.")
+    state: Literal["open", "closed"] | None = Field(None, description="Only open or resolved incidents.")
     kind: Kind | None = None
     connection: int | None = Field(
-        None, ge=1, le=2**53, description="Only those that hit the connection of this number."
+        None, ge=1, le=2**53, description="Only those that affect the connection with this ID."
     )
 
     def filter_state(self, state: str | None) -> Q:
@@ -71,7 +71,7 @@ class IncidentQuery(PageQuery):
 
 @router.get("/incidents", response=page_of(IncidentOut), summary="List incidents")
 def list_incidents(request: HttpRequest, query: Query[IncidentQuery]) -> Any:
-    """Incidents that hit what the key may see, and outages at Microsoft; newest first."""
+    """Incidents that affect something the key can see, and outages at Microsoft. Newest first."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
     incidents = key_scoping.incidents(key)
     if query.connection is not None:
@@ -80,8 +80,8 @@ def list_incidents(request: HttpRequest, query: Query[IncidentQuery]) -> Any:
     return page(incidents, query, order=("-opened_at", "-pk"))
 
 
-@router.get("/incidents/{int:incident_id}", response=IncidentRead, summary="Read an incident")
+@router.get("/incidents/{int:incident_id}", response=IncidentRead, summary="Get an incident")
 def read_incident(request: HttpRequest, incident_id: int) -> Any:
-    """One incident: cause, who must act, and what it hits."""
+    """One incident: its cause, who can fix it, and the affected connections."""
     key = authentication.require_scope(request, Scope.CONNECTIONS_READ)
     return get_object_or_404(key_scoping.incidents(key), pk=incident_id)

@@ -18,9 +18,11 @@ M = TypeVar("M", bound=Model)
 
 
 def any_scope(request: HttpRequest, *scopes: str) -> ApiKey:
-    """Return the calling key. Raises NotAllowed unless it has at least one of the scopes."""
+    """Return the calling key. Raises NotAllowed unless it has at least one of the scopes, and that is not suspended."""
     key: ApiKey = request.auth  # type: ignore[attr-defined]
-    return key if set(scopes) & set(key.scopes) else authentication.require_scope(request, scopes[0])
+    held = [scope for scope in scopes if scope in key.scopes]
+    awake = set(held) - permissions.sleeping_scopes(key.owner)
+    return key if awake else authentication.require_scope(request, (held or list(scopes))[0])
 
 
 def unlimited(request: HttpRequest, *scopes: str) -> ApiKey:
@@ -28,8 +30,8 @@ def unlimited(request: HttpRequest, *scopes: str) -> ApiKey:
     key = any_scope(request, *scopes)
     if key.only_chosen:
         raise NotAllowed(
-            "This API key is limited to chosen connections, so it can do nothing that concerns others.",
-            action="Use a key that is not limited.",
+            "This API key is limited to selected connections, so it can't do this.",
+            action="Use a key without this limit.",
         )
     return key
 

@@ -11,23 +11,24 @@ from connections.api.field_types import AsText, listed
 from connections.models import ApiKey
 from connections.services.api_keys import api_keys
 
-router = Router(tags=["This key"])
+router = Router(tags=["API key"])
 
 
 class KeyOut(Schema):
     """An API key, without the key itself."""
 
     name: str
-    prefix: str = Field(description="The first part of the key, by which the portal lists it.")
+    prefix: str = Field(description="The first part of the key, as shown in the portal.")
     scopes: list[Annotated[ApiKey.Scope, listed(ApiKey.Scope)]]
     owner: AsText
     owner_username: str = Field(validation_alias="owner.username")
     created_at: datetime
     expires_at: datetime | None
-    networks: list[str] = Field(description="Where it may be used from; empty: anywhere.")
-    only_chosen: bool = Field(description="Whether it reaches chosen connections alone.")
-    connections: list[Named] = Field(description="Those it is limited to, if it is.")
-    rate_limit: int = Field(description="Calls in a minute; 0: no limit.")
+    networks: list[str] = Field(description="The networks it can be used from. Empty: anywhere.")
+    can_narrow: bool = Field(description="Whether it can request tokens with fewer permissions, with `scope`.")
+    only_chosen: bool = Field(description="Whether it is limited to selected connections.")
+    connections: list[Named] = Field(description="The connections it is limited to.")
+    rate_limit: int = Field(description="Calls per minute. 0: no limit.")
 
     @staticmethod
     def resolve_connections(key: ApiKey) -> Any:
@@ -40,7 +41,7 @@ class KeyOut(Schema):
         return api_keys.rate_limit_of(key)
 
 
-@router.get("/me", response=KeyOut, summary="Read this key")
+@router.get("/me", response=KeyOut, summary="Get the calling API key")
 def read_me(request: HttpRequest) -> Any:
-    """The calling key: what it may be used for, and as whom."""
+    """The calling key: its owner, its scopes and its limits."""
     return key_scoping.any_scope(request, *ApiKey.Scope)

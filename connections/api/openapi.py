@@ -8,21 +8,23 @@ from ninja.operation import Operation
 from connections.api import idempotency
 
 TAGS = {
-    "This key": "Who is calling, and what the key may do.",
-    "Tokens": "What automations live on: valid access tokens, or why there is none.",
-    "Connections": "Authorised links to Microsoft Graph: listed, made, changed, checked, switched off and removed.",
-    "Sharing": "Who else uses or manages a connection.",
-    "Handing over": "Another owner for one connection, or for everything somebody owns; and what that means, before.",
-    "Mailboxes": "Shared mailboxes, the connections they are attached to, and whether they are really reached.",
-    "Incidents": "What is broken, since when, and who must act.",
+    "API key": "The calling API key, its owner and its scopes.",
+    "Tokens": "Valid access tokens for automations, or the reason why there is none.",
+    "Connections": "Connections to Microsoft Graph: create, change, check, disable and remove them.",
+    "References": "Stable names for connections, and default connections. A reference gives no access.",
+    "Sharing": "Who else can use or manage a connection.",
+    "Transfer ownership": "Transfer one connection or all of a person's connections, and preview the impact.",
+    "Mailboxes": "Shared mailboxes, their connections, and whether these can access them.",
+    "Incidents": "What is broken, since when, and who can fix it.",
     "Tenants": "Microsoft Entra directories.",
-    "App registrations": "Applications in Entra and their credentials. What is secret is never given back.",
-    "Consent": "Requests that an administrator grants consent.",
-    "Policy": "What connections may be and do, and what breaks these rules already.",
-    "Approvals": "What the policy lets happen only when an IT admin agrees.",
-    "Access reviews": "Owners confirm who else uses their connections; what nobody confirms ends.",
-    "Teams and people": "Whom connections are shared with.",
-    "Audit": "Who did what to what.",
+    "App registrations": "Applications in Microsoft Entra and their credentials. Secrets are never returned.",
+    "Consent": "Requests for admin consent.",
+    "Policy": "The rules for connections and shares, and current policy violations.",
+    "Approvals": "Requests for actions that the policy allows only with an IT admin's approval.",
+    "Change requests": "Changes that another person must approve, because they give access or loosen the policy.",
+    "Access reviews": "Owners confirm who can use their connections. Unconfirmed access is removed.",
+    "Teams and people": "The teams and people that connections can be shared with.",
+    "Audit": "The audit trail: who changed what, and when.",
 }
 PROBLEM = "application/problem+json"
 _BY_TYPE: dict[str, Any] = {"integer": 1, "boolean": True}
@@ -42,8 +44,8 @@ _PARAMETERS = {
         "name": idempotency.HEADER,
         "in": "header",
         "required": False,
-        "description": "Any text of your own, new for every new request. The same request with the same key within 24 "
-        "hours is done once, and its answer is sent again.",
+        "description": "A unique text for each new request. If you repeat a request with the same key within 24 hours, "
+        "it isn't run again. You get the first response.",
         "schema": {"type": "string", "maxLength": idempotency.LONGEST},
         "example": "order-4711-connect",
     },
@@ -51,40 +53,40 @@ _PARAMETERS = {
         "name": "If-Match",
         "in": "header",
         "required": False,
-        "description": "The ETag of what you have read. If it was changed since, nothing is changed now (412).",
+        "description": "The ETag of the object you read. If the object has changed since, the request fails (412).",
         "schema": {"type": "string"},
         "example": '"0f343b0931126a20f133d67c2b018a3b"',
     },
 }
 _HEADERS = {
-    "ETag": ("The state of what can be changed; send it as If-Match with a change.", "string"),
-    "Location": ("The address of what was made.", "string"),
+    "ETag": ("The version of the object. Send it as If-Match when you change the object.", "string"),
+    "Location": ("The URL of the created object.", "string"),
     "Idempotency-Replayed": (
-        "`true`: this is the answer to an earlier request with the same Idempotency-Key.",
+        "`true`: this is the response to an earlier request with the same Idempotency-Key.",
         "string",
     ),
-    "Retry-After": ("Seconds after which it makes sense to ask again.", "integer"),
-    "X-Request-ID": ("Number of the request, for the portal's operators.", "string"),
-    "RateLimit-Limit": ("Requests in the present window.", "integer"),
-    "RateLimit-Remaining": ("Requests left in it.", "integer"),
+    "Retry-After": ("Seconds to wait before you try again.", "integer"),
+    "X-Request-ID": ("The request ID, for the portal's operators.", "string"),
+    "RateLimit-Limit": ("Requests allowed in the current window.", "integer"),
+    "RateLimit-Remaining": ("Requests left in the current window.", "integer"),
     "RateLimit-Reset": ("Seconds until the next window.", "integer"),
 }
 _HEADERS_OF_EVERY_RESPONSE = ("X-Request-ID", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 _DESCRIPTIONS = {
     "200": "Done.",
-    "201": "Made.",
-    "204": "Gone. There is no body.",
-    "400": "A query parameter that this address does not know, or a body that is not JSON.",
+    "201": "Created.",
+    "204": "Removed. The response has no body.",
+    "400": "Unknown query parameter, or the body isn't JSON.",
     "401": "The API key is missing, wrong, expired, revoked, or used from the wrong network.",
-    "403": "The key lacks the scope, or its owner the right.",
-    "404": "There is no such thing, or it is not the key's to see.",
-    "409": "It cannot be done as things stand; `code` and `detail` say why.",
-    "412": "It was changed since it was read (If-Match).",
+    "403": "The key is missing a scope, or its owner doesn't have permission.",
+    "404": "The object doesn't exist, or the key has no access to it.",
+    "409": "The current state doesn't allow this. `code` and `detail` explain why.",
+    "412": "The object has changed since it was read (If-Match).",
     "413": "The body is too large.",
     "414": "The query string is too long.",
-    "422": "A value cannot be used; `errors` names the fields.",
+    "422": "A value isn't valid. `errors` lists the fields.",
     "429": "Too many requests.",
-    "503": "It cannot be done just now, mostly because Microsoft cannot be asked.",
+    "503": "Temporarily unavailable, usually because Microsoft can't be reached.",
 }
 
 
@@ -110,9 +112,12 @@ class PortalAPI(NinjaAPI):
         }
         components["securitySchemes"]["KeyAuth"] |= {
             "bearerFormat": "m365p_…",
-            "description": "An API key, made in the portal under API keys. It acts as its owner, within its scopes.",
+            "description": "An API key, which you create in the portal under API keys. It acts as its owner, within its scopes.",
         }
         return document
+
+
+_BY_METHOD = {"post": {"409", "413"}, "put": {"404", "409", "413"}, "patch": {"404", "409", "412", "413"}}
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
@@ -121,7 +126,9 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     # Problems that all routes of this kind can return; any others are declared with the route.
     problems = {"400", "401", "403", "414", "422", "429"} | ({"404"} if "{" in path else set())
     problems |= {"409"} if "{ref}" in path else set()  # several connections have this name
-    problems |= {"post": {"409", "413"}, "patch": {"404", "409", "412", "413"}}.get(method, set())
+    problems |= {"post": {"409", "413"}, "patch": {"404", "409", "412", "413"}, "put": {"404", "409", "413"}}.get(
+        method, set()
+    )
     for status in problems:
         schema = {"$ref": "#/components/schemas/Problem"}
         responses[status] = {"content": {"application/json": {"schema": schema}}, "description": ""}

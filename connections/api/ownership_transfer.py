@@ -1,5 +1,3 @@
-"""Ownership transfers: of one connection, or of everything a person owns, with a preview of the consequences."""
-
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -24,13 +22,13 @@ from connections.services.people import ownership_transfer
 from connections.services.sharing import usage
 from connections.validators import KEEP
 
-router = Router(tags=["Handing over"])
+router = Router(tags=["Transfer ownership"])
 AT_ONCE = 50  # connections per call; further calls transfer the rest
 Grant = Annotated[
     Literal["keep", "cut"],
     Field(
-        description="What becomes of the old account's tokens. keep: they go on until the new owner has signed in, if they "
-        "still work. cut: they are deleted now, and there are none until then.",
+        description="keep: working tokens of the old account stay in use until the new owner signs in. "
+        "cut: they are deleted immediately, and there are none until then.",
         examples=["keep"],
     ),
 ]
@@ -45,9 +43,9 @@ class HandOverOut(Schema):
     to_owner: str = Field(validation_alias="to_name")
     to_owner_id: int | None
     at: datetime
-    keeps_grant: bool = Field(description="Whether what there was before goes on until the new owner has signed in.")
+    keeps_grant: bool = Field(description="Whether the old sign-in stays in use until the new owner signs in.")
     completed_at: datetime | None = Field(
-        description="When the new owner had signed in; an app-only connection needs nobody to. Null: they are asked to."
+        description="When the new owner signed in. App-only connections need no sign-in. Null: not signed in yet."
     )
     link: Annotated[str, link_to("connection")] = Field(
         validation_alias="connection_id", description="The connection's page."
@@ -55,64 +53,68 @@ class HandOverOut(Schema):
 
 
 class KeyUseOut(Schema):
-    """An API key that has fetched tokens within the last 30 days."""
+    """An API key that has requested tokens within the last 30 days."""
 
-    key_id: int | None = Field(description="Null once the key is deleted.")
+    key_id: int | None = Field(description="Null if the key was deleted.")
     name: str = Field(validation_alias="key_name")
     owner: str = Field(validation_alias="owner_name")
-    count: int = Field(description="How often, within these 30 days.")
+    count: int = Field(description="Number of token requests within these 30 days.")
     last: datetime
 
 
 class MeaningOut(Schema):
-    """What handing a connection over means: what stops, and what goes on."""
+    """The consequences of a transfer: what stops working, and what continues."""
 
     connection_id: int
     connection_name: str
     owner: AsText
     owner_id: int
-    needs_sign_in: bool = Field(description="Whether the new owner must sign in at Microsoft for it.")
-    can_keep_grant: bool = Field(description="Whether the old sign-in still works, so that it can be kept until then.")
-    shares: list[str] = Field(description="With whom it is shared. These stay; the new owner can end them.")
-    keys_that_stop: list[KeyUseOut] = Field(description="Keys of its owner: a key acts as its owner.")
-    keys_that_go_on: list[KeyUseOut] = Field(description="Keys of others, who reach it through a share.")
+    needs_sign_in: bool = Field(description="Whether the new owner needs to sign in at Microsoft.")
+    can_keep_grant: bool = Field(description="Whether the old sign-in still works and can be kept until then.")
+    shares: list[str] = Field(
+        description="The people and teams it is shared with. These shares stay. The new owner can remove them."
+    )
+    keys_that_stop: list[KeyUseOut] = Field(description="The owner's keys. They stop working for this connection.")
+    keys_that_go_on: list[KeyUseOut] = Field(
+        description="Keys of people with access through a share. They keep working."
+    )
 
 
 class ConnectionMeaningOut(MeaningOut):
-    """The same for one connection, and whether an earlier hand-over is still unfinished."""
+    """The consequences for one connection, and whether an earlier transfer is still incomplete."""
 
-    unfinished: HandOverOut | None = Field(description="The hand-over whose new owner has not signed in yet.")
+    unfinished: HandOverOut | None = Field(description="The transfer whose new owner hasn't signed in yet.")
 
 
 class WorkingKeyOut(Schema):
-    """An API key that still works. It acts as its owner, and cannot be handed over."""
+    """A valid API key. It acts as its owner, so you can't transfer it."""
 
     id: int = Field(validation_alias="key.pk")
     name: str = Field(validation_alias="key.name")
-    fetched: list[str] = Field(description="Names of the connections whose tokens it fetched within 30 days.")
+    fetched: list[str] = Field(description="Names of the connections whose tokens it requested within 30 days.")
 
 
 class BelongingsPage(Page[MeaningOut]):
-    """What somebody owns: one page of connections, and what cannot be handed over with them."""
+    """What a person owns: one page of connections, and keys and service accounts, which are not transferred."""
 
-    keys: list[WorkingKeyOut] = Field(description="Their keys that work, at most 100.")
-    service_accounts: list[PersonOut] = Field(description="Those they are responsible for, at most 50.")
+    keys: list[WorkingKeyOut] = Field(description="Their active keys, at most 100.")
+    service_accounts: list[PersonOut] = Field(description="The service accounts they are responsible for, at most 50.")
 
 
 class NewOwner(RequestSchema):
-    """Who gets it: a number, or a name to sign in with."""
+    """The new owner, by ID or by user name."""
 
-    new_owner_id: Number | None = Field(None, description="Their number. Send either this or new_owner.")
+    new_owner_id: Number | None = Field(None, description="The new owner's ID. Send either this or new_owner.")
     new_owner: Text | None = Field(
-        None, min_length=1, max_length=150, description="The name they sign in with.", examples=["carol"]
+        None, min_length=1, max_length=150, description="The new owner's user name.", examples=["carol"]
     )
     grant: Grant = "keep"
 
 
 class HandOverIn(NewOwner):
-    new_name: Label = Field("", description="If the new owner has a connection of this name already.")
+    new_name: Label = Field("", description="A new name, if the new owner already has a connection with this name.")
     seen_owner_id: Number | None = Field(
-        None, description="Whose it was when you looked. If it is somebody else's by now, nothing is changed."
+        None, description="The owner you last saw. If the owner has changed, the request fails."
     )
 
 
@@ -123,7 +125,7 @@ class HandOverAllIn(NewOwner):
 
 
 class NotHandedOver(Schema):
-    """A connection that stays where it is, and why."""
+    """A connection that was not transferred, and why."""
 
     connection_id: int
     connection_name: str
@@ -133,29 +135,31 @@ class NotHandedOver(Schema):
 
 
 class HandedOver(Schema):
-    """What came of handing over a person's connections, each on its own."""
+    """The result of transferring a person's connections. Each one succeeds or fails independently."""
 
     done: list[HandOverOut]
-    failed: list[NotHandedOver] = Field(description="Hand these over one by one, for example under another name.")
-    not_theirs: list[int] = Field(description="Of connection_ids: what the person does not own (any more).")
-    left: int = Field(description="How many connections they still own. Call again if there are more than failed.")
+    failed: list[NotHandedOver] = Field(description="Transfer these one by one, for example under another name.")
+    not_theirs: list[int] = Field(description="The connection_ids that the person doesn't own.")
+    left: int = Field(
+        description="Number of connections they still own. Call again if it is higher than the number of failed ones."
+    )
 
 
-@router.get(
-    "/connections/{ref}/hand-over", response=ConnectionMeaningOut, summary="Read what handing a connection over means"
-)
+@router.get("/connections/{ref}/hand-over", response=ConnectionMeaningOut, summary="Preview an ownership transfer")
 def read_hand_over(request: HttpRequest, ref: str) -> Any:
-    """For whoever may hand it over: whose keys stop, whose go on, and whether the old sign-in can be kept."""
+    """For those who may transfer it: which keys stop working or continue, and whether the old sign-in can be kept."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_READ, ref)
     roles.require(permissions.can_hand_over(key.owner, connection), action="Ask its owner or an IT admin.")
     return _consequences([connection])[0] | {"unfinished": ownership_transfer.pending_transfer(connection)}
 
 
-@router.post("/connections/{ref}/hand-over", response=HandOverOut, summary="Hand a connection over")
+@router.post("/connections/{ref}/hand-over", response=HandOverOut, summary="Transfer a connection")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def hand_over(request: HttpRequest, ref: str, body: HandOverIn) -> Any:
-    """The new owner owns it at once, and is asked to sign in for it. Its number stays, and so do its shares. Whoever
-    gave away their own sees it no longer: the next call about it is answered with 404.
+    """Transfer a connection to a new owner. This takes effect immediately, and we ask the new owner to sign in.
+
+    The connection keeps its ID and its shares. If you give away your own connection, you can no longer see it, and
+    further calls return 404.
     """
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
     roles.require(permissions.can_hand_over(key.owner, connection), action="Ask its owner or an IT admin.")
@@ -169,9 +173,11 @@ def hand_over(request: HttpRequest, ref: str, body: HandOverIn) -> Any:
     return transfer
 
 
-@router.get("/people/{int:person_id}/hand-over", response=BelongingsPage, summary="List what somebody owns")
+@router.get(
+    "/people/{int:person_id}/hand-over", response=BelongingsPage, summary="List a person's connections and keys"
+)
 def read_belongings(request: HttpRequest, person_id: int, query: Query[PageQuery]) -> Any:
-    """For IT admins: their connections by name, what stops when these are handed over, and their keys."""
+    """For IT admins: a person's connections by name, what stops working if they are transferred, and their keys."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     leaver = _leaver(key.owner, person_id)
     visible = querysets.visible_connections(key.owner).filter(owner=leaver)
@@ -185,12 +191,10 @@ def read_belongings(request: HttpRequest, person_id: int, query: Query[PageQuery
     }
 
 
-@router.post("/people/{int:person_id}/hand-over", response=HandedOver, summary="Hand over what somebody owns")
+@router.post("/people/{int:person_id}/hand-over", response=HandedOver, summary="Transfer a person's connections")
 @idempotent(Scope.ADMIN_WRITE)
 def hand_over_all(request: HttpRequest, person_id: int, body: HandOverAllIn) -> Any:
-    """For IT admins: each connection on its own, so that one that cannot be handed over does not hold up the others.
-    Doing it twice is harmless.
-    """
+    """For IT admins: transfer connections one by one. A failed transfer does not stop the others. Safe to repeat."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     leaver = _leaver(key.owner, person_id)
     owner = _new_owner(body, querysets.possible_owners().exclude(pk=leaver.pk))
@@ -214,7 +218,7 @@ def hand_over_all(request: HttpRequest, person_id: int, body: HandOverAllIn) -> 
 
 
 def _leaver(user: User, person_id: int) -> User:
-    roles.require(permissions.can_manage_people(user), cause="This takes an IT admin.", action="Ask one.")
+    roles.require(permissions.can_manage_people(user), cause="Only IT admins can do this.", action="Ask an IT admin.")
     return get_object_or_404(querysets.visible_people(user), pk=person_id)
 
 
@@ -226,7 +230,7 @@ def _new_owner(body: NewOwner, people: QuerySet[User]) -> User:
     owner = people.filter(**({"pk": body.new_owner_id} if by_id else {"username": body.new_owner})).first()
     if owner is None:
         field = "new_owner_id" if by_id else "new_owner"
-        raise InvalidInput("Nobody to whom this can be handed over is found under it.", field=field)
+        raise InvalidInput("This person doesn't exist or can't own connections.", field=field)
     return owner
 
 

@@ -19,11 +19,11 @@ MOST = 200
 
 
 class PageQuery(FilterSchema):
-    """What every list may be asked for."""
+    """The query parameters of every list."""
 
     # Subclasses add filters, each named after a column or defined by a FilterLookup or a filter_… method.
-    after: Text = Field("", max_length=2000, description="The `next` of the page before; empty for the first page.")
-    limit: int = Field(50, ge=1, le=MOST, description="How many items a page has at most.")
+    after: Text = Field("", max_length=2000, description="The previous page's `next`. Empty for the first page.")
+    limit: int = Field(50, ge=1, le=MOST, description="Maximum number of items per page.")
     # Parameters of a subclass that the view applies itself.
     not_columns: ClassVar[set[str]] = set()
 
@@ -36,7 +36,7 @@ class PageQuery(FilterSchema):
 
 class Page(Schema, Generic[Item]):
     next: str | None = Field(
-        description="The `after` of the following page; null on the last one. A page may be shorter than `limit`."
+        description="The next page's `after`. Null on the last page. A page can have fewer items than `limit`."
     )
     items: list[Item]
 
@@ -57,7 +57,7 @@ def page(
     """
     key = keyset.decode(query.after, queryset.model, order)
     if query.after and key is None:
-        raise InvalidInput("This is no cursor of this list.", action="Start again without it.", field="after")
+        raise InvalidInput("This cursor doesn't belong to this list.", action="Start again without it.", field="after")
     rows = keyset.page_rows(queryset.filter(query.matches()), order, query.limit, key=key)
     items = rows[: query.limit]
     return {

@@ -22,29 +22,34 @@ from connections.services.policy import rules as policy_rules
 
 router = Router(tags=["Policy"])
 Effects = dict[str, Literal["allowed", "approval", "forbidden"]]
-Names = Annotated[list[str] | None, Field(description="What is allowed; null: all.")]
+Names = Annotated[list[str] | None, Field(description="The allowed values. Null: all.")]
 
 
 class RulesOut(Schema):
-    """Rules in the form that configuration files carry, too."""
+    """All rules, in the same form as in configuration files."""
 
-    authentication_types: list[Type] | None = Field(description="The kinds that are allowed; null: all.")
+    authentication_types: list[Type] | None = Field(description="The allowed connection types. Null: all.")
     environments: Names
     tenants: Names
-    capabilities: Effects = Field(description="Those that are not simply allowed.")
-    permissions: Effects = Field(description="By name or pattern, as in Mail.*; the most exact one counts.")
+    capabilities: Effects = Field(description="Capabilities that are forbidden or need approval.")
+    permissions: Effects = Field(description="Rules by name or pattern, as in Mail.*. The most specific rule applies.")
     personal_accounts: bool
-    other_tenants: bool = Field(description="Whether accounts of directories that are no tenant here are allowed.")
+    other_tenants: bool = Field(description="Whether accounts from other directories are allowed.")
+    register_tenants: bool = Field(description="Whether the directory of an account that signs in becomes a tenant.")
     share_with_people: bool
     share_app_only: bool
     longest_share_days: int | None = Field(description="Null: no limit.")
     app_only_second_admin: bool = Field(description="Whether another IT admin must approve app-only connections.")
+    credential_renewal: bool = Field(description="Whether the portal may renew secrets and certificates by itself.")
+    member_apps: bool = Field(
+        description="Whether members can bring their own app registrations. Set in the organisation's policy only."
+    )
 
 
 class SummaryOut(Schema):
     forbidden: list[str]
-    approval: list[str] = Field(description="What needs an approval.")
-    allowed: list[str] = Field(description="Exceptions from the other two.")
+    approval: list[str] = Field(description="What requires approval.")
+    allowed: list[str] = Field(description="Exceptions to the other two.")
     limits: list[str]
 
 
@@ -52,11 +57,11 @@ class PolicyOut(Schema):
     """The rules of the organisation, or those of one app registration, which can only be stricter."""
 
     app_registration_id: int | None = Field(description="Null: the organisation's.")
-    rules: RulesOut | None = Field(description="Its own rules; null for who may read only the summary.")
-    effective: RulesOut | None = Field(description="What counts in the end: for each rule the stricter of the two.")
+    rules: RulesOut | None = Field(description="Its own rules. Null if the caller can read only the summary.")
+    effective: RulesOut | None = Field(description="The effective policy: for each rule, the stricter of the two.")
     changed_at: datetime | None
     changed_by: str
-    summary: SummaryOut = Field(description="Of what counts in the end.")
+    summary: SummaryOut = Field(description="A summary of the effective policy.")
     link: str
 
 
@@ -64,8 +69,8 @@ class ConnectionViolation(Schema):
     connection_id: int = Field(validation_alias="connection.pk")
     connection_name: str = Field(validation_alias="connection.name")
     owner: AsText = Field(validation_alias="connection.owner")
-    why: list[str] = Field(validation_alias="sentences", description="The rules it breaks, in words.")
-    effect: Literal["approval", "forbidden"] = Field(description="Forbidden, or only not approved.")
+    why: list[str] = Field(validation_alias="sentences", description="The rules it violates, in words.")
+    effect: Literal["approval", "forbidden"] = Field(description="Whether it is forbidden or needs approval.")
     link: Annotated[str, link_to("connection")] = Field(validation_alias="connection.pk")
 
 
@@ -75,7 +80,7 @@ class ShareViolation(Schema):
     connection_name: str = Field(validation_alias="share.connection.name")
     shared_with: str
     why: list[str] = Field(validation_alias="sentences")
-    shorten_to: datetime | None = Field(description="If all that is wrong is that it lasts too long: the latest end.")
+    shorten_to: datetime | None = Field(description="The latest allowed expiration, if the share only lasts too long.")
     link: Annotated[str, link_to("connection")] = Field(validation_alias="share.connection_id")
 
     @staticmethod
@@ -84,7 +89,7 @@ class ShareViolation(Schema):
 
 
 class ViolationsOut(Schema):
-    """What breaks the policy: the first of each kind by name, and how many there are."""
+    """Policy violations: the first of each kind, ordered by name, and how many there are."""
 
     connections: list[ConnectionViolation]
     connection_count: int
@@ -93,32 +98,30 @@ class ViolationsOut(Schema):
 
 
 class ViolationQuery(Schema):
-    limit: int = Field(
-        MOST, ge=1, le=MOST, description="How many of each kind are listed at most; the counts are of all."
-    )
+    limit: int = Field(MOST, ge=1, le=MOST, description="Maximum number of items of each kind. The counts include all.")
 
 
-@router.get("/policy", response=PolicyOut, summary="Read the organisation's policy")
+@router.get("/policy", response=PolicyOut, summary="Get the organisation's policy")
 def read_policy(request: HttpRequest) -> Any:
-    """All rules for IT admins and auditors, for others what they come to in words."""
+    """IT admins and auditors get all rules, others a summary in words."""
     return _describe_policy(key_scoping.unlimited(request, Scope.ADMIN_READ), None)
 
 
-@router.get("/app-registrations/{int:app_id}/policy", response=PolicyOut, summary="Read an app registration's policy")
+@router.get("/app-registrations/{int:app_id}/policy", response=PolicyOut, summary="Get an app registration's policy")
 def read_app_policy(request: HttpRequest, app_id: int) -> Any:
-    """Its own rules, which come on top of the organisation's, and what counts in the end."""
+    """The app registration's own rules, and the effective policy after combining them with the organisation's rules."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     return _describe_policy(key, get_object_or_404(querysets.visible_app_registrations(key.owner), pk=app_id))
 
 
-@router.get("/policy/violations", response=ViolationsOut, summary="List what breaks the policy")
+@router.get("/policy/violations", response=ViolationsOut, summary="List policy violations")
 def read_policy_violations(request: HttpRequest, query: Query[ViolationQuery]) -> Any:
-    """Connections and shares that exist and break the rules as they are now; for IT admins and auditors."""
+    """Existing connections and shares that violate the current rules. For IT admins and auditors."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     roles.require(
         access_permissions.can_read_policy(key.owner),
-        cause="IT admins and auditors read this.",
-        action="Ask one of them.",
+        cause="Only IT admins and auditors can view this.",
+        action="Ask an IT admin or auditor.",
     )
     return violations.impact(evaluate.load_policies(), now=timezone.now(), keep=query.limit)
 

@@ -4,43 +4,57 @@ from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
+from django.utils import timezone
 from ninja import NinjaAPI, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from pydantic import Field
 
 from connections.access import roles
-from connections.errors import InvalidApiKey, InvalidInput, NotAllowed, PortalError
-from connections.models import Connection
+from connections.api.hrefs import page_link
+from connections.errors import (
+    DatabaseUnavailable,
+    InvalidApiKey,
+    InvalidInput,
+    NotAllowed,
+    PortalError,
+    UnreadableSecret,
+)
+from connections.models import ApiKey, Connection
+from connections.services.operations import running_keys
+from connections.services.policy import four_eyes
+from connections.services.policy.four_eyes import SecondPersonNeeded
 
 MOST_ERRORS = 20  # in one response
 # Code and title by status, for errors that Django or django-ninja return themselves.
 _BY_STATUS = {
-    400: ("bad_request", "The call cannot be understood."),
-    403: ("not_allowed", "This is not allowed."),
-    404: ("not_found", "There is no such thing, or it is not yours to see."),
-    405: ("method_not_allowed", "This address does not answer to that method."),
+    400: ("bad_request", "The request isn't valid."),
+    403: ("not_allowed", "Access denied."),
+    404: ("not_found", "Not found, or you don't have access."),
+    405: ("method_not_allowed", "This URL doesn't support this method."),
     413: ("too_large", "The body is too large."),
-    500: ("internal_error", "The portal made a mistake."),
+    500: ("internal_error", "Something went wrong."),
+    503: (DatabaseUnavailable.code, DatabaseUnavailable.cause),
 }
 
 
 class FieldError(Schema):
-    field: str = Field(description="Its name; parts of it are separated by dots. Empty: the request as a whole.")
+    field: str = Field(description="The field's name, with dots between its parts. Empty: the whole request.")
     message: str
 
 
 class Problem(Schema):
     """What went wrong (RFC 9457)."""
 
-    type: str = Field("about:blank", description="Always about:blank; `code` tells kinds of problems apart.")
-    title: str = Field(description="What kind of problem it is, in words.")
+    type: str = Field("about:blank", description="Always about:blank. Use `code` to distinguish problems.")
+    title: str = Field(description="A short title.")
     status: int
     code: str = Field(description="Stable, for programs.")
-    detail: str = Field("", description="What happened this time, in words.")
+    detail: str = Field("", description="What happened, in words.")
     action: str = Field("", description="What to do about it.")
-    who: str = Field("", description="Who can mend it: owner, it_admin, microsoft or nobody.")
+    who: str = Field("", description="Who can fix it: owner, it_admin, microsoft or nobody.")
     incident: int | None = Field(None, description="Number of the open incident that explains it, if it is visible.")
-    link: str = Field("", description="The page in the portal that mends it.")
+    link: str = Field("", description="The portal page where you can fix it.")
+    change_request: int | None = Field(None, description="Number of the change request, if a second person must agree.")
     errors: list[FieldError] = Field([], description="The fields that cannot be used, if it is about fields.")
 
 
@@ -84,7 +98,22 @@ def register_handlers(api: NinjaAPI) -> None:
 def _portal_error(request: HttpRequest, error: Any) -> HttpResponse:
     if isinstance(error, NotAllowed):
         roles.note_denied(error)
+    if isinstance(error, UnreadableSecret):
+        error = running_keys.explain(error)
+    if isinstance(error, SecondPersonNeeded):
+        return _ask(request, error)
     return problem_of(error)
+
+
+def _ask(request: HttpRequest, error: SecondPersonNeeded) -> HttpResponse:
+    """Ask for approval of the change that the key's owner tried to make, and say where the request is."""
+    key: ApiKey = request.auth  # type: ignore[attr-defined]
+    try:
+        change = four_eyes.ask(error.change, actor=key.owner, now=timezone.now())
+    except PortalError as refused:
+        return problem_of(refused)
+    action = "We asked for approval. When it is approved, repeat this call or carry out the change request."
+    return problem_of(error, action=action, change_request=change.pk, link=page_link("change_request", change.pk))
 
 
 def _validation_error(request: HttpRequest, error: Any) -> HttpResponse:
@@ -93,7 +122,7 @@ def _validation_error(request: HttpRequest, error: Any) -> HttpResponse:
         for item in error.errors[:MOST_ERRORS]
     ]
     detail = "; ".join(f"{item.field}: {item.message}" if item.field else item.message for item in errors)
-    return problem(422, "invalid_input", "A parameter cannot be used.", detail[:500], errors=errors)
+    return problem(422, "invalid_input", "A parameter isn't valid.", detail[:500], errors=errors)
 
 
 def _field_name(location: tuple[Any, ...]) -> str:
@@ -103,7 +132,7 @@ def _field_name(location: tuple[Any, ...]) -> str:
 
 
 def _http_error(request: HttpRequest, error: Any) -> HttpResponse:
-    code, title = _BY_STATUS.get(error.status_code, ("refused", "The call was refused."))
+    code, title = _BY_STATUS.get(error.status_code, ("refused", "The request was rejected."))
     return problem(error.status_code, code, title, str(error))
 
 
@@ -114,8 +143,10 @@ def is_problem(response: HttpResponseBase) -> bool:
 def problem_for_status(response: HttpResponseBase, *, request_id: str) -> HttpResponse:
     """Turn an error response into a problem that reveals nothing about the portal's internals."""
     status = response.status_code
-    code, title = _BY_STATUS.get(status, ("refused", "The call was refused."))
-    action = f"Tell an IT admin this number, which is in the log: {request_id}" if status >= 500 else ""
+    code, title = _BY_STATUS.get(status, ("refused", "The request was rejected."))
+    action = f"Contact an IT admin and give them this request ID: {request_id}" if status >= 500 else ""
+    if code == DatabaseUnavailable.code:
+        return problem_of(DatabaseUnavailable())
     replacement = problem(status, code, title, action=action)
     for name in ("Allow", "Retry-After"):
         if response.has_header(name):

@@ -27,14 +27,14 @@ def _reject_unknown_params_of(operation: Operation) -> None:
         if model.__ninja_param_source__ == "query"
         for name in model.__ninja_flatten_map__
     )
-    action = f"The parameters are: {', '.join(known)}." if known else "Leave it out; this address takes none."
+    action = f"Available parameters: {', '.join(known)}." if known else "Remove it. This URL has no parameters."
 
     @wraps(view)
     def wrapper(request: HttpRequest, **values: Any) -> Any:
         unknown = sorted(set(request.GET) - set(known))
         if unknown:
             names = ", ".join(name[:60] for name in unknown[:MOST_NAMED])
-            cause = f"There is no query parameter of this name here: {names}."
+            cause = f"Unknown query parameter: {names}."
             raise UnknownParameter(cause, action=action, field=unknown[0][:200])
         return view(request, **values)
 

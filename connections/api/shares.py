@@ -10,13 +10,13 @@ from pydantic import Field
 
 from connections.access import permissions, querysets, roles
 from connections.api import authentication, etags, problems
-from connections.api.field_types import Moment, Number, RequestSchema, listed
+from connections.api.field_types import Moment, Number, RequestSchema, Text, listed
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
 from connections.api.pagination import PageQuery, page, page_of
 from connections.errors import InvalidInput
 from connections.models import Connection, Share
-from connections.services.sharing import shares
+from connections.services.sharing import emergency, shares
 
 router = Router(tags=["Sharing"])
 Level = Annotated[Share.Level, listed(Share.Level)]
@@ -24,14 +24,14 @@ COLUMNS = ("level", "until", "ended_at")
 
 
 class ShareOut(Schema):
-    """Who else uses or manages a connection."""
+    """A share: who can use or manage a connection."""
 
     id: int
-    person_id: int | None = Field(description="The person it is shared with; null for a team.")
+    person_id: int | None = Field(description="The person it is shared with. Null for a team.")
     team_id: int | None
-    name: str = Field(description="Of the person or the team.")
-    level: Level = Field(description="use: fetch tokens. manage: also sign in again and share.")
-    until: datetime | None = Field(description="When it ends by itself.")
+    name: str = Field(description="The name of the person or team.")
+    level: Level = Field(description="use: request tokens. manage: also sign in again and share.")
+    until: datetime | None = Field(description="When it expires. Null: never.")
     created_at: datetime
 
     @staticmethod
@@ -40,24 +40,34 @@ class ShareOut(Schema):
 
 
 class ShareIn(RequestSchema):
-    """A share to be made: with a person, or with a team."""
+    """A share to create, with either a person or a team."""
 
     person_id: Number | None = Field(None, examples=[7])
     team_id: Number | None = None
     level: Level = Field(Share.Level.USE, examples=["use"])
-    until: Moment | None = Field(None, description="When it ends by itself, within three years; null: never.")
+    until: Moment | None = Field(None, description="When it expires, within three years. Null: never.")
 
 
 class ShareChanges(RequestSchema):
-    """What changes about a share; what is not sent stays. ``until`` null takes the end away."""
+    """Changes to a share. Fields that are not sent keep their values; ``until`` null removes the expiration date."""
 
     level: Level | None = Field(None, examples=["manage"])
     until: Moment | None = None
 
 
+class EmergencyIn(RequestSchema):
+    hours: int = Field(1, ge=1, le=168, description="For how long; the portal's operator sets the longest time.")
+    reason: Text = Field(
+        min_length=1,
+        max_length=emergency.REASON_LENGTH,
+        description="The owner, all IT admins and the auditors read it.",
+        examples=["Bob is unreachable and invoices are waiting."],
+    )
+
+
 @router.get("/connections/{ref}/shares", response=page_of(ShareOut), summary="List shares")
 def list_shares(request: HttpRequest, ref: str, query: Query[PageQuery]) -> Any:
-    """The shares that count just now."""
+    """The connection's active shares."""
     _, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_READ, ref)
     return page(_active_shares(connection), query)
 
@@ -65,7 +75,7 @@ def list_shares(request: HttpRequest, ref: str, query: Query[PageQuery]) -> Any:
 @router.post("/connections/{ref}/shares", response={201: ShareOut}, summary="Share a connection")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def add_share(request: HttpRequest, response: HttpResponse, ref: str, body: ShareIn) -> Any:
-    """Sharing again with the same person or team changes level and end."""
+    """Share the connection. Sharing again with the same person or team changes the level and the expiration date."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
     roles.require(permissions.can_share(key.owner, connection), action="Ask its owner or an IT admin to share it.")
     if (body.person_id is None) == (body.team_id is None):
@@ -83,9 +93,19 @@ def add_share(request: HttpRequest, response: HttpResponse, ref: str, body: Shar
     return etags.tag(response, share, COLUMNS)
 
 
+@router.post(
+    "/connections/{ref}/emergency-access", response={201: ShareOut}, summary="Take emergency access to a connection"
+)
+@idempotent(Scope.ADMIN_WRITE)
+def take_emergency_access(request: HttpRequest, ref: str, body: EmergencyIn) -> Any:
+    """For IT admins: use the connection for a few hours. Alerts its owner, all IT admins and the auditors at once."""
+    key, connection = authentication.key_and_connection(request, Scope.ADMIN_WRITE, ref)
+    return emergency.take(connection, hours=body.hours, reason=body.reason, actor=key.owner, now=timezone.now())
+
+
 @router.patch("/connections/{ref}/shares/{int:share_id}", response=ShareOut, summary="Change a share")
 def change_share(request: HttpRequest, response: HttpResponse, ref: str, share_id: int, body: ShareChanges) -> Any:
-    """Change what it allows, or when it ends."""
+    """Change a share's level or expiration date."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
     share = get_object_or_404(_active_shares(connection), pk=share_id)
     roles.require(permissions.can_share(key.owner, connection), action="Ask its owner or an IT admin to share it.")
@@ -105,10 +125,10 @@ def change_share(request: HttpRequest, response: HttpResponse, ref: str, share_i
 
 
 @router.delete(
-    "/connections/{ref}/shares/{int:share_id}", response={204: None} | problems.responses(412), summary="End a share"
+    "/connections/{ref}/shares/{int:share_id}", response={204: None} | problems.responses(412), summary="Remove a share"
 )
 def end_share(request: HttpRequest, ref: str, share_id: int) -> Any:
-    """It no longer counts from this moment on."""
+    """Remove a share. This takes effect immediately."""
     key, connection = authentication.key_and_connection(request, Scope.CONNECTIONS_WRITE, ref)
     share = get_object_or_404(_active_shares(connection), pk=share_id)
     with etags.lock_matching(request, share, COLUMNS, part_of=connection) as current:

@@ -22,12 +22,12 @@ Kind = Annotated[User.Kind, listed(User.Kind)]
 
 
 class PersonOut(Schema):
-    """Somebody who uses the portal."""
+    """A person or service account that uses the portal."""
 
     id: int
     name: str
-    username: str = Field(description="The name they sign in with.")
-    kind: Kind = Field(description="A person, or a service account that only its API keys act as.")
+    username: str = Field(description="The user name.")
+    kind: Kind = Field(description="A person, or a service account for API keys.")
 
     @staticmethod
     def resolve_name(user: User) -> str:
@@ -35,11 +35,11 @@ class PersonOut(Schema):
 
 
 class TeamOut(Schema):
-    """A group of people that connections are shared with."""
+    """A team with which connections can be shared."""
 
     id: int
     name: str
-    entra_group: str = Field(description="Object ID of the Entra group it follows; empty: its members are put in here.")
+    entra_group: str = Field(description="Object ID of its Entra group. Empty: members are added in the portal.")
     member_count: int
     link: Annotated[str, link_to("team")] = Field(validation_alias="pk")
 
@@ -56,41 +56,41 @@ class TeamQuery(PageQuery):
 
 class TeamIn(RequestSchema):
     name: Name
-    entra_group: Label = Field("", description="Object ID of an Entra group whose members come and go by themselves.")
+    entra_group: Label = Field("", description="Object ID of an Entra group to synchronise the members with.")
 
 
 class TeamChanges(ChangeSchema):
     name: Name | None = None
-    entra_group: Label | None = Field(None, description="An empty text ends the following; members stay.")
+    entra_group: Label | None = Field(None, description="An empty text stops the synchronisation. Members stay.")
 
 
 @router.get("/people", response=page_of(PersonOut), summary="List people")
 def list_people(request: HttpRequest, query: Query[PersonQuery]) -> Any:
-    """Everybody and everything a connection can be shared with: people, and service accounts."""
+    """All people and service accounts with whom a connection can be shared."""
     key_scoping.unlimited(request, Scope.ADMIN_READ)
     return page(querysets.accounts(), query)
 
 
 @router.get("/teams", response=page_of(TeamOut), summary="List teams")
 def list_teams(request: HttpRequest, query: Query[TeamQuery]) -> Any:
-    """Teams in the order of their names."""
+    """Teams, ordered by name."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     return page(
         querysets.visible_teams(key.owner).annotate(member_count=Count("memberships")), query, order=("name", "pk")
     )
 
 
-@router.post("/teams", response={201: TeamOut}, summary="Make a team")
+@router.post("/teams", response={201: TeamOut}, summary="Create a team")
 @idempotent(Scope.ADMIN_WRITE)
 def add_team(request: HttpRequest, response: HttpResponse, body: TeamIn) -> Any:
-    """A team without members, or one that follows an Entra group."""
+    """Create an empty team, or one that is synchronised with an Entra group."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     team = teams.add(**body.model_dump(), actor=key.owner)
     with_location(response, "read_team", team_id=team.pk)
     return _tagged(response, team)
 
 
-@router.get("/teams/{int:team_id}", response=TeamOut, summary="Read a team")
+@router.get("/teams/{int:team_id}", response=TeamOut, summary="Get a team")
 def read_team(request: HttpRequest, response: HttpResponse, team_id: int) -> Any:
     """One team."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
@@ -99,7 +99,7 @@ def read_team(request: HttpRequest, response: HttpResponse, team_id: int) -> Any
 
 @router.patch("/teams/{int:team_id}", response=TeamOut, summary="Change a team")
 def change_team(request: HttpRequest, response: HttpResponse, team_id: int, body: TeamChanges) -> Any:
-    """Rename it, or let it follow another group."""
+    """Rename a team, or change its Entra group."""
     key, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_WRITE)
     with etags.lock_matching(request, team, COLUMNS) as current:
         values = body.over(name=current.name, entra_group=current.entra_group)
@@ -109,7 +109,7 @@ def change_team(request: HttpRequest, response: HttpResponse, team_id: int, body
 
 @router.delete("/teams/{int:team_id}", response={204: None} | problems.responses(409, 412), summary="Remove a team")
 def remove_team(request: HttpRequest, team_id: int) -> Any:
-    """Everything that is shared with it is no longer."""
+    """Delete a team and all shares with it."""
     key, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_WRITE)
     with etags.lock_matching(request, team, COLUMNS) as current:
         teams.remove(current, actor=key.owner)
@@ -118,14 +118,14 @@ def remove_team(request: HttpRequest, team_id: int) -> Any:
 
 @router.get("/teams/{int:team_id}/members", response=page_of(PersonOut), summary="List a team's members")
 def list_members(request: HttpRequest, team_id: int, query: Query[PageQuery]) -> Any:
-    """Everybody who is in the team."""
+    """All members of the team."""
     _, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_READ)
     return page(team.members.order_by(), query)
 
 
-@router.put("/teams/{int:team_id}/members/{int:user_id}", response=PersonOut, summary="Put somebody into a team")
+@router.put("/teams/{int:team_id}/members/{int:user_id}", response=PersonOut, summary="Add a team member")
 def add_member(request: HttpRequest, team_id: int, user_id: int) -> Any:
-    """Doing it twice is harmless."""
+    """Add a person to the team. Safe to repeat."""
     key, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_WRITE)
     roles.require(permissions.can_manage_teams(key.owner), action="Ask an IT admin.")
     user = get_object_or_404(querysets.people(), pk=user_id)
@@ -133,11 +133,9 @@ def add_member(request: HttpRequest, team_id: int, user_id: int) -> Any:
     return user
 
 
-@router.delete(
-    "/teams/{int:team_id}/members/{int:user_id}", response={204: None}, summary="Take somebody out of a team"
-)
+@router.delete("/teams/{int:team_id}/members/{int:user_id}", response={204: None}, summary="Remove a team member")
 def remove_member(request: HttpRequest, team_id: int, user_id: int) -> None:
-    """What is shared with the team is out of their reach at once. Doing it twice is harmless."""
+    """Remove a person from the team. They immediately lose access to its shared connections. Safe to repeat."""
     key, team = key_scoping.key_and_object(request, querysets.visible_teams, team_id, Scope.ADMIN_WRITE)
     roles.require(permissions.can_manage_teams(key.owner), action="Ask an IT admin.")
     teams.remove_member(team, get_object_or_404(User, pk=user_id), actor=key.owner)

@@ -21,16 +21,14 @@ COLUMNS = ("name", "environment", "directory_id", "tid")
 
 
 class TenantOut(Schema):
-    """A Microsoft Entra directory. Members of the portal read its name only; the rest is then null."""
+    """A Microsoft Entra directory. Members get only its name; the other fields are null."""
 
     id: int
     name: str
-    environment: str = Field(description="The Microsoft cloud it lives in.", examples=["global"])
-    directory_id: Annotated[str | None, RegistryOnly] = Field(
-        description="As in Microsoft's addresses: an ID, a domain, or organizations."
-    )
+    environment: str = Field(description="Its Microsoft cloud.", examples=["global"])
+    directory_id: Annotated[str | None, RegistryOnly] = Field(description="A directory ID, a domain, or organizations.")
     tid: Annotated[str | None, RegistryOnly] = Field(
-        description="The directory's ID as Microsoft told it; empty while it could not be asked."
+        description="The directory ID, as verified with Microsoft. Empty if not verified yet."
     )
     created_at: Annotated[datetime | None, RegistryOnly]
     link: Annotated[str, link_to("tenant")] = Field(validation_alias="pk", description="Its page in the portal.")
@@ -52,7 +50,7 @@ class TenantIn(RequestSchema):
 
 
 class TenantChanges(ChangeSchema):
-    """What changes about a tenant. It moves to another directory only while nothing uses it."""
+    """Changes to a tenant. You can change its directory only while nothing uses the tenant."""
 
     name: Name | None = None
     environment: Text | None = Field(None, min_length=1, max_length=20)
@@ -67,7 +65,7 @@ def _managed_tenant(request: HttpRequest, tenant_id: int) -> tuple[ApiKey, Tenan
 
 @router.get("/tenants", response=page_of(TenantOut), summary="List tenants")
 def list_tenants(request: HttpRequest, query: Query[TenantQuery]) -> Any:
-    """Tenants in the order of their names."""
+    """Tenants, ordered by name."""
     key = key_scoping.unlimited(request, Scope.ADMIN_READ)
     matches = Q(name__icontains=query.q)
     if key_scoping.reads_registry(key):
@@ -75,10 +73,10 @@ def list_tenants(request: HttpRequest, query: Query[TenantQuery]) -> Any:
     return page(querysets.visible_tenants(key.owner).filter(matches), query, order=("name", "pk"))
 
 
-@router.post("/tenants", response={201: TenantOut} | problems.responses(503), summary="Register a tenant")
+@router.post("/tenants", response={201: TenantOut} | problems.responses(503), summary="Add a tenant")
 @idempotent(Scope.ADMIN_WRITE)
 def add_tenant(request: HttpRequest, response: HttpResponse, body: TenantIn) -> Any:
-    """Look a directory up at Microsoft and register it. If Microsoft cannot be asked, `tid` stays empty."""
+    """Add a tenant after verifying its directory with Microsoft. If Microsoft is unavailable, `tid` stays empty."""
     key = key_scoping.unlimited(request, Scope.ADMIN_WRITE)
     key_scoping.manage_registry(key)
     tenant = tenants.add(**body.model_dump(), actor=key.owner)
@@ -86,7 +84,7 @@ def add_tenant(request: HttpRequest, response: HttpResponse, body: TenantIn) -> 
     return Status(201, etags.tag(response, tenant, COLUMNS))
 
 
-@router.get("/tenants/{int:tenant_id}", response=TenantOut, summary="Read a tenant")
+@router.get("/tenants/{int:tenant_id}", response=TenantOut, summary="Get a tenant")
 def read_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) -> Any:
     """One tenant."""
     _, tenant = key_scoping.key_and_object(request, querysets.visible_tenants, tenant_id, Scope.ADMIN_READ)
@@ -97,7 +95,7 @@ def read_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) ->
     "/tenants/{int:tenant_id}", response={200: TenantOut} | problems.responses(503), summary="Change a tenant"
 )
 def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, body: TenantChanges) -> Any:
-    """Rename it, or point it to another directory while nothing uses it."""
+    """Rename a tenant or, while nothing uses it, change its directory."""
     key, tenant = _managed_tenant(request, tenant_id)
     etags.require_match(request, tenant, COLUMNS)
     # change() asks Microsoft first and locks the row afterwards, so If-Match is checked again under that lock.
@@ -115,7 +113,7 @@ def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, 
     "/tenants/{int:tenant_id}", response={204: None} | problems.responses(409, 412), summary="Remove a tenant"
 )
 def remove_tenant(request: HttpRequest, tenant_id: int) -> Any:
-    """Forget a tenant that nothing uses."""
+    """Delete a tenant that nothing uses."""
     key, tenant = _managed_tenant(request, tenant_id)
     with etags.lock_matching(request, tenant, COLUMNS) as current:
         tenants.remove(current, actor=key.owner)
@@ -123,11 +121,11 @@ def remove_tenant(request: HttpRequest, tenant_id: int) -> Any:
 
 
 @router.post(
-    "/tenants/{int:tenant_id}/look-up", response={200: TenantOut} | problems.responses(503), summary="Look a tenant up"
+    "/tenants/{int:tenant_id}/look-up", response={200: TenantOut} | problems.responses(503), summary="Verify a tenant"
 )
 @idempotent(Scope.ADMIN_WRITE)
 def look_up_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int) -> Any:
-    """Ask Microsoft for the directory's ID again."""
+    """Verify the directory ID with Microsoft again."""
     key, tenant = _managed_tenant(request, tenant_id)
     tenants.update_from_microsoft(tenant, actor=key.owner)
     return etags.tag(response, tenant, COLUMNS)

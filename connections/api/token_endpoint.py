@@ -28,11 +28,12 @@ from django.http.request import split_domain_port, validate_host
 from connections.api import authentication, problems, tokens
 from connections.api.token_waiting import MOST_REFRESHES, Refreshes, RunInThread
 from connections.client_address import forwarded_address
-from connections.errors import TokenUnavailable
+from connections.errors import DatabaseUnavailable, InvalidInput, TokenUnavailable
+from connections.microsoft import resources
 from connections.services.tokens import token_calls
 from connections.services.tokens.fetch import Refresh, Token
 from connections.services.tokens.single_flight import TokenRequirement
-from connections.services.tokens.token_calls import Outcome, TokenCall, Wait
+from connections.services.tokens.token_calls import Outcome, Refused, TokenCall, Wait
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -83,13 +84,10 @@ class TokenEndpoint:
             await self._answer(call, scope, receive, send)
         except (DatabaseError, InterfaceError):
             logger.exception("The database cannot be reached; a token call is refused.")
-            problem = problems.problem(
-                503, "internal_error", "The portal's database cannot be reached.", action="Try again in a moment."
-            )
-            problem["Retry-After"] = "5"
-            await self._send_problem(problem, scope, send, call)
+            await self._send_problem(problems.problem_of(DatabaseUnavailable()), scope, send, call)
 
     async def _answer(self, call: TokenCall, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.monotonic()
         outcome = await self._decide(call)
         refresh = None
         if isinstance(outcome, Wait):
@@ -98,11 +96,13 @@ class TokenEndpoint:
             except TokenUnavailable as error:
                 await self._send_problem(problems.problem_of(error), scope, send, call)
                 return
-            is_done = await self._refreshes.wait(refresh, outcome)
+            # The time in which it was decided counts, too: a caller waits this long in total.
+            patience = max(0.0, outcome.patience - (time.monotonic() - began))
+            is_done = await self._refreshes.wait(refresh, patience)
             call.refresh = Refresh.DONE if is_done else Refresh.UNFINISHED
             outcome = await self._decide(call)
-        if refresh is not None and outcome is None:
-            explanation = await self._explain(refresh, call, scope)
+        if isinstance(outcome, Refused) or (refresh is not None and outcome is None):
+            explanation = await self._explain(refresh, outcome, call, scope)
             if explanation is not None:
                 await _send(send, explanation.status, explanation.headers, explanation.body, call)
                 return
@@ -136,12 +136,16 @@ class TokenEndpoint:
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in problem.items()]
         await _send(send, problem.status_code, [*headers, *self._headers(is_secure(scope))], problem.content, call)
 
-    async def _explain(self, refresh: asyncio.Task[None], call: TokenCall, scope: Scope) -> Explanation | None:
-        """Let the view explain why there is no token, once for all identical requests that waited for the same refresh.
+    async def _explain(
+        self, refresh: asyncio.Task[None] | None, refused: Refused | None, call: TokenCall, scope: Scope
+    ) -> Explanation | None:
+        """Get the view's explanation why there is no token, once for all callers who get the same: those who waited for
+        this refresh, or who ask within a moment.
 
-        If there is a token by now, the view sends and records it for one caller; the others get None and ask again.
+        If there is a token by now, the view sends it to one caller and records that; the others get None and ask again.
         """
-        group = (id(refresh), call.key, call.address, scope["method"], scope["raw_path"], scope["query_string"])
+        caller = (call.key, call.address, scope["raw_path"]) if refused is None else refused
+        group = (refresh, caller, call.resource, scope["method"], scope["query_string"])
         task = self._explanations.get(group)
         is_first = task is None
         if task is None:
@@ -153,7 +157,9 @@ class TokenEndpoint:
                 lambda _: asyncio.get_running_loop().call_later(1.0, self._explanations.pop, group, None)
             )
         explanation = await asyncio.shield(task)
-        return explanation if is_first or explanation.status >= 400 else None
+        # Any other answer to somebody else's key says nothing about this one.
+        is_shared = explanation.status in (409, 503) if refused else explanation.status >= 400
+        return explanation if is_first or is_shared else None
 
 
 async def _send(send: Send, status: int, headers: Headers, body: bytes, call: TokenCall) -> None:
@@ -271,7 +277,7 @@ def read_call(scope: Scope) -> TokenCall:
         headers[name] = headers[name] + b"," + value if name in headers else value
     if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
         raise Unusual
-    if not _is_allowed_host(headers.get(b"host", b""), tuple(settings.ALLOWED_HOSTS)) or (
+    if not is_allowed_host(headers.get(b"host", b""), tuple(settings.ALLOWED_HOSTS)) or (
         settings.SECURE_SSL_REDIRECT and not is_secure(scope)
     ):
         raise Unusual
@@ -280,11 +286,13 @@ def read_call(scope: Scope) -> TokenCall:
     longest = authentication.LONGEST_NUMBER if is_number else authentication.LONGEST_NAME
     if len(ref) > longest or "\x00" in ref or "\ufffd" in ref:
         raise Unusual
+    wanted, resource = _read_query(scope["query_string"])
     return TokenCall(
         key=_key(headers.get(b"authorization", b"")),
         pk=int(ref) if is_number else None,
         name=None if is_number else ref,
-        wanted=_requirement(scope["query_string"]),
+        wanted=wanted,
+        resource=resource,
         address=forwarded_address(
             headers.get(b"x-forwarded-for", b"").decode("latin-1"), scope["client"][0] if scope.get("client") else ""
         ),
@@ -302,7 +310,8 @@ def is_secure(scope: Scope) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _is_allowed_host(host: bytes, allowed: tuple[str, ...]) -> bool:
+def is_allowed_host(host: bytes, allowed: tuple[str, ...]) -> bool:
+    """Whether Django would accept the Host header."""
     domain, _ = split_domain_port(host.decode("latin-1"))
     return bool(domain) and validate_host(domain, allowed)
 
@@ -314,18 +323,23 @@ def _key(authorization: bytes) -> str:
     return text.decode()
 
 
-def _requirement(query: bytes) -> TokenRequirement:
+def _read_query(query: bytes) -> tuple[TokenRequirement, str]:
+    """Return the requirement and the resource's key, "" for the connection's own."""
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as malformed:
         raise Unusual from malformed
-    values = {"min_valid": "300", "refused": ""} | dict(pairs)
+    values = {"min_valid": "300", "refused": "", "resource": ""} | dict(pairs)
     min_valid, refused = values["min_valid"], values["refused"]
-    if len(values) > 2 or len(dict(pairs)) < len(pairs) or not re.fullmatch("([0-9a-f]{32})?", refused):
+    if len(values) > 3 or len(dict(pairs)) < len(pairs) or not re.fullmatch("([0-9a-f]{32})?", refused):
         raise Unusual
     if not re.fullmatch("[0-9]{1,4}", min_valid) or int(min_valid) > tokens.LONGEST_VALIDITY:
         raise Unusual
-    return TokenRequirement(int(min_valid), refused)
+    try:
+        resource = values["resource"] and resources.key_of(values["resource"])
+    except InvalidInput as unknown:
+        raise Unusual from unknown
+    return TokenRequirement(int(min_valid), refused), resource
 
 
 def _marked(scope: Scope, call: TokenCall) -> Scope:

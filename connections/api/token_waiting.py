@@ -1,4 +1,4 @@
-"""Lets callers wait for a refresh as coroutines; all callers for one connection share the same refresh."""
+"""Lets callers wait for a refresh as coroutines; all callers for one connection's resource share the same refresh."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from django.db import close_old_connections
 from django.db import connection as database
 
 from connections.errors import TokenUnavailable
-from connections.services.tokens import single_flight
+from connections.services.tokens import refresh_locks, single_flight
 from connections.services.tokens.single_flight import TokenRequirement
 from connections.services.tokens.token_calls import Wait
 
@@ -32,7 +32,7 @@ class Refreshes:
 
     def __init__(self, run_in_thread: RunInThread) -> None:
         self._run_in_thread = run_in_thread
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[int, str], asyncio.Task[None]] = {}
         self._waiting: Counter[asyncio.Task[None]] = Counter()
         self._threads = asyncio.Semaphore(MOST_REFRESHES)
         self._of_app: dict[int, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, MOST_OF_ONE_APP))
@@ -41,21 +41,22 @@ class Refreshes:
 
     def begin(self, wait: Wait, wanted: TokenRequirement) -> asyncio.Task[None]:
         """Start the connection's refresh, or join the running one. Raises TokenUnavailable if too many callers wait."""
-        task = self._tasks.get(wait.connection_pk)
+        key = (wait.connection_pk, wait.resource)
+        task = self._tasks.get(key)
         if task is None:
             task = asyncio.ensure_future(self._refresh(wait, wanted))
-            self._tasks[wait.connection_pk] = task
-            task.add_done_callback(lambda _: self._tasks.pop(wait.connection_pk))
+            self._tasks[key] = task
+            task.add_done_callback(lambda _: self._tasks.pop(key))
         if self._waiting[task] >= MOST_OF_ONE_CONNECTION or self._waiting.total() >= MOST_WAITING:
-            raise TokenUnavailable("Too many callers wait for a token at this moment.")
+            raise TokenUnavailable("Too many callers are waiting for a token.")
         return task
 
-    async def wait(self, task: asyncio.Task[None], wait: Wait) -> bool:
-        """Wait for the refresh; return whether it ended before the caller's timeout or the server's shutdown."""
+    async def wait(self, task: asyncio.Task[None], patience: float) -> bool:
+        """Wait for the refresh; return whether it ended within ``patience`` seconds and before the server's shutdown."""
         closing = asyncio.ensure_future(self.is_closing.wait())
         self._waiting[task] += 1
         try:
-            done, _ = await asyncio.wait({task, closing}, timeout=wait.patience, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({task, closing}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             return task in done
         finally:
             closing.cancel()
@@ -66,13 +67,13 @@ class Refreshes:
     async def _refresh(self, wait: Wait, wanted: TokenRequirement) -> None:
         async with self._of_app[wait.app_pk], self._threads:
             try:
-                is_ours = await self._run_in_thread(_refresh_in_turn, wait.connection_pk, wanted)
+                is_ours = await self._run_in_thread(_refresh_in_turn, wait.connection_pk, wanted, wait.resource)
             except Exception:
                 # The callers get no token, and the scheduled sweep will try again.
                 logger.exception("A token could not be refreshed.", extra={"connection": wait.connection_pk})
                 return
         if not is_ours:
-            await self._end_elsewhere(single_flight.lock_name(wait.connection_pk))
+            await self._end_elsewhere(refresh_locks.lock_name(wait.connection_pk, wait.resource))
 
     async def _end_elsewhere(self, turn: str) -> None:
         """Wait until the process that is refreshing has finished. A single task polls for all waiting callers."""
@@ -86,20 +87,20 @@ class Refreshes:
         while self._elsewhere:
             await asyncio.sleep(_LOOK_EVERY)
             try:
-                done = await self._run_in_thread(single_flight.is_done, list(self._elsewhere))
+                done = await self._run_in_thread(refresh_locks.is_done, list(self._elsewhere))
             except Exception:
-                # Whoever waits asks again, and the next caller starts a new poll; otherwise nobody would ever poll again.
+                # Wake all callers: they ask again, and whoever has to wait starts a new poll.
                 logger.exception("The refreshes in other processes could not be checked.")
                 done = set(self._elsewhere)
             for turn in done:
                 self._elsewhere.pop(turn).set_result(None)
 
 
-def _refresh_in_turn(pk: int, wanted: TokenRequirement) -> bool:
+def _refresh_in_turn(pk: int, wanted: TokenRequirement, resource: str) -> bool:
     if database.in_atomic_block:  # in a test
-        return single_flight.refresh_in_turn(pk, wanted)
+        return single_flight.refresh_in_turn(pk, wanted, resource)
     close_old_connections()
     try:
-        return single_flight.refresh_in_turn(pk, wanted)
+        return single_flight.refresh_in_turn(pk, wanted, resource)
     finally:
         close_old_connections()

@@ -21,13 +21,13 @@ class AccessHistoryForm(forms.Form):
         label="Day (UTC)",
         required=False,
         widget=forms.DateInput(attrs={"type": "date"}),
-        error_messages={"invalid": "Write the day like 2026-03-31."},
+        error_messages={"invalid": "Enter the date as year-month-day, for example 2026-03-31."},
     )
     time = forms.TimeField(
-        label="Time (UTC), if one moment is meant",
+        label="Time (UTC)",
         required=False,
         widget=forms.TimeInput(attrs={"type": "time", "step": "1"}),
-        error_messages={"invalid": "Write the time like 14:30."},
+        error_messages={"invalid": "Enter the time in hours and minutes, for example 14:30."},
     )
 
     def clean(self) -> dict[str, Any]:
@@ -36,9 +36,9 @@ class AccessHistoryForm(forms.Form):
         day, at = cleaned.get("date") or now.astimezone(UTC).date(), cleaned.get("time")
         cleaned["date"] = day
         if day > now.astimezone(UTC).date():
-            self.add_error("date", "This day has not come yet. Choose today or an earlier one.")
+            self.add_error("date", "The date is in the future. Choose today or an earlier date.")
         elif at and datetime.combine(day, at, UTC) > now:
-            self.add_error("time", "This moment has not come yet. Choose an earlier one.")
+            self.add_error("time", "The time is in the future. Choose an earlier time.")
         return cleaned
 
     @property

@@ -21,12 +21,12 @@ _ROW = re.compile(r"answer-([0-9]{1,18})", re.ASCII)
 
 
 class ReviewForm(forms.Form):
-    name = NameField(label="Name", help_text="For the report, for example “Q4 2026”.")
-    covers = forms.ChoiceField(label="Covers", initial="all")
+    name = NameField(label="Name", help_text="Shown in the report, for example “Q4 2026”.")
+    covers = forms.ChoiceField(label="Scope", initial="all")
     due = forms.DateField(
         label="Last day",
         widget=forms.DateInput(attrs={"type": "date"}),
-        help_text="Until the end of this day (UTC) owners can answer. What nobody has answered for then ends.",
+        help_text="Owners can answer until the end of this day (UTC). Unanswered access is removed on that date.",
     )
 
     def __init__(self, *args: Any, apps: QuerySet[AppRegistration], tenants: QuerySet[Tenant], **kwargs: Any) -> None:
@@ -42,7 +42,7 @@ class ReviewForm(forms.Form):
     def clean_due(self) -> datetime:
         day: date = self.cleaned_data["due"]
         if day > LATEST_DAY:
-            raise forms.ValidationError("This day is too far away.")
+            raise forms.ValidationError("This date is too far in the future. Choose an earlier date.")
         return end_of_day(day)
 
     def covered(self) -> dict[str, AppRegistration | Tenant | None]:
@@ -52,7 +52,7 @@ class ReviewForm(forms.Form):
 
 
 class ScheduleForm(forms.Form):
-    is_on = forms.BooleanField(label="Start a review of all shares at the beginning of every quarter", required=False)
+    is_on = forms.BooleanField(label="Start a review of all shares every quarter", required=False)
     days = forms.IntegerField(
         label="Days to answer",
         min_value=LEAST_DAYS,

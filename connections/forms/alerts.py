@@ -8,56 +8,58 @@ from connections.validators import NameField, TargetField
 
 class ChannelForm(forms.Form):
     kind = forms.ChoiceField(
-        label="Kind",
+        label="Type",
         choices=AlertChannel.Kind.choices,
         initial=AlertChannel.Kind.CHAT,
         widget=forms.RadioSelect,
-        error_messages={"required": "Choose what receives the alerts."},
+        error_messages={"required": "Choose a channel type."},
     )
     name = NameField(help_text="For example “Teams: IT operations”.")
     url = TargetField(
         help_text="Teams: open the channel's menu, choose Workflows, then “Send webhook alerts to a channel”, and copy "
-        "the address it makes. It is stored encrypted and never shown again."
+        "the address. It's stored encrypted and won't be shown again."
     )
 
 
 class ChannelEditForm(forms.Form):
     name = NameField()
-    url = TargetField(required=False, help_text="Leave empty to keep the address there is.")
+    url = TargetField(required=False, help_text="Leave empty to keep the current address.")
 
 
 class PreferencesForm(forms.Form):
     """One person's e-mail preferences; ``is_admin`` adds the ones that only IT admins have."""
 
     own_incidents = forms.BooleanField(
-        label="What I must mend", required=False, help_text="A connection of yours needs your sign-in."
+        label="Issues assigned to me", required=False, help_text="For example, when you need to sign in again."
     )
     reminders = forms.BooleanField(
-        label="Reminders while it is not mended",
+        label="Reminders for unresolved issues",
         required=False,
-        help_text="After 4 hours, 1 day, 3 days and a week, then weekly.",
+        help_text="After 4 hours, 1 day, 3 days and 1 week, then weekly.",
     )
     recoveries = forms.BooleanField(
-        label="When it works again", required=False, help_text="Only for what you were told of."
+        label="Resolved issues", required=False, help_text="Only for issues we emailed you about."
     )
     organisation_incidents = forms.BooleanField(
-        label="What others must mend, or Microsoft",
+        label="Issues assigned to others",
         required=False,
-        help_text="A copy of every other alert of the organisation.",
+        help_text="A copy of all other alerts of the organisation, including Microsoft outages.",
     )
     expiry_warnings = forms.BooleanField(
-        label="Secrets and certificates that expire soon", required=False, help_text="60, 30, 14, 7 and 1 days before."
+        label="Expiring secrets and certificates",
+        required=False,
+        help_text="60, 30, 14, 7 and 1 days before they expire.",
     )
     messages = forms.BooleanField(
-        label="What I am asked to decide, and answers to what I asked",
+        label="Requests and reviews",
         required=False,
-        help_text="Requests and reviews.",
+        help_text="Requests assigned to you, and answers to your requests.",
     )
 
     def __init__(self, *args: Any, choice: AlertChoice, is_admin: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if is_admin:
-            help_text = "Everything an IT admin must mend, and sign-ins of your connections."
+            help_text = "All issues assigned to IT admins, and sign-ins for your connections."
             self.fields["own_incidents"].help_text = help_text
         else:
             del self.fields["organisation_incidents"], self.fields["expiry_warnings"]

@@ -25,57 +25,62 @@ class NetworksField(forms.CharField):
     def clean(self, value: Any) -> Any:
         words = super().clean(value).replace(",", " ").replace(";", " ").split()
         if len(words) > MOST_NETWORKS:
-            raise forms.ValidationError(f"At most {MOST_NETWORKS} networks.")
+            raise forms.ValidationError(f"Enter at most {MOST_NETWORKS} networks.")
         networks = []
         for word in words:
             try:
                 networks.append(str(ipaddress.ip_network(word, strict=False)))
             except ValueError as error:
                 raise forms.ValidationError(
-                    f"“{word[:60]}” is no network. Write an address like 10.20.30.40, or a network like 10.20.0.0/16."
+                    f"“{word[:60]}” isn't a valid network. Enter an address like 10.20.30.40 or a network like 10.20.0.0/16."
                 ) from error
         return networks
 
 
 class _LastDayForm(forms.Form):
-    expires_on = LastDayField(label="Last day")
+    expires_on = LastDayField(label="Expires on")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         field, most = self.fields["expires_on"], settings.API_KEY_MAX_DAYS
         field.required = bool(most)
         field.initial = timezone.now().date() + timedelta(days=min(USUAL_DAYS, most or USUAL_DAYS))
-        field.help_text = "The last day it works (UTC). Its owner is told 14, 7 and 1 days before. " + (
-            f"At most {most} days from now." if most else "Left empty, it works until somebody revokes it."
+        field.help_text = "Expires at the end of this day (UTC). We email the owner 14, 7 and 1 days before. " + (
+            f"The maximum is {most} days from now." if most else "Leave empty for no expiration."
         )
 
     def clean_expires_on(self) -> datetime | None:
         expires_at: datetime | None = self.cleaned_data["expires_on"]
         most = settings.API_KEY_MAX_DAYS
         if expires_at and most and expires_at > end_of_day(timezone.now().date() + timedelta(days=most)):
-            raise forms.ValidationError(f"A key may last {most} days at most.")
+            raise forms.ValidationError(f"Choose a date within the next {most} days.")
         return expires_at
 
 
 class ApiKeyForm(_LastDayForm):
     """A new API key. ``scopes`` are the scopes its owner may use."""
 
-    name = NameField(help_text="What uses it, for example “Invoice robot on server 7”.")
+    name = NameField(help_text="The automation that uses the key, for example “Invoice robot on server 7”.")
     scopes = forms.MultipleChoiceField(
-        label="What may it be used for",
+        label="Scopes",
         initial=[ApiKey.Scope.TOKEN_READ, ApiKey.Scope.CONNECTIONS_READ],
         widget=forms.CheckboxSelectMultiple,
-        error_messages={"required": "Choose at least one."},
+        error_messages={"required": "Choose at least one scope."},
     )
     connections = forms.ModelMultipleChoiceField(
         Connection.objects.none(),
-        label="Only these connections",
+        label="Limit to connections",
         required=False,
         widget=forms.CheckboxSelectMultiple,
-        help_text="None ticked: all that the owner may use, also later ones.",
+        help_text="If none are selected, the key works for all connections its owner can use, including later ones.",
     )
-    networks = NetworksField(label="Only from these networks", help_text="Left empty: from anywhere.")
-    field_order = ("name", "scopes", "expires_on", "connections", "networks")
+    networks = NetworksField(label="Limit to networks", help_text="Leave empty to allow all networks.")
+    can_narrow = forms.BooleanField(
+        label="Allow tokens with fewer permissions",
+        required=False,
+        help_text="The automation can then request delegated tokens with only some of a connection's permissions.",
+    )
+    field_order = ("name", "scopes", "expires_on", "connections", "networks", "can_narrow")
 
     def __init__(self, *args: Any, usable: QuerySet[Connection], scopes: Sequence[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -89,9 +94,9 @@ class RotationForm(_LastDayForm):
     """A new secret for an API key. ``overlap`` is cleaned to a timedelta."""
 
     overlap = forms.TypedChoiceField(
-        label="How long does the old secret go on working",
+        label="Keep the old secret valid for",
         choices=(
-            (0, "Not at all: it ends at once"),
+            (0, "0 hours (revoke immediately)"),
             (1, "1 hour"),
             (24, "24 hours"),
             (24 * 7, "7 days"),
@@ -106,9 +111,9 @@ class RotationForm(_LastDayForm):
 
 class KeyLimitForm(forms.Form):
     rate_limit = forms.IntegerField(
-        label="Calls in a minute",
+        label="Rate limit (calls per minute)",
         required=False,
         min_value=0,
         max_value=1_000_000,
-        help_text="Left empty: as many as all keys. 0: any number.",
+        help_text="Leave empty for the default limit. Enter 0 for no limit.",
     )

@@ -28,7 +28,8 @@ def options_by_group(form: forms.Form, name: str) -> Options:
     raw = form[name].value()
     chosen = set(raw) if isinstance(raw, list | tuple) else set[str]()
     groups: dict[str, list[dict[str, Any]]] = {}
-    for key, capability in capabilities.CAPABILITIES.items():
+    for key, _ in form.fields[name].choices:  # type: ignore[attr-defined]
+        capability = capabilities.CAPABILITIES[key]
         groups.setdefault(capability.group, []).append({"capability": capability, "checked": key in chosen})
     return list(groups.items())
 
@@ -44,17 +45,17 @@ class TypesForm(forms.Form):
         choices=AppRegistration.Audience.choices,
         initial=AppRegistration.Audience.SINGLE,
         widget=forms.RadioSelect,
-        help_text="As chosen in Entra under Authentication > Supported account types.",
+        help_text="As set in Entra under Authentication > Supported account types.",
     )
     allows_delegated = forms.BooleanField(
-        label="Delegated connections: a person signs in, and the automation acts as that person",
+        label="Delegated connections: a user signs in, and the automation acts as that user",
         required=False,
         initial=True,
     )
     allows_app_only = forms.BooleanField(
-        label="App-only connections: the application acts by itself, in the whole organisation", required=False
+        label="App-only connections: the application acts without a user, in the whole organisation", required=False
     )
-    default_capabilities = CapabilitiesField(label="What automations usually need")
+    default_capabilities = CapabilitiesField(label="Default permissions")
 
     def capability_options(self) -> Options:
         return options_by_group(self, "default_capabilities")
@@ -67,12 +68,12 @@ class TypesForm(forms.Form):
 
 
 class AppRegistrationForm(TypesForm):
-    tenant = TenantField(error_messages={"required": "Choose the tenant that the application is used in."})
-    name = NameField(help_text="Best the same name as in Entra, so that everybody finds it again.")
+    tenant = TenantField(error_messages={"required": "Choose the tenant of the application."})
+    name = NameField(help_text="Use the same name as in Microsoft Entra.")
     client_id = GuidField(
         what="application (client) ID",
         label="Application (client) ID",
-        help_text="From the Overview page of the app registration in Entra. Not the Object ID.",
+        help_text="From the Overview page of the app registration in Entra, not the Object ID.",
         error_messages={"required": "Enter the application (client) ID."},
     )
     field_order = ("tenant", "name", "client_id")
@@ -82,7 +83,7 @@ class AppRegistrationForm(TypesForm):
         tenant = cleaned.get("tenant")
         if tenant is not None and cleaned.get("client_id") in (tenant.directory_id, tenant.tid):
             self.add_error(
-                "client_id", "That is the directory (tenant) ID. Paste the application (client) ID, listed next to it."
+                "client_id", "This is the directory (tenant) ID. Enter the application (client) ID, listed next to it."
             )
         return cleaned
 
@@ -91,11 +92,30 @@ class AppRegistrationEditForm(TypesForm):
     """Changes to an app registration; its tenant and client ID are fixed."""
 
     name = NameField()
+    renews_credentials = forms.BooleanField(
+        label="Renew client secrets and certificates automatically",
+        required=False,
+        help_text="30 days before the last one expires, if the organisation's policy allows it. For client secrets, the "
+        "application needs Application.ReadWrite.OwnedBy and must be an owner of itself.",
+    )
+    object_id = GuidField(
+        what="object ID",
+        label="Object ID",
+        required=False,
+        help_text="Needed to renew certificates, unless the application may read itself. From the Overview page in Entra.",
+    )
+    is_personal = forms.BooleanField(
+        label="Only the person who added it can connect through it",
+        required=False,
+        help_text="Clear this to let everyone connect through this app registration.",
+    )
     field_order = ("name",)
 
     def __init__(self, *args: Any, app_registration: AppRegistration, **kwargs: Any) -> None:
         kwargs["initial"] = model_to_dict(app_registration, self.base_fields)
         super().__init__(*args, **kwargs)
+        if not app_registration.is_personal:
+            del self.fields["is_personal"]
 
 
 class ScriptForm(forms.Form):
@@ -110,13 +130,13 @@ class ScriptForm(forms.Form):
         widget=forms.CheckboxSelectMultiple,
         error_messages={"required": "Choose delegated, app-only, or both."},
     )
-    capabilities = CapabilitiesField(label="What automations need")
+    capabilities = CapabilitiesField(label="Permissions")
     credential = forms.ChoiceField(
         label="Credential",
-        choices=(("secret", "Create a client secret"), ("none", "None: the portal makes a certificate afterwards")),
+        choices=(("secret", "Create a client secret"), ("none", "None: add one in the portal later")),
         widget=forms.RadioSelect,
     )
-    consent = forms.BooleanField(label="Grant admin consent at once", required=False)
+    consent = forms.BooleanField(label="Grant admin consent immediately", required=False)
 
     def capability_options(self) -> Options:
         return options_by_group(self, "capabilities")

@@ -1,5 +1,3 @@
-"""Filters and reports of the audit trail."""
-
 from typing import Any, cast
 
 from django import forms
@@ -8,7 +6,6 @@ from django.db.models import Q, QuerySet
 from connections.models import AuditEvent, TokenFetch
 from connections.models.audit import AuditAction
 from connections.services.audit import event_filter
-from connections.validators import NameField
 
 _DAY = forms.DateInput(attrs={"type": "date"})
 
@@ -21,12 +18,11 @@ class Period(forms.Form):
         cleaned = super().clean() or {}
         first, last = cleaned.get("date_from"), cleaned.get("date_to")
         if first and last and first > last:
-            self.add_error("date_to", "The last day lies before the first one. Swap them.")
+            self.add_error("date_to", "The end date is before the start date. Swap the dates.")
         return cleaned
 
     @property
     def active(self) -> bool:
-        """Whether any filter is set, valid or not."""
         return any(self.data.get(name) for name in self.fields)
 
     @property
@@ -39,13 +35,13 @@ class Period(forms.Form):
 
 
 class AuditFilter(Period):
-    q = forms.CharField(label="Name", required=False, max_length=100)
-    who = forms.CharField(label="Who", required=False, max_length=100)
-    action = forms.ChoiceField(label="What", required=False)
-    target_type = forms.ChoiceField(label="On", required=False)
+    q = forms.CharField(label="Object name", required=False, max_length=100)
+    who = forms.CharField(label="Performed by", required=False, max_length=100)
+    action = forms.ChoiceField(label="Event", required=False)
+    target_type = forms.ChoiceField(label="Object type", required=False)
     outcome = forms.ChoiceField(label="Outcome", required=False, choices=[("", "All"), *AuditEvent.Outcome.choices])
     kind = forms.ChoiceField(
-        label="Show", required=False, choices=[("", "Everything"), ("event", "Events"), ("fetch", "Token hand-outs")]
+        label="Type", required=False, choices=[("", "All"), ("event", "Events"), ("fetch", "Token requests")]
     )
     target_id = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput)
     field_order = ("q", "who", "action", "target_type", "outcome", "kind", "date_from", "date_to")
@@ -88,11 +84,6 @@ class AuditFilter(Period):
         return {name: value for name, value in self.cleaned_data.items() if value}
 
 
-class SavedFilterForm(forms.Form):
-    name = NameField(label="Save this view as")
-    query = forms.CharField(required=False, max_length=1000, widget=forms.HiddenInput)
-
-
 class CreatorsForm(Period):
     q = forms.CharField(label="Connection or person", required=False, max_length=100)
     field_order = ("q", "date_from", "date_to")
@@ -127,6 +118,9 @@ class PermissionsForm(forms.Form):
         """``scopes`` maps each granted permission to its number of connections."""
         super().__init__(*args, **kwargs)
         field = cast(forms.ChoiceField, self.fields["scope"])
-        field.choices = [("", "Choose one"), *((scope, f"{scope} ({count})") for scope, count in scopes.items())]
+        field.choices = [
+            ("", "Choose a permission"),
+            *((scope, f"{scope} ({count})") for scope, count in scopes.items()),
+        ]
 
     active, clear_url = Period.active, Period.clear_url

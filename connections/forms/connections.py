@@ -1,19 +1,27 @@
-"""Forms for connecting, and for changing a connection."""
-
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from django import forms
-from django.core.validators import EmailValidator
 
+from connections import mail_addresses
 from connections.errors import InvalidInput
 from connections.forms.app_registrations import CapabilitiesField, Options, options_by_group
-from connections.microsoft import capabilities
-from connections.models import AppRegistration, Connection, SharedMailbox
+from connections.microsoft import capabilities, resources
+from connections.microsoft import permissions as microsoft_permissions
+from connections.microsoft.token_endpoint import OIDC_SCOPES
+from connections.models import AppRegistration, Connection
 from connections.models.app_registrations import AuthenticationType
-from connections.services.policy import evaluate
+from connections.services.policy import evaluate, permission_drift
 from connections.services.policy.evaluate import Policies
-from connections.validators import MOST_MAILBOXES, REASON_LENGTH, NameField, capability_errors, strip_pasted
+from connections.validators import (
+    MOST_MAILBOXES,
+    REASON_LENGTH,
+    NameField,
+    TagsField,
+    capability_errors,
+    strip_invisible,
+)
 
 
 class ScopesField(forms.CharField):
@@ -38,46 +46,56 @@ class AddressesField(forms.CharField):
         super().__init__(required=False, max_length=8000, widget=widget, **kwargs)
 
     def clean(self, value: Any) -> Any:
-        words = super().clean(value).replace(",", " ").replace(";", " ").split()
-        addresses: dict[str, str] = {}
-        for word in map(strip_pasted, words):
-            address = word.removeprefix("mailto:").strip("<>")
-            try:
-                EmailValidator()(address)
-            except forms.ValidationError as error:
-                raise forms.ValidationError(
-                    f"“{word[:60]}” is not a mail address. Type one address a line, like support@example.com."
-                ) from error
-            addresses.setdefault(address.lower(), address)
+        try:
+            addresses = mail_addresses.parse_list(strip_invisible(super().clean(value)))
+        except InvalidInput as error:
+            raise forms.ValidationError(f"{error.cause} Enter one address per line.") from error
         if len(addresses) > MOST_MAILBOXES:
-            raise forms.ValidationError(f"At most {MOST_MAILBOXES} mailboxes at once; attach the others afterwards.")
-        return list(addresses.values())
+            raise forms.ValidationError(f"Enter at most {MOST_MAILBOXES} mailboxes. You can attach more later.")
+        return addresses
 
 
-class MailboxesField(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
-    """Registered mailboxes. Ids too large for the database are rejected like any other invalid choice."""
+class HostsField(forms.CharField):
+    """The organisation's addresses at SharePoint and Dataverse; cleaned to a dict of host names by resource."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(required=False, max_length=500, **kwargs)
 
     def clean(self, value: Any) -> Any:
-        if any(len(str(pk)) > 18 for pk in value or ()):
-            raise forms.ValidationError("Choose mailboxes of the list.")
-        return super().clean(value)
+        try:
+            return resources.parse_hosts(strip_invisible(super().clean(value)))
+        except InvalidInput as error:
+            raise forms.ValidationError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedPermission:
+    """A permission that a change adds or removes: what it allows, and whether an administrator must consent to it."""
+
+    name: str
+    allows: str
+    needs_admin: bool
 
 
 class CapabilitiesForm(forms.Form):
     """Name and capabilities of a connection, with what the policy says about each capability."""
 
-    name = NameField(help_text="How you and the automation will recognise it, for example “Invoices inbox”.")
-    chosen = CapabilitiesField(label="What should automations be able to do?")
+    name = NameField(help_text="For example “Invoices inbox”.")
+    chosen = CapabilitiesField(label="Permissions for automations")
     extra_scopes = ScopesField(
-        label="Further permissions",
-        help_text="Only if something is missing above: names as in Microsoft's documentation, separated by spaces.",
+        label="Additional permissions",
+        help_text="Permission names from Microsoft's documentation that are missing above, separated by spaces.",
+    )
+    hosts = HostsField(
+        label="SharePoint or Dataverse address",
+        help_text="Only for SharePoint REST and Dynamics 365, for example contoso.sharepoint.com.",
     )
     reason = forms.CharField(
-        label="Why it is needed",
+        label="Justification",
         required=False,
         max_length=REASON_LENGTH,
         widget=forms.Textarea(attrs={"rows": 2}),
-        help_text="The IT admin who approves it reads this.",
+        help_text="Shown to the IT admin who reviews the request.",
     )
 
     kept: frozenset[str] = frozenset()  # capabilities it already has, and may keep even if they are forbidden
@@ -132,49 +150,13 @@ class CapabilitiesForm(forms.Form):
         return {"names": names(keys, extra), "warnings": capabilities.warnings(keys, extra, kind), "app_only": app_only}
 
 
-class ConnectForm(CapabilitiesForm):
-    kind = forms.ChoiceField(label="How should it sign in?", widget=forms.RadioSelect)
-    shared_mailboxes = MailboxesField(
-        SharedMailbox.objects.none(),
-        label="Shared mailboxes",
-        required=False,
-        widget=forms.CheckboxSelectMultiple,
-        help_text="Attached to the connection and tested as soon as it is connected.",
-    )
-    new_mailboxes = AddressesField(
-        label="Other shared mailboxes", help_text="Addresses that are not listed yet, one a line."
-    )
-    field_order = ("kind", "name", "chosen", "extra_scopes", "reason", "shared_mailboxes", "new_mailboxes")
-
-    def __init__(
-        self, app_registration: AppRegistration, *args: Any, app_only: bool, policies: Policies = (), **kwargs: Any
-    ) -> None:
-        kwargs["initial"] = {"chosen": app_registration.default_capabilities, **kwargs.get("initial", {})}
-        super().__init__(*args, **kwargs)
-        offered = [
-            (value, label)
-            for value, label in AuthenticationType.choices
-            if app_registration.allows(value)
-            and (app_only or value != AuthenticationType.CLIENT_CREDENTIALS)
-            and not evaluate.is_kind_forbidden(policies, value)
-        ]
-        self.apply_policies(policies, app_registration, [value for value, _ in offered])
-        field = self.fields["kind"]
-        field.choices = offered  # type: ignore[attr-defined]
-        field.initial = offered[0][0] if offered else None
-        mailboxes = self.fields["shared_mailboxes"]
-        mailboxes.queryset = app_registration.tenant.shared_mailboxes.all()  # type: ignore[attr-defined]
-
-    def authentication_type(self, cleaned: dict[str, Any]) -> str:
-        return str(cleaned.get("kind") or self.fields["kind"].initial or AuthenticationType.AUTHORIZATION_CODE)
-
-
 class ConnectionEditForm(CapabilitiesForm):
     def __init__(self, connection: Connection, *args: Any, policies: Policies = (), **kwargs: Any) -> None:
         kwargs["initial"] = {
             "name": connection.name,
             "chosen": connection.capabilities,
             "extra_scopes": connection.extra_scopes,
+            "hosts": " ".join(connection.hosts.values()),
         }
         self.connection = connection
         self.kept = frozenset(connection.capabilities)
@@ -183,3 +165,29 @@ class ConnectionEditForm(CapabilitiesForm):
 
     def authentication_type(self, cleaned: dict[str, Any]) -> str:
         return self.connection.authentication_type
+
+    def permissions(self) -> dict[str, Any]:
+        """Add what the current choice adds to the permissions that the connection requires today, and removes."""
+        shown = super().permissions()
+        before = set(permission_drift.required_permissions(self.connection)) - OIDC_SCOPES
+        after = set(shown["names"]) - OIDC_SCOPES
+        return shown | {
+            "added": self._describe(after - before),
+            "removed": self._describe(before - after),
+            "is_delegated": self.connection.is_delegated,
+        }
+
+    def _describe(self, names: Iterable[str]) -> list[ChangedPermission]:
+        app_only = not self.connection.is_delegated
+        return [
+            ChangedPermission(
+                name,
+                microsoft_permissions.describe(name, app_only=app_only),
+                microsoft_permissions.needs_admin(name, app_only=app_only),
+            )
+            for name in sorted(names)
+        ]
+
+
+class TagsForm(forms.Form):
+    tags = TagsField(required=False)

@@ -12,8 +12,8 @@ class ConsentForm(forms.Form):
     directory_id = DirectoryField(
         label="Other directory",
         required=False,
-        help_text="Directory (tenant) ID or domain of another organisation whose administrator shall consent. "
-        "Empty means your own.",
+        help_text="Directory (tenant) ID or domain of another organisation that needs to grant consent. "
+        "Leave empty for your own directory.",
     )
 
     def __init__(self, *args: Any, app_registration: AppRegistration, **kwargs: Any) -> None:
@@ -26,6 +26,6 @@ class ConsentForm(forms.Form):
         directory = str(self.cleaned_data["directory_id"])
         if directory in ("common", "consumers"):
             raise forms.ValidationError(
-                f"“{directory}” is no directory. Enter its ID or domain, or leave the field empty."
+                f"“{directory}” isn't a directory. Enter its ID or domain, or leave the field empty."
             )
         return directory

@@ -12,9 +12,9 @@ class ReasonField(forms.CharField):
 
 class AskForm(forms.Form):
     reason = ReasonField(
-        label="What do you need it for?",
-        help_text="The IT admins read this. Say which work it is for, and until when.",
-        error_messages={"required": "Say in a few sentences what you need it for."},
+        label="Justification",
+        help_text="Explain to the IT admins what you need the permissions for, and how long.",
+        error_messages={"required": "Enter a justification."},
     )
 
 
@@ -23,10 +23,10 @@ class DeclineForm(forms.Form):
 
     reason = ReasonField(
         label="Reason",
-        help_text="The requester reads this. Say what they can do instead.",
-        error_messages={"required": "Say why, so that they know what to do instead."},
+        help_text="Shown to the requester. Explain what they can do instead.",
+        error_messages={"required": "Enter a reason for the requester."},
     )
-    and_same = forms.BooleanField(label="Answer the others who ask for the same alike", required=False)
+    and_same = forms.BooleanField(label="Decline similar requests too", required=False)
     seen = forms.CharField(max_length=10, widget=forms.HiddenInput)
 
     def __init__(self, *args: Any, others: int, **kwargs: Any) -> None:

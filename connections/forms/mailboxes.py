@@ -8,13 +8,13 @@ from connections.validators import AddressField, NameField
 
 class MailboxForm(forms.Form):
     address = AddressField()
-    display_name = NameField(label="Name", required=False, help_text="How people call it, for example “Support”.")
+    display_name = NameField(label="Name", required=False, help_text="For example “Support”.")
     tenant = forms.ModelChoiceField(
         Tenant.objects.none(),
         empty_label=None,
         error_messages={
-            "required": "Choose the tenant the mailbox lives in.",
-            "invalid_choice": "Choose one of the tenants of the list.",
+            "required": "Choose the tenant of the mailbox.",
+            "invalid_choice": "Choose a tenant from the list.",
         },
     )
     field_order = ("tenant", "address", "display_name")
@@ -25,13 +25,13 @@ class MailboxForm(forms.Form):
 
 
 class MailboxEditForm(forms.Form):
-    address = AddressField(help_text="A new address is tested again by every connection that has the mailbox attached.")
-    display_name = NameField(label="Name", required=False, help_text="How people call it, for example “Support”.")
+    address = AddressField(help_text="If you change the address, all connections with this mailbox test it again.")
+    display_name = NameField(label="Name", required=False, help_text="For example “Support”.")
 
 
 class AttachForm(forms.Form):
     address = AddressField(
         label="Shared mailbox",
-        help_text="Choose a registered mailbox or type an address; a new one is registered in the connection's tenant.",
+        help_text="Choose a mailbox or enter an address. New addresses are added to the connection's tenant.",
         widget=forms.TextInput(attrs={"list": "known-mailboxes", "placeholder": "support@contoso.com"}),
     )

@@ -1,53 +1,50 @@
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.db.models import QuerySet
 
+from connections.forms.pickers import PickerField
 from connections.models import Connection, User
 from connections.services.people import ownership_transfer
 from connections.validators import CUT, KEEP, NameField
 
 GRANTS = (
-    (KEEP, "Keep working with the old account until the new owner has signed in"),
-    (CUT, "Cut at once: delete the old account's tokens now, and everything stops until the new owner has signed in"),
+    (KEEP, "Keep access until the new owner has signed in"),
+    (CUT, "Revoke access now: automations lose access until the new owner has signed in"),
 )
 
 
 class GrantField(forms.ChoiceField):
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(
-            label="The old account's sign-in", choices=GRANTS, initial=KEEP, widget=forms.RadioSelect, **kwargs
-        )
+        super().__init__(label="Current sign-in", choices=GRANTS, initial=KEEP, widget=forms.RadioSelect, **kwargs)
 
 
-class PersonField(forms.ModelChoiceField):  # type: ignore[type-arg]
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(
-            User.objects.none(),
-            empty_label="Choose a person",
-            error_messages={"invalid_choice": "This person cannot own a connection. Choose somebody from the list."},
-            **kwargs,
-        )
-
-    def label_from_instance(self, obj: User) -> str:
-        return f"{obj} ({obj.username})"
+class OwnerField(PickerField):
+    def __init__(self, *, people: QuerySet[User] | None = None, **kwargs: Any) -> None:
+        errors = {
+            "invalid_choice": "This person can't own a connection. Choose another person.",
+            "unknown": "No one with this name can own a connection. Enter a user name, an email address, or part of a name.",
+        }
+        super().__init__("owners", error_messages=errors, **kwargs)
+        if people is not None:
+            self.people = people
 
 
 class TransferForm(forms.Form):
     # The owner at the time the page was rendered.
     seen_owner = forms.IntegerField(widget=forms.HiddenInput)
-    new_owner = PersonField(label="New owner")
+    new_owner = OwnerField(label="New owner", help_text="Name, user name or email address.")
     new_name = NameField(
         label="New name",
         required=False,
-        help_text="Only needed if the new owner already has a connection of the same name.",
+        help_text="Only needed if the new owner already has a connection with this name.",
     )
 
     def __init__(self, *args: Any, connection: Connection, people: QuerySet[User], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.connection = connection
         self.fields["seen_owner"].initial = connection.owner_id
-        self.fields["new_owner"].queryset = people.exclude(pk=connection.owner_id)  # type: ignore[attr-defined]
+        cast(OwnerField, self.fields["new_owner"]).people = people.exclude(pk=connection.owner_id)
         if connection.is_delegated and ownership_transfer.can_keep_tokens(connection):
             self.fields["grant"] = GrantField()
 
@@ -65,7 +62,9 @@ class TransferForm(forms.Form):
 class TransferAllForm(forms.Form):
     """All connections of one person: one new owner for the ticked ones, or a separate new owner for each."""
 
-    everything_to = PersonField(label="New owner of everything that is ticked", required=False)
+    everything_to = OwnerField(
+        label="New owner of selected connections", required=False, help_text="Name, user name or email address."
+    )
     grant = GrantField()
 
     def __init__(
@@ -74,30 +73,22 @@ class TransferAllForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.connections = connections
         others = people.exclude(pk=leaver.pk)
-        self.fields["everything_to"].queryset = others  # type: ignore[attr-defined]
-        self.people = {user.username: user for user in others}
+        cast(OwnerField, self.fields["everything_to"]).people = others
         for connection in connections:
-            self.fields[f"take_{connection.pk}"] = forms.BooleanField(required=False, initial=True, label="Hand over")
-            self.fields[f"to_{connection.pk}"] = forms.CharField(
-                required=False,
-                max_length=150,
-                label=f"Another new owner for {connection}",
-                widget=forms.TextInput(
-                    attrs={"list": "people", "placeholder": "the one chosen above", "autocomplete": "off"}
-                ),
-            )
+            self.fields[f"take_{connection.pk}"] = forms.BooleanField(required=False, initial=True, label="Transfer")
+            to = OwnerField(people=others, required=False, label=f"Different owner for {connection}")
+            to.widget.attrs["placeholder"] = "Same as above"
+            self.fields[f"to_{connection.pk}"] = to
             self.fields[f"name_{connection.pk}"] = NameField(required=False, label=f"New name for {connection}")
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or self.cleaned_data
         for connection in self.connections:
-            typed = str(data.get(f"to_{connection.pk}") or "").strip()
-            owner = self.people.get(typed) if typed else data.get("everything_to")
-            data[f"owner_{connection.pk}"] = owner
-            if typed and owner is None and data.get(f"take_{connection.pk}"):
-                self.add_error(f"to_{connection.pk}", "Nobody who can own a connection signs in under this name.")
+            data[f"owner_{connection.pk}"] = data.get(f"to_{connection.pk}") or data.get("everything_to")
+            if not data.get(f"take_{connection.pk}"):
+                self.errors.pop(f"to_{connection.pk}", None)  # whatever was typed doesn't matter
         if not self.errors and not self.chosen():
-            self.add_error(None, "Choose a new owner, and tick at least one connection.")
+            self.add_error(None, "Choose a new owner and select at least one connection.")
         return data
 
     def chosen(self) -> list[tuple[Connection, User, str]]:

@@ -13,8 +13,8 @@ from connections.validators import REASON_LENGTH
 
 EFFECTS = (
     (Effect.ALLOWED.value, "Allowed"),
-    (Effect.APPROVAL.value, "Needs approval"),
-    (Effect.FORBIDDEN.value, "Forbidden"),
+    (Effect.APPROVAL.value, "Approval required"),
+    (Effect.FORBIDDEN.value, "Not allowed"),
 )
 _LISTS = {
     "forbidden_permissions": Effect.FORBIDDEN,
@@ -58,44 +58,44 @@ class RulesForm(forms.Form):
     """The rules of one app registration. They add to the organisation's, so only stricter rules have an effect."""
 
     authentication_types = TicksField(
-        label="Kinds of connections",
+        label="Connection types",
         choices=((AuthenticationType.AUTHORIZATION_CODE.value, "Delegated"), (AuthenticationType.CLIENT_CREDENTIALS.value, "App-only")),
-        help_text="What is not ticked is forbidden.",
+        help_text="Connection types that aren't selected are not allowed.",
     )  # fmt: skip
     app_only_second_admin = forms.BooleanField(
-        label="App-only connections need the approval of a second IT admin",
+        label="App-only connections require approval by a second IT admin",
         required=False,
-        help_text="Not of the one who made it. Every permission that is added later needs a new approval.",
+        help_text="The creator can't approve. Each permission added later needs a new approval.",
     )
     forbidden_permissions = PatternsField(
-        label="Forbidden permissions", help_text="For example Mail.Send, or Mail.* for all that begin with “Mail.”."
+        label="Permissions not allowed", help_text="For example Mail.Send, or Mail.* for all that start with “Mail.”."
     )
-    approval_permissions = PatternsField(label="Permissions that need approval")
+    approval_permissions = PatternsField(label="Permissions that require approval")
     allowed_permissions = PatternsField(
-        label="Allowed all the same",
-        help_text="Exceptions: the most exact name counts, so Mail.Read here is allowed although Mail.* is forbidden. "
-        "With * under forbidden, this is the list of all that is allowed.",
+        label="Exceptions",
+        help_text="The most specific name applies: Mail.Read is allowed here even if Mail.* is not allowed. "
+        "If you don't allow *, only these permissions are allowed.",
     )
     personal_accounts = forms.BooleanField(
-        label="Personal Microsoft accounts may be connected",
+        label="Allow personal Microsoft accounts",
         required=False,
-        help_text="Which account it is shows only after the sign-in: it is then refused and nothing is stored.",
+        help_text="The account type is only known after sign-in. Rejected sign-ins aren't stored.",
     )
     other_tenants = forms.BooleanField(
-        label="Accounts of directories that are not registered here may be connected",
+        label="Allow accounts of directories that aren't registered in this portal",
         required=False,
-        help_text="Matters for multitenant app registrations. Refused after the sign-in, nothing is stored.",
+        help_text="Applies to multitenant app registrations. Rejected sign-ins aren't stored.",
     )
     share_with_people = forms.BooleanField(
-        label="Connections may be shared with single people and service accounts, not only with teams", required=False
+        label="Allow sharing with people and service accounts, not only with teams", required=False
     )
-    share_app_only = forms.BooleanField(label="App-only connections may be shared", required=False)
+    share_app_only = forms.BooleanField(label="Allow sharing of app-only connections", required=False)
     longest_share_days = forms.IntegerField(
-        label="Longest share",
+        label="Maximum share duration (days)",
         required=False,
         min_value=1,
         max_value=LONGEST_SHARE,
-        help_text="In days. With a limit, every share must have an end. Empty: no limit.",
+        help_text="With a limit, all shares need an expiration date. Leave empty for no limit.",
     )
 
     def __init__(self, rules: Rules, *args: Any, organisation: Rules | None = None, **kwargs: Any) -> None:
@@ -113,16 +113,19 @@ class RulesForm(forms.Form):
                 label=capability.label, choices=EFFECTS, initial=rules.of_capability(key).value
             )
 
-    def groups(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Return the capability fields by group. For app registrations, each comes with the organisation's rule."""
+    def groups(self) -> Iterator[tuple[str, list[dict[str, Any]], int]]:
+        """Return the capability fields by group, and how many don't say “Allowed”.
+
+        For app registrations, each field comes with the organisation's rule.
+        """
         for group, choices in capabilities.choices_by_group():
-            rows = []
+            rows: list[dict[str, Any]] = []
             for key, _ in choices:
                 effect = self.organisation.of_capability(key) if self.organisation else Effect.ALLOWED
                 words = "" if effect is Effect.ALLOWED else dict(EFFECTS)[effect.value].lower()
                 field = self[f"capability-{key}"]
                 rows.append({"capability": capabilities.CAPABILITIES[key], "field": field, "organisation": words})
-            yield group, rows
+            yield group, rows, sum(row["field"].value() != Effect.ALLOWED.value for row in rows)
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
@@ -131,7 +134,9 @@ class RulesForm(forms.Form):
             for pattern in cleaned.get(field, ()):
                 other = seen.setdefault(pattern.lower(), field)
                 if other != field:
-                    self.add_error(field, f"{pattern} stands in “{self.fields[other].label}”, too. Name it once.")
+                    self.add_error(
+                        field, f"{pattern} is also listed in “{self.fields[other].label}”. Remove one of them."
+                    )
         return cleaned
 
     def rules(self) -> Rules:
@@ -149,25 +154,47 @@ class RulesForm(forms.Form):
 
 
 class OrganisationRulesForm(RulesForm):
-    environments = TicksField(label="Environments", help_text="All ticked: also those that are configured later.")
-    tenants = TicksField(label="Tenants", help_text="All ticked: also those that are registered later.")
+    environments = TicksField(
+        label="Environments", help_text="If all are selected, environments added later are allowed too."
+    )
+    tenants = TicksField(label="Tenants", help_text="If all are selected, tenants added later are allowed too.")
+    credential_renewal = forms.BooleanField(
+        label="Allow automatic renewal of secrets and certificates",
+        required=False,
+        help_text="Only for app registrations in which an IT admin turns it on.",
+    )
+    member_apps = forms.BooleanField(
+        label="Allow members to bring their own app registrations",
+        required=False,
+        help_text="Only the member can connect through such an app registration, until an IT admin opens it to everyone.",
+    )
+    register_tenants = forms.BooleanField(
+        label="Register the tenant of an account that signs in",
+        required=False,
+        help_text="Applies to multitenant app registrations. Otherwise, IT admins are asked when shared mailboxes need it.",
+    )
 
     def __init__(self, rules: Rules, *args: Any, **kwargs: Any) -> None:
         super().__init__(rules, *args, **kwargs)
+        self.fields["member_apps"].initial = rules.member_apps
+        self.fields["register_tenants"].initial = rules.register_tenants
         tenants = {policy_rules.tenant_key(tenant): tenant.name for tenant in Tenant.objects.all()}
+        self.fields["credential_renewal"].initial = rules.credential_renewal
         self._offer("environments", dict(clouds.choices()), rules.environments)
         self._offer("tenants", tenants, rules.tenants)
 
     def _offer(self, name: str, known: dict[str, str], chosen: tuple[str, ...] | None) -> None:
         # Values in the rule that no longer exist stay selectable, so that saving another change does not drop them.
-        gone = {value: f"{value} (not registered any more)" for value in chosen or () if value not in known}
+        gone = {value: f"{value} (removed)" for value in chosen or () if value not in known}
         field = self.fields[name]
         field.choices = [*known.items(), *gone.items()]  # type: ignore[attr-defined]
         field.initial = list(known) if chosen is None else list(chosen)
 
     def plain(self) -> dict[str, Any]:
         offered = {name: [value for value, _ in self.fields[name].choices] for name in ("environments", "tenants")}  # type: ignore[attr-defined]
-        return super().plain() | {name: _or_all(self.cleaned_data[name], all_) for name, all_ in offered.items()}
+        lists = {name: _or_all(self.cleaned_data[name], all_) for name, all_ in offered.items()}
+        flags = {name: self.cleaned_data[name] for name in ("credential_renewal", "member_apps", "register_tenants")}
+        return super().plain() | lists | flags
 
 
 def _or_all(chosen: list[str], known: list[str]) -> list[str] | None:
@@ -176,21 +203,21 @@ def _or_all(chosen: list[str], known: list[str]) -> list[str] | None:
 
 class ImpactForm(forms.Form):
     on_connections = forms.ChoiceField(
-        label="Connections that break the rules",
+        label="Connections with policy violations",
         initial="leave",
         widget=forms.RadioSelect,
         choices=(
-            ("leave", "Leave them running and mark them: they are refused when they are next signed in or shared"),
-            ("disable", "Disable them now: their automations get no more tokens"),
+            ("leave", "Flag them: they keep working, but new sign-ins and shares are blocked"),
+            ("disable", "Disable them now: automations lose access"),
         ),
     )
     on_shares = forms.ChoiceField(
-        label="Shares that break the rules",
+        label="Shares with policy violations",
         initial="leave",
         widget=forms.RadioSelect,
         choices=(
-            ("leave", "Leave them and mark them: they are refused when they are next changed"),
-            ("mend", "End them now; shorten those that only last too long"),
+            ("leave", "Flag them: they keep working, but can't be changed"),
+            ("mend", "Remove access now, or shorten shares that exceed the maximum duration"),
         ),
     )
 

@@ -1,8 +1,9 @@
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.db.models import QuerySet
 
+from connections.forms.pickers import PickerField
 from connections.models import User
 from connections.validators import NameField
 
@@ -10,33 +11,33 @@ from connections.validators import NameField
 class ServiceAccountForm(forms.Form):
     """A service account. ``named=False`` leaves out the name."""
 
-    name = NameField(help_text="What acts with it, for example “Invoice robots”.")
+    name = NameField(help_text="For example “Invoice robots”.")
     purpose = forms.CharField(
-        label="What is it for",
+        label="Purpose",
         max_length=1000,
         widget=forms.Textarea(attrs={"rows": 3}),
-        help_text="Somebody who finds it in two years should know whether it is still needed.",
+        help_text="Describe the purpose, so that others can tell whether the account is still needed.",
     )
-    responsible = forms.ModelChoiceField(
-        User.objects.none(),
-        label="Who is responsible",
-        empty_label="Choose a person",
-        help_text="Is told before its keys end, and of what stops its connections.",
+    responsible = PickerField(
+        "people",
+        label="Responsible person",
+        help_text="Name, user name or email address. "
+        "We email this person before keys expire, and about incidents of its connections.",
     )
     admin = forms.BooleanField(
-        label="It may do what an IT admin may",
+        label="Grant IT admin permissions",
         required=False,
-        help_text="Only for automating the portal itself. Whoever has one of its keys for admin:write can change tenants, "
+        help_text="Only for automating the portal itself. Anyone with an admin:write key can change tenants, "
         "app registrations and teams.",
     )
     auditor = forms.BooleanField(
-        label="It may read the whole audit trail",
+        label="Grant auditor permissions",
         required=False,
-        help_text="For sending the audit trail to another system. It sees all connections, and fetches no token by that.",
+        help_text="For sending the audit trail to another system. The account can view all connections, but can't use them.",
     )
 
     def __init__(self, *args: Any, people: QuerySet[User], named: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["responsible"].queryset = people  # type: ignore[attr-defined]
+        cast(PickerField, self.fields["responsible"]).people = people
         if not named:
             del self.fields["name"]

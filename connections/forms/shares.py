@@ -1,30 +1,38 @@
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from django import forms
+from django.conf import settings
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.dateformat import format as date_format
 
+from connections.forms.pickers import PickerField
+from connections.forms.recipients import RecipientsField
 from connections.models import Share, Team, User
-from connections.validators import LastDayField, NameField, PastedField
+from connections.validators import REASON_LENGTH, LastDayField, NameField, PastedField
 
 
 class ShareForm(forms.Form):
-    """Who gets access, at which level, and until when. ``whom`` is a person or a team; see recipient_chosen()."""
+    """Who gets access, at which level, and until when."""
 
-    whom = forms.ChoiceField(label="With whom")
+    whom = PickerField(
+        "recipients",
+        label="Share with",
+        help_text="Name, user name or email address of a person or service account, or the name of a team.",
+    )
+    others = RecipientsField(label="More recipients", required=False, rows=2)
     level = forms.ChoiceField(
-        label="What may they do", choices=Share.Level.choices, initial=Share.Level.USE, widget=forms.RadioSelect
+        label="Role", choices=Share.Level.choices, initial=Share.Level.USE, widget=forms.RadioSelect
     )
     until = LastDayField(
-        label="Until",
+        label="Expires on",
         required=False,
-        help_text="The last day it counts (UTC). Left empty, it counts until somebody ends it.",
+        help_text="Expires at the end of this day (UTC). Leave empty for no expiration.",
     )
     understood = forms.BooleanField(
-        label="I have read what this sharing means",
-        error_messages={"required": "Read above what it means, and tick this box."},
+        label="I understand what I'm sharing",
+        error_messages={"required": "Confirm that you understand what you're sharing."},
     )
 
     def __init__(
@@ -38,22 +46,32 @@ class ShareForm(forms.Form):
             until.required = True
             until.widget.attrs["max"] = last.isoformat()
             shown = date_format(last, "j F Y")
-            until.help_text = f"The last day it counts (UTC): {shown} at the latest, as the policy wants it."
-        self._people = {f"person:{person.pk}": person for person in people}
-        self._teams = {f"team:{team.pk}": team for team in teams}
-        accounts = self._people.items()
-        field = self.fields["whom"]
-        field.choices = [  # type: ignore[attr-defined]
-            ("", "Choose a person or a team"),
-            ("Teams", [(key, str(team)) for key, team in self._teams.items()]),
-            ("People", [(key, f"{user} ({user.username})") for key, user in accounts if not user.is_service]),
-            ("Service accounts", [(key, f"{user} (service account)") for key, user in accounts if user.is_service]),
-        ]
+            until.help_text = f"Expires at the end of this day (UTC). Your policy allows up to {shown}."
+        for field in (cast(PickerField, self.fields["whom"]), cast(RecipientsField, self.fields["others"])):
+            field.people, field.teams = people, teams
 
-    def recipient_chosen(self) -> dict[str, User | Team | None]:
-        """Return the chosen recipient as keyword arguments for shares.share."""
-        key = self.cleaned_data["whom"]
-        return {"person": self._people.get(key), "team": self._teams.get(key)}
+    def recipients(self) -> tuple[User | Team, ...]:
+        """Return everybody who was chosen, once."""
+        people, teams = self.cleaned_data["others"]
+        return tuple(dict.fromkeys((self.cleaned_data["whom"], *people, *teams)))
+
+
+class EmergencyForm(forms.Form):
+    """For how long an IT admin uses somebody else's connection, and why."""
+
+    hours = forms.IntegerField(label="Hours", min_value=1, initial=1)
+    reason = forms.CharField(
+        label="Reason",
+        widget=forms.Textarea(attrs={"rows": 3}),
+        max_length=REASON_LENGTH,
+        help_text="Visible to the owner, all IT admins and all auditors.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        longest = settings.EMERGENCY_ACCESS_HOURS
+        self.fields["hours"].widget.attrs["max"] = longest
+        self.fields["hours"].help_text = f"{longest} at most."
 
 
 class TeamForm(forms.Form):
@@ -62,14 +80,14 @@ class TeamForm(forms.Form):
         label="Entra group",
         required=False,
         max_length=120,
-        help_text="Object ID of a group. People then join and leave the team as they sign in with Microsoft; "
-        "left empty, members are put in by hand.",
+        help_text="Object ID of an Entra group. Membership is synced when people sign in with Microsoft. "
+        "Leave empty to add members manually.",
     )
 
 
 class MemberForm(forms.Form):
-    user = forms.ModelChoiceField(User.objects.none(), label="Person", empty_label="Choose a person")
+    user = PickerField("people", label="Person", help_text="Name, user name or email address.")
 
     def __init__(self, *args: Any, people: QuerySet[User], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["user"].queryset = people  # type: ignore[attr-defined]
+        cast(PickerField, self.fields["user"]).people = people

@@ -8,14 +8,14 @@ from connections.validators import DirectoryField, NameField
 
 
 class TenantForm(forms.Form):
-    name = NameField(help_text="How your colleagues call this organisation, for example “Contoso”.")
+    name = NameField(help_text="The name of the organisation, for example “Contoso”.")
     environment = forms.ChoiceField(
-        help_text="Which Microsoft cloud the directory lives in. GCC (moderate) belongs to worldwide."
+        help_text="The Microsoft cloud of the directory. For GCC (moderate), choose worldwide."
     )
     directory_id = DirectoryField(
         label="Directory (tenant) ID",
-        help_text="From the Overview page in Entra, or a verified domain. “organizations” or “common” only for "
-        "multitenant applications that people of many directories sign in to.",
+        help_text="From the Overview page in Entra, or a verified domain. Use “organizations” or “common” only for "
+        "multitenant applications.",
         error_messages={"required": "Enter the directory (tenant) ID or a verified domain."},
     )
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from argparse import ArgumentParser
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile, UploadedFile
 from django.core.management.base import CommandError
 from django.utils.datastructures import MultiValueDict
 
+from connections import domain_names
 from connections.forms import credentials as credential_forms
 from connections.models import Tenant, User
 
@@ -33,27 +35,30 @@ def find_actor(username: str) -> User | None:
     """Return the person to record as the actor; None if ``username`` is empty. Raises CommandError if unknown."""
     if not username:
         return None
-    person = User.objects.filter(username=username, is_active=True).first()
+    person = User.objects.filter(username=username, is_active=True, left_at=None).first()
     if person is None:
-        raise CommandError(f"There is no active person with the user name {username}.")
+        raise CommandError(f"No active person has the user name {username}.")
     return person
 
 
 def find_tenant(name: str) -> Tenant:
     """Find a tenant by its name or directory id. Raises CommandError if there is none."""
-    tenant = Tenant.objects.filter(name=name).first() or Tenant.objects.filter(directory_id=name.lower()).first()
+    directory_id = name.lower()
+    with suppress(UnicodeError):  # a name may be anything
+        directory_id = domain_names.to_ascii(name)
+    tenant = Tenant.objects.filter(name=name).first() or Tenant.objects.filter(directory_id=directory_id).first()
     if tenant is None:
-        known = ", ".join(Tenant.objects.values_list("name", flat=True)[:20]) or "none yet"
-        raise CommandError(f"There is no tenant “{name}”. Registered: {known}.")
+        known = ", ".join(Tenant.objects.values_list("name", flat=True)[:20]) or "none"
+        raise CommandError(f"The tenant “{name}” doesn't exist. Existing tenants: {known}.")
     return tenant
 
 
 def add_actor_argument(parser: ArgumentParser) -> None:
-    parser.add_argument("--actor", default="", help="user name of the person the audit trail names")
+    parser.add_argument("--actor", default="", help="user name to record in the audit trail")
 
 
 def add_credential_arguments(parser: ArgumentParser) -> None:
-    # Otherwise "--secret VALUE" would be taken for --secret-file, and expose the secret to every local user.
+    # With abbreviations, "--secret VALUE" would mean --secret-file, and expose the secret to every local user.
     parser.allow_abbrev = False
     given = parser.add_mutually_exclusive_group()
     given.add_argument(
@@ -61,11 +66,13 @@ def add_credential_arguments(parser: ArgumentParser) -> None:
         default="",
         help=f"file with the client secret, or - for standard input (or set {SECRET_VARIABLE})",
     )
-    given.add_argument("--generate-certificate", type=int, metavar="MONTHS", help="make a certificate in the portal")
+    given.add_argument(
+        "--generate-certificate", type=int, metavar="MONTHS", help="generate a certificate in the portal"
+    )
     given.add_argument("--certificate-file", default="", help="PFX, or PEM with certificate and key")
-    parser.add_argument("--key-file", default="", help="PEM with the private key, when it is in a file of its own")
+    parser.add_argument("--key-file", default="", help="PEM with the private key, if it is in a separate file")
     parser.add_argument("--password-file", default="", help="file with the password of the certificate or key file")
-    parser.add_argument("--expires", default="", help="when the client secret expires, like 2027-03-31")
+    parser.add_argument("--expires", default="", help="when the client secret expires: YYYY-MM-DD, like 2027-03-31")
     parser.add_argument("--label", default="", help="to tell several credentials apart")
     parser.add_argument("--untried", action="store_true", help="save it even when Microsoft cannot be asked now")
 
@@ -99,4 +106,4 @@ def _bytes(path: str) -> bytes:
         with Path(path).open("rb") as file:
             return file.read(credential_forms.MAX_UPLOAD + 1)
     except OSError as problem:
-        raise CommandError(f"{path} cannot be read: {problem.strerror}.") from problem
+        raise CommandError(f"{path} can't be read: {problem.strerror}.") from problem

@@ -23,8 +23,8 @@ from connections.services.config.people import ROLES
 from connections.services.policy import rules as policy_rules
 
 HEADER = """\
-# The organisation's set-up in the connection portal, without secrets. See docs/configuration-as-code.md.
-# Connections and shares are not here: they are grants of persons, which no file can give back.
+# The organisation's configuration in the connection portal, without secrets. See docs/configuration-as-code.md.
+# Connections and shares aren't included, because they depend on people's consent. References name connections.
 """
 ALLOWS = ("delegated", "app_only")
 PURPOSE_LENGTH = 1000
@@ -33,9 +33,11 @@ MAX_SECRET_FILE = 10_000  # bytes
 E = TypeVar("E", bound=schema.Entry)
 
 
-def write(values: dict[str, Any]) -> str:
+def write(values: dict[str, Any], variables: Iterable[str] = ()) -> str:
+    """Return the file. ``variables`` are those that must be set before it is applied."""
     body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
-    return HEADER + str(body)
+    needed = "".join(f"#   {name}\n" for name in variables)
+    return HEADER + (f"# Before you apply it, set these environment variables:\n{needed}" if needed else "") + str(body)
 
 
 def parse(text: str) -> schema.Configuration:
@@ -44,43 +46,65 @@ def parse(text: str) -> schema.Configuration:
     version = fields.need("version")
     if version.text() != str(schema.VERSION):
         raise version.wrong(
-            f"This portal reads version {schema.VERSION} of the form, not {version.text()[:20]}.", action="Export anew."
+            f"This portal supports format version {schema.VERSION}, not {version.text()[:20]}.",
+            action="Export the file again.",
         )
+    problems = schema.Problems()
+
+    def entries(
+        section: str, what: str, read_entry: Callable[[YamlMapping], E], key: Callable[[E], object]
+    ) -> tuple[E, ...] | None:
+        return _entries(problems, fields.take(section), what, read_entry, key)
+
+    policy = None
+    with problems.noted():
+        policy = _policy(fields.take("policy"))
     configuration = schema.Configuration(
-        tenants=_entries(fields, "tenants", "tenant", _tenant, lambda entry: entry.directory),
-        app_registrations=_entries(
-            fields, "app_registrations", "app registration", _app, lambda entry: (entry.tenant, entry.client_id)
+        tenants=entries("tenants", "tenant", _tenant, lambda entry: entry.directory),
+        app_registrations=entries(
+            "app_registrations", "app registration", _app, lambda entry: (entry.tenant, entry.client_id)
         ),
-        shared_mailboxes=_entries(
-            fields, "shared_mailboxes", "shared mailbox", _mailbox, lambda entry: (entry.tenant, entry.address.lower())
+        shared_mailboxes=entries(
+            "shared_mailboxes", "shared mailbox", _mailbox, lambda entry: (entry.tenant, entry.address.lower())
         ),
-        service_accounts=_entries(fields, "service_accounts", "service account", _account, lambda entry: entry.name),
-        teams=_entries(fields, "teams", "team", _team, lambda entry: entry.name),
-        alert_channels=_entries(fields, "alert_channels", "alert channel", _channel, lambda entry: entry.name),
-        policy=_policy(fields.take("policy")),
+        people=entries("people", "person", _person, lambda entry: entry.user_name.lower()),
+        service_accounts=entries("service_accounts", "service account", _account, lambda entry: entry.name),
+        teams=entries("teams", "team", _team, lambda entry: entry.name),
+        references=entries("references", "reference", _reference, lambda entry: entry.name),
+        alert_channels=entries("alert_channels", "alert channel", _channel, lambda entry: entry.name),
+        policy=policy,
     )
-    fields.end()
+    with problems.noted():
+        fields.end()
+    problems.raise_all()
     return configuration
 
 
 def _entries(
-    fields: YamlMapping, section: str, what: str, read_entry: Callable[[YamlMapping], E], key: Callable[[E], object]
+    problems: schema.Problems,
+    part: YamlValue | None,
+    what: str,
+    read_entry: Callable[[YamlMapping], E],
+    key: Callable[[E], object],
 ) -> tuple[E, ...] | None:
-    """Return the entries of a section, or None if the file has no such section. Raises WrongEntry for duplicates."""
-    part = fields.take(section)
+    """Return the entries of a section, or None if the file has no such section. Notes duplicates and wrong entries."""
     if part is None:
         return None
     entries: list[E] = []
     keys: set[object] = set()
     names: set[str] = set()
-    for item in part.items(f"This {what}"):
-        entry = _entry(item, read_entry)
-        name = str(getattr(entry, "name", ""))
-        if key(entry) in keys or (name and name in names):
-            raise item.wrong(f"This {what} stands in the file twice.")
-        keys.add(key(entry))
-        names.add(name)
-        entries.append(entry)
+    items: list[YamlValue] = []
+    with problems.noted():
+        items = part.items(f"This {what}")
+    for item in items:
+        with problems.noted():
+            entry = _entry(item, read_entry)
+            name = "" if isinstance(entry, schema.PersonEntry) else str(getattr(entry, "name", ""))
+            if key(entry) in keys or (name and name in names):
+                raise item.wrong(f"This {what} is in the file twice.")
+            keys.add(key(entry))
+            names.add(name)
+            entries.append(entry)
     return tuple(entries)
 
 
@@ -128,7 +152,7 @@ def _chosen(fields: YamlMapping, name: str, what: str, allowed: Iterable[str]) -
     chosen = set()
     for item in part.items(what):
         if item.text() not in list(allowed):
-            raise item.wrong(f"“{item.text()[:60]}” is no {what}.", action=f"There are: {', '.join(allowed)}.")
+            raise item.wrong(f"“{item.text()[:60]}” isn't a valid {what}.", action=f"Use one of: {', '.join(allowed)}.")
         chosen.add(item.text())
     return tuple(value for value in allowed if value in chosen)
 
@@ -136,22 +160,20 @@ def _chosen(fields: YamlMapping, name: str, what: str, allowed: Iterable[str]) -
 def _secret(fields: YamlMapping, name: str, field: forms.Field) -> str:
     """Read the secret that NAME_file or NAME_env points to; "" if neither is given. Raises WrongEntry."""
     if (plain := fields.take(name)) is not None:
-        raise plain.wrong(
-            f"{name} must not stand in the file.", action=f"Name where it is found with {name}_file or {name}_env."
-        )
+        raise plain.wrong(f"The file can't contain {name}.", action=f"Use {name}_file or {name}_env instead.")
     in_file, in_variable = fields.take(f"{name}_file"), fields.take(f"{name}_env")
     if in_file is not None and in_variable is not None:
-        raise in_variable.wrong(f"{name}_file and {name}_env exclude each other.")
+        raise in_variable.wrong(f"Use either {name}_file or {name}_env, not both.")
     place = in_file or in_variable
     if place is None:
         return ""
     text = _from_file(place) if place is in_file else os.environ.get(place.text(), "")
     if not text and place is in_variable:
-        raise place.wrong(f"The environment variable {place.text()[:60]} is not set.")
+        raise place.wrong(f"The environment variable {place.text()[:60]} isn't set.")
     try:
         return str(field.clean(text))
     except ValidationError as error:
-        raise place.wrong(f"What {place.what} leads to cannot be used: {' '.join(error.messages)}") from None
+        raise place.wrong(f"The value from {place.what} isn't valid: {' '.join(error.messages)}") from None
 
 
 def _from_file(place: YamlValue) -> str:
@@ -159,9 +181,9 @@ def _from_file(place: YamlValue) -> str:
         with Path(place.text()).open("rb") as file:
             return file.read(MAX_SECRET_FILE).decode("utf-8-sig").strip("\r\n")
     except OSError as problem:
-        raise place.wrong(f"{place.text()} cannot be read: {problem.strerror}.") from None
+        raise place.wrong(f"{place.text()} can't be read: {problem.strerror}.") from None
     except UnicodeDecodeError:
-        raise place.wrong(f"{place.text()} is no text.") from None
+        raise place.wrong(f"{place.text()} isn't a text file.") from None
 
 
 def _tenant(fields: YamlMapping) -> schema.TenantEntry:
@@ -174,9 +196,10 @@ def _tenant(fields: YamlMapping) -> schema.TenantEntry:
 
 def _app(fields: YamlMapping) -> schema.AppEntry:
     audience, part = fields.take("audience"), fields.take("credentials")
-    allows = _chosen(fields, "allows", "kind of connections", ALLOWS)
+    allows = _chosen(fields, "allows", "connection type", ALLOWS)
     if allows == ():
-        raise fields.part.wrong("allows must name delegated, app_only, or both.")
+        raise fields.part.wrong("allows must contain delegated, app_only, or both.")
+    others = fields.take("other_tenants")
     items = part.items("This credential") if part is not None else []
     credentials = None if part is None else tuple(_entry(item, _credential) for item in items)
     return schema.AppEntry(
@@ -187,6 +210,11 @@ def _app(fields: YamlMapping) -> schema.AppEntry:
         allows_delegated=None if allows is None else "delegated" in allows,
         allows_app_only=None if allows is None else "app_only" in allows,
         default_capabilities=_chosen(fields, "default_capabilities", "capability", capabilities.CAPABILITIES),
+        object_id=_optional(fields, "object_id", validators.GuidField(what="object ID", required=False)),
+        renews_credentials=_flag(fields, "renews_credentials"),
+        other_tenants=None
+        if others is None
+        else tuple(dict.fromkeys(item.text() for item in others.items("A tenant"))),
         credentials=credentials,
     )
 
@@ -198,10 +226,13 @@ def _credential(fields: YamlMapping) -> schema.CredentialEntry:
     # The portal sends reminders about a new secret's expiry date; for other entries the date is only informative.
     expires_at = _optional(fields, "expires_at", validators.ExpiryField() if value else forms.CharField())
     label = _optional(fields, "label", validators.NameField(required=False)) or ""
-    thumbprint = "" if is_secret else (_optional(fields, "thumbprint", validators.PastedField()) or "").upper()
-    if value and expires_at is None:
-        raise fields.part.wrong("A new client secret needs expires_at: the day Entra shows, like 2027-03-31.")
-    return schema.CredentialEntry(kind, label, thumbprint, expires_at if value else None, value)
+    is_certificate = kind == AppCredential.Kind.CERTIFICATE
+    thumbprint = (_optional(fields, "thumbprint", validators.PastedField()) or "").upper() if is_certificate else ""
+    source = ""
+    if kind == AppCredential.Kind.FEDERATED:
+        given = fields.take("source")
+        source = AppCredential.Source.PORTAL.value if given is None else _one_of(given, AppCredential.Source.values)
+    return schema.CredentialEntry(kind, label, thumbprint, expires_at if value else None, value, source)
 
 
 def _mailbox(fields: YamlMapping) -> schema.MailboxEntry:
@@ -209,6 +240,20 @@ def _mailbox(fields: YamlMapping) -> schema.MailboxEntry:
         address=_required(fields, "address", validators.AddressField()),
         tenant=_required(fields, "tenant", validators.NameField()),
         display_name=_optional(fields, "display_name", validators.NameField(required=False)),
+    )
+
+
+def _person(fields: YamlMapping) -> schema.PersonEntry:
+    directory = _optional(fields, "directory", validators.GuidField(what="directory ID", required=False)) or ""
+    object_id = _optional(fields, "object_id", validators.GuidField(what="object ID", required=False)) or ""
+    if bool(directory) != bool(object_id):
+        raise fields.part.wrong("A Microsoft account needs both directory and object_id.")
+    return schema.PersonEntry(
+        user_name=_required(fields, "user_name", forms.CharField(max_length=150)),
+        name=_optional(fields, "name", forms.CharField(required=False, max_length=300)) or "",
+        email=_optional(fields, "email", forms.EmailField(required=False, max_length=254)) or "",
+        directory=directory,
+        object_id=object_id,
     )
 
 
@@ -228,6 +273,16 @@ def _team(fields: YamlMapping) -> schema.TeamEntry:
         name=_required(fields, "name", validators.NameField()),
         entra_group=_optional(fields, "entra_group", validators.PastedField(required=False, max_length=120)),
         members=None if members is None else tuple(dict.fromkeys(item.text() for item in members.items("A member"))),
+    )
+
+
+def _reference(fields: YamlMapping) -> schema.ReferenceEntry:
+    return schema.ReferenceEntry(
+        name=_required(fields, "name", validators.PastedField(max_length=63)),
+        connection=_required(fields, "connection", validators.NameField()),
+        connection_owner=_required(fields, "connection_owner", forms.CharField()),
+        team=_optional(fields, "team", validators.NameField(required=False)),
+        description=_optional(fields, "description", forms.CharField(required=False, max_length=200)),
     )
 
 

@@ -28,10 +28,12 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise WrongEntry("Anchors (&) and aliases (*) are not understood here.", action="Write it out.", line=line)
+            raise WrongEntry(
+                "Anchors (&) and aliases (*) aren't supported.", action="Repeat the value instead.", line=line
+            )
         tag = getattr(event, "tag", None)
         if tag is not None and tag != "!":
-            raise WrongEntry(f"The tag {tag[:60]} is not understood here.", action="Leave it out.", line=line)
+            raise WrongEntry(f"The tag {tag[:60]} isn't supported.", action="Remove it.", line=line)
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise WrongEntry("This is nested too deeply.", line=line)
@@ -43,16 +45,16 @@ class _Loader(yaml.SafeLoader):
 def read(text: str) -> YamlValue:
     """Read the file's only document. Raises WrongEntry."""
     if len(text) > MAX_LENGTH:
-        raise WrongEntry("The file is too large to be a configuration.")
+        raise WrongEntry("The file is too large.")
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
-        words = (problem.problem or "it cannot be read").rstrip(".")
-        raise WrongEntry(f"This is no YAML: {words}.", line=mark.line + 1 if mark else 0) from None
+        words = (problem.problem or "it can't be read").rstrip(".")
+        raise WrongEntry(f"This isn't valid YAML: {words}.", line=mark.line + 1 if mark else 0) from None
     except yaml.YAMLError as problem:
-        raise WrongEntry(f"This is no YAML: {str(problem).splitlines()[0]}.") from None
+        raise WrongEntry(f"This isn't valid YAML: {str(problem).splitlines()[0]}.") from None
     finally:
         loader.dispose()
     if node is None:
@@ -77,9 +79,9 @@ class YamlValue:
     def text(self) -> str:
         """Return the text as written, without quotes. Raises WrongEntry for a list or mapping."""
         if not isinstance(self.node, yaml.ScalarNode) or self.node.tag not in _SCALARS:
-            raise self.wrong(f"{self.what} must be a text.")
+            raise self.wrong(f"{self.what} must be text.")
         if "\x00" in self.node.value:
-            raise self.wrong(f"{self.what} holds a NUL character.")
+            raise self.wrong(f"{self.what} contains a NUL character.")
         return str(self.node.value)
 
     def flag(self) -> bool:
@@ -90,21 +92,21 @@ class YamlValue:
     def items(self, what: str) -> list[YamlValue]:
         """Return the values of a list, each named ``what``. Raises WrongEntry if this is not a list."""
         if self.is_null:
-            raise self.wrong(f"{self.what} has nothing in it.", action="Write [] for an empty list, or leave it out.")
+            raise self.wrong(f"{self.what} is empty.", action="Use [] for an empty list, or remove it.")
         if not isinstance(self.node, yaml.SequenceNode):
-            raise self.wrong(f"{self.what} must be a list.", action="Begin each of its lines with a dash.")
+            raise self.wrong(f"{self.what} must be a list.", action="Start each of its lines with a dash.")
         return [YamlValue(node, what) for node in self.node.value]
 
     def mapping(self) -> YamlMapping:
         """Return the fields of a mapping. Raises WrongEntry if this is not a mapping, or has a duplicate key."""
         if not isinstance(self.node, yaml.MappingNode):
-            raise self.wrong(f"{self.what} must be a mapping of names to values, like “name: Contoso”.")
+            raise self.wrong(f"{self.what} must be a mapping of names to values, for example “name: Contoso”.")
         fields: dict[str, YamlValue] = {}
         for key, value in self.node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise YamlValue(key, self.what).wrong("A name is a plain word.")
+                raise YamlValue(key, self.what).wrong("A name must be plain text.")
             if key.value in fields:
-                raise YamlValue(key, self.what).wrong(f"{self.what} says {key.value} twice.")
+                raise YamlValue(key, self.what).wrong(f"{self.what} contains {key.value} twice.")
             fields[key.value] = YamlValue(value, key.value)
             fields[key.value].line = key.start_mark.line + 1
         return YamlMapping(self, fields)
@@ -144,7 +146,7 @@ class YamlMapping:
         """Return a field's value. Raises WrongEntry if it is missing or empty."""
         value = self.take(name)
         if value is None or value.is_null:
-            raise self.part.wrong(f"{self.part.what} lacks {name}.")
+            raise self.part.wrong(f"{self.part.what} is missing {name}.")
         return value
 
     def end(self) -> None:
@@ -152,5 +154,5 @@ class YamlMapping:
         for name, value in self._fields.items():
             if name not in self._known:
                 near = get_close_matches(name, self._known, 1)
-                action = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(self._known)}."
+                action = f"Did you mean {near[0]}?" if near else f"Available fields: {', '.join(self._known)}."
                 raise value.wrong(f"{self.part.what} has no field “{name[:60]}”.", action=action)

@@ -8,9 +8,10 @@ from connections.microsoft.classifier import Verdict
 
 _CAUSES = {
     "AADSTS50057": "The account is disabled at Microsoft.",
-    "AADSTS50034": "The account does not exist in its directory any more.",
+    "AADSTS50034": "The account no longer exists in its directory.",
     "AADSTS500341": "The account was deleted at Microsoft.",
 }
+GONE_CODES = frozenset(_CAUSES)
 
 
 def is_account_gone(code: str) -> bool:

@@ -18,7 +18,7 @@ _CONSENT = """\
 # The directory needs a moment before it knows the new application.
 for attempt in 1 2 3 4 5 6; do
   if az ad app permission admin-consent --id "$APP_ID"; then break; fi
-  if [ "$attempt" = 6 ]; then echo "Consent failed; grant it in the portal." >&2; fi
+  if [ "$attempt" = 6 ]; then echo "Consent failed. Grant it in the portal." >&2; fi
   sleep 10
 done
 """
@@ -37,6 +37,7 @@ class SetupPlan:
     client_id: str = ""
     creates_secret: bool = False
     certificate: str = ""  # PEM; the public part, which is uploaded
+    trust: tuple[str, str, str] | None = None  # issuer, subject and audience of a federated credential
     grants_consent: bool = False
 
 
@@ -44,12 +45,20 @@ def setup_script(plan: SetupPlan) -> str:
     """Return the bash script. Raises InvalidInput for a cloud that the Azure CLI does not know (the sandbox)."""
     if not plan.cloud.cli_name:
         raise InvalidInput(
-            "The sandbox has no Azure CLI, so there is nothing to script.",
-            action="Its control page shows the applications it knows.",
+            "Scripts aren't available for the sandbox, which has no Azure CLI.",
+            action="Use the sandbox's control panel to see its applications.",
             field="tenant",
         )
     consent = _CONSENT if plan.grants_consent else ""
-    parts = (_head(plan), _permissions(plan), _application(plan), _credential(plan), consent, _result(plan))
+    parts = (
+        _head(plan),
+        _permissions(plan),
+        _application(plan),
+        _trust(plan),
+        _credential(plan),
+        consent,
+        _result(plan),
+    )
     return "\n".join(part for part in parts if part) + "\n"
 
 
@@ -59,7 +68,7 @@ def _head(plan: SetupPlan) -> str:
     return f"""\
 #!/usr/bin/env bash
 # {purpose} in Microsoft Entra for the connection portal.
-# Needs the Azure CLI 2.37 or later. Run it as somebody who may register applications{
+# Needs the Azure CLI 2.37 or later. Run it as an administrator who can register applications{
         " and grant admin consent" if plan.grants_consent else ""
     }.
 set -euo pipefail
@@ -73,18 +82,43 @@ az login --allow-no-subscriptions{tenant} --output none
 
 def _permissions(plan: SetupPlan) -> str:
     """The manifest is written to a file because quoting JSON on a command line differs from shell to shell."""
-    access = [{"id": permission.id, "type": permission.type} for permission in plan.permissions]
-    manifest = json.dumps([{"resourceAppId": GRAPH_APP_ID, "resourceAccess": access}], indent=2)
+    access: dict[str, list[dict[str, str]]] = {GRAPH_APP_ID: []}
+    lookups: dict[str, str] = {}
+    for permission in plan.permissions:
+        if not permission.id:
+            lookups[_variable(permission)] = _lookup(permission)
+        guid = permission.id or f"${{{_variable(permission)}}}"
+        access.setdefault(permission.app_id, []).append({"id": guid, "type": permission.type})
+    resources = [{"resourceAppId": app_id, "resourceAccess": listed} for app_id, listed in access.items() if listed]
+    manifest = json.dumps(resources, indent=2)
     names = sorted({f"{permission.name} ({_KINDS[permission.type]})" for permission in plan.permissions})
-    listed = "\n".join(f"#   {name}" for name in names)
+    listed_names = "\n".join(f"#   {name}" for name in names)
+    # Only with an unquoted word does the shell insert what it has looked up; nothing else here means anything to it.
+    word = "MANIFEST_END" if lookups else "'MANIFEST_END'"
     return f"""\
-# Permissions of Microsoft Graph:
-{listed}
+# Permissions:
+{listed_names}
+{"".join(lookups.values())}\
 MANIFEST="$(mktemp)"
 trap 'rm -f "$MANIFEST"' EXIT
-cat > "$MANIFEST" <<'MANIFEST_END'
+cat > "$MANIFEST" <<{word}
 {manifest}
 MANIFEST_END
+"""
+
+
+def _variable(permission: Permission) -> str:
+    """Return the shell variable for an id that Microsoft does not publish."""
+    return "ID_" + "".join(letter if letter.isalnum() else "_" for letter in permission.name.rpartition("/")[2])
+
+
+def _lookup(permission: Permission) -> str:
+    """Read the id from the service principal of the permission's resource."""
+    name = permission.name.rpartition("/")[2]
+    query = f"appRoles[?value=='{name}'].id | [0]"
+    return f"""\
+{_variable(permission)}="$(az ad sp show --id {permission.app_id} --query {shlex.quote(query)} --output tsv)"
+if [ -z "${_variable(permission)}" ]; then echo "{name} does not exist in this directory." >&2; exit 1; fi
 """
 
 
@@ -104,8 +138,29 @@ az ad app update --id "$APP_ID" \\
 APP_ID="$(az ad app create \\
   {options}\\
   --query appId --output tsv)"
-# Without its service principal the application is not installed in this directory.
+# The service principal installs the application in this directory.
 az ad sp create --id "$APP_ID" --output none
+"""
+
+
+def _trust(plan: SetupPlan) -> str:
+    """Create the federated credential unless there is one with this subject (az ad app federated-credential)."""
+    if plan.trust is None:
+        return ""
+    issuer, subject, audience = plan.trust
+    name = f"portal-{subject.rpartition(':')[2]}"
+    parameters = json.dumps({"name": name, "issuer": issuer, "subject": subject, "audiences": [audience]}, indent=2)
+    return f"""\
+# The application trusts the portal's tokens, so that it needs no secret.
+FEDERATED="$(mktemp)"
+trap 'rm -f "$MANIFEST" "$FEDERATED"' EXIT
+cat > "$FEDERATED" <<'FEDERATED_END'
+{parameters}
+FEDERATED_END
+if [ -z "$(az ad app federated-credential list --id "$APP_ID" \\
+  --query {shlex.quote(f"[?subject=='{subject}'].id")} --output tsv)" ]; then
+  az ad app federated-credential create --id "$APP_ID" --parameters "@$FEDERATED" --output none
+fi
 """
 
 
@@ -113,7 +168,7 @@ def _credential(plan: SetupPlan) -> str:
     if plan.certificate:
         return f"""\
 CERTIFICATE="$(mktemp)"
-trap 'rm -f "$MANIFEST" "$CERTIFICATE"' EXIT
+trap 'rm -f "$MANIFEST" "$CERTIFICATE" "${{FEDERATED:-}}"' EXIT
 cat > "$CERTIFICATE" <<'CERTIFICATE_END'
 {plan.certificate.strip()}
 CERTIFICATE_END
@@ -132,8 +187,9 @@ def _result(plan: SetupPlan) -> str:
         "echo",
         "echo 'Enter this in the portal:'",
         'echo "  Application (client) ID: $APP_ID"',
+        'echo "  Object ID:               $(az ad app show --id "$APP_ID" --query id --output tsv)"',
         'echo "  Directory (tenant) ID:   $(az account show --query tenantId --output tsv)"',
     ]
     if plan.creates_secret and not plan.certificate:
-        lines.append('echo "  Value of the secret:     $SECRET   (valid for one year, shown only now)"')
+        lines.append('echo "  Value of the secret:     $SECRET   (valid for one year, shown only once)"')
     return "\n".join(lines)

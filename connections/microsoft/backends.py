@@ -9,6 +9,7 @@ import json
 import secrets
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from social_core.backends.azuread_tenant import AzureADV2TenantOAuth2
@@ -32,6 +33,8 @@ class SignInClient:
     extra: dict[str, str]
     # The stored credential in use; if Microsoft rejects it, the caller knows which one it was.
     credential_id: int | None = None
+    # What the access token is for; None for Microsoft Graph.
+    audience: token_endpoint.Audience | None = None
 
 
 # Microsoft's "Need admin approval" page: people who return from it have not cancelled on purpose.
@@ -41,8 +44,10 @@ NEEDS_ADMIN = ("AADSTS90094", "AADSTS90095")
 class MicrosoftSignInRefused(AuthException):
     """Microsoft refused, in the callback or at the token endpoint. Holds the verdict instead of the raw answer."""
 
-    def __init__(self, backend: Any, verdict: Verdict, *, cancelled: bool = False) -> None:
+    def __init__(self, backend: Any, verdict: Verdict, *, cancelled: bool = False, is_proven: bool = False) -> None:
         self.verdict = verdict
+        # Whether Microsoft said so to the portal itself. Anybody can put an error into the callback of their own sign-in.
+        self.is_proven = is_proven
         self.cancelled = cancelled
         super().__init__(backend, verdict.code)
 
@@ -54,9 +59,9 @@ class _Microsoft(AzureADV2TenantOAuth2):
     EXTRA_DATA: list[str] = []
 
     def get_user(self, user_id: Any) -> Any:
-        """Look the user up on every request, so that disabling a person takes effect at once."""
+        """Look the user up on every request, so that sessions are suspended at once when a person leaves."""
         user = super().get_user(user_id)
-        return user if user is not None and user.is_active else None
+        return None if user is None or user.is_suspended else user
 
     @property
     def client(self) -> SignInClient:
@@ -82,14 +87,12 @@ class _Microsoft(AzureADV2TenantOAuth2):
         if name == "KEY":
             return self.client.application.client_id
         if name in ("SECRET", "CLIENT_ASSERTION"):
-            proof = token_endpoint.client_authentication(
-                self.client.application.credential, self.client.application.client_id, self.access_token_url()
-            )
+            proof = token_endpoint.client_authentication(self.client.application, self.access_token_url())
             return proof.get("client_secret" if name == "SECRET" else "client_assertion", default)
         return super().setting(name, default)
 
     def get_scope(self) -> list[str]:
-        return token_endpoint.qualified(self.cloud, self.client.scopes).split()
+        return token_endpoint.qualified(self.cloud, self.client.scopes, self.client.audience).split()
 
     def auth_extra_arguments(self) -> dict[str, str]:
         return dict(self.client.extra)
@@ -120,7 +123,7 @@ class _Microsoft(AzureADV2TenantOAuth2):
         verdict = classify(
             where="token", status=status_code or 400, headers=headers, body=json.dumps(fields) if fields else ""
         )
-        return None if verdict.kind is Kind.OK else MicrosoftSignInRefused(self, verdict)
+        return None if verdict.kind is Kind.OK else MicrosoftSignInRefused(self, verdict, is_proven=True)
 
     def check_nonce(self, claims: dict[str, Any], expected: object) -> None:
         """Raise AuthSessionError unless the ID token belongs to this sign-in (OpenID Connect Core, 3.1.3.7)."""
@@ -137,8 +140,21 @@ class MicrosoftSignIn(_Microsoft):
         parameters: dict[str, str] = super().auth_params(state)
         nonce = secrets.token_urlsafe(32)
         key = self.transaction_key(str(state))
-        self.strategy.session_set(key, {**self.strategy.session_get(key), "nonce": nonce})
-        return {**parameters, "nonce": nonce}
+        confirms = bool(self.strategy.confirms)
+        self.strategy.session_set(key, {**self.strategy.session_get(key), "nonce": nonce, "confirms": confirms})
+        # auth_time says when the person last entered their password (OpenID Connect Core, 2 and 5.5).
+        parameters |= {"nonce": nonce, "claims": json.dumps({"id_token": {"auth_time": {"essential": True}}})}
+        return {**parameters, "prompt": "login", "max_age": "0"} if confirms else parameters
+
+    def proved_at(self, claims: dict[str, Any], *, now: datetime) -> datetime | None:
+        """Return when the person proved to Microsoft who they are; None if that is unknown.
+
+        Entra may leave auth_time out. A sign-in that had to ask again (prompt=login) has then just happened.
+        """
+        claimed = claims.get("auth_time")
+        if isinstance(claimed, int | float) and not isinstance(claimed, bool):
+            return datetime.fromtimestamp(min(claimed, now.timestamp()), UTC)
+        return now if (self._oauth2_transaction or {}).get("confirms") else None
 
     def process_error(self, data: Any, *, stage: str = "callback") -> None:
         """Accept a callback's error only if it belongs to this browser's sign-in: anybody can forge a link."""
@@ -164,7 +180,7 @@ class MicrosoftConnect(_Microsoft):
 
     def prepare_auth(self, user: Any = None) -> None:
         """Prepare a sign-in by ``user`` for the strategy's connection."""
-        person = self._initiator(user, stage="begin")
+        person = self.require_association_user(user, stage="begin")
         self._state = secrets.token_urlsafe(32)
         self._started = {
             "user": str(person.pk),
@@ -185,7 +201,7 @@ class MicrosoftConnect(_Microsoft):
         if not isinstance(started, dict) or time.time() - started["at"] > SIGN_IN_LIFETIME:
             raise AuthSessionError(self, "state", code="session_context_missing", stage="callback")
         self.strategy.resume(started)
-        person = self._initiator(user, stage="callback")
+        person = self.require_association_user(user, stage="callback")
         if started["user"] != str(person.pk):
             self.strategy.forget()
             raise AuthSessionError(self, code="user_mismatch", stage="callback")
@@ -194,9 +210,6 @@ class MicrosoftConnect(_Microsoft):
 
     def require_association_user(self, user: Any, *, stage: str = "user_info") -> Any:
         """Return the signed-in person, or for a sign-in link a placeholder that cannot sign in."""
-        return self._initiator(user, stage=stage)
-
-    def _initiator(self, user: Any, *, stage: str) -> Any:
         holder = self.strategy.link_holder
         return holder if holder is not None else super().require_association_user(user, stage=stage)
 

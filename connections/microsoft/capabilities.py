@@ -1,16 +1,16 @@
 """Translate what an automation has to do into the minimum permissions, and back. The list is data/capabilities.toml.
 
-Scopes and roles are short names here (``Mail.Read``). Unknown capability keys are ignored, so that an old connection
+Scopes and roles are short names here (``Mail.Read``); those of other resources than Microsoft Graph begin with the
+resource's key (``exchange/SMTP.Send``). Unknown capability keys are ignored, so that an old connection
 can still be shown.
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from connections.errors import InvalidInput
-from connections.microsoft import data_files
-from connections.microsoft.clouds import CLOUDS, GRAPH_APP_ID
+from connections.microsoft import data_files, resources
 from connections.microsoft.permissions import CATALOGUE, ROLE, SCOPE, Permission, covered_by, spelling
 from connections.microsoft.token_endpoint import OIDC_SCOPES
 
@@ -28,9 +28,21 @@ class Capability:
     no_delegated: str = ""
     no_application: str = ""
     note: str = ""
+    resource: str = resources.GRAPH
 
 
-CAPABILITIES = data_files.load("capabilities.toml").rows("capabilities", Capability, key_field="key")
+def _with_resource(capability: Capability) -> Capability:
+    if capability.resource == resources.GRAPH:
+        return capability
+    return replace(
+        capability,
+        delegated=tuple(f"{capability.resource}/{name}" for name in capability.delegated),
+        application=tuple(f"{capability.resource}/{name}" for name in capability.application),
+    )
+
+
+_ROWS = data_files.load("capabilities.toml").rows("capabilities", Capability, key_field="key")
+CAPABILITIES = {key: _with_resource(capability) for key, capability in _ROWS.items()}
 OUTLOOK = "Outlook"  # the group of capabilities that work on mailboxes
 
 APP_ONLY = "client_credentials"
@@ -38,21 +50,18 @@ DELEGATED = "authorization_code"
 
 # Every delegated connection needs these: openid identifies the account, offline_access yields a refresh token.
 _DELEGATED_BASE = ("openid", "offline_access")
-# An app-only connection works on a given list of mailboxes and has to look up whose they are.
-_OUTLOOK_APP_ONLY_BASE = ("User.Read.All",)
 
-PROFILE_SENTENCE = (
-    "The sign-in also asks for “profile”: without it Microsoft does not say which account and directory signed in."
-)
+PROFILE_SENTENCE = "The sign-in also requests “profile”, so that Microsoft identifies the account and its directory."
 DEFAULT_SENTENCE = (
-    "Microsoft accepts no single permissions in an app-only request: the portal asks for everything an administrator "
-    "has granted to the app registration (.default) and compares that with the permissions listed here."
+    "App-only requests can't name single permissions. The portal requests everything that is granted (.default) and "
+    "compares it with the permissions listed here."
 )
 
 MAX_SCOPES = 60
 _SEPARATORS = re.compile("[\\s,;\u00a0\u200b\u200c\u200d\u2060\ufeff]+")
 _QUOTES = "\"'“”‘’`"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+", re.ASCII)
+_NAME_ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*", re.ASCII)  # for example user_impersonation
 
 
 def choices_by_group() -> list[tuple[str, list[tuple[str, str]]]]:
@@ -75,11 +84,11 @@ def sign_in_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str,
 
 
 def application_roles(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the minimum application roles in alphabetical order; Outlook capabilities also need ``User.Read.All``."""
-    chosen = _known(keys)
-    needed = {role for capability in chosen for role in capability.application}
-    if any(capability.group == OUTLOOK for capability in chosen):
-        needed.update(_OUTLOOK_APP_ONLY_BASE)
+    """Return the minimum application roles in alphabetical order.
+
+    A mailbox is reached by its address, so Outlook capabilities need no ``User.Read.All``; it only finds people.
+    """
+    needed = {role for capability in _known(keys) for role in capability.application}
     return _ordered({*needed, *_words(extra)})
 
 
@@ -87,10 +96,14 @@ def permissions(keys: Iterable[str], authentication_types: Iterable[str]) -> lis
     """Return what an app registration must declare for connections of these types, with Microsoft's ids."""
     chosen, declared = list(keys), list[Permission]()
     for authentication_type in authentication_types:
-        if authentication_type == APP_ONLY:
-            declared += [Permission(name, ROLE, CATALOGUE[name].application_id) for name in application_roles(chosen)]
-        else:
-            declared += [Permission(name, SCOPE, CATALOGUE[name].delegated_id) for name in sign_in_scopes(chosen)]
+        app_only = authentication_type == APP_ONLY
+        for name in application_roles(chosen) if app_only else sign_in_scopes(chosen):
+            if resources.short(name) == resources.DEFAULT:
+                continue
+            resource = resources.RESOURCES[resources.of(name)]
+            guid = CATALOGUE[name].application_id if app_only else CATALOGUE[name].delegated_id
+            app_id = resource.declared_under(app_only=app_only)
+            declared.append(Permission(name, ROLE if app_only else SCOPE, guid, app_id))
     return declared
 
 
@@ -137,18 +150,18 @@ def _app_only_warnings(chosen: list[Capability], extra: list[str]) -> list[str]:
     for name in extra:
         entry = CATALOGUE.get(name)
         if name in OIDC_SCOPES:
-            sentences.append(f"{name} belongs to a person's sign-in and means nothing in an app-only connection.")
+            sentences.append(f"{name} applies to a person's sign-in only and has no effect in an app-only connection.")
         elif name == "User.Read":
-            sentences.append(
-                "User.Read has no app-only form, because nobody is signed in. User.Read.All is what you need."
-            )
-        elif entry and not entry.application_id:
+            sentences.append("User.Read needs a signed-in person. Use User.Read.All for app-only connections.")
+        elif entry and not entry.application_id and entry.delegated_id:
             sentences.append(f"Microsoft offers {name} for delegated connections only.")
         elif name.endswith(".Shared"):
-            sentences.append(f"{name}: permissions ending in .Shared exist for delegated connections only.")
+            sentences.append(
+                f"{name} isn't available: permissions ending in .Shared are for delegated connections only."
+            )
     if any(capability.group == OUTLOOK for capability in chosen):
         sentences.append(
-            "App-only mail and calendar permissions reach every mailbox of the organisation, "
+            "App-only mail and calendar permissions cover every mailbox in the organisation, "
             "unless an Exchange administrator limits the application."
         )
     return [*sentences, DEFAULT_SENTENCE]
@@ -163,7 +176,7 @@ def _delegated_warnings(chosen: list[Capability], extra: list[str]) -> list[str]
     ]
     for name in extra:
         entry = CATALOGUE.get(name)
-        if entry and not entry.delegated_id:
+        if entry and entry.application_id and not entry.delegated_id:
             sentences.append(f"Microsoft offers {name} for app-only connections only.")
     requested = {*extra, *(scope for capability in chosen for scope in capability.delegated)}
     admin_only = sorted(name for name in requested if name in CATALOGUE and CATALOGUE[name].admin_only)
@@ -178,7 +191,7 @@ def parse_scopes(text: str) -> tuple[str, ...]:
     """Return short names in Microsoft's spelling, each once. Raises InvalidInput naming the first invalid scope."""
     names = list(dict.fromkeys(_short(word) for word in describe(text)))
     if len(names) > MAX_SCOPES:
-        raise InvalidInput(f"These are {len(names)} scopes.", action=f"Give at most {MAX_SCOPES}.")
+        raise InvalidInput(f"You entered {len(names)} scopes.", action=f"Enter at most {MAX_SCOPES}.")
     return tuple(names)
 
 
@@ -188,29 +201,31 @@ def describe(text: str) -> list[str]:
 
 
 def _short(word: str) -> str:
-    name, shown = word, word if len(word) <= 60 else f"{word[:60]}…"
-    if "://" in word:
-        address, _, name = word.rpartition("/")
-        if address.lower() not in {cloud.graph.lower() for cloud in CLOUDS.values()}:
-            raise InvalidInput(
-                f"“{shown}” belongs to another service than Microsoft Graph.",
-                action="Give Graph permissions only, for example Mail.Read.",
-            )
-    elif word.startswith(f"{GRAPH_APP_ID}/"):
-        name = word.removeprefix(f"{GRAPH_APP_ID}/")
-    if name == ".default":
+    shown = word if len(word) <= 60 else f"{word[:60]}…"
+    address, _, name = word.rpartition("/")
+    resource = _resource_of(address, shown) if address else resources.GRAPH
+    if name == resources.DEFAULT:
         raise InvalidInput(
-            f"“{shown}” stands for all permissions of an app registration; the portal adds it where Microsoft wants it.",
-            action="Name the permissions instead, for example Mail.Read.",
+            f"“{shown}” means all permissions of an app registration. The portal adds it where required.",
+            action="Enter single permissions instead, for example Mail.Read.",
         )
     if name.lower() in OIDC_SCOPES:
         return name.lower()
-    if len(name) > 100 or not _NAME.fullmatch(name):
+    is_graph = resource == resources.GRAPH
+    if len(name) > 100 or not (_NAME if is_graph else _NAME_ELSEWHERE).fullmatch(name):
         raise InvalidInput(
-            f"“{shown}” is not the name of a Microsoft Graph permission.",
-            action="A permission looks like Mail.Read; separate several by spaces.",
+            f"“{shown}” isn't a {'Microsoft Graph ' if is_graph else ''}permission.",
+            action="Enter permissions such as Mail.Read or exchange/SMTP.Send, separated by spaces.",
         )
-    return spelling(name)
+    return spelling(name if is_graph else f"{resource}/{name}")
+
+
+def _resource_of(address: str, shown: str) -> str:
+    try:
+        return resources.key_of(address)
+    except InvalidInput as error:
+        action = f"{error.action} Permissions of Graph are entered by their names, for example Mail.Read."
+        raise InvalidInput(f"“{shown}” doesn't belong to a known API. {error.cause}", action=action) from error
 
 
 def _known(keys: Iterable[str]) -> list[Capability]:

@@ -5,19 +5,24 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import NameOID
 
 from connections.errors import InvalidInput
+from connections.microsoft import key_files
 
 KEY_BITS = 3072
 SMALLEST_KEY_BITS = 2048
 MOST_MONTHS = 24
 # Clocks differ: a certificate that becomes valid now might not be valid yet by Microsoft's clock.
 CLOCK_SKEW = timedelta(minutes=10)
+_LONGEST_CHAIN = 20
 _LONGEST_COMMON_NAME = 64  # bytes; X.520 upper bound
+_TOO_EXPENSIVE = (
+    "The password of this file is hashed too many times. Export it again with at most a million iterations."
+)
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 
 
@@ -65,24 +70,34 @@ def generate(common_name: str, *, months: int, now: datetime) -> CertificateWith
 
 
 def read(data: bytes, *, key_data: bytes = b"", password: str = "", now: datetime) -> CertificateWithKey:
-    """Read a certificate and its key from a PFX file or one or two PEM files. Raises InvalidInput with ``field``."""
+    """Read a certificate and its key from a PFX file or one or two PEM files. Raises InvalidInput with ``field``.
+
+    The files may hold a whole chain in any order; the certificate that belongs to the key is used.
+    """
     is_pem = b"-----BEGIN " in data
-    certificate, key = _from_pem(data, key_data, password) if is_pem else _from_pfx(data, password)
+    chain, key = _from_pem(data, key_data, password) if is_pem else _from_pfx(data, password)
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise InvalidInput("The key is not an RSA key. Microsoft Entra takes RSA keys here.", field="certificate_file")
+        raise InvalidInput("The key isn't an RSA key. Microsoft Entra requires RSA keys.", field="certificate_file")
     if key.key_size < SMALLEST_KEY_BITS:
         raise InvalidInput(
-            f"The RSA key has only {key.key_size} bits. Use one of {SMALLEST_KEY_BITS} bits or more.",
+            f"The RSA key has only {key.key_size} bits. Use a key with at least {SMALLEST_KEY_BITS} bits.",
             field="certificate_file",
         )
-    if certificate.public_key() != key.public_key():
+    certificate = _matching(chain, key, now)
+    if certificate is None:
         raise InvalidInput(
-            "The private key belongs to another certificate. Upload the two that were made together.",
+            "The private key doesn't match the certificate. Upload a matching pair.",
             field="key_file" if key_data else "certificate_file",
         )
     if certificate.not_valid_after_utc <= now:
         raise InvalidInput(
             f"This certificate expired on {certificate.not_valid_after_utc:%d %B %Y}. Upload a valid one.",
+            field="certificate_file",
+        )
+    if certificate.not_valid_before_utc > now:
+        raise InvalidInput(
+            f"This certificate is not valid before {certificate.not_valid_before_utc:%d %B %Y, %H:%M} UTC, so Microsoft "
+            "would refuse it. Upload it then, or use one that is valid now.",
             field="certificate_file",
         )
     return _pair(certificate, key)
@@ -100,50 +115,75 @@ def read_details(pem: str) -> CertificateDetails:
     )
 
 
-def _from_pem(data: bytes, key_data: bytes, password: str) -> tuple[x509.Certificate, object]:
-    blocks = [(match.group(1), match.group(0)) for match in _PEM_BLOCK.finditer(data)]
+def not_yet_valid(pem: str, *, now: datetime) -> str:
+    """Say since when a stored certificate will be valid, if that lies ahead; otherwise return "". Never raises."""
+    try:
+        details = read_details(pem)
+    except ValueError:
+        return ""
+    if details.starts_at <= now:
+        return ""
+    return f"The certificate {details.sha256[:8]} is not valid before {details.starts_at:%d %B %Y, %H:%M} UTC."
+
+
+def _matching(chain: list[x509.Certificate], key: rsa.RSAPrivateKey, now: datetime) -> x509.Certificate | None:
+    """Return the key's certificate among its issuers'; of several for the same key, the valid one that lasts longest."""
+    own = [certificate for certificate in chain if _belongs(certificate, key)]
+    return max(own, key=lambda item: (item.not_valid_before_utc <= now, item.not_valid_after_utc), default=None)
+
+
+def _belongs(certificate: x509.Certificate, key: rsa.RSAPrivateKey) -> bool:
+    try:
+        return certificate.public_key() == key.public_key()
+    except (ValueError, UnsupportedAlgorithm):  # an issuer's key may be of an unsupported type
+        return False
+
+
+def _from_pem(data: bytes, key_data: bytes, password: str) -> tuple[list[x509.Certificate], object]:
+    blocks = [(match.group(1), match.group(0)) for match in _PEM_BLOCK.finditer(data + b"\n" + key_data)]
     certificates = [block for kind, block in blocks if kind == b"CERTIFICATE"]
     keys = [block for kind, block in blocks if kind.endswith(b"PRIVATE KEY")]
-    if key_data:
-        keys += [match.group(0) for match in _PEM_BLOCK.finditer(key_data) if match.group(1).endswith(b"PRIVATE KEY")]
     key_field = "key_file" if key_data else "certificate_file"
-    _require_one(certificates, "certificate", "certificate_file")
-    _require_one(keys, "private key", key_field)
+    _require_some(certificates, "certificate", "certificate_file")
+    _require_some(keys, "private key", key_field)
+    if len(keys) > 1:
+        raise InvalidInput(f"There are {len(keys)} private keys in what you uploaded. Upload one.", field=key_field)
     try:
-        certificate = x509.load_pem_x509_certificate(certificates[0])
+        chain = [x509.load_pem_x509_certificate(block) for block in certificates[:_LONGEST_CHAIN]]
     except ValueError as broken:
-        raise InvalidInput("The certificate in this file cannot be read.", field="certificate_file") from broken
-    return certificate, _load_key(keys[0], password, key_field)
+        raise InvalidInput("The certificate in this file can't be read.", field="certificate_file") from broken
+    return chain, _load_key(keys[0], password, key_field)
 
 
-def _require_one(blocks: list[bytes], what: str, field_name: str) -> None:
+def _require_some(blocks: list[bytes], what: str, field_name: str) -> None:
     if not blocks:
         raise InvalidInput(
-            f"There is no {what} in this file. The portal needs the certificate and its private key: a PFX file, "
-            "or PEM text that holds both, or two PEM files.",
+            f"This file contains no {what}. Upload the certificate and its private key as a PFX file, or as one or two "
+            "PEM files.",
             field=field_name,
         )
-    if len(blocks) > 1:
-        raise InvalidInput(f"There are {len(blocks)} {what}s in what you uploaded. Upload one.", field=field_name)
 
 
 def _load_key(block: bytes, password: str, field_name: str) -> object:
     encrypted = b"ENCRYPTED" in block
     if encrypted and not password:
-        raise InvalidInput("The private key is protected by a password. Enter it.", field="file_password")
+        raise InvalidInput("The private key is protected by a password. Enter the password.", field="file_password")
     try:
-        return serialization.load_pem_private_key(block, password.encode() if encrypted else None)
+        return key_files.open_pem_key(block, password) if encrypted else serialization.load_pem_private_key(block, None)
+    except key_files.NotOpened:
+        raise InvalidInput("This password doesn't match the private key.", field="file_password") from None
+    except key_files.TooExpensive:
+        raise InvalidInput(_TOO_EXPENSIVE, field=field_name) from None
     except (ValueError, TypeError) as broken:
-        # cryptography's own message might quote the input.
-        if encrypted:
-            raise InvalidInput("This password does not open the private key.", field="file_password") from None
-        raise InvalidInput("The private key cannot be read.", field=field_name) from broken
+        raise InvalidInput("The private key can't be read.", field=field_name) from broken
 
 
-def _from_pfx(data: bytes, password: str) -> tuple[x509.Certificate, object]:
+def _from_pfx(data: bytes, password: str) -> tuple[list[x509.Certificate], object]:
     try:
-        key, certificate, _chain = pkcs12.load_key_and_certificates(data, password.encode() or None)
-    except ValueError:
+        chain, key = key_files.open_pfx(data, password)
+    except key_files.TooExpensive:
+        raise InvalidInput(_TOO_EXPENSIVE, field="certificate_file") from None
+    except key_files.NotOpened:
         if data[:1] != b"\x30":  # every PFX and DER file begins with an ASN.1 SEQUENCE
             raise InvalidInput(
                 "This is neither a PFX file nor PEM text.",
@@ -151,12 +191,14 @@ def _from_pfx(data: bytes, password: str) -> tuple[x509.Certificate, object]:
                 field="certificate_file",
             ) from None
         raise InvalidInput(
-            "The file cannot be opened: the password is wrong, or it is not a PFX file with a private key.",
+            "The file can't be opened. The password is wrong, or it isn't a PFX file with a private key.",
             field="file_password",
         ) from None
-    if key is None or certificate is None:
-        raise InvalidInput("The PFX file holds no private key. Export it again with its key.", field="certificate_file")
-    return certificate, key
+    if key is None or not chain:
+        raise InvalidInput(
+            "The PFX file contains no private key. Export it again with its key.", field="certificate_file"
+        )
+    return chain[:_LONGEST_CHAIN], key
 
 
 def _pair(certificate: x509.Certificate, key: rsa.RSAPrivateKey) -> CertificateWithKey:

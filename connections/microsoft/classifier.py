@@ -32,7 +32,9 @@ class Verdict:
     retry_after: float | None = None  # seconds
     certain: bool = False  # whether this answer alone may flag a connection or its app registration
     app_wide: bool = False  # whether the whole app registration is broken, not just this connection
+    tenant_wide: bool = False  # whether app_wide is only true in the tenant of the request
     credential: bool = False  # whether this client secret or certificate was rejected (try the next one)
+    account_wide: bool = False  # whether it is true of the Microsoft account, so of all its connections
     name: str = ""  # Microsoft's name for the code, e.g. "FreshTokenNeeded"
     trace_id: str = ""
     correlation_id: str = ""
@@ -46,7 +48,7 @@ class Verdict:
 
 
 FLAGGING = frozenset({Kind.REAUTH, Kind.CONSENT, Kind.APP_CONFIG, Kind.POLICY})
-OK = Verdict(Kind.OK, "", "Microsoft accepted the request.", "Nothing needs to be done.", Who.NOBODY)
+OK = Verdict(Kind.OK, "", "Microsoft accepted the request.", "No action needed.", Who.NOBODY)
 
 
 def classify(*, where: str, status: int | None, headers: Mapping[str, str] | None, body: str | bytes | None) -> Verdict:
@@ -85,7 +87,7 @@ def _decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
     if (answer.status or 0) >= 500 or answer.error.lower() == OUTAGE_ERROR:
         passing = meaning if meaning and meaning.kind in (Kind.TRANSIENT, Kind.THROTTLED) else None
         return passing or error_tables.OUTAGE, code
-    if answer.status is not None and answer.status < 300:
+    if answer.where == "token" and answer.status is not None and answer.status < 300:
         return error_tables.NO_TOKEN, code
     by_error = error_tables.SUBERRORS.get(answer.suberror.lower()) or error_tables.ERRORS.get(answer.error.lower())
     if by_error is error_tables.CLIENT_REJECTED and answer.where != "token":
@@ -96,7 +98,7 @@ def _decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
 
 
 def _known(answer: MicrosoftResponse) -> tuple[int | None, ErrorMeaning | None]:
-    """Prefer the last known number, which is the most specific, then an unknown number's family, then a vague code."""
+    """Prefer the last known number, which is the most specific, then a marked family, then a vague code."""
     numbers = [*reversed(answer.numbers), *reversed(answer.described_numbers)]
     known = [(number, error_tables.AADSTS[number]) for number in numbers if number in error_tables.AADSTS]
     for number, meaning in known:
@@ -109,23 +111,26 @@ def _known(answer: MicrosoftResponse) -> tuple[int | None, ErrorMeaning | None]:
 
 
 def family_of(number: int) -> ErrorMeaning | None:
-    """Derive the meaning of an unknown six or seven digit number from its family; None where that is unsafe.
+    """Return the meaning of an unknown number's family, if data/aadsts.toml marks that family; otherwise None.
 
-    Microsoft refines a five-digit number by appending digits (16002 → 160021, 70001 → 7000112; seen throughout
-    identity-platform/reference-error-codes), so the parent is the first five digits. A longer common prefix misleads
-    (7000222 is not a child of 700022), and so does a vague parent. A guess is never certain and never app-wide.
+    Without a mark, `suberror` and `error` decide: two numbers that begin alike often have nothing in common.
     """
     digits = str(number)
-    parent = error_tables.AADSTS.get(int(digits[:5])) if len(digits) in (6, 7) else None
-    if parent is None or parent.vague:
-        return None
-    return ErrorMeaning(parent.kind, parent.who, parent.cause, parent.action)
+    return error_tables.FAMILIES.get(digits[:5]) if len(digits) in (6, 7) else None
+
+
+def family_code(code: str) -> str:
+    """Return the code of the marked family to which an unknown code belongs; any other code as it is."""
+    digits = code.removeprefix("AADSTS")
+    if digits == code or not digits.isdecimal() or int(digits) in error_tables.AADSTS or family_of(int(digits)) is None:
+        return code
+    return f"AADSTS{digits[:5]}"
 
 
 def _without_error(answer: MicrosoftResponse) -> ErrorMeaning:
     if answer.error:
         return error_tables.UNKNOWN
-    if answer.where in ("authorize", "adminconsent"):
+    if answer.where in ("authorize", "adminconsent") and answer.shape != "markup":
         return error_tables.EMPTY_CALLBACK
     if answer.status is None and answer.shape == "empty":
         return error_tables.NO_ANSWER
@@ -158,7 +163,9 @@ def _verdict(meaning: ErrorMeaning, code: str, answer: MicrosoftResponse | None)
         retry_after=answer.retry_after,
         certain=meaning.certain and trusted,
         app_wide=meaning.app_wide,
+        tenant_wide=meaning.tenant_wide,
         credential=meaning.credential and answer.where == "token",
+        account_wide=meaning.account_wide and trusted,
         name=meaning.name,
         trace_id=answer.trace_id,
         correlation_id=answer.correlation_id,
@@ -176,7 +183,7 @@ def _with_sign_in_frequency(verdict: Verdict, description: str) -> Verdict:
     age += int(first) if minutes is None else int(first) * 3600 + int(minutes) * 60 + int(seconds)
     if age <= 0:
         return verdict
-    cause = f"{verdict.cause} The policy asks for a new sign-in every {format_interval(age)}."
+    cause = f"{verdict.cause} The policy requires a new sign-in every {format_interval(age)}."
     return replace(verdict, max_age_s=age, cause=cause)
 
 

@@ -1,5 +1,6 @@
 """Microsoft's clouds: where people sign in and where Microsoft Graph is. The list is data/clouds.toml."""
 
+import uuid
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -21,6 +22,8 @@ class Cloud:
     graph: str
     portal: str  # where an admin manages app registrations
     cli_name: str  # the name for "az cloud set --name" in the Azure CLI
+    # The audience of tokens that replace a secret (workload-identity-federation-config-app-trust-managed-identity).
+    token_exchange_audience: str = "api://AzureADTokenExchange"  # noqa: S105 - an address, no secret
 
     def authority(self, directory_id: str) -> str:
         return f"{self.login}/{directory_id}"
@@ -56,7 +59,7 @@ def add_sandbox(url: str) -> None:
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         raise ValueError("MICROSOFT_SANDBOX_URL must be https, or http on localhost.")
     url = url.rstrip("/")
-    CLOUDS["sandbox"] = Cloud("sandbox", "Sandbox (stand-in, not Microsoft)", url, url, url, "")
+    CLOUDS["sandbox"] = Cloud("sandbox", "Sandbox (not Microsoft)", url, url, url, "")
 
 
 def cloud(key: str) -> Cloud:
@@ -66,3 +69,11 @@ def cloud(key: str) -> Cloud:
 
 def choices() -> list[tuple[str, str]]:
     return [(cloud.key, cloud.label) for cloud in CLOUDS.values()]
+
+
+def is_guid(text: str) -> bool:
+    """Whether this is a GUID written with hyphens, in upper or lower case."""
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False

@@ -1,10 +1,11 @@
 """Admin consent (identity-platform/v2-admin-consent; older style: v2-oauth2-client-creds-grant-flow)."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlencode
 
-from connections.microsoft import token_endpoint
+from connections.microsoft import resources
 from connections.microsoft.classifier import Verdict, classify
 from connections.microsoft.clouds import Cloud
 from connections.microsoft.error_types import Kind
@@ -12,6 +13,9 @@ from connections.microsoft.error_types import Kind
 V1, V2 = "v1", "v2"
 # The newer page does not accept "common"; administrators from any directory use "organizations".
 ANY_DIRECTORY = "organizations"
+LONGEST_SCOPE = 4000
+_GUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+_SCOPE = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{0,99}")
 # The codes for Cancel in either style. People who are not administrators come back with other codes.
 _CANCELLED = frozenset({"access_denied", "permission_denied", "AADSTS65004"})
 
@@ -22,6 +26,8 @@ class ConsentCallback:
 
     state: str
     verdict: Verdict
+    tenant: str = ""  # GUID of the directory, if the callback names one
+    scopes: tuple[str, ...] = ()  # short names of the delegated permissions it names
 
     @property
     def granted(self) -> bool:
@@ -49,12 +55,25 @@ def consent_url(
     query = {"client_id": client_id, "redirect_uri": redirect_uri, "state": state}
     if style == V1:
         return f"{cloud.authority(directory)}/adminconsent?{urlencode(query)}"
-    query["scope"] = token_endpoint.qualified(cloud, scopes) if scopes else cloud.default_scope
+    # Several resources can be consented to in one go.
+    query["scope"] = " ".join(resources.absolute(cloud, scopes, {})) if scopes else cloud.default_scope
     return f"{cloud.authority(directory)}/v2.0/adminconsent?{urlencode(query)}"
 
 
 def read_callback(query_string: str) -> ConsentCallback:
-    """Read a callback, ignoring ``tenant`` and ``scope`` because they can be forged."""
-    states = parse_qs(query_string).get("state", [""])
+    """Read a callback, of which everything but the ``state`` can be forged."""
+    fields = {name: values[0] for name, values in parse_qs(query_string).items()}
     verdict = classify(where="adminconsent", status=None, headers=None, body=query_string)
-    return ConsentCallback(states[0][:200], verdict)
+    tenant = fields.get("tenant", "").strip().lower()
+    scopes = (scope.rsplit("/", 1)[-1] for scope in fields.get("scope", "")[:LONGEST_SCOPE].split())
+    return ConsentCallback(
+        fields.get("state", "")[:200],
+        verdict,
+        tenant if is_directory_id(tenant) else "",
+        tuple(scope for scope in scopes if _SCOPE.fullmatch(scope) and scope != ".default"),
+    )
+
+
+def is_directory_id(text: str) -> bool:
+    """Whether the text is a directory's GUID in lower case, and not a domain or a shared endpoint."""
+    return bool(_GUID.fullmatch(text))

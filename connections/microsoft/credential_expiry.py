@@ -22,10 +22,10 @@ from connections.microsoft.permissions import covered_by
 
 # The application role with which an application may read itself (Microsoft Graph: application-list-permissions).
 PERMISSION = "Application.Read.All"
+# With this role, an application may read and change the applications that it owns, and so itself.
+OWNED_BY = "Application.ReadWrite.OwnedBy"
 
-UNREADABLE = graph_client.unreadable(
-    "An answer came that does not describe an application.", again="asks again tomorrow"
-)
+UNREADABLE = graph_client.unreadable("The response doesn't describe an application.", again="retries tomorrow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,15 @@ class ListedCredential:
     hint: str = ""
     # SHA-1, and SHA-256 if Microsoft sent the certificate itself; upper-case hex.
     thumbprints: frozenset[str] = frozenset()
+    key_id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialList:
     secrets: tuple[ListedCredential, ...]
     certificates: tuple[ListedCredential, ...]
+    object_id: str = ""
 
 
 def may_read(roles: tuple[str, ...]) -> bool:
@@ -50,9 +53,14 @@ def may_read(roles: tuple[str, ...]) -> bool:
     return PERMISSION in covered_by(frozenset(roles))
 
 
+def may_read_itself(roles: tuple[str, ...]) -> bool:
+    """Like may_read, but also with the role that only concerns applications which the caller owns."""
+    return may_read(roles) or OWNED_BY in roles
+
+
 def read(cloud: Cloud, access_token: str, client_id: str) -> CredentialList:
     """Return the app's credentials (150 requests a minute). Raises MicrosoftRefused or MicrosoftUnavailable."""
-    path = f"applications(appId='{quote(client_id, safe='')}')?$select=passwordCredentials,keyCredentials"
+    path = f"applications(appId='{quote(client_id, safe='')}')?$select=id,passwordCredentials,keyCredentials"
     response = http.client().send(graph_client.request(cloud, access_token, path))
     graph_client.require_ok(response)
     return _listing(response.text)
@@ -62,14 +70,23 @@ def _listing(text: str) -> CredentialList:
     try:
         answer = json.loads(text)
         secrets = [
-            ListedCredential(_moment(secret["endDateTime"]), hint=str(secret.get("hint") or ""))
+            ListedCredential(
+                _moment(secret["endDateTime"]),
+                hint=str(secret.get("hint") or ""),
+                key_id=str(secret.get("keyId") or ""),
+                name=str(secret.get("displayName") or ""),
+            )
             for secret in answer["passwordCredentials"]
         ]
         certificates = [
-            ListedCredential(_moment(certificate["endDateTime"]), thumbprints=frozenset(_thumbprints(certificate)))
+            ListedCredential(
+                _moment(certificate["endDateTime"]),
+                thumbprints=frozenset(_thumbprints(certificate)),
+                key_id=str(certificate.get("keyId") or ""),
+            )
             for certificate in answer["keyCredentials"]
         ]
-        return CredentialList(tuple(secrets), tuple(certificates))
+        return CredentialList(tuple(secrets), tuple(certificates), str(answer.get("id") or ""))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise MicrosoftUnavailable(UNREADABLE) from None
 

@@ -10,6 +10,7 @@ about the token, so the client was accepted; a wrong credential is rejected earl
 
 from dataclasses import dataclass, replace
 
+from connections.errors import MicrosoftRefused
 from connections.microsoft import data_files, http, token_endpoint
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind
@@ -25,9 +26,12 @@ ANY_DIRECTORY = "organizations"
 
 def probe(application: token_endpoint.Application, *, shared: bool, multitenant: bool) -> tuple[str, ...] | Verdict:
     """Return the granted roles, or the verdict. Never raises. If the app is not installed, test at organizations."""
-    if shared:
-        return _at_shared_endpoint(application)
-    answer = _send(token_endpoint.client_credentials_request(application, None))
+    try:
+        if shared:
+            return _at_shared_endpoint(application)
+        answer = _send(token_endpoint.client_credentials_request(application, None))
+    except MicrosoftRefused as unusable:  # the token file, before anything was sent
+        return unusable.verdict
     if isinstance(answer, Verdict) and multitenant and answer.code in NOT_INSTALLED:
         second = _at_shared_endpoint(replace(application, directory_id=ANY_DIRECTORY))
         # If the second request fails because of an outage, that says nothing about the credential.

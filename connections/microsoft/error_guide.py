@@ -6,26 +6,26 @@ from connections.microsoft import error_tables
 from connections.microsoft.error_types import ErrorMeaning, Kind, Who
 
 KINDS = {
-    Kind.REAUTH: "the person must sign in again",
-    Kind.CONSENT: "permissions are not granted",
+    Kind.REAUTH: "the person needs to sign in again",
+    Kind.CONSENT: "consent is missing",
     Kind.APP_CONFIG: "the app registration, the tenant or the request is wrong",
-    Kind.POLICY: "a rule of the organisation, or the state of an account, is in the way",
-    Kind.TRANSIENT: "it passes by itself; a connection's status never changes",
-    Kind.THROTTLED: "too many requests; a connection's status never changes",
-    Kind.MAILBOX: "the sign-in is good, this mailbox cannot be reached",
-    Kind.PERMISSION: "the sign-in is good, it lacks a permission",
+    Kind.POLICY: "an organisation policy or the account's state blocks access",
+    Kind.TRANSIENT: "a temporary problem; the connection's status doesn't change",
+    Kind.THROTTLED: "too many requests; the connection's status doesn't change",
+    Kind.MAILBOX: "the sign-in works, but this mailbox can't be reached",
+    Kind.PERMISSION: "the sign-in works, but a permission is missing",
 }
 WHO = {Who.OWNER: "owner", Who.IT_ADMIN: "IT admin", Who.MICROSOFT: "Microsoft", Who.NOBODY: "nobody"}
 
 INTRODUCTION = """\
 # What went wrong?
 
-Every code of Microsoft that the portal knows, what it means, what to do and who can do it. Search this page for the
-code an incident shows. It is written by `manage.py document_errors` from the same tables the portal decides by; do not
-change it by hand.
+This page lists every Microsoft error code that the portal knows: its meaning, what to do, and who can do it. Search
+for the code that an incident shows. `manage.py document_errors` generates this page from the portal's own error tables;
+don't edit it.
 
-A code that is not listed is judged by its family, then by Microsoft's words `suberror` and `error`, and never marks a
-connection at its first appearance. For the newest list ask Microsoft: <https://login.microsoftonline.com/error>.
+A code that is not listed is judged by Microsoft's words `suberror` and `error`, and never marks a connection at its first
+appearance. Only longer codes that begin with {families} mean what that code means. For the newest list ask Microsoft: <https://login.microsoftonline.com/error>.
 When you ask Microsoft's support, give them the trace id, the correlation id and the time shown beside the code.
 """
 
@@ -33,28 +33,33 @@ When you ask Microsoft's support, give them the trace id, the correlation id and
 def render() -> str:
     """Return the page as Markdown. The same tables always produce the same text."""
     sections = [
-        INTRODUCTION,
+        INTRODUCTION.format(families=_families()),
         "## Kinds\n",
-        _table(("Kind", "Means"), ((f"`{kind}`", meaning) for kind, meaning in KINDS.items())),
+        _table(("Kind", "Meaning"), ((f"`{kind}`", meaning) for kind, meaning in KINDS.items())),
         "## Sign-in: AADSTS codes\n",
         _codes((f"AADSTS{number}", entry) for number, entry in error_tables.AADSTS.items()),
-        "## Sign-in: words without a code\n",
+        "## Sign-in: errors without a code\n",
         _codes(sorted(error_tables.ERRORS.items())),
-        "### Words in `suberror`\n",
+        "### Values of `suberror`\n",
         _codes(sorted(error_tables.SUBERRORS.items())),
         "## Mailboxes and data: Microsoft Graph codes\n",
         _codes(sorted(error_tables.GRAPH.items(), key=lambda row: row[0].lower())),
         "### HTTP status without a known code\n",
         _codes((f"http-{status}", entry) for status, entry in error_tables.STATUSES.items()),
-        "## No answer\n",
+        "## No response\n",
         _codes((f"transport-{reason}", entry) for reason, entry in sorted(error_tables.TRANSPORT.items())),
     ]
     return "\n".join(sections)
 
 
+def _families() -> str:
+    *codes, last = error_tables.FAMILIES
+    return f"{', '.join(codes)} or {last}"
+
+
 def _codes(rows: Iterable[tuple[str, ErrorMeaning]]) -> str:
     return _table(
-        ("Code", "Microsoft's name", "What it means", "What to do", "Who", "Kind"),
+        ("Code", "Microsoft's name", "Meaning", "What to do", "Who", "Kind"),
         ((code, entry.name, entry.cause, entry.action, WHO[entry.who], entry.kind.value) for code, entry in rows),
     )
 

@@ -2,6 +2,7 @@
 
 A ``[[group]]`` holds the fields that its codes share, and sections of codes. A section is either a list of codes, or a
 table from code to its own cause or ``[Microsoft's name, cause]``. Groups used in Python code have an ``id``.
+``families`` lists the codes whose meaning also holds for unknown codes that refine them.
 """
 
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ def load(*names: str) -> Tables:
     seen: set[tuple[str, str]] = set()
     for name in names:
         file = data_files.load(name)
-        if unknown := file.content.keys() - {"texts", "group"}:
-            raise file.error(", ".join(sorted(unknown)), "is neither texts nor group")
+        if unknown := file.content.keys() - {"texts", "group", "families"}:
+            raise file.error(", ".join(sorted(unknown)), "is neither texts nor group nor families")
         for number, group in enumerate(file.content.get("group", ()), start=1):
             first_code = next((code for section in SECTIONS for code in group.get(section, ())), group.get("id"))
             entry = f"group {number} ({first_code})"
@@ -58,6 +59,18 @@ def _meanings(file: DataFile, entry: str, group: dict[str, Any]) -> Iterator[tup
             yield section, code, file.build(ErrorMeaning, where, values | own)
 
 
+def load_families(name: str, aadsts: dict[str, ErrorMeaning]) -> dict[str, ErrorMeaning]:
+    """Return the families' meanings by their code. A guess by family is never certain and never about a whole app."""
+    file = data_files.load(name)
+    families: dict[str, ErrorMeaning] = {}
+    for code in map(str, file.content.get("families", ())):
+        meaning = aadsts.get(code)
+        if meaning is None or meaning.vague or len(code) != 5:
+            raise file.error(f"families {code}", "is not a clear five-digit code of the table")
+        families[code] = ErrorMeaning(meaning.kind, meaning.who, meaning.cause, meaning.action)
+    return families
+
+
 _TABLES = load("aadsts.toml", "errors.toml")
 
 
@@ -66,6 +79,9 @@ def _by_number(section: str) -> dict[int, ErrorMeaning]:
 
 
 AADSTS = _by_number("aadsts")
+# Codes that are true of the Microsoft account, so of all its connections.
+ACCOUNT_WIDE = frozenset(f"AADSTS{number}" for number, meaning in AADSTS.items() if meaning.account_wide)
+FAMILIES = load_families("aadsts.toml", _TABLES["aadsts"])
 ERRORS = _TABLES["errors"]  # the `error` parameter of a sign-in, in lower case
 SUBERRORS = _TABLES["suberrors"]
 TRANSPORT = _TABLES["transport"]  # no answer arrived

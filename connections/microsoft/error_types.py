@@ -17,8 +17,6 @@ class Kind(StrEnum):
 
 
 class Who(StrEnum):
-    """Who can fix it."""
-
     OWNER = "owner"
     IT_ADMIN = "it_admin"
     MICROSOFT = "microsoft"
@@ -36,5 +34,7 @@ class ErrorMeaning:
     name: str = ""
     certain: bool = False  # one complete answer with this code is sufficient proof
     app_wide: bool = False  # the whole app registration is broken, not just one connection
+    tenant_wide: bool = False  # app_wide, but only in the tenant of the request
     credential: bool = False  # this client secret or certificate was rejected
+    account_wide: bool = False  # true of the Microsoft account, so of all its connections
     vague: bool = False  # used for several problems, so `suberror` and `error` decide the kind

@@ -51,5 +51,5 @@ def require_ok(response: http.Response[str]) -> None:
 
 def unreadable(cause: str, *, again: str) -> Verdict:
     """Return the verdict on a success status with unusable content. ``again`` says when the portal will try again."""
-    action = f"The portal {again}; if it stays so, an IT admin should look for a proxy in between."
+    action = f"The portal {again}. If the problem persists, an IT admin should look for a web proxy in between."
     return Verdict(Kind.TRANSIENT, "unreadable", cause, action, Who.NOBODY)

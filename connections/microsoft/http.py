@@ -6,31 +6,42 @@ answer with ``status`` 0 and a reason, because callers expect outages.
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import certifi
 import pycurl
 
-MAX_BODY = 4_000_000
+from connections import counters
+from connections.microsoft import server_clock
+
+MAX_BODY = 4_000_000  # bytes
+MAX_HEAD = 65_536  # bytes of an answer's headers
+MAX_RECEIVED = 16_000_000  # bytes of all bodies that a client is receiving; thousands of ordinary ones
 CONNECT_TIMEOUT = 5.0
 MANY = 10  # with this many running requests or more, answers are collected several at a time
 GATHER = 0.004  # seconds to wait for more answers
+
+_ENDPOINTS = {"/token": "token", "/openid-configuration": "discovery"}
 
 Tag = TypeVar("Tag")
 
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[Tag]):
-    """One request. ``tag`` is returned with the answer."""
+    """One request. ``tag`` is returned with the answer. An answer of more than ``max_answer`` bytes is a failure."""
 
     method: str
     url: str
     body: bytes | None = None
     headers: tuple[tuple[str, str], ...] = ()
     tag: Tag | None = None
+    max_answer: int = MAX_BODY
 
     def __repr__(self) -> str:  # body and headers contain secrets
         return f"<{self.method} {self.url.partition('?')[0]}>"
@@ -56,13 +67,19 @@ class Response(Generic[Tag]):
 
 
 class Client:
-    """Keeps connections open; one per thread (see client()). ``timeout`` is in seconds, ``ca_bundle`` a PEM file."""
+    """Keeps connections open; one per thread (see client()). ``timeout`` is in seconds, ``ca_bundle`` a PEM file.
+
+    An answer is ended when it, or all answers that are being received, would be too large, or when it takes too long.
+    """
 
     def __init__(self, *, timeout: float, ca_bundle: str = "", in_flight: int = 50) -> None:
+        self.in_flight = in_flight
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, in_flight)
         self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, in_flight)
-        self._idle = [_new_handle(timeout, ca_bundle or certifi.where()) for _ in range(in_flight)]
+        self._new_handle = partial(_new_handle, timeout, ca_bundle or certifi.where())
+        self._idle: list[Any] = []
+        self._received = 0
 
     def send(self, request: Request[Tag]) -> Response[Tag]:
         return next(self.send_all([request]))
@@ -70,19 +87,27 @@ class Client:
     def send_all(self, requests: Iterable[Request[Tag]]) -> Iterator[Response[Tag]]:
         """Send concurrently and yield answers in any order. The next request is taken only when a slot is free."""
         source = iter(requests)
-        running: dict[Any, tuple[Request[Tag], BytesIO, BytesIO]] = {}
-        exhausted = False
+        for responses in self.exchange(lambda: next(source, None)):
+            yield from responses
+
+    def exchange(self, take: Callable[[], Request[Tag] | None]) -> Iterator[list[Response[Tag]]]:
+        """Send what ``take`` returns while slots are free, and yield the answers that have arrived since the last time.
+
+        ``take`` returns None if there is nothing to send at the moment; it is called again after each yield. An empty
+        list is yielded before each wait: the caller has time for other work then. Ends when nothing is left to wait for.
+        """
+        running: dict[Any, _Running] = {}
         try:
             while True:
-                while self._idle and not exhausted:
-                    request = next(source, None)
-                    if request is None:
-                        exhausted = True
-                    else:
-                        self._start(request, running)
+                while len(running) < self.in_flight and (request := take()) is not None:
+                    self._start(request, running)
                 if not running:
                     return
-                yield from self._collect(running)
+                self._multi.perform()
+                responses = self._collect(running)
+                yield responses
+                if not responses:
+                    self._wait(running)
         finally:
             for handle in list(running):
                 self._release(handle, running)
@@ -94,14 +119,22 @@ class Client:
         self._multi.close()
 
     def _start(self, request: Request[Tag], running: dict[Any, Any]) -> None:
-        handle, body, head = self._idle.pop(), BytesIO(), BytesIO()
+        handle = self._idle.pop() if self._idle else self._new_handle()
+        body, head = BytesIO(), BytesIO()
 
         def receive(chunk: bytes) -> int:
-            return body.write(chunk) if body.tell() + len(chunk) <= MAX_BODY else 0
+            size = len(chunk)
+            if body.tell() + size > request.max_answer or self._received + size > MAX_RECEIVED:
+                return 0
+            self._received += size
+            return body.write(chunk)
+
+        def receive_head(line: bytes) -> int:
+            return head.write(line) if head.tell() < MAX_HEAD else 0
 
         handle.setopt(pycurl.URL, request.url)
         handle.setopt(pycurl.WRITEFUNCTION, receive)
-        handle.setopt(pycurl.HEADERFUNCTION, head.write)
+        handle.setopt(pycurl.HEADERFUNCTION, receive_head)
         handle.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in (*request.headers, ("Expect", ""))])
         if request.body is None:
             handle.setopt(pycurl.HTTPGET, 1)
@@ -110,34 +143,45 @@ class Client:
             handle.setopt(pycurl.POSTFIELDS, request.body)
         handle.setopt(pycurl.CUSTOMREQUEST, request.method)
         self._multi.add_handle(handle)
-        running[handle] = (request, body, head)
+        running[handle] = _Running(request, body, head)
 
-    def _collect(self, running: dict[Any, tuple[Request[Tag], BytesIO, BytesIO]]) -> Iterator[Response[Tag]]:
-        self._multi.perform()
+    def _wait(self, running: dict[Any, Any]) -> None:
+        # -1 means that libcurl has nothing to wait for yet (name resolution runs in its own thread).
+        if self._multi.select(1.0) == -1:
+            time.sleep(0.002)
+        elif len(running) >= MANY:
+            # Collect several answers at once, because the cost of each check grows with the number of running requests.
+            time.sleep(GATHER)
+
+    def _collect(self, running: dict[Any, Any]) -> list[Response[Any]]:
         _, done, failed = self._multi.info_read()
-        if not done and not failed:
-            # -1 means that libcurl has nothing to wait for yet (name resolution runs in its own thread).
-            if self._multi.select(1.0) == -1:
-                time.sleep(0.002)
-            elif len(running) >= MANY:
-                # Collect several answers at once, because the cost of each check grows with the number of running
-                # requests.
-                time.sleep(GATHER)
-            return
-        for handle in done:
-            status = handle.getinfo(pycurl.RESPONSE_CODE)
-            request, body, head = self._release(handle, running)
-            # Nearly all answers are successes, whose headers are never needed.
-            headers = {} if status == 200 else _headers(head.getvalue())
-            yield Response(request, status, headers, body.getvalue())
-        for handle, number, _ in failed:
-            request, *_ = self._release(handle, running)
-            yield Response(request, 0, failure=_REASONS.get(number, "transport"))
+        answered = [(handle, handle.getinfo(pycurl.RESPONSE_CODE), "") for handle in done]
+        answered += [(handle, 0, _REASONS.get(number, "transport")) for handle, number, _ in failed]
+        _count((running[handle].request, status, handle.getinfo(pycurl.TOTAL_TIME)) for handle, status, _ in answered)
+        return [self._finish(handle, status, failure, running) for handle, status, failure in answered]
 
-    def _release(self, handle: Any, running: dict[Any, Any]) -> Any:
+    def _finish(self, handle: Any, status: int, failure: str, running: dict[Any, Any]) -> Response[Any]:
+        request, body, head = self._release(handle, running)
+        if failure:
+            return Response(request, 0, failure=failure)
+        server_clock.note(head.getvalue())
+        # Nearly all answers are successes, whose headers are never needed.
+        return Response(request, status, {} if status == 200 else _headers(head.getvalue()), body.getvalue())
+
+    def _release(self, handle: Any, running: dict[Any, Any]) -> "_Running":
         self._multi.remove_handle(handle)
         self._idle.append(handle)
-        return running.pop(handle)
+        released: _Running = running.pop(handle)
+        self._received -= released.body.tell()
+        return released
+
+
+class _Running(NamedTuple):
+    """A request that has been sent, and what has arrived of its answer."""
+
+    request: Request[Any]
+    body: BytesIO
+    head: BytesIO
 
 
 def _new_handle(timeout: float, ca_bundle: str) -> Any:
@@ -153,6 +197,21 @@ def _new_handle(timeout: float, ca_bundle: str) -> Any:
     handle.setopt(pycurl.USERAGENT, "m365-connection-portal")
     handle.setopt(pycurl.ACCEPT_ENCODING, "gzip")
     return handle
+
+
+def _count(answered: Iterable[tuple[Request[Any], int, float]]) -> None:
+    counts: defaultdict[counters.Key, float] = defaultdict(float)
+    for request, status, seconds in answered:
+        endpoint = _endpoint(request.url.partition("?")[0])
+        bucket, total = counters.duration_keys("portal_microsoft_request_duration_seconds", endpoint, seconds=seconds)
+        counts["portal_microsoft_requests_total", endpoint, str(status)] += 1
+        counts[bucket] += 1
+        counts[total] += seconds
+    counters.add_all(counts)
+
+
+def _endpoint(address: str) -> str:
+    return next((name for end, name in _ENDPOINTS.items() if address.endswith(end)), "graph")
 
 
 def _headers(raw: bytes) -> dict[str, str]:
@@ -181,6 +240,7 @@ _REASONS = {
 
 _configuration: dict[str, Any] = {"timeout": 15.0}
 _local = threading.local()
+_idle_clients: list[Client] = []
 
 
 def configure(*, timeout: float, ca_bundle: str = "", in_flight: int = 50) -> None:
@@ -194,3 +254,19 @@ def client() -> Client:
     if client is None:
         client = _local.client = Client(**_configuration)
     return client
+
+
+@contextmanager
+def borrowed_client() -> Iterator[Client]:
+    """Lend a client for many requests, whichever thread needs it next, so that all reuse the same connections.
+
+    client() stays free for other requests of the thread meanwhile.
+    """
+    try:
+        client = _idle_clients.pop()
+    except IndexError:
+        client = Client(**_configuration)
+    try:
+        yield client
+    finally:
+        _idle_clients.append(client)

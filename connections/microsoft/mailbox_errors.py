@@ -28,6 +28,7 @@ class MissingAccess(StrEnum):
     APP_ROLE = "app_role"
     FULL_ACCESS = "full_access"
     FOLDER_ONLY = "folder_only"
+    CALENDAR = "calendar"
     POLICY_SCOPE = "policy_scope"
     GUEST = "guest"  # concerns the connected account
     GUEST_MAILBOX = "guest_mailbox"  # concerns the address
@@ -83,7 +84,10 @@ MAIL = Purpose(
     _labels("shared_mailbox.read", "shared_mailbox.trigger"),
 )
 CALENDAR = Purpose(
-    ("calendar/events?$top=1&$select=id",), "Calendars.Read.Shared", "Calendars.Read", _labels("calendar.shared")
+    ("calendar/events?$top=1&$select=id",),
+    "Calendars.Read.Shared",
+    "Calendars.Read",
+    _labels("calendar.shared", "calendar.shared_trigger"),
 )
 SEND = Purpose((), "Mail.Send.Shared", "Mail.Send", _labels("shared_mailbox.send"))
 
@@ -135,7 +139,7 @@ def untested(address: str) -> Probe:
     return Probe(
         ReachState.UNKNOWN,
         NOT_TESTED,
-        f"The connection only sends, and whether it may send as {address} shows only by sending.",
+        f"This connection only sends, so access to {address} can't be checked without sending.",
         "Send a test message.",
         Who.OWNER,
     )
@@ -163,7 +167,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class ProbeJudgement:
-    """Works out what is missing. ``reaches_others``: the application reaches another mailbox without the role."""
+    """Works out what is missing.
+
+    ``reaches_others``: the app is known to reach another mailbox without having the role.
+    """
 
     purpose: Purpose
     delegated: bool
@@ -221,7 +228,8 @@ class ProbeJudgement:
                 return MissingAccess.GUEST
             if not self.has_permission:
                 return MissingAccess.SHARED_SCOPE
-            return _by_account(account) or MissingAccess.FULL_ACCESS
+            no_access = MissingAccess.CALENDAR if self.purpose is CALENDAR else MissingAccess.FULL_ACCESS
+            return _by_account(account) or no_access
         if verdict.kind is Kind.MAILBOX and code == "ErrorAccessDenied":
             return MissingAccess.POLICY_SCOPE  # an application access policy is named explicitly
         if not self.has_permission:

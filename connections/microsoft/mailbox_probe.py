@@ -26,7 +26,7 @@ from connections.microsoft.mailbox_errors import (
 )
 
 UNREADABLE = graph_client.unreadable(
-    "An answer came that is not one of Microsoft Graph, or was cut short.", again="tries again by itself"
+    "The response isn't from Microsoft Graph or is incomplete.", again="retries automatically"
 )
 
 
@@ -88,8 +88,8 @@ def send_test(
     """
     judge = _judge(access_token, granted, delegated, SEND)
     message = {
-        "subject": "Test message of the connection portal",
-        "body": {"contentType": "Text", "content": "Sent to find out whether sending works. Please ignore it."},
+        "subject": "Test message from the connection portal",
+        "body": {"contentType": "Text", "content": "This message tests whether sending works. You can ignore it."},
         "toRecipients": [{"emailAddress": {"address": address}}],
     }
     body = json.dumps({"message": message, "saveToSentItems": False}).encode()

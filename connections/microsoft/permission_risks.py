@@ -2,23 +2,33 @@
 
 from collections.abc import Iterable
 
+from connections.microsoft import resources
+
 
 def describe_risks(names: Iterable[str], *, app_only: bool, app: str) -> list[str]:
     """Describe the risks of granting these permissions, broadest first. ``app`` is the application's name."""
     permissions = list(names)
     risks = [
-        f"{app} gets these permissions without any person: in everybody's mailboxes and files of the directory, unless "
-        "an administrator narrows it."
+        f"{app} gets these permissions without a signed-in person, for all mailboxes and files in the directory. "
+        "An administrator can limit this."
         if app_only
-        else f"Consent counts for everybody in the directory: {app} can then do this in the name of each person who signs "
-        "in to it, and nobody is asked again."
+        else f"Consent applies to everybody in the directory. {app} can then act as each person who signs in, without "
+        "asking again."
     ]
-    if any("Write" in name or "FullControl" in name or "Manage" in name for name in permissions):
-        risks.append("It can change and delete data, not only read it.")
+    changes = ("write", "fullcontrol", "manage", "user_impersonation", "accessas", "full_access")
+    if any(word in name.lower() for name in permissions for word in changes):
+        risks.append("It can change and delete data.")
     if any(".Send" in name for name in permissions):
-        risks.append("It can send in other people's names." if app_only else "It can send in the person's name.")
+        risks.append("It can send as any user." if app_only else "It can send as the signed-in person.")
     if not app_only and any(name.endswith(".All") for name in permissions):
-        risks.append("Some of it reaches beyond the person's own data: everything of its kind that they may open.")
+        risks.append("Some permissions go beyond the person's own data, to everything they have access to.")
+    others = dict.fromkeys(map(resources.of, permissions))
+    if named := [resources.label(key) for key in others if key != resources.GRAPH]:
+        risks.append(f"Some permissions are for other services than Microsoft Graph: {', '.join(named)}.")
+    if any(resources.short(name) == resources.DEFAULT for name in permissions):
+        risks.append("In these services, its roles there decide what it can do, which may include changing data.")
+    if not app_only and any(name.endswith("/user_impersonation") for name in permissions):
+        risks.append("In these services, it can do everything that the person can do.")
     if not app_only and any(name.endswith(".Shared") for name in permissions):
-        risks.append("Some of it reaches into what colleagues have shared with the person.")
+        risks.append("Some permissions include data that colleagues have shared with the person.")
     return risks

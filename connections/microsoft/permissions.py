@@ -1,9 +1,13 @@
-"""The Microsoft Graph permissions that the portal offers; the list is data/permissions.toml."""
+"""The permissions that the portal offers; the list is data/permissions.toml.
+
+Those of other resources than Microsoft Graph begin with the resource's key (see resources.py).
+"""
 
 import re
 from dataclasses import dataclass
 
-from connections.microsoft import data_files
+from connections.microsoft import data_files, resources
+from connections.microsoft.clouds import GRAPH_APP_ID
 
 # Delegated and application permissions, as an app registration's manifest names them.
 SCOPE = "Scope"
@@ -12,11 +16,15 @@ ROLE = "Role"
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """One form of a permission: ``type`` is ``Scope`` (delegated) or ``Role`` (application)."""
+    """One form of a permission: ``type`` is ``Scope`` (delegated) or ``Role`` (application).
+
+    ``id`` is empty if Microsoft does not publish it. ``app_id`` is the resource under which it is declared.
+    """
 
     name: str
     type: str
     id: str
+    app_id: str = GRAPH_APP_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,9 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 def describe(name: str, *, app_only: bool) -> str:
     """Say what a permission allows, based on its name: "Contacts.Read" → "contacts: read"."""
+    if resources.of(name) != resources.GRAPH:
+        own = describe(resources.short(name), app_only=app_only).removesuffix(": ")
+        return f"{resources.label(resources.of(name))}: {own}"
     subject, _, rest = name.partition(".")
     verb, *limits = rest.split(".")
     text = f"{_split(subject)}: {_VERBS.get(verb, _split(verb))}"
@@ -73,6 +84,11 @@ def describe(name: str, *, app_only: bool) -> str:
     if "All" in limits:
         return f"{text}, wherever the account may"
     return f"{text}, also what others share with the account" if "Shared" in limits else text
+
+
+def needs_admin(name: str, *, app_only: bool) -> bool:
+    """Whether only an administrator can consent to a permission. Delegated ones that the portal doesn't know: no."""
+    return app_only or (name in CATALOGUE and CATALOGUE[name].admin_only)
 
 
 def _split(words: str) -> str:

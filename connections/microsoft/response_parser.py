@@ -32,6 +32,8 @@ TIMESTAMP = re.compile(r"Timestamp:\s{0,4}(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\dZ?)"
 CHALLENGE_CLAIMS = re.compile(r'\bclaims\s{0,4}=\s{0,4}"([^"]{1,16384})"', re.IGNORECASE)
 CHALLENGE_ERROR = re.compile(r'\berror\s{0,4}=\s{0,4}"([^"]{1,64})"', re.IGNORECASE)
 ERROR_OBJECT = re.compile(r'\s{0,64}\{\s{0,64}"(?:odata\.)?error"\s{0,8}:')
+# Microsoft's own error page names the code in its text or in the script that configures the page.
+PAGE_CODE = re.compile(r"""["']?\bs?ErrorCode["']?\s{0,4}[:=]\s{0,4}["']?(\d{4,9})(?!\d)""", re.IGNORECASE | re.ASCII)
 ERROR_URI_CODE = re.compile(r"[?&]code=(\d{4,9})(?!\d)")
 
 
@@ -105,6 +107,8 @@ def _oauth_error(
 
 def _callback(where: str, status: int | None, headers: dict[str, str], text: str) -> MicrosoftResponse:
     query = text.strip()
+    if query.startswith("<"):
+        return _error_page(where, status, headers, query)
     if "://" in query[:16] and "?" in query:
         query = query.split("?", 1)[1]
     query = query.lstrip("?#").split("#", 1)[0]
@@ -118,6 +122,13 @@ def _callback(where: str, status: int | None, headers: dict[str, str], text: str
     data["suberror"] = data.get("suberror") or data.get("error_subcode", "")
     shape = "query" if query_fields else "empty"
     return _oauth_error(where, status, shape, headers, data, data.get("error_description", ""))
+
+
+def _error_page(where: str, status: int | None, headers: dict[str, str], text: str) -> MicrosoftResponse:
+    """Read the page on which Microsoft shows an error that it does not send back, such as AADSTS50011."""
+    numbers = [int(digits) for digits in _first(PAGE_CODE.finditer(text))]
+    data = {"error_codes": [] if AADSTS.search(text) else numbers}
+    return _oauth_error(where, status, "markup", headers, data, text)
 
 
 def _graph(status: int | None, headers: dict[str, str], text: str) -> MicrosoftResponse:

@@ -1,9 +1,10 @@
 """Requests to Microsoft's token endpoint, and its answers. Nothing is stored here.
 
 Sources: Microsoft identity platform, v2-oauth2-auth-code-flow, v2-oauth2-client-creds-grant-flow,
-certificate-credentials, refresh-tokens.
+certificate-credentials, refresh-tokens, workload-identity-federation.
 """
 
+import base64
 import json
 import time
 import uuid
@@ -11,13 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote_plus, urlencode
 
 import jwt
+import pydantic_core
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from connections.errors import MicrosoftRefused, MicrosoftUnavailable
-from connections.microsoft import http
+from connections.microsoft import federation, http
 from connections.microsoft.classifier import Verdict, classify, transport_failure
 from connections.microsoft.clouds import Cloud
 from connections.microsoft.error_types import Kind
@@ -26,7 +28,13 @@ Tag = TypeVar("Tag")
 
 # Scopes of the sign-in itself, which are never prefixed with Graph's address.
 OIDC_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
-ASSERTION_LIFETIME = 300  # seconds; Microsoft advises 5 to 10 minutes
+# Microsoft's own libraries send these with every refresh, too; the answer's ID token then names the account.
+IDENTITY_SCOPES = ("openid", "profile")
+GRAPH = "graph"  # the key of Microsoft Graph among resources
+MAX_ANSWER = 262_144  # bytes; a worker keeps the answers of a whole batch in memory
+MAX_SCOPES = 16_384  # characters
+ASSERTION_LIFETIME = 600  # seconds; Microsoft advises 5 to 10 minutes
+ASSERTION_REUSE = 240  # seconds for which the same one is sent
 LONGEST_LIFETIME = 30 * 86400  # seconds; Microsoft's maximum is about a day, and larger numbers could overflow dates
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
@@ -44,7 +52,23 @@ class ClientCertificate:
     thumbprint: str
 
 
-Credential = ClientSecret | ClientCertificate
+@dataclass(frozen=True, slots=True)
+class PortalAssertion:
+    """A federated credential that trusts the portal's ``issuer`` and this ``subject``."""
+
+    key: federation.SigningKey
+    issuer: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFile:
+    """A federated credential that trusts the token in a file, of a managed identity or of Kubernetes."""
+
+    path: str
+
+
+Credential = ClientSecret | ClientCertificate | PortalAssertion | TokenFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,69 +82,133 @@ class Application:
 
 
 @dataclass(frozen=True, slots=True)
+class Audience:
+    """The resource a token is for, and the addresses that name it in scopes of delegated and app-only requests."""
+
+    key: str
+    delegated: str
+    application: str
+    lists_roles: bool = True  # whether app-only tokens contain roles
+
+
+@dataclass(frozen=True, slots=True)
 class TokenSet:
     """The content of a successful answer. ``expires_in`` is in seconds from its arrival."""
 
     access_token: str = field(repr=False)
     expires_in: int
-    # Granted scopes or application roles, as short names.
+    # Granted scopes or application roles; those of other resources than Graph begin with the resource's key.
     granted: tuple[str, ...]
     refresh_token: str | None = field(default=None, repr=False)
     id_token: str | None = field(default=None, repr=False)
 
 
-def qualified(cloud: Cloud, scopes: Iterable[str]) -> str:
-    """Return the ``scope`` parameter: Graph's scopes with its address, the sign-in's without."""
-    return " ".join(scope if scope in OIDC_SCOPES or "://" in scope else cloud.scope(scope) for scope in scopes)
+def qualified(cloud: Cloud, scopes: Iterable[str], audience: Audience | None = None) -> str:
+    """Return the ``scope`` parameter: the scopes of one resource with its address, the sign-in's without.
+
+    Without ``audience``, the scopes are Graph's. Several resources in one request cause AADSTS700022.
+    """
+    prefix = audience.delegated if audience is not None else cloud.graph
+    return " ".join(scope if scope in OIDC_SCOPES else f"{prefix}/{scope.rpartition('/')[2]}" for scope in scopes)
 
 
-def refresh_request(application: Application, refresh_token: str, scopes: Iterable[str], tag: Tag) -> http.Request[Tag]:
-    """Build the request that refreshes a delegated grant. Without ``scope``, Entra would answer AADSTS90009."""
-    scope = qualified(application.cloud, scopes)
-    return _token_request(application, "refresh_token", scope, {"refresh_token": refresh_token}, tag)
+@dataclass(frozen=True, slots=True)
+class RequestTemplate:
+    """Everything of a token request but the refresh token, for all connections of one application and scopes.
+
+    Use it within a minute or so: its client assertion expires.
+    """
+
+    url: str
+    form: str = field(repr=False)  # contains the client's secret or assertion
+    requested: tuple[str, ...]  # the scopes of a delegated request
+    audience: Audience | None
+
+    def request(self, tag: Tag, refresh_token: str | None = None) -> http.Request[Tag]:
+        grant = "" if refresh_token is None else f"&refresh_token={quote_plus(refresh_token)}"
+        headers = (*_HEADERS, ("client-request-id", str(uuid.uuid4())))
+        return http.Request("POST", self.url, f"{self.form}{grant}".encode("ascii"), headers, tag, MAX_ANSWER)
+
+    def read(self, response: http.Response[Any]) -> TokenSet | Verdict:
+        """Return the tokens from an answer, or the verdict on it. Never raises."""
+        return read_answer(response, requested=self.requested, audience=self.audience)
 
 
-def client_credentials_request(application: Application, tag: Tag) -> http.Request[Tag]:
-    """Build the request for an app-only token. Any scope but ``{graph}/.default`` causes AADSTS1002012."""
-    return _token_request(application, "client_credentials", application.cloud.default_scope, {}, tag)
+_HEADERS = (("Content-Type", "application/x-www-form-urlencoded"), ("Accept", "application/json"))
 
 
-def _token_request(
-    application: Application, grant_type: str, scope: str, secrets: dict[str, str], tag: Tag
+def refresh_template(
+    application: Application, scopes: Iterable[str], *, audience: Audience | None = None
+) -> RequestTemplate:
+    """Build requests that refresh delegated grants. Without ``scope``, Entra would answer AADSTS90009.
+
+    A refresh token is not bound to a resource: ``audience`` may be any that was consented to
+    (identity-platform/refresh-tokens).
+    """
+    requested = tuple(scopes)
+    scope = qualified(application.cloud, dict.fromkeys((*requested, *IDENTITY_SCOPES)), audience)
+    return _template(application, "refresh_token", scope, requested, audience)
+
+
+def refresh_request(
+    application: Application,
+    refresh_token: str,
+    scopes: Iterable[str],
+    tag: Tag,
+    *,
+    audience: Audience | None = None,
 ) -> http.Request[Tag]:
+    return refresh_template(application, scopes, audience=audience).request(tag, refresh_token)
+
+
+def client_credentials_template(application: Application, *, audience: Audience | None = None) -> RequestTemplate:
+    """Build requests for app-only tokens. Any scope but ``{resource}/.default`` causes AADSTS1002012."""
+    scope = application.cloud.default_scope if audience is None else f"{audience.application}/.default"
+    return _template(application, "client_credentials", scope, (), audience)
+
+
+def client_credentials_request(
+    application: Application, tag: Tag, *, audience: Audience | None = None
+) -> http.Request[Tag]:
+    return client_credentials_template(application, audience=audience).request(tag)
+
+
+def _template(
+    application: Application, grant_type: str, scope: str, requested: tuple[str, ...], audience: Audience | None
+) -> RequestTemplate:
     url = application.cloud.token_url(application.directory_id)
-    secrets |= client_authentication(application.credential, application.client_id, url)
-    return http.Request(
-        "POST",
-        url,
-        f"{_shared_part(grant_type, scope, application.client_id)}&{urlencode(secrets)}".encode("ascii"),
-        (
-            ("Content-Type", "application/x-www-form-urlencoded"),
-            ("Accept", "application/json"),
-            ("client-request-id", str(uuid.uuid4())),
-        ),
-        tag,
-    )
+    form = {"grant_type": grant_type, "scope": scope, "client_id": application.client_id}
+    form |= client_authentication(application, url)
+    return RequestTemplate(url, urlencode(form), requested, audience)
 
 
-@lru_cache(maxsize=256)
-def _shared_part(grant_type: str, scope: str, client_id: str) -> str:
-    """Encode the part that thousands of refreshes have in common only once. Nothing secret is cached."""
-    return urlencode({"grant_type": grant_type, "scope": scope, "client_id": client_id})
-
-
-def client_authentication(credential: Credential, client_id: str, token_url: str) -> dict[str, str]:
+def client_authentication(application: Application, token_url: str) -> dict[str, str]:
+    """Return the parameters that prove who the client is. Raises MicrosoftRefused if its token file is unusable."""
+    credential = application.credential
     if isinstance(credential, ClientSecret):
         return {"client_secret": credential.value}
-    return {
-        "client_assertion_type": _JWT_BEARER,
-        "client_assertion": client_assertion(credential, client_id, token_url),
-    }
+    return {"client_assertion_type": _JWT_BEARER, "client_assertion": _assertion(application, token_url)}
+
+
+def _assertion(application: Application, token_url: str) -> str:
+    match application.credential:
+        case PortalAssertion(key, issuer, subject):
+            audience = application.cloud.token_exchange_audience
+            return federation.assertion(key, issuer=issuer, subject=subject, audience=audience)
+        case TokenFile(path):
+            return federation.read_token_file(path)
+        case ClientCertificate() as certificate:
+            return client_assertion(certificate, application.client_id, token_url)
+    raise TypeError("A client secret needs no assertion.")
 
 
 def client_assertion(certificate: ClientCertificate, client_id: str, token_url: str) -> str:
-    """Sign one assertion a minute, as that is slow (PS256, ``x5t#S256``; identity-platform/certificate-credentials)."""
-    return _signed(certificate.private_key, certificate.thumbprint, client_id, token_url, int(time.time() // 60) * 60)
+    """Return an assertion that is valid for at least 6 minutes (PS256, ``x5t#S256``; certificate-credentials).
+
+    The same one is sent for a while, because signing is slow.
+    """
+    now = int(time.time() // ASSERTION_REUSE) * ASSERTION_REUSE
+    return _signed(certificate.private_key, certificate.thumbprint, client_id, token_url, now)
 
 
 @lru_cache(maxsize=256)
@@ -134,25 +222,29 @@ def _signed(private_key: str, thumbprint: str, client_id: str, token_url: str, n
         "jti": str(uuid.uuid4()),
         "nbf": now,
         "iat": now,
-        "exp": now + 60 + ASSERTION_LIFETIME,
+        "exp": now + ASSERTION_LIFETIME,
     }
     return jwt.encode(claims, key, algorithm="PS256", headers={"x5t#S256": digest})  # type: ignore[arg-type]
 
 
-def read_answer(response: http.Response[Any]) -> TokenSet | Verdict:
-    """Return the tokens from an answer, or the verdict on it. Never raises."""
+def read_answer(
+    response: http.Response[Any], *, requested: Iterable[str] = (), audience: Audience | None = None
+) -> TokenSet | Verdict:
+    """Return the tokens from an answer, or the verdict on it. Never raises. For the parameters see token_set()."""
     if response.status == 0:
         return transport_failure(response.failure)
     if response.status == 200 and (content := _plain_success(response.body)) is not None:
-        return token_set(content)
+        return token_set(content, requested=requested, audience=audience)
     verdict = classify(where="token", status=response.status, headers=response.headers, body=response.text)
-    return token_set(json.loads(response.text)) if verdict.kind is Kind.OK else verdict
+    if verdict.kind is not Kind.OK:
+        return verdict
+    return token_set(json.loads(response.text), requested=requested, audience=audience)
 
 
 def _plain_success(body: bytes) -> dict[str, Any] | None:
     """Read an ordinary success without classifying it: nearly all answers are one, and classifying is slow."""
     try:
-        answer = json.loads(body)
+        answer = pydantic_core.from_json(body, cache_strings="keys")  # five times as fast as json.loads
     except ValueError:
         return None
     if not isinstance(answer, dict) or "error" in answer or not _text(answer.get("access_token")):
@@ -160,22 +252,43 @@ def _plain_success(body: bytes) -> dict[str, Any] | None:
     return answer
 
 
-def token_set(answer: dict[str, Any]) -> TokenSet:
-    """Read a successful answer; ``expires_in`` may be a string (at v1-like endpoints)."""
+def token_set(answer: dict[str, Any], *, requested: Iterable[str] = (), audience: Audience | None = None) -> TokenSet:
+    """Read a successful answer; ``expires_in`` may be a string (at v1-like endpoints).
+
+    ``requested`` are the scopes of a delegated request. An answer without ``scope`` grants exactly them (RFC 6749, 5.1).
+    Without them, the request was app-only, and the token's roles are what was granted. ``audience`` is the resource
+    that the token was requested for, if it is not Graph.
+    """
     access_token = str(answer["access_token"]).encode("ascii", "ignore").decode()
     scope = answer.get("scope")
+    scopes = str(scope) if scope else " ".join(requested)
+    granted = _short_names_in(scopes[:MAX_SCOPES]) if scopes.strip() else roles(access_token)
     return TokenSet(
         access_token=access_token,
         expires_in=_seconds(answer.get("expires_in")),
-        granted=short_names(str(scope).split()) if scope else roles(access_token),
+        granted=granted if audience is None else _of_resource(granted, audience, app_only=not scopes.strip()),
         refresh_token=_text(answer.get("refresh_token")),
         id_token=_text(answer.get("id_token")),
     )
 
 
+def _of_resource(names: tuple[str, ...], audience: Audience, *, app_only: bool) -> tuple[str, ...]:
+    """Return the names with their resource's key. A token that cannot list roles has the resource's ``.default``."""
+    if audience.key == GRAPH:
+        return names
+    if app_only and not audience.lists_roles:
+        return (f"{audience.key}/.default",)
+    return tuple(name if name in OIDC_SCOPES else f"{audience.key}/{name}" for name in names)
+
+
 def short_names(scopes: Iterable[str]) -> tuple[str, ...]:
-    """Return sorted scopes without Graph's address (``https://graph.microsoft.com/Mail.Read`` → ``Mail.Read``)."""
-    return _storable({scope.rpartition("/")[2] if "://" in scope else scope for scope in scopes})
+    """Return sorted scopes without an address (``https://graph.microsoft.com/Mail.Read`` → ``Mail.Read``)."""
+    return _storable({scope.rpartition("/")[2] for scope in scopes})
+
+
+@lru_cache(maxsize=64)  # nearly all answers name the same few scopes
+def _short_names_in(scopes: str) -> tuple[str, ...]:
+    return short_names(scopes.split())
 
 
 def roles(access_token: str) -> tuple[str, ...]:
@@ -191,10 +304,13 @@ def _storable(names: Iterable[str]) -> tuple[str, ...]:
 
 def unverified_claims(token: str) -> dict[str, Any]:
     """Return the claims of a JWT without verifying it, for display; {} for anything else."""
+    # A library would check every letter of the signature, which takes longer than everything else in a refresh.
     try:
-        return dict(jwt.decode(token, options={"verify_signature": False}))
-    except (jwt.PyJWTError, ValueError, TypeError):
+        _, payload, _ = token.split(".")
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
+    except (ValueError, RecursionError):
         return {}
+    return claims if isinstance(claims, dict) else {}
 
 
 def _seconds(value: object) -> int:
@@ -208,9 +324,10 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value and value.isascii() else None
 
 
-def request_app_only_token(application: Application) -> TokenSet:
+def request_app_only_token(application: Application, *, audience: Audience | None = None) -> TokenSet:
     """Return the tokens. Raises MicrosoftRefused with the verdict, or MicrosoftUnavailable if the answer was unusable."""
-    return request_token_or_raise(read_answer(http.client().send(client_credentials_request(application, None))))
+    request = client_credentials_request(application, None, audience=audience)
+    return request_token_or_raise(read_answer(http.client().send(request), audience=audience))
 
 
 def request_token_or_raise(answer: TokenSet | Verdict) -> TokenSet:
@@ -219,40 +336,3 @@ def request_token_or_raise(answer: TokenSet | Verdict) -> TokenSet:
     if answer.kind in (Kind.TRANSIENT, Kind.THROTTLED):
         raise MicrosoftUnavailable(answer)
     raise MicrosoftRefused(answer)
-
-
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """A directory according to Microsoft's discovery document. ``tid`` is "" for shared endpoints."""
-
-    tid: str
-    issuer: str
-
-
-def discover(cloud: Cloud, directory_id: str) -> Directory:
-    """Look a directory up by GUID or domain (identity-platform/v2-protocols-oidc).
-
-    Raises MicrosoftRefused if this cloud has no such directory, or MicrosoftUnavailable if there is no usable answer.
-    """
-    request: http.Request[None] = http.Request("GET", cloud.discovery_url(directory_id))
-    response = http.client().send(request)
-    if response.status == 0:
-        raise MicrosoftUnavailable(transport_failure(response.failure))
-    try:
-        issuer = json.loads(response.text)["issuer"] if response.status == 200 else None
-    except (ValueError, KeyError, TypeError):
-        issuer = None
-    if not isinstance(issuer, str):
-        verdict = classify(where="token", status=response.status, headers=response.headers, body=response.text)
-        is_ok = verdict.kind is Kind.OK
-        request_token_or_raise(transport_failure("the discovery document was no JSON") if is_ok else verdict)
-    segments = urlsplit(str(issuer)).path.strip("/").split("/")
-    tid = segments[0] if segments and _is_guid(segments[0]) else ""
-    return Directory(tid, str(issuer))
-
-
-def _is_guid(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text.lower()
-    except ValueError:
-        return False

@@ -5,14 +5,13 @@ results in 404 (Microsoft Graph: user-list, user-get, resources/user).
 """
 
 import json
-import uuid
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
 from connections.errors import MicrosoftUnavailable
 from connections.microsoft import graph_client, http
-from connections.microsoft.clouds import Cloud
+from connections.microsoft.clouds import Cloud, is_guid
 from connections.microsoft.permissions import covered_by
 
 # The required application role; User.ReadBasic.All does not show whether an account is enabled.
@@ -20,7 +19,7 @@ PERMISSION = "User.Read.All"
 AT_ONCE = 15  # values in one "in" filter (Microsoft Graph: filter-query-parameter)
 NOT_FOUND = "Request_ResourceNotFound"
 
-UNREADABLE = graph_client.unreadable("An answer came that does not list people.", again="asks again later")
+UNREADABLE = graph_client.unreadable("The response contains no list of people.", again="retries later")
 
 
 class AccountState(StrEnum):
@@ -37,7 +36,7 @@ def may_read(roles: Iterable[str]) -> bool:
 def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, AccountState]:
     """Return states by object id, leaving out unclear ones. Raises MicrosoftRefused or MicrosoftUnavailable."""
     states: dict[str, AccountState] = {}
-    known = [oid for oid in oids if _is_id(oid)]
+    known = [oid for oid in oids if is_guid(oid) and oid == oid.lower()]
     lists = []
     for start in range(0, len(known), AT_ONCE):
         # Percent-encoded by hand, because spaces and quotes are the only special characters here.
@@ -59,13 +58,6 @@ def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, Acco
         if (state := _single(response)) is not None:
             states[str(response.request.tag)] = state
     return states
-
-
-def _is_id(oid: str) -> bool:
-    try:
-        return str(uuid.UUID(oid)) == oid
-    except ValueError:
-        return False
 
 
 def _single(response: http.Response[str]) -> AccountState | None:

@@ -1,10 +1,11 @@
-"""Let the database itself refuse to change the audit trail.
+"""Triggers by which the database itself rejects changes to the audit trail.
 
-What stays possible: setting a reference to somebody or something that is deleted to NULL, counting in a token hand-out
-until it is sealed, and removing old rows in a transaction that says so (services.operations.retention). Whoever owns the
-database can take the guards away; that is what the seals are for.
+They still allow three things: setting a reference to NULL when its object is deleted, increasing a count of token
+requests until it is sealed, and removing old rows in a transaction that declares it (services.operations.retention).
+The database's owner can remove the triggers; the seals exist to detect what happens then.
 
-On SQLite a later migration that rebuilds one of these tables drops its triggers: call ``install`` at its end.
+On SQLite, a later migration that rebuilds one of these tables drops its triggers, so it must call ``install`` at its
+end.
 """
 
 from django.db import migrations
@@ -95,7 +96,7 @@ def _remove_on_sqlite(schema_editor):
 
 
 def _same(schema_editor, table, *but):
-    """All columns except these are what they were."""
+    """Return an SQL condition that all columns except ``but`` are unchanged."""
     with schema_editor.connection.cursor() as cursor:
         columns = [
             column.name for column in schema_editor.connection.introspection.get_table_description(cursor, table)
@@ -107,13 +108,12 @@ def _same(schema_editor, table, *but):
 
 
 def install(apps, schema_editor):
-    """Put the guards in place; harmless when they are."""
+    """Create the triggers. Safe to repeat."""
     on = {"postgresql": _install_on_postgresql, "sqlite": _install_on_sqlite}
     on[schema_editor.connection.vendor](schema_editor)
 
 
 def remove(apps, schema_editor):
-    """Take the guards away."""
     on = {"postgresql": _remove_on_postgresql, "sqlite": _remove_on_sqlite}
     on[schema_editor.connection.vendor](schema_editor)
 

@@ -1,4 +1,4 @@
-"""The two roles exist from the beginning, so that they can be given before anybody has used them."""
+"""Create the two roles, so that they can be assigned from the start."""
 
 from django.db import migrations
 

@@ -24,12 +24,18 @@ class User(AbstractUser):
     left_at = models.DateTimeField(null=True, blank=True, editable=False)
     left_how = models.CharField(max_length=10, choices=Left, blank=True, editable=False)
     left_cause = models.TextField(blank=True, editable=False)  # one sentence to show to people
+    # When the directory last confirmed the person's roles, and the groups behind their teams. Null: not from a directory.
+    roles_read_at = models.DateTimeField(null=True, blank=True, editable=False)
+    groups_read_at = models.DateTimeField(null=True, blank=True, editable=False)
     # Sessions started before this time are invalid; see _get_session_auth_hash().
     signed_out_at = models.DateTimeField(null=True, blank=True, editable=False)
     # Roles assigned by Entra groups at the last sign-in that listed the groups; null: no sign-in has listed them.
     roles_by_group = models.JSONField(null=True, blank=True, editable=False)
-    # The last sign-in at which Microsoft omitted the groups because there are too many; null: they were listed.
+    # The last sign-in at which Microsoft omitted the groups because there were too many; null if they were listed.
     groups_left_out_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    # In which pages and emails show times, for example "Europe/Berlin". Empty: the browser's on pages, UTC in emails.
+    time_zone = models.CharField(max_length=64, blank=True, default="", db_default="", editable=False)
 
     kind = models.CharField(max_length=10, choices=Kind, default=Kind.PERSON, editable=False)
     # Only for service accounts: the purpose, and the person responsible, who is also warned before its keys expire.
@@ -38,8 +44,14 @@ class User(AbstractUser):
         "self", models.SET_NULL, null=True, blank=True, related_name="service_accounts", editable=False
     )
 
+    # The columns of lists that this person has chosen, by page; see services.people.preferences.
+    list_columns = models.JSONField(default=dict, editable=False)
+
     class Meta(AbstractUser.Meta):
-        indexes = (models.Index(fields=("left_at",), condition=Q(left_at__isnull=False), name="person_left"),)
+        indexes = (
+            models.Index(fields=("left_at",), condition=Q(left_at__isnull=False), name="person_left"),
+            models.Index(fields=("kind", "first_name", "last_name", "id"), name="person_by_name"),
+        )
         constraints = (
             # It has no usable password and no access to Django's admin site.
             models.CheckConstraint(
@@ -59,13 +71,22 @@ class User(AbstractUser):
         return self.kind == self.Kind.SERVICE
 
     @property
+    def is_suspended(self) -> bool:
+        """Whether sessions, keys and shares are suspended, because the account is disabled or the person has left."""
+        return not self.is_active or self.left_at is not None
+
+    @property
     def contact(self) -> "User | None":
         return self.responsible if self.is_service else self
 
     def _get_session_auth_hash(self, secret: str | bytes | None = None) -> str:
-        """Return the hash that Django compares at every request, so that a new ``signed_out_at`` ends all sessions."""
+        """Return the hash that Django compares at every request.
+
+        It changes with ``signed_out_at``, which ends all sessions, and when the person leaves.
+        """
         base: str = super()._get_session_auth_hash(secret=secret)  # type: ignore[misc]
-        if self.signed_out_at is None:
+        if self.signed_out_at is None and self.left_at is None:
             return base
-        value = f"{base}{self.signed_out_at.isoformat()}"
+        moments = (self.signed_out_at, self.left_at)
+        value = base + "|".join(moment.isoformat() for moment in moments if moment is not None)
         return salted_hmac("signed-out", value, secret=secret, algorithm="sha256").hexdigest()

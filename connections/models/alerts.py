@@ -1,3 +1,5 @@
+import uuid
+
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -16,6 +18,8 @@ class AlertChannel(models.Model):
 
     name = models.CharField(max_length=120, unique=True)
     kind = models.CharField(max_length=10, choices=Kind)
+    # The encrypted columns are bound to it; a trigger refuses to change it.
+    identity = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     url = SecretField()  # a chat webhook's address is itself a secret
     host = models.CharField(max_length=253)  # shown instead of the address
     signing_secret = SecretField()  # webhooks only; shown once
@@ -52,9 +56,9 @@ class Delivery(models.Model):
     class Event(models.TextChoices):
         OPENED = "opened", "Incident opened"
         REMINDER = "reminder", "Reminder"
-        HEALED = "healed", "Incident healed"
+        HEALED = "healed", "Incident resolved"
         EXPIRY = "expiry", "Credential expires soon"
-        MESSAGE = "message", "Question or answer"
+        MESSAGE = "message", "Request or review"
         TEST = "test", "Test"
 
     # Prevents duplicates; for example "incident:7:opened:bob@example.org".

@@ -12,9 +12,9 @@ class ApiKey(models.Model):
     """An automation's credential, which acts as its owner within its scopes. Only a digest is stored."""
 
     class Scope(models.TextChoices):
-        TOKEN_READ = "token:read", "Fetch access tokens"
-        CONNECTIONS_READ = "connections:read", "List connections and read their state"
-        CONNECTIONS_WRITE = "connections:write", "Make, change, share and remove connections"
+        TOKEN_READ = "token:read", "Request access tokens"
+        CONNECTIONS_READ = "connections:read", "List connections and view their status"
+        CONNECTIONS_WRITE = "connections:write", "Create, change, share and remove connections"
         ADMIN_READ = "admin:read", "Read tenants, app registrations, teams and people"
         ADMIN_WRITE = "admin:write", "Change tenants, app registrations and teams"
         AUDIT_READ = "audit:read", "Read and export the audit trail"
@@ -29,6 +29,8 @@ class ApiKey(models.Model):
     only_chosen = models.BooleanField(default=False)
     connections = models.ManyToManyField(Connection, blank=True, related_name="api_keys")
     networks = models.JSONField(default=list, blank=True)  # in CIDR notation; empty: any address
+    # Whether the key may request delegated tokens with fewer scopes than the connection has.
+    can_narrow = models.BooleanField(default=False)
     # Calls per minute, set by an IT admin. Null: API_RATE_LIMIT applies; 0: no limit.
     rate_limit = models.PositiveIntegerField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -42,13 +44,23 @@ class ApiKey(models.Model):
     previous_until = models.DateTimeField(null=True, blank=True, editable=False)
     previous_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     rotated_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # Who has seen the secret. Kept here too, because the retention of the audit trail removes its events.
+    issued_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, editable=False, related_name="+", db_index=False
+    )
+    rotated_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, editable=False, related_name="+", db_index=False
+    )
     # The smallest threshold, in days before expiry, at which the owner was warned.
     warned_days = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ("name", "pk")
         constraints = (models.UniqueConstraint(fields=("owner", "name"), name="key_name_once_per_owner"),)
-        indexes = (models.Index(fields=("expires_at",), condition=models.Q(revoked_at=None), name="key_ends"),)
+        indexes = (
+            models.Index(fields=("expires_at",), condition=models.Q(revoked_at=None), name="key_ends"),
+            models.Index(fields=("name", "id"), name="key_by_name"),
+        )
 
     def __str__(self) -> str:
         return self.name
@@ -65,7 +77,10 @@ class ApiKey(models.Model):
 
 
 class TokenFetch(models.Model):
-    """A key's token requests for a connection from an address in one minute. Never changes once sealed."""
+    """A key's token requests for a connection's resource from an address in one minute. Never changes once sealed.
+
+    Requests by a reference's name are counted separately from those by the connection's own.
+    """
 
     key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="fetches")
     # The original ids of key and connection, which are sealed. The foreign keys become NULL on deletion.
@@ -75,6 +90,10 @@ class TokenFetch(models.Model):
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="fetches", db_index=False)
     connection_ref = models.BigIntegerField(null=True, editable=False)
     connection_name = models.CharField(max_length=120)
+    # The resource that the tokens were for. Sealed unless it is Graph, so that older seals still fit.
+    resource = models.CharField(max_length=150, default="graph", db_default="graph")
+    # The connection reference that was asked for, if one was; its name, because that is what the caller sent.
+    reference = models.CharField(max_length=63, blank=True, default="", db_default="", editable=False)
     minute = models.DateTimeField()
     address = models.GenericIPAddressField(null=True)
     count = models.PositiveIntegerField(default=1)
@@ -85,15 +104,17 @@ class TokenFetch(models.Model):
         constraints = (
             # Requests that a slow clock records after the sealing are counted in a new row.
             models.UniqueConstraint(
-                fields=("key", "connection", "address", "minute"),
+                fields=("key", "connection", "address", "minute", "resource", "reference"),
                 condition=Q(seal=None),
                 name="fetches_once_per_minute",
             ),
         )
         indexes = (
             models.Index(fields=("connection", "-minute"), name="fetches_by_connection"),
+            models.Index(fields=("reference", "-minute"), condition=~Q(reference=""), name="fetches_by_reference"),
             models.Index(fields=("minute",), name="fetches_by_time"),
             models.Index(fields=("seal", "id"), name="fetches_by_seal"),
+            models.Index(fields=("connection_ref", "-minute"), name="fetches_by_connection_ref"),
         )
 
     def __str__(self) -> str:

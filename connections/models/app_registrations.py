@@ -1,3 +1,5 @@
+import uuid
+
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -8,27 +10,39 @@ from connections.models.tenants import Tenant
 
 
 class AuthenticationType(models.TextChoices):
-    AUTHORIZATION_CODE = "authorization_code", "Delegated: a person signs in"
-    CLIENT_CREDENTIALS = "client_credentials", "App-only: no person, the application itself"
+    AUTHORIZATION_CODE = "authorization_code", "Delegated: a user signs in"
+    CLIENT_CREDENTIALS = "client_credentials", "App-only: the application acts without a user"
 
 
 class AppRegistration(models.Model):
-    """An app registration in Entra, what it may be used for, and whether Microsoft accepts its credentials."""
+    """An app registration in Entra, what it may be used for, and whether Microsoft accepts its credentials.
+
+    It is one object with one set of credentials, however many tenants use it; ``AppConsent`` is about it in one tenant.
+    """
 
     class Audience(models.TextChoices):
         SINGLE = "single", "Single tenant: accounts in this directory only"
         MULTI = "multi", "Multitenant: accounts in any directory"
 
     name = models.CharField(max_length=120)
+    # Where it is registered, or a shared endpoint if that directory is not known. Its credentials are tested there.
     tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="app_registrations")
+    # The tenant's, which does not change while it is in use. Repeated here for the constraint.
+    environment = models.CharField(max_length=20, editable=False)
     client_id = models.CharField("application (client) ID", max_length=36)
     audience = models.CharField(max_length=10, choices=Audience, default=Audience.SINGLE)
     allows_delegated = models.BooleanField("delegated connections", default=True)
     allows_app_only = models.BooleanField("app-only connections", default=False)
     # Keys of connections.microsoft.capabilities that are preselected when connecting.
     default_capabilities = models.JSONField(default=list, blank=True)
+    # The application's object ID in its home directory, with which it changes its own credentials; empty: not known yet.
+    object_id = models.CharField("object ID", max_length=36, blank=True)
+    # Whether the portal renews secrets and certificates by itself, if the organisation's policy allows it.
+    renews_credentials = models.BooleanField("automatic renewal of credentials", default=False)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+    # A member brought it: only created_by can connect through it, until an IT admin opens it to everyone.
+    is_personal = models.BooleanField(default=False)
 
     # When Microsoft last accepted the credentials; null: never.
     verified_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -39,15 +53,13 @@ class AppRegistration(models.Model):
     rejected_action = models.TextField(blank=True, editable=False)
     # When to try again while it is rejected. The token scheduler claims it by moving this time forward.
     canary_after = models.DateTimeField(null=True, blank=True, editable=False)
-    # Microsoft throttles the registration until then (429, Retry-After).
-    paused_until = models.DateTimeField(null=True, blank=True, editable=False)
     # When to read the credentials' expiry dates from Microsoft Graph; null: now. Workers claim it by moving it forward.
     read_expiries_after = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ("name", "pk")
         constraints = (
-            models.UniqueConstraint(fields=("tenant", "client_id"), name="app_once_per_tenant"),
+            models.UniqueConstraint(fields=("environment", "client_id"), name="app_once_per_environment"),
             models.UniqueConstraint(fields=("name",), name="app_name_once"),
             models.CheckConstraint(
                 condition=Q(allows_delegated=True) | Q(allows_app_only=True), name="app_allows_something"
@@ -61,10 +73,56 @@ class AppRegistration(models.Model):
     def is_ready(self) -> bool:
         return self.verified_at is not None and self.rejected_at is None
 
+    @property
+    def is_multitenant(self) -> bool:
+        return self.audience == self.Audience.MULTI
+
     def allows(self, authentication_type: str) -> bool:
         if authentication_type == AuthenticationType.CLIENT_CREDENTIALS:
             return self.allows_app_only
         return self.allows_delegated
+
+
+class AppConsent(models.Model):
+    """An app registration in one tenant, where Entra calls it an enterprise application: consent, roles and state.
+
+    Every connection has one. What is true of the app registration everywhere, such as rejected credentials, is stored
+    there and not here.
+    """
+
+    app_registration = models.ForeignKey(AppRegistration, models.CASCADE, related_name="consents", db_index=False)
+    tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="app_consents")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
+
+    # When a token first showed that the application exists in the tenant; null: no token was issued there yet.
+    seen_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # The application roles in the last app-only token, as short names separated by spaces, and when they last changed.
+    granted_roles = models.TextField(blank=True, editable=False)
+    roles_changed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    # When Microsoft began to reject the application in this tenant only. Its connections there wait.
+    rejected_at = models.DateTimeField(null=True, blank=True, editable=False)
+    rejected_code = models.CharField(max_length=60, blank=True, editable=False)
+    rejected_cause = models.TextField(blank=True, editable=False)
+    rejected_action = models.TextField(blank=True, editable=False)
+    # When to try again while it is rejected, as AppRegistration.canary_after.
+    canary_after = models.DateTimeField(null=True, blank=True, editable=False)
+    # Microsoft throttles the application in this tenant until then (429, Retry-After).
+    paused_until = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        ordering = ("tenant__name", "pk")
+        constraints = (models.UniqueConstraint(fields=("app_registration", "tenant"), name="app_consent_once"),)
+        indexes = (
+            models.Index(fields=("canary_after",), condition=Q(rejected_at__isnull=False), name="app_consent_rejected"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.app_registration} in {self.tenant}"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(self.granted_roles.split())
 
 
 class AppCredentialQuerySet(models.QuerySet["AppCredential"]):
@@ -75,15 +133,24 @@ class AppCredentialQuerySet(models.QuerySet["AppCredential"]):
 
 
 class AppCredential(models.Model):
-    """A client secret or certificate of an app registration. Several may be live; they are tried in order."""
+    """A client secret, certificate or federated credential. Several may be live; they are tried in order."""
 
     class Kind(models.TextChoices):
         SECRET = "secret", "Client secret"
         CERTIFICATE = "certificate", "Certificate"
+        FEDERATED = "federated", "Federated credential"
+
+    class Source(models.TextChoices):
+        """Who issues the token that a federated credential presents to Microsoft."""
+
+        PORTAL = "portal", "This portal"
+        FILE = "file", "Token file"
 
     app_registration = models.ForeignKey(AppRegistration, models.CASCADE, related_name="credentials")
     kind = models.CharField(max_length=12, choices=Kind)
     label = models.CharField(max_length=120, blank=True)
+    # The encrypted columns are bound to it; a trigger refuses to change it.
+    identity = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     secret = SecretField()
     private_key = SecretField()  # PEM, PKCS#8
     certificate = models.TextField(blank=True)  # PEM, public
@@ -91,6 +158,10 @@ class AppCredential(models.Model):
     thumbprint = models.CharField(max_length=64, blank=True)
     # The first three characters of a secret, as in Graph's passwordCredential.hint.
     hint = models.CharField(max_length=3, blank=True)
+    # The issuer of a federated credential's tokens; empty for other kinds.
+    source = models.CharField(max_length=10, choices=Source, blank=True)
+    # Microsoft's keyId of a secret or certificate, with which the application can remove it; empty: not known.
+    key_id = models.CharField(max_length=36, blank=True, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
     # When Microsoft Graph confirmed the expiry date; null: a person entered it.
     expiry_read_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -111,14 +182,29 @@ class AppCredential(models.Model):
         ordering = ("-created_at", "-pk")
         constraints = (
             models.CheckConstraint(
-                condition=Q(kind="secret", private_key__isnull=True, certificate="")
-                | Q(kind="certificate", secret__isnull=True),
+                condition=Q(kind="secret", private_key__isnull=True, certificate="", source="")
+                | Q(kind="certificate", secret__isnull=True, source="")
+                | Q(
+                    kind="federated",
+                    secret__isnull=True,
+                    private_key__isnull=True,
+                    certificate="",
+                    source__in=("portal", "file"),
+                    expires_at__isnull=True,
+                ),
                 name="credential_is_one_kind",
             ),
         )
 
     def __str__(self) -> str:
-        return self.label or f"{self.get_kind_display()} {self.hint + '…' if self.hint else self.thumbprint[:8]}"
+        return (
+            self.label or f"{self.get_kind_display()} {self.hint + '…' if self.hint else self.thumbprint[:8]}".strip()
+        )
+
+    @property
+    def subject(self) -> str:
+        """The subject in the portal's assertions. No other row ever has it, because a trigger protects ``identity``."""
+        return f"app-registration:{self.identity}"
 
     def has_expired(self) -> bool:
         return self.expires_at is not None and self.expires_at <= timezone.now()

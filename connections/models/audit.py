@@ -3,6 +3,7 @@ from typing import Any, NoReturn
 
 from django.conf import settings
 from django.db import models
+from django.db.models import Q
 from django.utils import timezone
 
 
@@ -45,15 +46,24 @@ class AuditAction(StrEnum):
     ACCOUNT_ALERTS_CHOSEN = "account.alerts_chosen"
     ACCOUNT_BACK = "account.back"
     ACCOUNT_CHANGED = "account.changed"
+    ACCOUNT_CONFIRMED = "account.confirmed"
     ACCOUNT_DISABLED = "account.disabled"
     ACCOUNT_ENABLED = "account.enabled"
     ACCOUNT_GROUPS_LEFT_OUT = "account.groups_left_out"
     ACCOUNT_LEFT = "account.left"
+    ACCOUNT_PASSWORD_CHANGED = "account.password_changed"  # noqa: S105 - an action, no secret
+    ACCOUNT_RECOVERY_CODE_USED = "account.recovery_code_used"
+    ACCOUNT_RECOVERY_CODES_MADE = "account.recovery_codes_made"
     ACCOUNT_REMOVED = "account.removed"
     ACCOUNT_ROLES_CHANGED = "account.roles_changed"
+    ACCOUNT_SECOND_FACTOR_ADDED = "account.second_factor_added"
+    ACCOUNT_SECOND_FACTOR_REMOVED = "account.second_factor_removed"
+    ACCOUNT_SECOND_FACTORS_RESET = "account.second_factors_reset"
+    ACCOUNT_SESSION_ENDED = "account.session_ended"
     ACCOUNT_SIGN_IN_FAILED = "account.sign_in_failed"
     ACCOUNT_SIGNED_IN = "account.signed_in"
     ACCOUNT_SIGNED_OUT = "account.signed_out"
+    ACCOUNT_SIGNED_OUT_EVERYWHERE = "account.signed_out_everywhere"
     ACCOUNT_UPDATED = "account.updated"
     ALERT_CHANNEL_ADDED = "alert_channel.added"
     ALERT_CHANNEL_CHANGED = "alert_channel.changed"
@@ -69,8 +79,13 @@ class AuditAction(StrEnum):
     APP_REGISTRATION_ADDED = "app_registration.added"
     APP_REGISTRATION_CHANGED = "app_registration.changed"
     APP_REGISTRATION_HEALED = "app_registration.healed"
+    APP_REGISTRATION_MERGED = "app_registration.merged"
     APP_REGISTRATION_REJECTED = "app_registration.rejected"
     APP_REGISTRATION_REMOVED = "app_registration.removed"
+    APP_REGISTRATION_TENANT_ADDED = "app_registration.tenant_added"
+    APP_REGISTRATION_TENANT_HEALED = "app_registration.tenant_healed"
+    APP_REGISTRATION_TENANT_REJECTED = "app_registration.tenant_rejected"
+    APP_REGISTRATION_TENANT_REMOVED = "app_registration.tenant_removed"
     APP_REGISTRATION_VERIFIED = "app_registration.verified"
     APPROVAL_APPROVED = "approval.approved"
     APPROVAL_DECLINED = "approval.declined"
@@ -79,13 +94,22 @@ class AuditAction(StrEnum):
     AUDIT_EXPORT_STARTED = "audit.export_started"
     AUDIT_EXPORTED = "audit.exported"
     AUDIT_PRUNED = "audit.pruned"
+    AUDIT_RESTORE_DECLARED = "audit.restore_declared"
     AUDIT_VERIFIED = "audit.verified"
+    BULK_ACTION_STARTED = "bulk_action.started"
+    BULK_ACTION_STOPPED = "bulk_action.stopped"
+    CHANGE_REQUEST_APPROVED = "change_request.approved"
+    CHANGE_REQUEST_ASKED = "change_request.asked"
+    CHANGE_REQUEST_DECLINED = "change_request.declined"
+    CHANGE_REQUEST_USED = "change_request.used"
+    CHANGE_REQUEST_WITHDRAWN = "change_request.withdrawn"
     CONFIGURATION_APPLIED = "configuration.applied"
     CONNECTION_CHANGED = "connection.changed"
     CONNECTION_CHECKED = "connection.checked"
     CONNECTION_CONNECTED = "connection.connected"
     CONNECTION_CREATED = "connection.created"
     CONNECTION_DISABLED = "connection.disabled"
+    CONNECTION_EMERGENCY_ACCESS = "connection.emergency_access"
     CONNECTION_ENABLED = "connection.enabled"
     CONNECTION_FLAGGED = "connection.flagged"
     CONNECTION_HAND_OVER_COMPLETED = "connection.hand_over_completed"
@@ -96,6 +120,8 @@ class AuditAction(StrEnum):
     CONNECTION_MAILBOX_PROBED = "connection.mailbox_probed"
     CONNECTION_RECONNECTED = "connection.reconnected"
     CONNECTION_REMOVED = "connection.removed"
+    CONNECTION_RESOURCE_CONNECTED = "connection.resource_connected"
+    CONNECTION_RESOURCE_FLAGGED = "connection.resource_flagged"
     CONNECTION_SENDING_TESTED = "connection.sending_tested"
     CONNECTION_SHARE_CHANGED = "connection.share_changed"
     CONNECTION_SHARE_EXPIRED = "connection.share_expired"
@@ -103,11 +129,14 @@ class AuditAction(StrEnum):
     CONNECTION_SIGN_IN_FAILED = "connection.sign_in_failed"
     CONNECTION_SIGN_IN_LINK_MADE = "connection.sign_in_link_made"
     CONNECTION_SIGN_IN_STARTED = "connection.sign_in_started"
+    CONNECTION_TAGGED = "connection.tagged"
+    CONNECTION_TENANT_BOUND = "connection.tenant_bound"
     CONNECTION_TOKEN_FETCHED = "connection.token_fetched"  # noqa: S105 - an action, no secret
     CONNECTION_UNSHARED = "connection.unshared"
     CONSENT_DECLINED = "consent.declined"
     CONSENT_FAILED = "consent.failed"
     CONSENT_GRANTED = "consent.granted"
+    CONSENT_PARTIAL = "consent.partial"
     CONSENT_REQUESTED = "consent.requested"
     CONSENT_VERIFIED = "consent.verified"
     CONSENT_REQUEST_APPROVED = "consent_request.approved"
@@ -117,18 +146,32 @@ class AuditAction(StrEnum):
     CONSENT_REQUEST_GRANTED = "consent_request.granted"
     CONSENT_REQUEST_VERIFIED = "consent_request.verified"
     CONSENT_REQUEST_WITHDRAWN = "consent_request.withdrawn"
+    CREDENTIAL_ACCEPTED = "credential.accepted"
     CREDENTIAL_ADDED = "credential.added"
+    CREDENTIAL_EXPIRY_ENTERED = "credential.expiry_entered"
     CREDENTIAL_EXPIRY_READ = "credential.expiry_read"
     CREDENTIAL_REJECTED = "credential.rejected"
+    CREDENTIAL_RENEWAL_FAILED = "credential.renewal_failed"
+    CREDENTIAL_RENEWAL_STARTED = "credential.renewal_started"
+    CREDENTIAL_RENEWED = "credential.renewed"
     CREDENTIAL_RETIRED = "credential.retired"
     CREDENTIAL_UNLISTED = "credential.unlisted"
     DELIVERY_TRIED_AGAIN = "delivery.tried_again"
+    ENCRYPTION_KEYS_ROTATED = "encryption_keys.rotated"
     INCIDENT_CLOSED = "incident.closed"
     INCIDENT_OPENED = "incident.opened"
+    ISSUER_KEY_ADDED = "issuer_key.added"
+    ISSUER_KEY_REMOVED = "issuer_key.removed"
     MAILBOX_CHANGED = "mailbox.changed"
     MAILBOX_REGISTERED = "mailbox.registered"
     MAILBOX_REMOVED = "mailbox.removed"
     POLICY_CHANGED = "policy.changed"
+    POLICY_LOOSENED = "policy.loosened"
+    POLICY_TIGHTENED = "policy.tightened"
+    REFERENCE_CHANGED = "reference.changed"
+    REFERENCE_CREATED = "reference.created"
+    REFERENCE_POINTED = "reference.pointed"
+    REFERENCE_REMOVED = "reference.removed"
     SERVICE_ACCOUNT_CHANGED = "service_account.changed"
     SERVICE_ACCOUNT_CREATED = "service_account.created"
     SERVICE_ACCOUNT_DISABLED = "service_account.disabled"
@@ -178,6 +221,8 @@ class AuditEvent(AppendOnly):
             models.Index(fields=("actor", "-id"), name="audit_by_actor"),
             models.Index(fields=("action", "-id"), name="audit_by_action"),
             models.Index(fields=("at",), name="audit_by_time"),
+            models.Index(fields=("owner_id", "-id"), name="event_by_owner"),
+            models.Index(fields=("at",), condition=~Q(outcome="done"), name="event_not_done"),
         )
 
     def __str__(self) -> str:
@@ -204,19 +249,3 @@ class RepeatedDenial(models.Model):
 
     def __str__(self) -> str:
         return f"{self.tried}: {self.count} at {self.minute:%Y-%m-%d %H:%M}"
-
-
-class AuditView(models.Model):
-    """A saved filter of the audit trail, visible only to the person who saved it."""
-
-    person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="audit_views")
-    name = models.CharField(max_length=120)
-    query = models.CharField(max_length=1000, blank=True)  # the filter as a query string
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
-
-    class Meta:
-        ordering = ("name", "pk")
-        constraints = (models.UniqueConstraint(fields=("person", "name"), name="audit_view_name_once_per_person"),)
-
-    def __str__(self) -> str:
-        return self.name

@@ -1,5 +1,3 @@
-"""Protection of the audit trail: seals, their publication, and verifications."""
-
 from django.conf import settings
 from django.db import models
 
@@ -7,7 +5,7 @@ from connections.models.audit import AppendOnly
 
 
 class AuditSeal(AppendOnly):
-    """The hash of a batch of events and token requests, chained to the previous seal. See docs/audit.md."""
+    """The signed hash of a batch of events and token requests, chained to the previous seal. See docs/audit.md."""
 
     number = models.BigIntegerField(primary_key=True)  # 1, 2, 3 … without gaps
     # The seal covers events with ids above the first and up to the second. There are no gaps between seals.
@@ -24,6 +22,12 @@ class AuditSeal(AppendOnly):
     sealed_at = models.DateTimeField()
     previous_hash = models.CharField(max_length=64, unique=True)  # unique, so that two sealers cannot fork the chain
     hash = models.CharField(max_length=64, unique=True)
+    # The following are empty in seals of versions before 0.3.
+    root = models.CharField(max_length=64, blank=True, default="")  # Merkle root over the lines of all its rows
+    key_id = models.CharField(max_length=16, blank=True, default="")  # which of AUDIT_SEAL_KEYS signed it
+    mac = models.CharField(max_length=64, blank=True, default="")  # HMAC-SHA256 of the hash, in hex
+    # Only in a seal that declares a restore: the published seals that were lost in it, who declared it and why.
+    restore = models.JSONField(null=True, default=None)
 
     class Meta:
         ordering = ("-number",)
@@ -68,7 +72,7 @@ class SealPublication(models.Model):
 
 
 class AuditVerification(models.Model):
-    """A verification of the whole chain by a worker. If the worker dies, another one resumes it."""
+    """A verification of the chain by a worker. If the worker dies, another one resumes it."""
 
     class State(models.TextChoices):
         WAITING = "waiting", "Waiting"
@@ -88,6 +92,11 @@ class AuditVerification(models.Model):
     rows = models.BigIntegerField(default=0)  # events and token requests checked
     unsealed = models.BigIntegerField(default=0)  # rows that no seal covers yet
     findings = models.JSONField(default=list)  # [{seal, kind, what}], starting with the first broken seal
+    since = models.BigIntegerField(default=0)  # the check began after this seal; 0: the whole chain
+    notes = models.JSONField(default=list)  # what readers must know although it is no finding, such as restores
+    # Who can only write to the database cannot make up a verification: the portal signs each with AUDIT_SEAL_KEYS.
+    key_id = models.CharField(max_length=16, blank=True, default="")
+    mac = models.CharField(max_length=64, blank=True, default="")
 
     class Meta:
         ordering = ("-pk",)

@@ -1,3 +1,4 @@
+import uuid
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -7,10 +8,17 @@ from django.db.models import Q
 from django.utils import timezone
 
 from connections.fields import SecretField
-from connections.models.app_registrations import AppRegistration, AuthenticationType
+from connections.models.app_registrations import AppConsent, AppRegistration, AuthenticationType
+from connections.models.tenants import Tenant
 
 # Encrypted columns, which queries load only if they name them.
 SECRETS = ("refresh_token", "previous_refresh_token", "access_token")
+
+# For select_related(): the rows that a connection's state and place depend on.
+RELATED = ("app_registration__tenant", "tenant", "app_consent")
+
+# Whether Microsoft rejects a connection's app registration, everywhere or in its tenant (Connection.app_rejection).
+APP_REJECTED = Q(app_registration__rejected_at__isnull=False) | Q(app_consent__rejected_at__isnull=False)
 
 _M = TypeVar("_M", bound=models.Model)
 
@@ -51,17 +59,17 @@ class ConnectionManager(models.Manager["Connection"]):
 
 
 class Connection(models.Model):
-    """An authorised connection to Microsoft Graph through an app registration.
+    """An authorised connection to Microsoft Graph or other resources through an app registration.
 
     When ``refresh_after`` is due, the token scheduler claims the connection by moving that time forward. Every write of
     tokens checks and increments ``token_version``, so that a slow old response never overwrites a new sign-in.
     """
 
     class Status(models.TextChoices):
-        PENDING = "pending", "Sign-in not finished"
+        PENDING = "pending", "Not signed in yet"
         ACTIVE = "active", "Active"
-        RECONNECT_NEEDED = "reconnect_needed", "Sign-in needed"
-        CONSENT_NEEDED = "consent_needed", "Consent needed"
+        RECONNECT_NEEDED = "reconnect_needed", "Sign-in required"
+        CONSENT_NEEDED = "consent_needed", "Consent required"
         BLOCKED = "blocked", "Blocked by policy"
         DISABLED = "disabled", "Disabled"
 
@@ -78,10 +86,23 @@ class Connection(models.Model):
     name = models.CharField(max_length=120)
     # Covered by the indexes below. Another index would have to be updated at every refresh.
     app_registration = models.ForeignKey(AppRegistration, models.PROTECT, related_name="connections", db_index=False)
+    # The directory it works in, or a shared endpoint until a sign-in names a registered directory.
+    tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="connections", db_index=False)
+    # The row of that app registration in that tenant; services/connections sets all three together. The database, not
+    # Django, refuses to delete a row in use: Django would read all connections for it.
+    app_consent = models.ForeignKey(
+        AppConsent, models.DO_NOTHING, related_name="connections", db_index=False, editable=False
+    )
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="connections", db_index=False)
     authentication_type = models.CharField(max_length=20, choices=AuthenticationType)
     capabilities = models.JSONField(default=list, blank=True)  # keys of connections.microsoft.capabilities
     extra_scopes = models.TextField(blank=True)  # entered by the person, separated by spaces
+    # The resource of the tokens below: a key of connections.microsoft.resources. Others are in ResourceToken.
+    resource = models.CharField(max_length=150, default="graph")
+    # The organisation's host names at SharePoint and Dataverse, by resource.
+    hosts = models.JSONField(default=dict, blank=True)
+    # Addresses of shared mailboxes, attached once a sign-in names the directory that they are in.
+    wished_mailboxes = models.JSONField(default=list, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     status = models.CharField(max_length=20, choices=Status, default=Status.PENDING)
@@ -118,6 +139,11 @@ class Connection(models.Model):
     scopes = models.TextField(blank=True)
     # What Microsoft granted last: delegated scopes (scp) or application roles, as short names separated by spaces.
     granted_scopes = models.TextField(blank=True)
+    # What Microsoft granted last for all other resources: the sum of ResourceToken.granted_scopes, which pages and the
+    # policy read for many connections at once.
+    other_granted = models.TextField(blank=True)
+    # The encrypted columns are bound to it; a trigger refuses to change it.
+    identity = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     refresh_token = SecretField()
     # The last one that worked. Entra does not revoke it on use, so it is the fallback if the newer one fails.
     previous_refresh_token = SecretField()
@@ -148,7 +174,26 @@ class Connection(models.Model):
                 condition=Q(status__in=("active", "consent_needed", "blocked")),
                 name="connection_due",
             ),
-            models.Index(fields=("app_registration", "status"), name="connection_by_app"),
+            models.Index(fields=("app_registration", "tenant", "status"), name="connection_by_app"),
+            models.Index(fields=("account_oid", "account_tid"), name="connection_by_account"),
+            models.Index(fields=("name", "id"), name="connection_by_name"),
+            # The following leave out active connections, so that refreshes don't have to update them.
+            models.Index(fields=("status", "name", "id"), condition=~Q(status="active"), name="connection_not_active"),
+            models.Index(
+                fields=("-status_since", "id"),
+                condition=Q(status__in=("reconnect_needed", "consent_needed", "blocked")),
+                name="connection_broken",
+            ),
+            models.Index(
+                fields=("refreshed_at", "id"),
+                condition=Q(status__in=("disabled", "blocked", "consent_needed"), refreshed_at__isnull=False),
+                name="connection_parked",
+            ),
+            models.Index(
+                fields=("connected_at", "id"),
+                condition=Q(status="active", sign_in_max_age__isnull=False),
+                name="connection_sign_in_limited",
+            ),
         )
 
     def __str__(self) -> str:
@@ -160,8 +205,17 @@ class Connection(models.Model):
 
     @property
     def is_blocked_by_app(self) -> bool:
-        return self.status == self.Status.ACTIVE and self.app_registration.rejected_at is not None
+        """Whether it waits because Microsoft rejects its app registration, everywhere or in its tenant."""
+        return self.status == self.Status.ACTIVE and self.app_rejection is not None
+
+    @property
+    def app_rejection(self) -> AppRegistration | AppConsent | None:
+        """What Microsoft rejects, with the reason: the app registration, or the app registration in this tenant."""
+        if self.app_registration.rejected_at is not None:
+            return self.app_registration
+        return self.app_consent if self.app_consent.rejected_at is not None else None
 
     @property
     def granted(self) -> frozenset[str]:
-        return frozenset(self.granted_scopes.split())
+        """Everything granted, for all resources."""
+        return frozenset(self.granted_scopes.split()) | frozenset(self.other_granted.split())

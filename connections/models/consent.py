@@ -15,11 +15,12 @@ class ConsentLink(models.Model):
     """
 
     class State(models.TextChoices):
-        OPEN = "open", "Waiting for the administrator"
-        GRANTED = "granted", "Granted, not yet seen in a token"
+        OPEN = "open", "Awaiting administrator"
+        GRANTED = "granted", "Reported, checking"
+        PARTIAL = "partial", "Partly granted"
         VERIFIED = "verified", "Granted and verified"
         DECLINED = "declined", "Declined"
-        FAILED = "failed", "Failed at Microsoft"
+        FAILED = "failed", "Failed"
 
     app_registration = models.ForeignKey(AppRegistration, models.CASCADE, related_name="consent_links")
     directory_id = models.CharField(max_length=253)  # as in Microsoft's URL: GUID, domain or "organizations"
@@ -30,6 +31,12 @@ class ConsentLink(models.Model):
     code = models.CharField(max_length=60, blank=True)
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
+    # The directory that the callback names, shown to IT admins. It can be forged.
+    reported_tid = models.CharField(max_length=36, blank=True)
+    missing = models.TextField(blank=True)  # what the latest check didn't find, as short names separated by spaces
+    # When the portal looks for the consent in a token again; empty: not by itself. ``checks`` counts since the answer.
+    check_after = models.DateTimeField(null=True, blank=True)
+    checks = models.PositiveSmallIntegerField(default=0)
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     requested_at = models.DateTimeField(auto_now_add=True)
     answered_at = models.DateTimeField(null=True, blank=True)
@@ -39,6 +46,9 @@ class ConsentLink(models.Model):
         ordering = ("-requested_at", "-pk")
         constraints = (
             models.CheckConstraint(condition=~Q(state="verified", verified_at=None), name="verified_consent_says_when"),
+        )
+        indexes = (
+            models.Index(fields=("check_after",), condition=Q(check_after__isnull=False), name="consent_link_to_check"),
         )
 
     def __str__(self) -> str:
@@ -52,12 +62,12 @@ class ConsentRequest(models.Model):
     """
 
     class State(models.TextChoices):
-        ASKED = "asked", "Waits for an IT admin"
-        APPROVED = "approved", "Approved, waits for the directory's administrator"
-        GRANTED = "granted", "Granted, not yet seen in a token"
+        ASKED = "asked", "Awaiting IT admin"
+        APPROVED = "approved", "Approved, awaiting consent"
+        GRANTED = "granted", "Reported, checking"
         VERIFIED = "verified", "Granted and verified"
         DECLINED = "declined", "Declined"
-        FAILED = "failed", "Failed at Microsoft"
+        FAILED = "failed", "Failed"
         WITHDRAWN = "withdrawn", "Withdrawn"
 
     CLOSED = (State.VERIFIED, State.DECLINED, State.WITHDRAWN)  # a failed request can be approved again

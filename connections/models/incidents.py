@@ -13,14 +13,19 @@ class Incident(models.Model):
 
     class Kind(models.TextChoices):
         APP_REGISTRATION = "app_registration", "App registration rejected"
-        ACCOUNT = "account", "Sign-in needed"
-        CONSENT = "consent", "Consent missing"
+        ACCOUNT = "account", "Sign-in required"
+        CONSENT = "consent", "Consent required"
         POLICY = "policy", "Blocked by policy"
         MAILBOX = "mailbox", "Shared mailbox not reachable"
         ENCRYPTION_KEY = "encryption_key", "Encryption key missing"
-        OUTAGE = "outage", "Microsoft cannot be reached"
-        HAND_OVER = "hand_over", "Sign-in by the new owner"
+        OUTAGE = "outage", "Microsoft unreachable"
+        HAND_OVER = "hand_over", "New owner sign-in"
+        ALTERED_SECRET = "altered_secret", "Stored secret moved or altered"
         LEAVER = "leaver", "Owner has left"
+        AUDIT_TRAIL = "audit_trail", "Audit trail not trustworthy"
+        TENANT = "tenant", "Tenant not registered"
+        PORTAL_SIGN_IN = "portal_sign_in", "Portal sign-in rejected"
+        CREDENTIAL_RENEWAL = "credential_renewal", "Credential not renewed"
 
     kind = models.CharField(max_length=20, choices=Kind)
     # Identifies the cause, for example "app:12". Unique among open incidents.
@@ -54,6 +59,7 @@ class Incident(models.Model):
         indexes = (
             models.Index(fields=("-opened_at", "-id"), name="incident_by_time"),
             models.Index(fields=("remind_after",), condition=Q(closed_at=None), name="incident_reminder_due"),
+            models.Index(fields=("-opened_at", "-id"), condition=Q(closed_at=None), name="incident_open"),
         )
 
     def __str__(self) -> str:
@@ -62,7 +68,7 @@ class Incident(models.Model):
     @property
     def is_task(self) -> bool:
         """Whether it needs attention although nothing is broken yet."""
-        return self.kind in (self.Kind.HAND_OVER, self.Kind.LEAVER)
+        return self.kind in (self.Kind.HAND_OVER, self.Kind.LEAVER, self.Kind.TENANT)
 
     @property
     def is_open(self) -> bool:
@@ -81,7 +87,10 @@ class AffectedConnection(models.Model):
     class Meta:
         ordering = ("connection_name", "pk")
         constraints = (models.UniqueConstraint(fields=("incident", "connection"), name="connection_once_per_incident"),)
-        indexes = (models.Index(fields=("connection",), condition=Q(healed_at=None), name="affected_not_healed"),)
+        indexes = (
+            models.Index(fields=("connection",), condition=Q(healed_at=None), name="affected_not_healed"),
+            models.Index(fields=("incident", "connection_name", "id"), name="affected_by_name"),
+        )
 
     def __str__(self) -> str:
         return f"{self.connection_name} in {self.incident}"

@@ -4,7 +4,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models.functions import Lower
 
-from connections.models.connections import Connection, without_tokens
+from connections.models.connections import RELATED, Connection, without_tokens
 from connections.models.tenants import Tenant
 
 
@@ -19,6 +19,7 @@ class SharedMailbox(models.Model):
         ordering = ("address", "pk")
         verbose_name_plural = "shared mailboxes"
         constraints = (models.UniqueConstraint("tenant", Lower("address"), name="mailbox_once_per_tenant"),)
+        indexes = (models.Index(fields=("address", "id"), name="mailbox_by_address"),)
 
     def __str__(self) -> str:
         return self.address
@@ -27,7 +28,7 @@ class SharedMailbox(models.Model):
 class MailboxAccessQuerySet(models.QuerySet["MailboxAccess"]):
     def with_connection(self) -> "MailboxAccessQuerySet":
         """Join everything that a probe needs, without loading the encrypted columns."""
-        joined = self.select_related("connection__app_registration__tenant", "connection__owner")
+        joined = self.select_related(*(f"connection__{name}" for name in RELATED), "connection__owner")
         return cast("MailboxAccessQuerySet", without_tokens(joined))
 
 
@@ -59,7 +60,10 @@ class MailboxAccess(models.Model):
         ordering = ("mailbox__address", "pk")
         verbose_name_plural = "mailbox accesses"
         constraints = (models.UniqueConstraint(fields=("connection", "mailbox"), name="mailbox_attached_once"),)
-        indexes = (models.Index(fields=("probe_after",), name="mailbox_probe_due"),)
+        indexes = (
+            models.Index(fields=("probe_after",), name="mailbox_probe_due"),
+            models.Index(fields=("id",), condition=models.Q(state="unreachable"), name="mailbox_unreachable"),
+        )
 
     def __str__(self) -> str:
         return f"{self.connection} → {self.mailbox}"

@@ -30,10 +30,13 @@ class Policy(models.Model):
 
 
 class Approval(models.Model):
-    """A request to approve exactly these permissions of a connection, and the decision, which never changes."""
+    """A request to approve exactly these permissions of a connection, and the decision, which never changes.
+
+    With ``account_oid``, it is about no permissions but about a new Microsoft account of the same name instead.
+    """
 
     class State(models.TextChoices):
-        WAITING = "waiting", "Waiting for an IT admin"
+        WAITING = "waiting", "Awaiting approval"
         APPROVED = "approved", "Approved"
         DECLINED = "declined", "Declined"
         WITHDRAWN = "withdrawn", "Withdrawn"
@@ -47,6 +50,9 @@ class Approval(models.Model):
     capabilities = models.JSONField(default=list)
     extra_scopes = models.TextField(blank=True)
     permissions = models.JSONField(default=list)
+    # The account that is to take over the connection; empty for a request about permissions.
+    account_oid = models.CharField(max_length=36, blank=True)
+    account_username = models.CharField(max_length=320, blank=True)
     # The connection's previous values, restored if this is declined or withdrawn; null for a new connection.
     before = models.JSONField(null=True)
     reasons = models.JSONField(default=list)  # the rules that require an approval, as sentences

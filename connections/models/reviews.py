@@ -68,8 +68,8 @@ class ReviewItem(models.Model):
         OPEN = "open", "Not answered"
         CONFIRMED = "confirmed", "Confirmed"
         REMOVED = "removed", "Removed"
-        EXPIRED = "expired", "Ended unanswered"
-        GONE = "gone", "Had ended already"
+        EXPIRED = "expired", "Removed without answer"
+        GONE = "gone", "Removed before the review"
 
     review = models.ForeignKey(AccessReview, models.CASCADE, related_name="items")
     share = models.ForeignKey(Share, models.SET_NULL, null=True, related_name="+")

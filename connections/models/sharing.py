@@ -50,14 +50,16 @@ class Share(models.Model):
     """The right to use or manage a connection, optionally until a date. Kept after it ends, with ``ended_at``."""
 
     class Level(models.TextChoices):
-        USE = "use", "Use: fetch tokens, see its state"
-        MANAGE = "manage", "Manage: also sign in again and share"
+        USE = "use", "Can use: request tokens and view status"
+        MANAGE = "manage", "Can manage: also sign in again and share"
 
     connection = models.ForeignKey(Connection, models.CASCADE, related_name="shares")
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, null=True, related_name="shares")
     team = models.ForeignKey(Team, models.CASCADE, null=True, related_name="shares")
     level = models.CharField(max_length=6, choices=Level, default=Level.USE)
     until = models.DateTimeField(null=True, blank=True)
+    # Why an IT admin took emergency access to somebody else's connection; empty for all other shares.
+    emergency_reason = models.TextField(blank=True, default="", editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     ended_at = models.DateTimeField(null=True, blank=True, editable=False)

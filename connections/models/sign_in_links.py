@@ -17,6 +17,7 @@ class SignInLink(models.Model):
     # When it was used, or became invalid because of a newer link or because other permissions are needed.
     used_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
+    account = models.CharField(max_length=320, blank=True)  # user name of the Microsoft account that used it
 
     class Meta:
         ordering = ("-pk",)

@@ -1,3 +1,5 @@
+import uuid
+
 from django.db import models
 
 from connections.fields import SecretField
@@ -12,6 +14,8 @@ class StoredReply(models.Model):
     request_digest = models.CharField(max_length=64)  # of method, address and body
     started_at = models.DateTimeField()
     status = models.PositiveSmallIntegerField(null=True)  # null: still running
+    # The encrypted column is bound to it; a trigger refuses to change it.
+    identity = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     answer = SecretField()  # JSON: body and headers
 
     class Meta:

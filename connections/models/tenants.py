@@ -31,5 +31,10 @@ class Tenant(models.Model):
         return self.name
 
     @property
+    def authority_id(self) -> str:
+        """The directory in Microsoft's URLs: the GUID if known, because domains can move to another directory."""
+        return self.directory_id if self.is_shared_endpoint else self.tid or self.directory_id
+
+    @property
     def is_shared_endpoint(self) -> bool:
         return self.directory_id in SHARED_ENDPOINTS

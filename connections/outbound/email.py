@@ -31,7 +31,7 @@ def digest_email(
         "alerts": [(alert, _COLOURS[alert.tone]) for alert in alerts[:SHOWN]],
         "more": len(alerts) - SHOWN,
         "url": f"{portal_url}/incidents/" if about_incidents else f"{portal_url}/",
-        "button": "Open the incidents" if about_incidents else "Open the portal",
+        "button": "View incidents" if about_incidents else "Open portal",
         "why": alerts[0].why,
     }
     return _mail("many", context, subject, to, f"several-{digest}", "", portal_url)

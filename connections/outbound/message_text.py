@@ -2,47 +2,51 @@
 
 import unicodedata
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
+
+from django.utils import timezone
+
+from connections.addressing import IT_ADMIN, OWNER, speak_to
 
 SHOWN = 20  # number of affected connections listed by name; the others are only counted
 _SUBJECT_LENGTH = 180
 
-# Follows a colon in the subject: what to do if one person can do it, otherwise what is wrong.
-_PHRASES = {
-    "account": "sign in again",
-    "app_registration": "app registration rejected",
-    "consent": "consent is missing",
-    "policy": "blocked by a policy",
-    "mailbox": "shared mailbox not reachable",
+# What is wrong; follows the connection's name in the subject.
+_PROBLEMS = {
+    "account": "sign-in required",
+    "app_registration": "app credential rejected",
+    "consent": "consent required",
+    "policy": "blocked by policy",
+    "mailbox": "shared mailbox unreachable",
     "encryption_key": "encryption key missing",
-    "outage": "Microsoft cannot be reached",
+    "outage": "Microsoft unreachable",
+    "audit_trail": "the audit trail needs attention",
+    "credential_renewal": "credential not renewed",
+    "portal_sign_in": "nobody can sign in with Microsoft",
 }
 # Tasks to complete before anything breaks; the title names them.
-_TASKS = ("hand_over", "leaver")
-_WHO = {"it_admin": "an IT admin", "microsoft": "Microsoft; nobody here", "nobody": "nobody"}
-_BUTTONS = {
-    "account": "Sign in again",
-    "outage": "Look at the incident",
-    "hand_over": "Sign in for it",
-    "leaver": "Hand over",
-}
+_TASKS = ("hand_over", "leaver", "tenant")
+_WHO = {"it_admin": "IT admins", "microsoft": "Microsoft", "nobody": "Nobody"}
+_BUTTONS = {"account": "Sign in again", "hand_over": "Sign in", "leaver": "Transfer ownership", "tenant": "Add tenant"}
 _WHY = {
-    "owner": "You get this because you own what stopped, and only you can mend it.",
-    "it_admin": "You get this because you are an IT admin, and an IT admin must act.",
-    "copy": "You get this copy because you are an IT admin and want to know what happens in the organisation.",
-    "list": "You get this copy because this address is the IT admins' list of the portal.",
-    "expiry": "You get this because you are an IT admin.",
-    "channel": "This channel gets all alerts of the organisation.",
-    "test": "You get this because somebody asked for a test.",
+    "owner": "You received this email because you own this connection.",
+    "it_admin": "You received this email because you're an IT admin and this incident is assigned to IT admins.",
+    "auditor": "You received this email because you're an auditor.",
+    "copy": "You received this copy because you're an IT admin and chose to receive all incidents.",
+    "list": "You received this copy because this address is on the portal's list of IT admins.",
+    "expiry": "You received this email because you're an IT admin.",
+    "channel": "This channel receives all of the organisation's alerts.",
+    "test": "You received this message because a test was requested.",
 }
-_NEW_OWNER = "You get this because the connection belongs to you now, and only you can sign in for it."
+_NEW_OWNER = "You received this email because you now own this connection."
+_READERS = {"owner": OWNER, "it_admin": IT_ADMIN, "copy": IT_ADMIN, "expiry": IT_ADMIN}
 _DIGEST_LABELS = {
-    "opened": "opened",
-    "reminder": "not mended yet",
-    "healed": "healed",
-    "expiry": "about to expire",
-    "message": "questions and answers",
+    "opened": "new incident",
+    "reminder": "unresolved incident",
+    "healed": "resolved incident",
+    "expiry": "expiring credential",
+    "message": "message",
 }
 _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 
@@ -71,11 +75,11 @@ def build_alert(event: str, facts: dict[str, Any], *, reason: str, at: datetime)
     if event == "test":
         return AlertText(
             tone="info",
-            subject="Test alert of the connection portal",
-            headline="This is a test",
-            paragraphs=[f"{facts['by']} asked for it. Alerts reach you here; nothing is broken."],
+            subject="Test alert from the connection portal",
+            headline="Test alert",
+            paragraphs=[f"{facts['by']} sent this test alert. No action needed."],
             facts=[],
-            button="Open the portal",
+            button="Open portal",
             url=facts["url"],
             why=_WHY.get(reason, ""),
         )
@@ -90,70 +94,70 @@ def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> A
     closed = datetime.fromisoformat(incident["closed_at"]) if incident["closed_at"] else None
     shown = incident["connections"][:SHOWN]
     is_task, healed = incident["kind"] in _TASKS, event == "healed"
-    subject, headline, tone = _headlines(event, incident, format_duration(at - opened), is_task=is_task)
-    label = "Connections" if is_task else "Works again" if healed else "Affected connections"
+    subject, headline, tone = _headlines(event, incident, format_duration(at - opened), is_owner=reason == "owner")
+    label = "Connections" if is_task else "Resolved connections" if healed else "Affected connections"
     # Only the account's owner can sign in again.
     is_elsewhere = healed or closed or (incident["kind"] == "account" and reason != "owner")
     return AlertText(
         tone=tone,
         subject=_subject(subject),
         headline=headline,
-        paragraphs=[text for text in _paragraphs(event, facts, opened, closed, at) if text],
+        paragraphs=[text for text in _paragraphs(event, facts, opened, closed, at, reason) if text],
         facts=_incident_facts(incident, opened, closed, healed=healed),
-        button="Look at the incident" if is_elsewhere else _BUTTONS.get(incident["kind"], "Open the repair page"),
+        button="View incident" if is_elsewhere else _BUTTONS.get(incident["kind"], "View incident"),
         url=incident["url"],
         why=_NEW_OWNER if reason == "owner" and is_task else _WHY.get(reason, ""),
-        affected=[f"{connection['name']} (of {connection['owner']})" for connection in shown],
+        affected=[f"{connection['name']} (owner: {connection['owner']})" for connection in shown],
         affected_label=label,
         more=incident["connection_count"] - len(shown),
     )
 
 
 def _paragraphs(
-    event: str, facts: dict[str, Any], opened: datetime, closed: datetime | None, at: datetime
+    event: str, facts: dict[str, Any], opened: datetime, closed: datetime | None, at: datetime, reason: str
 ) -> list[str]:
     incident = facts["incident"]
     if event == "healed":
-        return [f"It was over after {format_duration((closed or at) - opened)}. Nothing is left to be done."]
+        return [f"Resolved after {format_duration((closed or at) - opened)}. No action needed."]
     paragraphs = [incident["cause"]]
     if closed:
-        paragraphs.append(f"Meanwhile, on {format_exact_time(closed)}, it has healed. Nothing is left to be done.")
+        paragraphs.append(f"Resolved on {format_exact_time(closed)}. No action needed.")
     elif incident["action"]:
-        paragraphs.append(f"What to do: {incident['action']}")
+        paragraphs.append(f"What to do: {speak_to(_READERS.get(reason, ''), incident['action'])}")
     if facts.get("nobody_else_was_told"):
-        paragraphs.append(f"{incident['assignee']} must act but cannot be told by e-mail. Please pass it on.")
+        paragraphs.append(f"We can't email {incident['assignee']}, who needs to act. Please tell them.")
     return paragraphs
 
 
-def _headlines(event: str, incident: dict[str, Any], age: str, *, is_task: bool) -> tuple[str, str, str]:
+def _headlines(event: str, incident: dict[str, Any], age: str, *, is_owner: bool) -> tuple[str, str, str]:
     connections, count, title = incident["connections"], incident["connection_count"], incident["title"]
-    if is_task and event == "healed":
-        return f"Done: {title}", f"Done: {title}", "ok"
-    if is_task and event == "reminder":
-        return f"Still to do after {age}: {title}", f"Still to do: {title}", "warning"
-    if is_task:
-        return title, title, "warning"
-    subject = connections[0]["name"] if count == 1 and connections else f"{count} connections" if count else ""
-    phrase = _PHRASES.get(incident["kind"]) or str(title)
-    if incident["kind"] == "account" and incident["who"] != "owner":
-        phrase = "its account cannot sign in"
+    is_task = incident["kind"] in _TASKS
+    name = connections[0]["name"] if count == 1 and connections else f"{count} connections" if count else ""
+    subject = title if is_task else name
     if event == "healed":
-        return f"Works again: {subject or title}", f"Works again: {title}", "ok"
+        return f"Resolved: {subject or title}", f"Resolved: {title}", "ok"
+    if name and not is_task:
+        problem = _PROBLEMS.get(incident["kind"]) or str(title)
+        if incident["kind"] == "account" and incident["who"] != "owner":
+            problem = "account can't sign in"
+        subject = f"{name}: {problem}"
+        if incident["kind"] == "account" and is_owner:
+            subject = f"{name} need{'s' if count == 1 else ''} you to sign in again"
+    tone = "warning" if is_task else "broken"
     if event == "reminder":
-        lasting = f"Still stopped after {age}: {subject}, {phrase}" if subject else f"Still open after {age}: {phrase}"
-        return lasting, f"Still not mended after {age}: {title}", "broken"
-    return (f"{subject} stopped: {phrase}" if subject else title), title, "broken"
+        return f"Unresolved for {age}: {subject or title}", f"Unresolved for {age}: {title}", tone
+    return subject or title, title, tone
 
 
 def _incident_facts(
     incident: dict[str, Any], opened: datetime, closed: datetime | None, *, healed: bool
 ) -> list[tuple[str, str]]:
-    facts = [("Since", format_exact_time(opened))]
+    facts = [("Opened", format_exact_time(opened))]
     if closed:
-        facts.append(("Until", format_exact_time(closed)))
+        facts.append(("Resolved", format_exact_time(closed)))
     if not healed:
-        owner = f"the owner, {incident['assignee']}" if incident["assignee"] else "the owner"
-        facts.append(("Must act", owner if incident["who"] == "owner" else _WHO.get(incident["who"], "an IT admin")))
+        owner = f"{incident['assignee']} (owner)" if incident["assignee"] else "Owner"
+        facts.append(("Assigned to", owner if incident["who"] == "owner" else _WHO.get(incident["who"], "IT admins")))
     if incident["code"]:
         facts.append(("Code", incident["code"]))
     return facts
@@ -162,7 +166,7 @@ def _incident_facts(
 def _expiry(credential: dict[str, Any], reason: str, at: datetime) -> AlertText:
     kind, app, days = credential["kind"], credential["app_registration"], credential["days"]
     expires = datetime.fromisoformat(credential["expires_at"]) if credential["expires_at"] else None
-    when = "expires within a day" if days <= 1 else f"expires within {days} days"
+    when = "expires within 1 day" if days <= 1 else f"expires within {days} days"
     if expires and expires <= at:
         when = "has expired"
     rows = [("App registration", app), ("Credential", credential["name"])]
@@ -170,22 +174,21 @@ def _expiry(credential: dict[str, Any], reason: str, at: datetime) -> AlertText:
         rows.append(("Expires", format_exact_time(expires)))
     if credential.get("is_covered"):
         text = (
-            "Another credential of the app registration lasts longer, so nothing stops. Retire this one when it suits."
+            "Another credential of this app registration expires later, so no connection is affected. You can retire "
+            "this one at any time."
         )
     else:
         count = credential["connection_count"]
-        stopping = "1 connection stops" if count == 1 else f"{count} connections stop"
-        effect = f"Then {stopping}." if count else "No connection uses it just now."
-        text = (
-            f"{effect} What to do: add a new credential now. The portal uses it beside the old one, so nothing stops."
-        )
+        affected = "1 connection is" if count == 1 else f"{count} connections are"
+        effect = f"{affected} affected." if count else "No connection uses it."
+        text = f"{effect} What to do: add a new credential now. The portal uses both, so no connection is interrupted."
     return AlertText(
         tone="warning",
-        subject=_subject(f"{kind} of {app} {when}"),
-        headline=f"A {kind.lower()} of {app} {when}",
+        subject=_subject(f"{kind} for {app} {when}"),
+        headline=f"{kind} for {app} {when}",
         paragraphs=[text],
         facts=rows,
-        button="Open the app registration" if credential.get("is_covered") else "Add a credential",
+        button="View app registration" if credential.get("is_covered") else "Add credential",
         url=credential["url"],
         why=_WHY.get(reason, ""),
     )
@@ -208,17 +211,16 @@ def _message(message: dict[str, Any]) -> AlertText:
 
 
 def digest_subject(events: list[str]) -> str:
-    """Return the subject of one message about several alerts: "12 alerts: 9 opened, 3 healed"."""
-    if set(events) == {"message"}:
-        return f"{len(events)} messages of the connection portal"
-    counts = [f"{events.count(event)} {label}" for event, label in _DIGEST_LABELS.items() if event in events]
-    return f"{len(events)} alerts: {', '.join(counts)}"
+    """Return the subject of one message about several alerts: "12 updates: 9 new incidents, 3 resolved incidents"."""
+    counts = [(events.count(event), label) for event, label in _DIGEST_LABELS.items() if event in events]
+    parts = [f"{count} {label}{'' if count == 1 else 's'}" for count, label in counts]
+    return f"{len(events)} updates: {', '.join(parts)}"
 
 
 def format_exact_time(when: datetime) -> str:
-    """Format a time in UTC: "23 November 2026, 08:45 UTC"."""
-    utc = when.astimezone(UTC)
-    return f"{utc.day} {utc:%B %Y, %H:%M} UTC"
+    """Format a time in the current time zone: "23 November 2026, 08:45 UTC"."""
+    local = timezone.localtime(when)
+    return f"{local.day} {local:%B %Y, %H:%M %Z}"
 
 
 def format_duration(length: timedelta) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import certifi
 import pycurl
 
+from connections import domain_names
 from connections.errors import PortalError
 
 TIMEOUT = 10.0  # seconds for everything after name resolution
@@ -44,7 +45,7 @@ class TargetRefused(PortalError):
     """Nothing may be sent to this address; the sentence says why."""
 
     code = "target_refused"
-    cause = "Nothing can be sent to this address."
+    cause = "The portal can't send to this address."
     action = ""
 
 
@@ -77,23 +78,23 @@ class PostResult:
         if self.failure:
             return self.failure
         if 300 <= self.status < 400:
-            return f"It answered with a redirect ({self.status}), which is not followed."
-        return f"It answered with status {self.status}."
+            return f"The receiver responded with a redirect ({self.status}), which isn't followed."
+        return f"The receiver responded with status {self.status}."
 
 
 def parse_target(url: str, *, allow_private: bool = False) -> Target:
     """Check the form of a URL, but not where it leads. Raises TargetRefused with a sentence for the form field."""
     if len(url) > _URL_LENGTH or any(not ("!" <= letter <= "~" or letter > "\x9f") for letter in url):
-        raise TargetRefused("This is no web address: it is too long, or holds spaces or control characters.")
+        raise TargetRefused("This isn't a valid web address. It is too long, or contains spaces or control characters.")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as wrong:
-        raise TargetRefused("This is no web address.") from wrong
+        raise TargetRefused("This isn't a valid web address.") from wrong
     if parts.scheme != "https" and not (allow_private and parts.scheme == "http"):
-        raise TargetRefused("The address must begin with https://.")
+        raise TargetRefused("The address must start with https://.")
     if parts.username is not None or parts.password is not None:
-        raise TargetRefused("The address holds a user name. Leave out everything between // and @.")
+        raise TargetRefused("The address contains a user name. Remove everything between // and @.")
     host = _host(parts.hostname or "")
     authority = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     return Target(
@@ -107,7 +108,7 @@ def check(target: Target, *, allow_private: bool = False) -> list[str]:
     addresses = list(dict.fromkeys(str(info[4][0]) for info in resolved))
     if not allow_private and not all(is_public(ipaddress.ip_address(item.partition("%")[0])) for item in addresses):
         raise TargetRefused(
-            f"{target.host} leads to an address inside a private network.",
+            f"{target.host} is on a private network.",
             action="An operator can allow this with ALERT_PRIVATE_TARGETS.",
         )
     return addresses
@@ -142,7 +143,7 @@ def post(
     except TargetRefused as refused:
         return PostResult(0, str(refused))
     except OSError:
-        return PostResult(0, "The name of the server could not be resolved.")
+        return PostResult(0, "The server name can't be resolved.")
     return _send(target, addresses, body, headers, ca_bundle=ca_bundle or certifi.where(), timeout=timeout)
 
 
@@ -151,12 +152,12 @@ def _host(text: str) -> str:
     if _is_address(text):
         return str(ipaddress.ip_address(text))
     try:
-        name = text.rstrip(".").encode("idna").decode("ascii").lower()
+        name = domain_names.to_ascii(text.rstrip("."))
     except UnicodeError:
         name = ""
     labels = name.split(".")
     if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or labels[-1][0].isdigit():
-        raise TargetRefused("The address has no proper host name.")
+        raise TargetRefused("The address has no valid host name.")
     return name
 
 
@@ -201,14 +202,14 @@ def _send(
         status = handle.getinfo(pycurl.RESPONSE_CODE)
         if failed.args[0] == pycurl.E_WRITE_ERROR and status:
             return PostResult(status)  # the answer is longer than MAX_ANSWER; only its status matters
-        return PostResult(0, _REASONS.get(failed.args[0], "The connection broke off."))
+        return PostResult(0, _REASONS.get(failed.args[0], "The connection was interrupted."))
     finally:
         handle.close()
 
 
 _REASONS = {
-    pycurl.E_OPERATION_TIMEDOUT: "It did not answer in time.",
-    pycurl.E_COULDNT_CONNECT: "It could not be reached: the connection was refused.",
-    pycurl.E_PEER_FAILED_VERIFICATION: "Its certificate is not trusted.",
-    pycurl.E_SSL_CONNECT_ERROR: "No encrypted connection could be made to it.",
+    pycurl.E_OPERATION_TIMEDOUT: "The receiver didn't respond in time.",
+    pycurl.E_COULDNT_CONNECT: "The receiver refused the connection.",
+    pycurl.E_PEER_FAILED_VERIFICATION: "The receiver's certificate isn't trusted.",
+    pycurl.E_SSL_CONNECT_ERROR: "The encrypted connection failed.",
 }

@@ -28,7 +28,7 @@ def single_card(alert_text: AlertText) -> bytes:
 def digest_card(subject: str, alerts: list[AlertText], *, url: str) -> bytes:
     content = [_text(subject, weight="bolder", size="large")]
     content += [_text(f"• {alert.subject}", color=_COLOURS[alert.tone], spacing="none") for alert in alerts[:SHOWN]]
-    return _message(content, len(alerts) - SHOWN, button="Open the incidents", url=url)
+    return _message(content, len(alerts) - SHOWN, button="View incidents", url=url)
 
 
 def _message(content: list[dict[str, Any]], more: int, *, button: str, url: str) -> bytes:

@@ -21,6 +21,8 @@ TYPES = {
     "expiry": "credential.expiring",
     "test": "test",
     "sealed": "audit.sealed",
+    "broken": "audit.broken",
+    "restored": "audit.restore_declared",
 }
 
 
@@ -32,7 +34,7 @@ def new_secret() -> str:
 def body(event: str, *, at: str, data: dict[str, Any]) -> bytes:
     """Return the JSON document; ``at`` is the time of the event (ISO 8601, UTC)."""
     document = {"type": TYPES[event], "timestamp": at, "data": data}
-    # Sorted, because databases reorder JSON, but every attempt must send the same bytes.
+    # Sort the keys, because databases reorder JSON, but every attempt must send the same bytes.
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 

@@ -1,6 +1,5 @@
 """Template tags and filters. They make no queries and know nothing about roles."""
 
-import itertools
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,9 +17,13 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from connections import audit, presentation
-from connections.models import Connection, Incident, User
-from connections.presentation import action_label, type_label
+from connections import audit, audit_sentences, presentation
+from connections.access import counts
+from connections.audit_labels import action_label, type_label
+from connections.microsoft import pasted_errors
+from connections.models import Connection, Incident, Share, User
+from connections.models.app_registrations import AuthenticationType
+from connections.services.policy import next_steps
 
 register = template.Library()
 
@@ -30,6 +33,12 @@ _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
 # Ids that are shown only on the event's own page.
 _ONLY_ON_THE_EVENT = frozenset({"account_tid", "account_oid", "with_id", "with_type", "share_id"})
+# Recorded values that are shown by their label.
+_WORDS: dict[str, dict[Any, str]] = {
+    "status": dict(Connection.Status.choices),
+    "authentication_type": dict(AuthenticationType.choices),
+    "level": {Share.Level.USE: "can use", Share.Level.MANAGE: "can manage"},
+}
 _MESSAGE_COLOURS = {"success": "success", "warning": "warning", "error": "danger"}
 _MESSAGE_ICONS = {"success": "circle-check", "warning": "alert-triangle", "error": "alert-circle"}
 
@@ -51,7 +60,7 @@ def icon(name: str, label: str = "") -> SafeString:
 def nav_item(
     context: template.RequestContext, url_name: str, label: str, icon_name: str, waiting: int = 0, besides: str = ""
 ) -> SafeString:
-    """Render a navigation entry. ``waiting`` is its counter; ``besides`` lists pages with entries of their own."""
+    """Render a navigation entry. ``waiting`` is its counter; ``besides`` names subpages that have their own entries."""
     url, path = reverse(url_name), context["request"].path
     here = path == url or (url != "/" and path.startswith(url))
     here = here and not any(path.startswith(reverse(name)) for name in besides.split())
@@ -61,7 +70,7 @@ def nav_item(
         SafeString(' aria-current="page"') if here else "",
         icon(icon_name),
         label,
-        format_html(' <span class="badge nav-count">{}<span class="visually-hidden"> waiting</span></span>', waiting)
+        format_html(' <span class="badge nav-count">{}<span class="visually-hidden"> open</span></span>', waiting)
         if waiting
         else "",
     )
@@ -72,8 +81,8 @@ def empty_state(
     content: str, *, title: str, icon: str = "inbox", action_url: str = "", action_label: str = ""
 ) -> SafeString:
     """Render what a page shows instead of an empty list. The text goes between the tags."""
-    context = {"title": title, "icon": icon, "action_url": action_url, "action_label": action_label}
-    return render_to_string("partials/empty.html", context | {"text": SafeString(" ".join(content.split()))})
+    context = {"title": title, "icon": icon, "action_url": action_url, "action_label": action_label, "text": content}
+    return render_to_string("partials/empty.html", context)
 
 
 @register.simple_tag
@@ -102,17 +111,32 @@ def badge(word: str, tone: str = presentation.OFF) -> SafeString:
 @register.simple_tag(takes_context=True)
 def state_of(context: template.RequestContext, connection: Connection) -> presentation.State:
     user = getattr(context.get("request"), "user", None)
-    return presentation.connection_state(connection, user if isinstance(user, User) else None)
+    # Pages that list many connections read what is needed for all of them at once.
+    advice = next_steps.advice(connection, facts=context.get("connection_facts"))
+    replaced = {"action": advice.action, "who": advice.who} if advice is not None else {}
+    return presentation.connection_state(connection, user if isinstance(user, User) else None, **replaced)
+
+
+@register.inclusion_tag("microsoft_errors/_box.html", takes_context=True)
+def microsoft_error_box(context: template.Context, during: str, heading: str = "h2") -> dict[str, Any]:
+    """Render the box that explains a pasted error. ``during``: sign_in or consent."""
+    return {"csrf_token": context.get("csrf_token"), "errors": pasted_errors.shown_errors(during), "heading": heading}
 
 
 @register.filter
 def must_act(incident: Incident) -> str:
-    """Say who can fix an incident: "Bob Jones", "an IT admin", "Microsoft", "nobody"."""
+    """Return whom an incident is assigned to: "Bob Jones", "IT admins", "Microsoft", "No one"."""
     if incident.who == Connection.Who.OWNER:
-        return incident.assignee_name or "the owner"
-    return {Connection.Who.IT_ADMIN: "an IT admin", Connection.Who.MICROSOFT: "Microsoft"}.get(
-        Connection.Who(incident.who), "nobody"
+        return incident.assignee_name or "Owner"
+    return {Connection.Who.IT_ADMIN: presentation.IT_ADMINS, Connection.Who.MICROSOFT: "Microsoft"}.get(
+        Connection.Who(incident.who), "No one"
     )
+
+
+@register.filter
+def action_for(incident: Incident, user: User) -> str:
+    """Return what to do about an incident, in words for this reader."""
+    return presentation.address(incident.action, to_owner=incident.assignee_id == user.pk)
 
 
 @register.filter
@@ -121,7 +145,7 @@ def lasted(incident: Incident) -> str:
     if incident.closed_at is None:
         return ""
     words = relative((incident.closed_at - incident.opened_at).total_seconds())
-    return words.removesuffix(" ago").replace("just now", "less than a minute")
+    return words.removesuffix(" ago")
 
 
 @register.filter
@@ -154,11 +178,10 @@ def _time(when: datetime | None, *, in_past: bool, worded: Callable[[str], str] 
     seconds = (timezone.now() - when).total_seconds()
     # Clocks differ slightly, but a past event must never be "in 2 seconds".
     words = relative(max(seconds, 0.0) if in_past else seconds)
-    exact = when.astimezone(UTC)
     return format_html(
-        '<time datetime="{}" title="{} UTC">{}</time>',
-        exact.isoformat(),
-        exact.strftime("%Y-%m-%d %H:%M:%S"),
+        '<time datetime="{}" title="{}">{}</time>',
+        when.astimezone(UTC).isoformat(),
+        timezone.localtime(when).strftime("%Y-%m-%d %H:%M:%S %Z"),
         worded(words),
     )
 
@@ -172,7 +195,7 @@ def relative(seconds: float) -> str:
         if count:
             text = f"{count} {unit}{'' if count == 1 else 's'}"
             return f"{text} ago" if seconds > 0 else f"in {text}"
-    return "just now"
+    return "less than a minute ago"
 
 
 @register.inclusion_tag("partials/field.html")
@@ -183,7 +206,6 @@ def render_field(field: BoundField) -> dict[str, Any]:
 
 @register.simple_tag
 def styled(field: BoundField) -> BoundField:
-    """Render only the widget, in the portal's style."""
     _dress(field)
     return field
 
@@ -208,7 +230,6 @@ def _dress(field: BoundField) -> str:
 
 @register.filter
 def fields_with_errors(form: BaseForm) -> list[BoundField]:
-    """Return the visible fields that have errors."""
     return [field for field in form.visible_fields() if field.errors]
 
 
@@ -217,6 +238,12 @@ def initials(user: Any) -> str:
     """Return one or two letters for a person's avatar."""
     words = [word for word in str(user).replace(".", " ").split() if word[0].isalnum()]
     return "".join(word[0] for word in (words[:1] + words[-1:] if len(words) > 1 else words)).upper() or "?"
+
+
+@register.filter
+def capped(number: int) -> str:
+    """Show a number that was counted up to counts.MOST, such as "37" or "1,000+"."""
+    return f"{counts.MOST:,}+" if number > counts.MOST else f"{number:,}"
 
 
 @register.filter
@@ -242,12 +269,37 @@ def plain(value: Any) -> str:
 
 
 @register.filter
+def event_sentence(event: Any) -> str:
+    return audit_sentences.sentence(
+        event.action,
+        actor_name=event.actor_name,
+        target_name=event.target_name,
+        changes=event.changes,
+        outcome=event.outcome,
+    )
+
+
+@register.filter
+def fact_label(name: str) -> str:
+    """Format the name of a recorded value for people: "new_owner" → "New owner"."""
+    return name.replace("_", " ").capitalize()
+
+
+@register.filter
 def changes_line(changes: dict[str, Any]) -> str:
     """Summarise the changes in one short line, leaving out empty facts."""
-    facts = {name: value for name, value in changes.items() if name not in _ONLY_ON_THE_EVENT and value not in _NOTHING}
+    parts = changes_list(changes)
+    return "; ".join(parts[:4]) + ("; …" if len(parts) > 4 else "")
+
+
+@register.filter
+def changes_list(changes: dict[str, Any]) -> list[str]:
+    """Describe each change in a few words, leaving out empty facts."""
     parts = []
-    for name, value in itertools.islice(facts.items(), 4):
-        label = name.replace("_", " ")
+    for name, value in changes.items():
+        if name in _ONLY_ON_THE_EVENT or value in _NOTHING:
+            continue
+        label, value = name.replace("_", " "), _worded(name, value)
         if isinstance(value, list) and len(value) == 2 and value[0] in _NOTHING:
             # The first value of a field needs no arrow.
             parts.append(f"{label}: {_short(value[1])}")
@@ -255,7 +307,15 @@ def changes_line(changes: dict[str, Any]) -> str:
             parts.append(f"{label}: {_short(value[0])} → {_short(value[1])}")
         else:
             parts.append(f"{label}: {_short(value)}")
-    return "; ".join(parts) + ("; …" if len(facts) > 4 else "")
+    return parts
+
+
+def _worded(name: str, value: Any) -> Any:
+    """Put the recorded values of a column with choices into the words of pages."""
+    words = _WORDS.get(name, {})
+    if isinstance(value, list):
+        return [words.get(part, part) if isinstance(part, str) else part for part in value]
+    return words.get(value, value) if isinstance(value, str) else value
 
 
 def _short(value: Any) -> str:

@@ -14,21 +14,24 @@ from django.views.decorators.http import require_POST, require_safe
 from connections.access import permissions, roles
 from connections.errors import InvalidInput
 from connections.forms.access_history import AccessHistoryForm
+from connections.fresh_sign_in import fresh_sign_in_required
 from connections.models import AccessPeriod
 from connections.services.audit import export as audit_export
 from connections.services.sharing import history_check, history_export, history_queries
 from connections.services.sharing.history_queries import Access, AccessHistoryQuery, Window
+from connections.time_zones import in_utc
 from connections.views.audit import audit_reader
 
 MOST = 200  # rows on the page; the export contains them all
-_ROLES = "Only IT admins and auditors may ask who could use what."
-_ASK = "Who uses your own connections stands on their pages."
-_LEVELS = {"owner": "Owns it", "manage": "Use and manage", "use": "Use"}
+_ROLES = "Only IT admins and auditors can view the access history."
+_ASK = "To see who can use your connections, open a connection."
+_LEVELS = {"owner": "Owner", "manage": "Can manage", "use": "Can use"}
 _GET = {"connection": history_queries.get_connection, "person": history_queries.get_person}
 _FIND = {"connection": history_queries.find_connections, "person": history_queries.find_people}
 
 
 @require_safe
+@in_utc
 def index(request: HttpRequest) -> HttpResponse:
     user = audit_reader(request, cause=_ROLES, action=_ASK)
     form = AccessHistoryForm(request.GET)
@@ -53,13 +56,16 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@fresh_sign_in_required()
 def export(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
-    roles.require(permissions.can_export_audit(user), cause="Only auditors export.", action="Ask one of them.")
+    roles.require(permissions.can_export_audit(user), cause="Only auditors can export.", action="Ask an auditor.")
     form = AccessHistoryForm(request.POST)
     question = _question(form) if form.is_valid() else None
     if question is None:
-        raise InvalidInput("It is not said what the export is about.", action="Ask on the page, then press “Export”.")
+        raise InvalidInput(
+            "No connection or person selected for the export.", action="Run the report, then select “Export as CSV”."
+        )
     rows = history_export.export(question, actor=user)
     day = question.window.start.strftime("%Y-%m-%d-%H%M%S" if question.window.is_moment else "%Y-%m-%d")
     response = HttpResponse(content_type="text/csv; charset=utf-8")
@@ -106,10 +112,10 @@ def _answer(question: AccessHistoryQuery, *, may_export: bool) -> dict[str, Any]
 
 def _period(window: Window) -> str:
     if window.is_moment:
-        return f"exactly at {window.start:%Y-%m-%d %H:%M:%S} UTC"
+        return f"at {window.start:%Y-%m-%d %H:%M:%S} UTC"
     if window.end - window.start < timedelta(days=1):
-        return f"at any time of {window.start:%Y-%m-%d} (UTC), until now"
-    return f"at any time of {window.start:%Y-%m-%d}, from 00:00 to 24:00 UTC"
+        return f"on {window.start:%Y-%m-%d} (UTC), until now"
+    return f"on {window.start:%Y-%m-%d}, 00:00 to 24:00 UTC"
 
 
 def _describe(access: Access, question: AccessHistoryQuery, people: set[int], connections: set[int]) -> dict[str, Any]:
@@ -138,8 +144,8 @@ def _describe(access: Access, question: AccessHistoryQuery, people: set[int], co
 
 def _through(grant: AccessPeriod) -> str:
     if grant.kind == AccessPeriod.Kind.TEAM:
-        return f"Share with the team {grant.team_name}"
-    return "Share with the person" if grant.kind == AccessPeriod.Kind.PERSON else "Ownership"
+        return f"Shared with team {grant.team_name}"
+    return "Shared with this person" if grant.kind == AccessPeriod.Kind.PERSON else "Ownership"
 
 
 def _when(intervals: Sequence[history_queries.Interval], window: Window) -> tuple[str, ...]:
@@ -148,7 +154,7 @@ def _when(intervals: Sequence[history_queries.Interval], window: Window) -> tupl
         return ()
     midnight = window.start + timedelta(days=1)
     return tuple(
-        "The whole day"
+        "Whole day"
         if (start, end) == (window.start, window.end)
         else f"{_clock(start)} – {'24:00:00' if end == midnight else _clock(end)}"
         for start, end in intervals

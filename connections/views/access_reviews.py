@@ -10,11 +10,13 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from connections import csv_export
 from connections.access import permissions, querysets, roles
 from connections.forms import access_reviews as forms
+from connections.fresh_sign_in import fresh_sign_in_required
 from connections.models import AccessReview, ReviewItem, User
 from connections.models.connections import without_tokens
 from connections.services.governance import access_review_report, access_reviews
+from connections.time_zones import in_utc
 from connections.views import list_pages
-from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
+from connections.views.form_handling import done, errors_as_messages, errors_on, get_visible, render_form
 
 Decision = ReviewItem.Decision
 USUAL_LENGTH = timedelta(days=21)
@@ -22,13 +24,14 @@ PRINTED = 2000  # items on the printable page; the CSV file contains them all
 
 
 @require_safe
+@in_utc
 def index(request: HttpRequest) -> HttpResponse:
     return render(request, "access_reviews/index.html", _list(request, roles.current_user(request.user)))
 
 
 def _list(request: HttpRequest, user: User, *, form: forms.ScheduleForm | None = None) -> dict[str, Any]:
     states = list_pages.Choice(
-        "state", "State", [("running", "Running"), ("over", "Over")], access_review_report.in_state
+        "state", "Status", [("running", "Running"), ("over", "Closed")], access_review_report.in_state
     )
     filters = list_pages.Filters(request, search=("name", "scope_name"), placeholder="Name", choices=(states,))
     plan = access_reviews.get_schedule()
@@ -51,11 +54,11 @@ def plan(request: HttpRequest) -> HttpResponse:
         return render(request, "access_reviews/index.html", _list(request, user, form=form), status=422)
     access_reviews.set_schedule(**form.cleaned_data, actor=user, now=timezone.now())
     on = form.cleaned_data["is_on"]
-    messages.success(request, "The next quarter starts with a review." if on else "No review starts by itself.")
-    return redirect("reviews")
+    return done(request, "A review will start every quarter." if on else "Scheduled reviews are turned off.", "reviews")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@in_utc
 def add(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
     roles.require(permissions.can_manage_reviews(user), action="Ask an IT admin.")
@@ -67,12 +70,12 @@ def add(request: HttpRequest) -> HttpResponse:
         data = form.cleaned_data
         with errors_on(form):
             review = access_reviews.start(data["name"], due_at=data["due"], **form.covered(), actor=user, now=now)  # type: ignore[arg-type]
-            messages.success(request, "The review has started, and the owners are asked by e-mail.")
-            return redirect("review", pk=review.pk)
+            return done(request, "The review has started. We've emailed the owners.", "review", pk=review.pk)
     return render_form(request, "access_reviews/add.html", form)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@in_utc
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user, review = get_visible(request, querysets.visible_reviews, pk)
     if request.method == "POST":
@@ -111,22 +114,25 @@ def _row(item: ReviewItem, now: datetime, *, is_running: bool) -> dict[str, Any]
 
 def _save_answers(request: HttpRequest, review: AccessReview, user: User) -> HttpResponse:
     mine = querysets.review_items_of(user).filter(review=review)
-    roles.require(mine.exists(), cause="Nothing in this review is yours to answer.", action="Its owners answer it.")
+    roles.require(
+        mine.exists(),
+        cause="No shares in this review are assigned to you.",
+        action="The connection owners answer this review.",
+    )
     with errors_as_messages(request):
         done = access_reviews.answer(review, forms.answers(request.POST), actor=user, now=timezone.now())
         counts = [f"{done.confirmed} confirmed"] if done.confirmed else []
-        counts += [f"{done.removed} ended at once"] if done.removed else []
+        counts += [f"{done.removed} removed"] if done.removed else []
         if counts:
             messages.success(request, f"Saved: {', '.join(counts)}.")
         else:
-            messages.info(request, "Nothing was changed: no row had a new answer.")
+            messages.info(request, "No changes were made, because there were no new answers.")
     back = redirect("review", pk=review.pk)
     query = request.GET.urlencode()
     return redirect(f"{back.url}?{query}") if query else back
 
 
 def _figures(review: AccessReview) -> list[dict[str, Any]]:
-    """Count the shares in a review by decision."""
     counts = access_reviews.count_decisions(review)
     return [{"label": Decision(value).label, "value": value, "count": count} for value, count in counts]
 
@@ -138,12 +144,13 @@ def cancel(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method == "POST":
         with errors_as_messages(request):
             access_reviews.cancel(review, actor=user, now=timezone.now())
-            messages.success(request, f"{review} is cancelled. No share ends because of it.")
+            messages.success(request, f"{review} was cancelled. Unanswered access stays as it is.")
         return redirect("review", pk=pk)
     return render(request, "access_reviews/cancel.html", {"review": review})
 
 
 @require_safe
+@in_utc
 def report(request: HttpRequest, pk: int) -> HttpResponse:
     review = _reported_review(request, pk)
     items = list(review.items.order_by("connection_name", "pk")[: PRINTED + 1])
@@ -161,6 +168,7 @@ def report(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_safe
+@fresh_sign_in_required(also_to_read=True)
 def export(request: HttpRequest, pk: int) -> HttpResponseBase:
     return csv_export.as_csv(*access_review_report.table(_reported_review(request, pk)))
 

@@ -11,19 +11,20 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from connections import presentation
 from connections.access import permissions, roles
 from connections.forms.alerts import ChannelEditForm, ChannelForm, PreferencesForm
+from connections.fresh_sign_in import fresh_sign_in_required
 from connections.models import AlertChannel, Delivery, User
 from connections.services.notifications import alerts, outbox
 from connections.services.notifications import channels as alert_channels
 from connections.views import audit, list_pages
-from connections.views.form_handling import errors_as_messages, errors_on, render_form
+from connections.views.form_handling import done, errors_as_messages, errors_on, render_form
 
 _LATEST = 10  # deliveries shown on a channel's page
 _SECRETS = ("channel__url", "channel__signing_secret", "credential__secret", "credential__private_key")
 _OUTCOMES: dict[str, tuple[str, dict[str, Any]]] = {
     "delivered": ("Delivered", {"delivered_at__isnull": False}),
     "waiting": ("Waiting", {"delivered_at": None, "given_up_at": None, "last_error": ""}),
-    "failing": ("Tried in vain, goes on", {"delivered_at": None, "given_up_at": None, "last_error__gt": ""}),
-    "given_up": ("Given up", {"delivered_at": None, "given_up_at__isnull": False}),
+    "failing": ("Retrying", {"delivered_at": None, "given_up_at": None, "last_error__gt": ""}),
+    "given_up": ("Failed", {"delivered_at": None, "given_up_at__isnull": False}),
 }
 
 
@@ -31,9 +32,9 @@ def _row(delivery: Delivery) -> dict[str, Any]:
     if delivery.delivered_at:
         outcome = presentation.Badge("Delivered", presentation.OK)
     elif delivery.given_up_at:
-        outcome = presentation.Badge("Given up", presentation.BROKEN)
+        outcome = presentation.Badge("Failed", presentation.BROKEN)
     elif delivery.last_error:
-        outcome = presentation.Badge("Tried in vain", presentation.WARNING)
+        outcome = presentation.Badge("Retrying", presentation.WARNING)
     else:
         outcome = presentation.Badge("Waiting", presentation.WAITING)
     recipient = delivery.channel.name if delivery.channel else delivery.email
@@ -43,7 +44,9 @@ def _row(delivery: Delivery) -> dict[str, Any]:
 
 def _manager(request: HttpRequest) -> User:
     user = roles.current_user(request.user)
-    roles.require(permissions.can_manage_alerts(user), cause="Only IT admins see this.", action="Ask an IT admin.")
+    roles.require(
+        permissions.can_manage_alerts(user), cause="Only IT admins can view alerts.", action="Ask an IT admin."
+    )
     return user
 
 
@@ -63,7 +66,7 @@ def index(request: HttpRequest) -> HttpResponse:
             list_pages.Choice("event", "Event", Delivery.Event.choices, list_pages.by("event")),
             list_pages.Choice(
                 "outcome",
-                "Outcome",
+                "Status",
                 [(value, label) for value, (label, _) in _OUTCOMES.items()],
                 lambda deliveries, value: deliveries.filter(**_OUTCOMES[value][1]),
             ),
@@ -92,8 +95,7 @@ def retry(request: HttpRequest, pk: int) -> HttpResponse:
 def retry_all(request: HttpRequest) -> HttpResponse:
     count = outbox.retry_failed(actor=_manager(request), now=timezone.now())
     alerts_ = "1 alert is" if count == 1 else f"{count} alerts are"
-    messages.success(request, f"{alerts_} in the outbox again and will be tried at once.")
-    return redirect("alerts")
+    return done(request, f"{alerts_} queued and will be sent now.", "alerts")
 
 
 def _send_now(request: HttpRequest, delivery: Delivery, user: User) -> None:
@@ -130,7 +132,7 @@ def channel_add(request: HttpRequest) -> HttpResponse:
             channel, secret = alert_channels.add(**form.cleaned_data, actor=user)
             if secret:
                 return render(request, "alerts/channels/secret.html", {"channel": channel, "secret": secret})
-            messages.success(request, f"{channel} is added. Send a test to see that it works.")
+            messages.success(request, f"{channel} was added. Send a test alert to check the channel.")
             return redirect("alert_channel", pk=channel.pk)
     return render_form(request, "alerts/channels/add.html", form)
 
@@ -154,8 +156,7 @@ def channel_edit(request: HttpRequest, pk: int) -> HttpResponse:
     if form.is_valid():
         with errors_on(form):
             alert_channels.change(channel, **form.cleaned_data, actor=user)
-            messages.success(request, f"{channel} is changed.")
-            return redirect("alert_channel", pk=channel.pk)
+            return done(request, f"{channel} was updated.", "alert_channel", pk=channel.pk)
     return render_form(request, "alerts/channels/edit.html", form, {"channel": channel})
 
 
@@ -163,16 +164,14 @@ def channel_edit(request: HttpRequest, pk: int) -> HttpResponse:
 def channel_disable(request: HttpRequest, pk: int) -> HttpResponse:
     user, channel = _channel(request, pk)
     alert_channels.disable(channel, actor=user, now=timezone.now())
-    messages.success(request, f"{channel} is switched off: it gets no alerts.")
-    return redirect("alert_channel", pk=pk)
+    return done(request, f"{channel} is disabled and won't receive alerts.", "alert_channel", pk=pk)
 
 
 @require_POST
 def channel_enable(request: HttpRequest, pk: int) -> HttpResponse:
     user, channel = _channel(request, pk)
     alert_channels.enable(channel, actor=user)
-    messages.success(request, f"{channel} gets alerts again, from now on.")
-    return redirect("alert_channel", pk=pk)
+    return done(request, f"{channel} is enabled and receives alerts.", "alert_channel", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -180,8 +179,7 @@ def channel_remove(request: HttpRequest, pk: int) -> HttpResponse:
     user, channel = _channel(request, pk)
     if request.method == "POST":
         alert_channels.remove(channel, actor=user)
-        messages.success(request, f"{channel} is removed.")
-        return redirect("alert_channels")
+        return done(request, f"{channel} was removed.", "alert_channels")
     return render(request, "alerts/channels/remove.html", {"channel": channel})
 
 
@@ -193,6 +191,7 @@ def channel_test(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_POST
+@fresh_sign_in_required()
 def channel_secret(request: HttpRequest, pk: int) -> HttpResponse:
     user, channel = _channel(request, pk)
     with errors_as_messages(request, level=messages.ERROR):
@@ -211,8 +210,7 @@ def preferences(request: HttpRequest) -> HttpResponse:
     form = PreferencesForm(data, choice=alerts.preferences_of(user), is_admin=is_admin)
     if form.is_valid():
         alerts.set_preferences(user, **form.cleaned_data, actor=user)
-        messages.success(request, "Your choices are kept.")
-        return redirect("account_alerts")
+        return done(request, "Notification settings were saved.", "account_alerts")
     context = {"is_admin": is_admin, "copy_to": settings.ALERT_COPY_TO}
     return render_form(request, "alerts/preferences.html", form, context)
 

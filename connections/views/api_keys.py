@@ -9,11 +9,12 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from connections.access import permissions, querysets, roles
 from connections.errors import PortalError
 from connections.forms.api_keys import ApiKeyForm, KeyLimitForm, RotationForm
+from connections.fresh_sign_in import fresh_sign_in_required
 from connections.models import ApiKey, User
 from connections.services.api_keys import api_keys
 from connections.views import list_pages
 from connections.views.audit import history
-from connections.views.form_handling import errors_on, get_visible, render_form
+from connections.views.form_handling import done, errors_on, get_visible, render_form
 
 
 @require_safe
@@ -32,6 +33,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required(also_to_read=True)
 def add(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
     return make_for(request, user, owner=user)
@@ -70,7 +72,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "key": key,
         "has_previous": key.takes_previous(timezone.now()),
         "only": list(key.connections.values_list("name", flat=True)[:100]),
-        "fetches": list(key.fetches.values("connection_name", "minute", "address", "count")[:50]),
+        "fetches": list(key.fetches.values("connection_name", "minute", "address", "count", "reference")[:50]),
         "calls": api_keys.rate_limit_of(key),
         "previous_still_used": bool(key.previous_used_at and key.rotated_at and key.previous_used_at > key.rotated_at),
         "may_revoke": is_live and permissions.can_revoke_key(user, key),
@@ -85,10 +87,11 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 @sensitive_variables("text")
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required(also_to_read=True)
 def rotate(request: HttpRequest, pk: int) -> HttpResponse:
     user, key = get_visible(request, querysets.visible_keys, pk)
     roles.require(
-        permissions.can_issue_key(user, key.owner), action="Ask its owner; for a service account, an IT admin."
+        permissions.can_issue_key(user, key.owner), action="Ask the owner, or an IT admin for a service account."
     )
     form = RotationForm(request.POST or None)
     if form.is_valid():
@@ -106,8 +109,7 @@ def rotate(request: HttpRequest, pk: int) -> HttpResponse:
 def end_previous(request: HttpRequest, pk: int) -> HttpResponse:
     user, key = get_visible(request, querysets.visible_keys, pk)
     api_keys.revoke_previous(key, actor=user, now=timezone.now())
-    messages.success(request, f"The old secret of {key} is refused from now on.")
-    return redirect("api_key", pk=pk)
+    return done(request, f"The old secret of {key} was revoked.", "api_key", pk=pk)
 
 
 @require_POST
@@ -116,19 +118,17 @@ def limit(request: HttpRequest, pk: int) -> HttpResponse:
     roles.require(permissions.can_limit_key(user), action="Ask an IT admin.")
     form = KeyLimitForm(request.POST)
     if not form.is_valid():
-        messages.error(request, "The number of calls must be a whole number, or nothing.")
+        messages.error(request, "Enter a whole number, or leave the field empty.")
         return redirect("api_key", pk=pk)
     api_keys.set_rate_limit(key, per_minute=form.cleaned_data["rate_limit"], actor=user, now=timezone.now())
-    messages.success(request, f"The limit of {key} counts from now on.")
-    return redirect("api_key", pk=pk)
+    return done(request, f"The rate limit of {key} was updated.", "api_key", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def revoke(request: HttpRequest, pk: int) -> HttpResponse:
     user, key = get_visible(request, querysets.visible_keys, pk)
-    roles.require(permissions.can_revoke_key(user, key), action="Ask its owner or an IT admin.")
+    roles.require(permissions.can_revoke_key(user, key), action="Ask the owner or an IT admin.")
     if request.method == "POST":
         api_keys.revoke(key, actor=user, now=timezone.now())
-        messages.success(request, f"{key} is revoked. Its next call is refused.")
-        return redirect("api_key", pk=pk)
+        return done(request, f"{key} was revoked.", "api_key", pk=pk)
     return render(request, "api_keys/revoke.html", {"key": key})

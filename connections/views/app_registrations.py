@@ -2,7 +2,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
-from django.db.models import Count, Min, Q, QuerySet
+from django.db.models import Min, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -10,20 +10,24 @@ from django.utils import timezone
 from django.utils.text import slugify
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from connections.access import permissions, querysets, roles
+from connections.access import counts, permissions, querysets, roles
+from connections.effective_status import EffectiveStatus
 from connections.errors import InvalidInput, MicrosoftRefused, PortalError
 from connections.forms.app_registrations import AppRegistrationEditForm, AppRegistrationForm, ScriptForm
 from connections.forms.credentials import CredentialForm
+from connections.fresh_sign_in import fresh_sign_in_required
 from connections.microsoft import az_script, capabilities, clouds, credential_expiry
-from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, Tenant, User
+from connections.models import AppCredential, AppRegistration, AuditEvent, Tenant, User
 from connections.services.expiry import credential_expiry as recorded_expiry
+from connections.services.operations import status_counts
 from connections.services.registry import app_registrations, credential_checks, credentials
 from connections.views import consent, list_pages
 from connections.views import credentials as credential_views
 from connections.views.credentials import managed_app
-from connections.views.form_handling import errors_as_messages, errors_on, get_visible
+from connections.views.form_handling import done, errors_as_messages, errors_on, get_visible
 
-_STATES = (("ready", "Ready"), ("untried", "Not tried yet"), ("rejected", "Rejected by Microsoft"))
+SHOWN_TENANTS = 5
+_STATES = (("ready", "Ready"), ("untried", "Not tested yet"), ("rejected", "Rejected by Microsoft"))
 _ALLOWS = (("delegated", "Delegated"), ("app_only", "App-only"))
 
 
@@ -35,15 +39,15 @@ def index(request: HttpRequest) -> HttpResponse:
         search=("name", "client_id", "tenant__name"),
         placeholder="Name, client ID or tenant",
         choices=[
-            list_pages.Choice("state", "State", _STATES, _in_state),
+            list_pages.Choice("state", "Status", _STATES, _in_state),
             list_pages.Choice(
-                "allows", "Connections", _ALLOWS, lambda apps, value: apps.filter(**{f"allows_{value}": True})
+                "allows", "Connection types", _ALLOWS, lambda apps, value: apps.filter(**{f"allows_{value}": True})
             ),
         ],
     )
     live = Q(credentials__retired_at=None)
     rows = filters.apply(querysets.visible_app_registrations(user)).annotate(
-        connection_count=Count("connections", distinct=True), first_expiry=Min("credentials__expires_at", filter=live)
+        connection_count=counts.connections_of_apps(), first_expiry=Min("credentials__expires_at", filter=live)
     )
     context = {
         "page": list_pages.page(request, rows),
@@ -65,12 +69,15 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user, app = get_visible(request, querysets.visible_app_registrations, pk)
     context: dict[str, Any] = {"app": app}
     if permissions.can_read_registry(user):
-        counts = app.connections.order_by("status").values_list("status").annotate(count=Count("pk"))
+        by_status = status_counts.of_app(app)
         known = capabilities.CAPABILITIES
+        consents = list(app.consents.select_related("tenant")[: SHOWN_TENANTS + 1])
         context |= {
+            "consents": consents[:SHOWN_TENANTS],
+            "has_more_consents": len(consents) > SHOWN_TENANTS,
             "redirect_uris": redirect_uris(),
             **credential_views.panel(app, timezone.now()),
-            "connections_by_status": [(Connection.Status(status).label, count) for status, count in counts],
+            "connections_by_status": [(state.label, by_status[state]) for state in EffectiveStatus if by_status[state]],
             "capabilities": [known[key].label for key in app.default_capabilities if key in known],
             "cloud": clouds.CLOUDS.get(app.tenant.environment),
             "consent": consent.panel(user, app),
@@ -80,13 +87,10 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def redirect_uris() -> list[tuple[str, str]]:
-    """Return the purpose and URI of each redirect URI to register in Entra (platform type: Web).
-
-    Microsoft compares them exactly (identity-platform/reply-url).
-    """
+    """Return purpose and URI of each redirect URI to register in Entra, which compares them exactly (reply-url)."""
     sign_in = reverse("social:complete", args=["microsoft-connect"])
     return [
-        ("Signing in", f"{settings.PORTAL_URL}{sign_in}"),
+        ("Sign-in", f"{settings.PORTAL_URL}{sign_in}"),
         ("Admin consent", f"{settings.PORTAL_URL}{reverse('consent_callback')}"),
     ]
 
@@ -100,6 +104,7 @@ def _history(user: User, app: AppRegistration) -> list[AuditEvent]:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required(also_to_read=True)
 def add(request: HttpRequest) -> HttpResponse:
     """Register an application with its first credential; ``?script`` shows the script that creates it in Entra."""
     user = roles.current_user(request.user)
@@ -136,11 +141,13 @@ def add(request: HttpRequest) -> HttpResponse:
 
 def _report_added(request: HttpRequest, app: AppRegistration) -> None:
     if app.verified_at:
-        messages.success(request, f"{app} is ready: Microsoft accepts its credential.")
-    elif app.credentials.filter(kind=AppCredential.Kind.CERTIFICATE).exists():
-        messages.info(request, credential_views.UPLOAD_FIRST)
+        messages.success(request, f"{app} is ready. Microsoft accepts the credential.")
+        return
+    kind = app.credentials.values_list("kind", flat=True).first()
+    if kind in credential_views.NEXT_STEPS:
+        messages.info(request, credential_views.NEXT_STEPS[AppCredential.Kind(kind)])
     else:
-        messages.warning(request, f"{app} is saved, but Microsoft has not accepted its credential yet.")
+        messages.warning(request, f"{app} is saved, but Microsoft hasn't accepted the credential yet.")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -150,20 +157,19 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
     if form.is_valid():
         with errors_on(form):
             app_registrations.change(app, **form.cleaned_data, actor=user)
-            messages.success(request, f"{app} is changed.")
-            return redirect("app", pk)
+            return done(request, f"{app} was updated.", "app", pk=pk)
     return render(request, "apps/edit.html", {"form": form, "app": app})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required()
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     user, app = managed_app(request, pk)
     if request.method == "POST":
         with errors_as_messages(request, level=messages.ERROR):
             app_registrations.remove(app, actor=user)
-            messages.success(request, f"{app} is removed.")
-            return redirect("apps")
-        return redirect("app", pk)
+            return done(request, f"{app} was removed.", "apps")
+        return redirect("app", pk=pk)
     names = list(app.connections.values_list("name", flat=True)[:11])
     return render(request, "apps/remove.html", {"app": app, "connection_names": names})
 
@@ -182,11 +188,11 @@ def verify(request: HttpRequest, pk: int) -> HttpResponse:
         trials = credential_checks.verify(app, actor=user, credential=only)
         for trial in trials:
             if trial.verdict is not None:
-                messages.warning(request, f"Microsoft does not accept {trial.credential}: {trial.verdict.cause}")
+                messages.warning(request, f"Microsoft doesn't accept {trial.credential}: {trial.verdict.cause}")
         messages.success(request, f"Microsoft accepts {app}.")
         if any(credential_expiry.may_read(trial.roles) for trial in trials):
             _read_expiries(request, app, user)
-    return redirect("app", pk)
+    return redirect("app", pk=pk)
 
 
 def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> None:
@@ -194,12 +200,14 @@ def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> No
     try:
         result = recorded_expiry.read(app, actor=user, now=timezone.now())
     except PortalError as error:
-        messages.warning(request, f"The expiry dates could not be read from Entra. {error}")
+        messages.warning(request, f"Expiration dates couldn't be read from Entra. {error}")
         return
     for credential in result.unlisted:
-        messages.warning(request, f"Entra no longer lists {credential}. Microsoft will reject it: add another one.")
+        messages.warning(
+            request, f"{credential} is no longer listed in Entra, so Microsoft will reject it. Add another credential."
+        )
     for credential in result.accepted:
-        messages.success(request, f"{credential} is in Entra now, Microsoft accepts it, and it is used first.")
+        messages.success(request, f"Microsoft accepts {credential}. It's now used first.")
 
 
 @require_safe
@@ -222,10 +230,9 @@ def _script_page(request: HttpRequest, app: AppRegistration | None) -> HttpRespo
     elif "tenant" not in query:
         form.errors.clear()
     if text and "download" in request.GET:
-        response = HttpResponse(text, content_type="text/x-shellscript; charset=utf-8")
         name = slugify(form.cleaned_data["name"]) or "app"
-        response["Content-Disposition"] = f'attachment; filename="register-{name}.sh"'
-        return response
+        headers = {"Content-Disposition": f'attachment; filename="register-{name}.sh"'}
+        return HttpResponse(text, content_type="text/x-shellscript; charset=utf-8", headers=headers)
     query["download"] = "1"
     if app is None:
         query["script"] = "1"
@@ -258,8 +265,9 @@ def _plan(form: ScriptForm, app: AppRegistration | None) -> az_script.SetupPlan:
     tenant: Tenant = app.tenant if app else data["tenant"]
     cloud = clouds.CLOUDS.get(tenant.environment)
     if cloud is None:
-        raise InvalidInput("The environment of this tenant is not configured in this portal.", field="tenant")
+        raise InvalidInput("The environment of this tenant isn't configured in this portal.", field="tenant")
     waiting = [row for row in credential_views.rows(app, timezone.now()) if row.is_waiting] if app else []
+    trust = next((row.trust for row in waiting if row.trust), None)
     return az_script.SetupPlan(
         cloud=cloud,
         directory_id="" if tenant.is_shared_endpoint else tenant.directory_id,
@@ -269,6 +277,7 @@ def _plan(form: ScriptForm, app: AppRegistration | None) -> az_script.SetupPlan:
         permissions=capabilities.permissions(data["capabilities"], data["types"]),
         client_id=app.client_id if app else "",
         creates_secret=data["credential"] == "secret",
-        certificate=waiting[0].credential.certificate if waiting else "",
+        certificate=next((row.credential.certificate for row in waiting if row.certificate), ""),
+        trust=(trust.issuer, trust.subject, trust.audience) if trust else None,
         grants_consent=data["consent"],
     )

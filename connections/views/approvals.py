@@ -1,5 +1,3 @@
-"""Pages for requesting and deciding approvals that the policy requires, and for finishing approved connections."""
-
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +14,8 @@ from connections.forms.policy import ReasonForm
 from connections.microsoft import capabilities
 from connections.models import Approval, Connection, User
 from connections.services.connections import app_only, connections
-from connections.services.policy import approvals
+from connections.services.policy import account_changes, approvals
+from connections.services.policy.next_steps import Step
 from connections.views import list_pages
 from connections.views.audit import history
 from connections.views.form_handling import errors_as_messages, get_visible, render_form
@@ -28,8 +27,8 @@ def index(request: HttpRequest) -> HttpResponse:
     filters = list_pages.Filters(
         request,
         search=("connection_name", "requested_by_name", "app_name"),
-        placeholder="Connection, app registration or who asked",
-        choices=(list_pages.Choice("state", "State", Approval.State.choices, list_pages.by("state")),),
+        placeholder="Connection, app registration or requester",
+        choices=(list_pages.Choice("state", "Status", Approval.State.choices, list_pages.by("state")),),
     )
     page = list_pages.page(request, filters.apply(querysets.visible_approvals(user)), order=("-requested_at", "-pk"))
     context = {"page": page, "filters": filters, "may_decide": permissions.can_decide_approvals(user)}
@@ -43,7 +42,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 def _approvals(user: User) -> QuerySet[Approval]:
     visible = querysets.visible_approvals(user)
-    return visible.select_related("connection__app_registration__tenant", "connection__owner")
+    return visible.select_related("connection__app_registration__tenant", "connection__tenant", "connection__owner")
 
 
 def _context(user: User, approval: Approval) -> dict[str, Any]:
@@ -82,7 +81,9 @@ def decline(request: HttpRequest, pk: int) -> HttpResponse:
     user, approval = get_visible(request, _approvals, pk)
     if refusal := _decide(request, user, approval, approvals.decline):
         return refusal
-    messages.success(request, f"{approval.connection_name} is declined; {approval.requested_by_name} reads why.")
+    messages.success(
+        request, f"{approval.connection_name} is declined. {approval.requested_by_name} can see your reason."
+    )
     return redirect("approval", pk=pk)
 
 
@@ -108,21 +109,21 @@ def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
     user, approval = get_visible(request, _approvals, pk)
     with errors_as_messages(request):
         approvals.withdraw(approval, actor=user, now=timezone.now())
-        messages.success(request, "The request is withdrawn.")
+        messages.success(request, "Request was withdrawn.")
     return redirect("approval", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def ask(request: HttpRequest, pk: int) -> HttpResponse:
     user, connection = get_visible(request, querysets.visible_connections, pk)
-    roles.require(permissions.can_reconnect(user, connection), action="Only its owner can ask.")
+    roles.require(permissions.can_reconnect(user, connection), action="Only the owner can request approval.")
     form = ReasonForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         with errors_as_messages(request):
             approval = approvals.request_missing(
                 connection, reason=form.cleaned_data["reason"], actor=user, now=timezone.now()
             )
-            messages.success(request, "An IT admin is asked. You can go on as soon as it is approved.")
+            messages.success(request, "Approval requested. We'll email you when it's decided.")
             return redirect("approval", pk=approval.pk)
         return redirect("connection", pk=pk)
     _, reasons = approvals.evaluate_approval(connection)
@@ -133,29 +134,28 @@ def ask(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def finish(request: HttpRequest, pk: int) -> HttpResponse:
     user, connection = get_visible(request, querysets.visible_connections, pk)
-    roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
+    roles.require(permissions.can_reconnect(user, connection), action="Ask the owner.")
     if not connection.is_delegated and connection.status == Connection.Status.PENDING:
         _finish_app_only(request, connection, user)
     return redirect("connection", pk=pk)
 
 
 def _finish_app_only(request: HttpRequest, connection: Connection, user: User) -> None:
-    # Even then, Microsoft can refuse. The approval stays valid, and the connection's page offers a retry.
+    # Microsoft can still refuse. The approval stays valid, and the connection's page offers a retry.
     try:
         connection = app_only.finish(connection, actor=user, now=timezone.now())
     except PortalError as error:
-        messages.warning(request, f"It is not connected yet. {error}")
+        messages.warning(request, f"The connection isn't set up yet. {error}")
         return
     connections.probe_mailboxes(connection, actor=user, now=timezone.now())
     messages.success(request, f"{connection} is connected.")
 
 
-def panel(user: User, connection: Connection) -> dict[str, Any]:
+def panel(connection: Connection, *, steps: frozenset[Step]) -> dict[str, Any]:
     """Return the context for approvals/_panel.html: what the policy says, and what the user can do about it."""
     decision, reasons = approvals.evaluate_approval(connection, connection.granted)
     approval = approvals.latest_request(connection)
     status = connection.status
-    may_reconnect = permissions.can_reconnect(user, connection)
     may_sign_in = approvals.may_sign_in(connection)
     return {
         "policy_forbids": [reason.sentence for reason in decision.forbidden],
@@ -163,14 +163,11 @@ def panel(user: User, connection: Connection) -> dict[str, Any]:
         "still_works": status != Connection.Status.DISABLED and connection.connected_at is not None,
         "is_pending": status == Connection.Status.PENDING,
         "approval": approval,
+        "account_request": account_changes.open_request(connection),
         "is_approved": approval is not None and approval.state == Approval.State.APPROVED,
         "is_declined": approval is not None and approval.state == Approval.State.DECLINED,
-        "may_ask": may_reconnect,
+        "may_ask": Step.ASK_APPROVAL in steps,
         "may_sign_in": may_sign_in,
         "blocks_sign_in": status == Connection.Status.RECONNECT_NEEDED and not may_sign_in,
-        "may_finish": not connection.is_delegated
-        and status == Connection.Status.PENDING
-        and not reasons
-        and not decision.forbidden
-        and may_reconnect,
+        "may_finish": Step.CONNECT in steps,
     }

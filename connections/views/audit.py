@@ -1,5 +1,3 @@
-"""The audit trail: the list, single events, and the history shown on other pages."""
-
 from collections.abc import Callable
 from typing import Any
 
@@ -10,21 +8,21 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from connections import audit, presentation
+from connections import audit, audit_labels
 from connections.access import permissions, querysets, roles
-from connections.forms.audit import AuditFilter, SavedFilterForm
-from connections.models import AuditEvent, AuditSeal, TokenFetch, User
+from connections.forms.audit import AuditFilter
+from connections.models import AuditEvent, AuditSeal, SavedView, TokenFetch, User
 from connections.models.audit import AuditAction
-from connections.services.audit import publishing, sealing, verification
+from connections.services.audit import publishing, sealing, verification_records
 from connections.services.audit.export import Format
-from connections.views import audit_entries, list_pages
+from connections.views import audit_entries, list_pages, saved_views
 
 HISTORY_LENGTH = 20
-MOST_VIEWS = 50
-_ROLES = "Only IT admins and auditors may open the audit trail."
-_ASK = "What happened to your own connections stands on their pages."
+_ROLES = "Only IT admins and auditors can view the audit trail."
+_ASK = "To see the history of your connections, open a connection."
 
 # The types of objects that have a page, and which of them a person may see.
 _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
@@ -33,8 +31,11 @@ _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
     "ApiKey": ("api_key", querysets.visible_keys),
     "AppRegistration": ("app", querysets.visible_app_registrations),
     "Approval": ("approval", querysets.visible_approvals),
+    "BulkAction": ("bulk_action", querysets.visible_bulk_actions),
+    "ChangeRequest": ("change_request", querysets.visible_change_requests),
     "Connection": ("connection", querysets.visible_connections),
     "Incident": ("incident", querysets.visible_incidents),
+    "ConnectionReference": ("reference", querysets.visible_references),
     "ConsentRequest": ("consent_request", querysets.visible_consent_requests),
     "SharedMailbox": ("mailbox", querysets.visible_mailboxes),
     "Team": ("team", querysets.visible_teams),
@@ -56,14 +57,12 @@ def index(request: HttpRequest) -> HttpResponse:
     context = {
         "page": audit_entries.page(request, events, fetches),
         "filters": form,
-        "query": query.urlencode(),
-        "views": list(user.audit_views.all()[:MOST_VIEWS]),
-        "view_form": SavedFilterForm(initial={"query": query.urlencode()}),
+        **saved_views.panel(user, SavedView.Page.AUDIT, query.urlencode()),
         "formats": Format.choices,
         "may_export": permissions.can_export_audit(user),
         "newest_seal": AuditSeal.objects.defer("marks").first(),
         "unsealed": sealing.count_unsealed(most=list_pages.COUNT_LIMIT + 1),
-        "verification": verification.latest(),
+        "verification": verification_records.newest(timezone.now()),
         "publications": [place for place in publishing.publication_states() if place.last_error],
     }
     return render(request, "audit/index.html", context)
@@ -80,12 +79,14 @@ def filter_form(data: QueryDict) -> AuditFilter:
     """Return the list's filter, built from a query string or the export form."""
     actions = [*recorded_actions(), AuditAction.CONNECTION_TOKEN_FETCHED]
     names = (model._meta.object_name or "" for model in apps.get_app_config("connections").get_models())
-    internal = ("Audit", "RepeatedDenial", "SealPublication", "StoredReply")
+    internal = (
+        "Audit", "BulkItem", "ConnectionTag", "Daily", "RepeatedDenial", "SavedView", "SealPublication", "StoredReply",
+    )  # fmt: skip
     types = {audit.TRAIL.type, "Portal", *(name for name in names if not name.startswith(internal))}
     return AuditFilter(
         data,
-        actions={action: presentation.action_label(action) for action in actions},
-        target_types={name: presentation.type_label(name) for name in sorted(types)},
+        actions={action: audit_labels.action_label(action) for action in actions},
+        target_types={name: audit_labels.type_label(name) for name in sorted(types)},
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
+from connections.microsoft import resources
 from connections.models import AuditEvent, TokenFetch
 from connections.models.audit import AuditAction
 from connections.views import list_pages
@@ -34,8 +35,14 @@ def _as_event(fetch: TokenFetch) -> SimpleNamespace:
         get_outcome_display=AuditEvent.Outcome.DONE.label,
         at=fetch.minute,
         target_name=fetch.connection_name,
+        target_id=str(fetch.connection_ref or ""),
         actor_name=fetch.owner_name,
-        changes={"times": fetch.count, "with key": fetch.key_name, "from": fetch.address},
+        changes={
+            "times": fetch.count,
+            "for": resources.label(fetch.resource),
+            "with key": fetch.key_name,
+            "from": fetch.address,
+        },
     )
 
 

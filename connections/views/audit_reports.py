@@ -8,9 +8,11 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
+from connections import effective_status
 from connections.access import querysets
 from connections.forms.audit import ChangesForm, CreatorsForm, PermissionsForm, TokenRequestsForm
 from connections.services.audit import reports
+from connections.time_zones import in_utc
 from connections.views import list_pages
 from connections.views.audit import audit_reader
 
@@ -18,33 +20,33 @@ _QUESTIONS = (
     (
         "audit_creators",
         "",
-        "Who created which connection?",
-        "When, and who owns it now; also of connections that are gone.",
+        "Connections by creator",
+        "Creation date, creator and current owner, including removed connections",
     ),
     (
         "audit_fetches",
         "",
-        "Who fetched tokens of a connection, and from where?",
-        "Each key that fetched, its owner and the network address.",
+        "Token requests by connection",
+        "API keys, their owners and network addresses",
     ),
-    ("audit_changes", "", "What changed between two days?", "How often each kind of event happened, and to what."),
+    ("audit_changes", "", "Changes between two days", "Number of events by type and object"),
     (
         "audit_scopes",
         "",
-        "Which connections hold which permissions?",
-        "What Microsoft granted at the last sign-in or renewal.",
+        "Connections by permission",
+        "Permissions granted at the last sign-in or renewal",
     ),
     (
         "access_history",
         "?find=connection",
-        "Who could use a connection on a day?",
-        "The owner, people and members of teams, and why.",
+        "Access history by connection",
+        "Owners, people and team members with access on a given day",
     ),
     (
         "access_history",
         "?find=person",
-        "Which connections could a person use on a day?",
-        "As the owner, by a share or through a team.",
+        "Access history by person",
+        "Connections a person could access as owner, by a share or through a team",
     ),
 )
 
@@ -57,6 +59,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+@in_utc
 def creators(request: HttpRequest) -> HttpResponse:
     user = audit_reader(request)
     form = CreatorsForm(request.GET)
@@ -69,6 +72,7 @@ def creators(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+@in_utc
 def fetches(request: HttpRequest) -> HttpResponse:
     user = audit_reader(request)
     form = TokenRequestsForm(request.GET)
@@ -79,14 +83,15 @@ def fetches(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+@in_utc
 def changes(request: HttpRequest) -> HttpResponse:
     user = audit_reader(request)
     today = timezone.now().date()
     days = {"date_from": (today - timedelta(days=6)).isoformat(), "date_to": today.isoformat()}
     form = ChangesForm(request.GET if "date_from" in request.GET or "date_to" in request.GET else days)
-    context: dict[str, Any] = {"filters": form, "kinds": [], **_cut([])}
+    context: dict[str, Any] = {"filters": form, "kinds": [], "most_events": reports.MOST_EVENTS, **_cut([])}
     if form.is_valid():
-        events = querysets.visible_events(user).filter(form.within("at"))
+        events, context["has_more"] = reports.latest(querysets.visible_events(user).filter(form.within("at")))
         period = {name: str(value) for name, value in form.cleaned_data.items() if value}
         context |= _cut(reports.objects_changed(events))
         context["kinds"] = [
@@ -98,14 +103,17 @@ def changes(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+@in_utc
 def scopes(request: HttpRequest) -> HttpResponse:
     user = audit_reader(request)
     connections = querysets.visible_connections(user)
-    held = reports.permissions_in_use(connections)
+    held = reports.permissions_in_use()
     form = PermissionsForm(request.GET, scopes=held)
     scope = form.cleaned_data["scope"] if form.is_valid() else ""
     matches = reports.connections_with_permission(connections, scope) if scope else connections.none()
-    context = {"page": list_pages.page(request, matches), "filters": form, "scope": scope, "held": held}
+    page = list_pages.page(request, matches)
+    effective_status.load(page.items)
+    context = {"page": page, "filters": form, "scope": scope, "held": held}
     return render(request, "audit_reports/scopes.html", context)
 
 

@@ -1,5 +1,3 @@
-"""Seals of the audit trail, where they are published, and verifications."""
-
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -7,8 +5,9 @@ from django.views.decorators.http import require_POST, require_safe
 
 from connections.access import permissions
 from connections.models import AuditSeal, AuditVerification
-from connections.services.audit import publishing, sealing, verification_checks
+from connections.services.audit import guards, pruning, publishing, restores, sealing, verification_records
 from connections.services.audit import verification as audit_verification
+from connections.time_zones import in_utc
 from connections.views import list_pages
 from connections.views.audit import audit_reader
 
@@ -16,6 +15,7 @@ RUNS = 10
 
 
 @require_safe
+@in_utc
 def index(request: HttpRequest) -> HttpResponse:
     user = audit_reader(request)
     context = {
@@ -24,8 +24,9 @@ def index(request: HttpRequest) -> HttpResponse:
         "unsealed": sealing.count_unsealed(most=list_pages.COUNT_LIMIT + 1),
         "publications": publishing.publication_states(),
         "runs": list(AuditVerification.objects.all()[:RUNS]),
-        "unguarded": verification_checks.tables_without_triggers(),
-        "pruned_upto": verification_checks.last_pruned_seal(),
+        "unguarded": guards.unguarded_tables(),
+        "pruned_upto": pruning.last_pruned_seal(),
+        "restores": restores.declared(),
         "may_verify": permissions.can_export_audit(user),
     }
     return render(request, "audit/seals.html", context)
@@ -46,6 +47,7 @@ def verification(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "run": run,
         "outcome": _outcome(run),
+        "is_signed": verification_records.is_signed(run),
         "percent": 100 if run.finished_at else 100 * run.checked // max(run.upto, 1),
         "may_verify": permissions.can_export_audit(user),
     }
@@ -54,12 +56,14 @@ def verification(request: HttpRequest, pk: int) -> HttpResponse:
 
 def _outcome(run: AuditVerification) -> str:
     match run.state:
+        case AuditVerification.State.INTACT if run.since:
+            return f"Every row after seal {run.since} matches its seal, and every seal the one before."
         case AuditVerification.State.INTACT if run.upto:
-            return "Every row fits its seal, and every seal the one before."
+            return "All rows match their seals, and the chain of seals is intact."
         case AuditVerification.State.INTACT:
-            return "Nothing has been sealed yet, so there was nothing to verify."
+            return "There are no seals to verify yet."
         case AuditVerification.State.BROKEN:
             return f"Broken at seal {run.findings[0]['seal'] if run.findings else ''}."
         case AuditVerification.State.WAITING:
-            return "A worker takes it up within a few seconds."
-    return "Looking at the rows."
+            return "The verification will start within a few seconds."
+    return "Verification in progress."

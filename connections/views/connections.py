@@ -2,64 +2,83 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
+from django.forms import Form
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
-from social_core.actions import do_auth
-from social_django.utils import load_backend, load_strategy
 
+from connections import effective_status, pipeline, presentation, undo
 from connections.access import permissions, querysets, roles
-from connections.errors import ApprovalNeeded, NotAllowed, PolicyForbids
-from connections.forms.connections import ConnectForm, ConnectionEditForm
-from connections.microsoft import backends, capabilities
-from connections.models import AppRegistration, Connection, SharedMailbox, SignInLink, User
-from connections.models.app_registrations import AuthenticationType
-from connections.services.connections import app_only, connections
+from connections.effective_status import EffectiveStatus
+from connections.errors import ApprovalNeeded
+from connections.forms.connections import CapabilitiesForm, ConnectionEditForm
+from connections.microsoft import backends, capabilities, resources, selected_access
+from connections.models import Connection
+from connections.services.connections import connections, sign_in_links
 from connections.services.connections import sign_in as sign_in_service
 from connections.services.expiry import forecast as expiry_forecast
 from connections.services.governance import violations
-from connections.services.mailboxes import mailboxes, probes
-from connections.services.people.ownership_transfer import CODE as AWAITS_NEW_OWNER
+from connections.services.mailboxes import probes
 from connections.services.policy import approvals as policy_approvals
-from connections.services.policy import evaluate, permission_drift
+from connections.services.policy import evaluate, next_steps, permission_drift
+from connections.services.policy.next_steps import AWAITS_NEW_OWNER, Step
 from connections.services.sharing import usage
 from connections.services.tokens import scheduler
-from connections.views import approvals, consent_requests, list_pages, ownership_transfer, shares
+from connections.views import (
+    approvals,
+    bulk_actions,
+    connection_charts,
+    connection_list,
+    consent_requests,
+    list_pages,
+    ownership_transfer,
+    references,
+    saved_views,
+    shares,
+    tags,
+)
 from connections.views.audit import history
-from connections.views.form_handling import errors_as_messages, errors_on, get_visible
+from connections.views.form_handling import done, errors_as_messages, errors_on, get_visible
 from connections.views.mailboxes import attached
 
+MOST_TENANTS = 20  # other tenants that the form offers; the app registration's page lists all
 RECENT_SIGN_IN = 600  # seconds after which the page explains why an unfinished sign-in may have failed
 Status = Connection.Status
+# Statuses in which the person may have seen an error at Microsoft.
+UNFINISHED = frozenset((Status.PENDING, Status.RECONNECT_NEEDED, Status.CONSENT_NEEDED, Status.BLOCKED))
+
+# States in which a sign-in changes nothing before an IT admin has acted.
+_OTHERS_FIRST = (EffectiveStatus.APP_REJECTED, *effective_status.AWAITING)
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
-    filters = list_pages.Filters(
-        request,
-        search=("name", "account_username", "app_registration__name", "owner__username"),
-        placeholder="Name, account, app registration or owner",
-        choices=(
-            list_pages.Choice("status", "Status", Status.choices, list_pages.by("status")),
-            list_pages.Choice("type", "Type", AuthenticationType.choices, list_pages.by("authentication_type")),
-        ),
-    )
-    page = list_pages.page(request, filters.apply(querysets.visible_connections(user)))
+    filters = connection_list.filters_of(request)
+    sees_all = permissions.can_read_registry(user)
+    matches = filters.matches() if sees_all else list_pages.as_one(filters.matches())
+    connections = filters.narrow(querysets.visible_connections(user).prefetch_related("tags"))
+    order = filters.sort.order if filters.sort else ("name", "pk")
+    page = list_pages.page(request, connections, order=order, matches=matches)
     context = {
         "page": page,
         "rows": _rows(page.items),
         "now": timezone.now(),
         "filters": filters,
-        "sees_all": permissions.can_read_registry(user),
+        "sees_all": sees_all,
+        "bulk": bulk_actions.choices(filters, user),
+        "menus": connection_list.menus(user, page.items),
+        **connection_list.layout(user, filters),
+        **saved_views.panel(user, connection_list.PAGE, filters.query_string),
     }
     return render(request, "connections/list.html", context)
 
 
 def _rows(connections: list[Connection]) -> list[dict[str, Any]]:
     """List each connection with its next expiration, permission drift and policy violations."""
+    effective_status.load(connections)
     forecasts = expiry_forecast.next_expirations(connections, now=timezone.now())
     by_exchange = probes.granted_by_exchange(connections)
     violating = violations.violations_by_connection(evaluate.load_policies(), connections)
@@ -74,72 +93,14 @@ def _rows(connections: list[Connection]) -> list[dict[str, Any]]:
     ]
 
 
-@require_safe
-def choose(request: HttpRequest) -> HttpResponse:
-    """Choose the app registration to connect through. If there is only one, it is chosen automatically."""
-    user = roles.current_user(request.user)
-    _require_can_connect(user)
-    apps = [app for app in querysets.visible_app_registrations(user) if _is_usable(app, user)]
-    if len(apps) == 1:
-        return redirect("connection_add", app_pk=apps[0].pk)
-    policies = evaluate.load_policies()
-    offers = [(app, evaluate.why_closed(policies.of(app), app)) for app in apps]
-    return render(request, "connections/choose.html", {"offers": offers})
-
-
-def _require_can_connect(user: User) -> None:
-    roles.require(permissions.can_connect(user), cause="Auditors look, they do not connect.", action="Ask a member.")
-
-
-def _is_usable(app: AppRegistration, user: User) -> bool:
-    return app.allows_delegated or (app.allows_app_only and permissions.can_connect_app_only(user))
-
-
-@require_http_methods(["GET", "HEAD", "POST"])
-def add(request: HttpRequest, app_pk: int) -> HttpResponse:
-    """Choose the capabilities, then sign in to Microsoft (delegated) or connect at once (app-only)."""
-    user = roles.current_user(request.user)
-    _require_can_connect(user)
-    app = get_object_or_404(querysets.visible_app_registrations(user), pk=app_pk)
-    if not _is_usable(app, user):
-        raise NotAllowed(f"{app} is for app-only connections, which reach the whole tenant.", action="Ask an IT admin.")
-    policies = evaluate.load_policies().of(app)
-    if closed := evaluate.why_closed(policies, app):
-        raise PolicyForbids(closed, action="Choose another app registration, or ask an IT admin to change the policy.")
-    form = ConnectForm(app, request.POST or None, app_only=permissions.can_connect_app_only(user), policies=policies)
-    if "preview" not in request.POST and form.is_valid():
-        with errors_on(form):
-            return _connect(request, user, app, form.cleaned_data)
-    return _render_form(request, "connections/add.html", form, {"app": app})
-
-
-def _connect(request: HttpRequest, user: User, app: AppRegistration, data: dict[str, Any]) -> HttpResponse:
-    known = {mailbox.address.lower(): mailbox for mailbox in app.tenant.shared_mailboxes.all()}
-    new_mailboxes: list[SharedMailbox] = [
-        known.get(address.lower()) or mailboxes.register(app.tenant, address=address, display_name="", actor=user)
-        for address in data["new_mailboxes"]
-    ]
-    options: dict[str, Any] = {name: data[name] for name in ("name", "chosen", "extra_scopes", "reason")}
-    options |= {"shared_mailboxes": [*data["shared_mailboxes"], *new_mailboxes], "actor": user, "now": timezone.now()}
-    if data["kind"] == AuthenticationType.AUTHORIZATION_CODE:
-        return _sign_in_at_microsoft(request, connections.start_delegated(app, **options))
-    connection = app_only.connect(app, **options)
-    if connection.status == Status.PENDING:
-        messages.info(request, f"{connection} waits for the approval of another IT admin.")
-        return redirect("connection", pk=connection.pk)
-    connections.probe_mailboxes(connection, actor=user, now=timezone.now())
-    if connection.status == Status.ACTIVE:
-        messages.success(request, f"{connection} is connected.")
-    else:
-        messages.warning(request, f"{connection} is saved, but cannot be used yet. {connection.status_cause}")
-    return redirect("connection", pk=connection.pk)
-
-
-def _render_form(
-    request: HttpRequest, template: str, form: ConnectForm | ConnectionEditForm, context: dict[str, Any]
+def render_with_permissions(
+    request: HttpRequest, template: str, form: CapabilitiesForm, context: dict[str, Any], *also: Form
 ) -> HttpResponse:
-    """Render the form with the permissions it currently requires. A preview shows them even if fields have errors."""
-    is_preview, has_errors = "preview" in request.POST, bool(form.errors)
+    """Render the form with the permissions it currently requires. A preview shows them even if fields have errors.
+
+    ``also`` are other forms on the page, whose errors count, too.
+    """
+    is_preview, has_errors = "preview" in request.POST, any(each.errors for each in (form, *also))
     context = {**context, "form": form, "permissions": form.permissions()}
     if is_preview and getattr(request, "htmx", False):
         return render(request, "connections/_permissions.html", context)
@@ -152,8 +113,9 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     now = timezone.now()
     started_at = connection.sign_in_started_at
     by_exchange = probes.granted_by_exchange([connection]).get(connection.pk, ())
-    approval = approvals.panel(user, connection)
+    steps = next_steps.possible_steps(user, connection, now=now)
     granted, kind = connection.granted | frozenset(by_exchange), connection.authentication_type
+    outlook = expiry_forecast.summarize(connection, now=now)
     context = {
         "connection": connection,
         "abilities": [
@@ -162,46 +124,93 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
                 "possible": possible,
                 "missing": missing,
                 "reason": capability.no_delegated if connection.is_delegated else capability.no_application,
+                "note": _note(capability.note, connection),
             }
             for capability, possible, missing in capabilities.can(connection.capabilities, granted, kind)
         ],
         "missing_permissions": connections.missing_permissions(connection) if connection.connected_at else (),
+        "selected_access": _selected_access(connection),
         "sign_in_lost": started_at and (now - started_at).total_seconds() > RECENT_SIGN_IN,
         "redirect_uri": settings.PORTAL_URL + reverse("social:complete", args=[backends.MicrosoftConnect.name]),
-        "outlook": expiry_forecast.summarize(connection, now=now),
+        "outlook": outlook,
         "drift": permission_drift.find_drift(connection, elsewhere=by_exchange),
         "mailboxes_by_exchange": by_exchange,
+        "granted": sorted(connection.granted),
+        "resources": _resources(connection, may_sign_in=Step.SIGN_IN in steps),
         "now": now,
         "asking": consent_requests.panel(user, connection),
+        "naming": references.panel(user, connection),
         "events": history(user, connection),
-        **_offers(user, connection, may_sign_in=approval["may_sign_in"]),
+        **_offers(connection, steps),
+        "allowed": permissions.allowed_actions(user, connection),
+        **tags.panel(connection),
         **attached(user, connection),
-        **shares.panel(user, connection),
+        **shares.panel(user, connection, steps=steps),
         **ownership_transfer.waiting(user, connection),
-        **approval,
-        "fetches": list(connection.fetches.values("key_name", "owner_name", "minute", "address", "count")[:10]),
+        **approvals.panel(connection, steps=steps),
+        "life": connection_charts.life(user, connection, now),
+        "expirations": connection_charts.expirations(outlook, now),
+        **connection_charts.use(user, connection, now),
     }
     return render(request, "connections/detail.html", context)
 
 
-def _offers(user: User, connection: Connection, *, may_sign_in: bool) -> dict[str, Any]:
-    """Return what the page offers this person, given the connection's status."""
-    allowed = permissions.allowed_actions(user, connection)
-    status = connection.status
-    is_disabled = status == Status.DISABLED
-    awaits_new_owner = connection.status_code == AWAITS_NEW_OWNER
+def _resources(connection: Connection, *, may_sign_in: bool) -> list[dict[str, Any]]:
+    """Return what the connection's tokens can be for; [] if that is only Microsoft Graph."""
+    others = list(connection.resource_tokens.all())
+    if connection.connected_at is None or (not others and connection.resource == resources.GRAPH):
+        return []
+    is_active = effective_status.of(connection) == EffectiveStatus.ACTIVE
+    own = {"key": connection.resource, "label": resources.label(connection.resource), "is_own": True}
+    return [
+        own | {"is_ready": is_active, "problem_label": presentation.connection_badge(connection).word},
+        *(
+            {
+                "key": row.resource,
+                "label": resources.label(row.resource),
+                "is_ready": is_active and row.refreshed_at is not None and not row.problem_code,
+                "problem_label": row.get_problem_status_display(),
+                "problem_cause": row.problem_cause,
+                "problem_action": row.problem_action,
+                "may_grant": may_sign_in and is_active,
+            }
+            for row in others
+        ),
+    ]
+
+
+def _note(note: str, connection: Connection) -> str:
+    """Return a capability's note unless it is about the other type of connection; each note names its type."""
+    return "" if note.startswith("For app-only connections") == connection.is_delegated else note
+
+
+def _selected_access(connection: Connection) -> list[tuple[str, str]]:
+    """Return the commands that grant single sites or files, if the connection's permissions need them."""
+    app, required = connection.app_registration, permission_drift.required_permissions(connection)
+    return selected_access.commands(
+        required, environment=app.tenant.environment, client_id=app.client_id, app_name=app.name
+    )
+
+
+def _offers(connection: Connection, steps: frozenset[Step]) -> dict[str, Any]:
+    """Return what the page offers, given the connection's status and the steps that are possible."""
+    status, effective = connection.status, effective_status.of(connection)
     return {
-        "allowed": allowed,
-        "is_active": status == Status.ACTIVE,
-        "is_disabled": is_disabled,
-        "awaits_new_owner": awaits_new_owner,
-        "may_check": allowed["check"] and connection.connected_at and not is_disabled and not awaits_new_owner,
-        "offers_sign_in": allowed["reconnect"]
-        and connection.is_delegated
-        and may_sign_in
-        and (not is_disabled or connection.status_code == "policy"),
+        "is_active": effective == EffectiveStatus.ACTIVE,
+        "is_disabled": status == Status.DISABLED,
+        "explains_errors": connection.is_delegated
+        and (connection.sign_in_started_at is not None or status in UNFINISHED),
+        "used_link": sign_in_links.last_used(connection),
+        "awaits_new_owner": connection.status_code == AWAITS_NEW_OWNER,
         "must_reconnect": status in (Status.RECONNECT_NEEDED, Status.PENDING),
-        "may_enable": is_disabled and allowed["enable"],
+        "may_check": Step.CHECK in steps,
+        "offers_sign_in": Step.SIGN_IN in steps and effective not in _OTHERS_FIRST,
+        "offers_link": Step.SEND_SIGN_IN_LINK in steps and effective not in _OTHERS_FIRST,
+        "may_enable": Step.ENABLE in steps,
+        "may_disable": Step.DISABLE in steps,
+        "may_keep_disabled": Step.KEEP_DISABLED in steps,
+        "may_transfer": Step.TRANSFER in steps,
+        "may_remove": Step.REMOVE in steps,
     }
 
 
@@ -209,54 +218,62 @@ def _offers(user: User, connection: Connection, *, may_sign_in: bool) -> dict[st
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     """Change the name and capabilities; new permissions are granted at the next sign-in."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
-    roles.require(permissions.can_reconnect(user, connection), action="Only its owner can change it.")
+    roles.require(permissions.can_reconnect(user, connection), action="Only the owner can change this connection.")
     policies = evaluate.load_policies().of(connection.app_registration)
     form = ConnectionEditForm(connection, request.POST or None, policies=policies)
+    may_sign_in = connection.is_delegated and connection.status != Status.DISABLED
+    lacks_permissions: bool | None = None
     if "preview" not in request.POST and form.is_valid():
         with errors_on(form):
             lacks_permissions = connections.change(connection, **form.cleaned_data, actor=user, now=timezone.now())
-            if policy_approvals.open_request(connection) is not None:
-                text = "Saved. An IT admin is asked to approve it; until then it goes on as it was."
-                messages.warning(request, text)
-            elif not lacks_permissions:
-                messages.success(request, "Saved.")
-            elif connection.is_delegated:
-                messages.warning(request, "Saved. Sign in again, so that Microsoft grants what was added.")
-            else:
-                text = "Saved. An administrator must grant what was added; see the app registration."
-                messages.warning(request, text)
-            return redirect("connection", pk=pk)
-    return _render_form(request, "connections/edit.html", form, {"connection": connection})
+    if lacks_permissions is None:
+        context = {"connection": connection, "may_sign_in": may_sign_in}
+        return render_with_permissions(request, "connections/edit.html", form, context)
+    waits = policy_approvals.open_request(connection) is not None
+    if may_sign_in and not waits and "sign_in" in request.POST:
+        return sign_in_at_microsoft(request, connection)
+    _report_saved(request, connection, waits=waits, lacks_permissions=lacks_permissions)
+    return redirect("connection", pk=pk)
+
+
+def _report_saved(request: HttpRequest, connection: Connection, *, waits: bool, lacks_permissions: bool) -> None:
+    if waits:
+        messages.warning(request, "Saved. Your changes take effect after an IT admin has approved them.")
+    elif not lacks_permissions:
+        messages.success(request, "Saved.")
+    elif connection.is_delegated:
+        messages.warning(request, "Saved. Sign in again to grant the added permissions.")
+    else:
+        text = "Saved. An administrator needs to grant the added permissions in the app registration."
+        messages.warning(request, text)
 
 
 @require_POST
 def sign_in(request: HttpRequest, pk: int) -> HttpResponse:
     """Send the owner to Microsoft: the first time, after access was lost, or to grant more permissions."""
     user = roles.current_user(request.user)
-    return _sign_in_at_microsoft(request, get_object_or_404(querysets.visible_connections(user), pk=pk))
+    return sign_in_at_microsoft(request, get_object_or_404(querysets.visible_connections(user), pk=pk))
 
 
-def _sign_in_at_microsoft(request: HttpRequest, connection: Connection) -> HttpResponse:
+def sign_in_at_microsoft(request: HttpRequest, connection: Connection) -> HttpResponse:
     try:
         sign_in_service.begin(connection, actor=roles.current_user(request.user), now=timezone.now())
     except ApprovalNeeded as error:
-        # The connection's page shows the request, or offers to create one.
-        if policy_approvals.open_request(connection) is not None:
-            messages.info(request, "An IT admin is asked to approve it. You can sign in as soon as that is done.")
-        else:
-            messages.warning(request, str(error))
-        return redirect("connection", pk=connection.pk)
-    return redirect_to_microsoft(request, connection)
+        return wait_for_approval(request, connection, error)
+    # One of its other resources, if only that one lacks consent.
+    resource = request.POST.get("resource", "")
+    if connection.status == Status.ACTIVE and connection.resource_tokens.filter(resource=resource).exists():
+        return pipeline.to_microsoft(request, connection, resource=resource, walked=(resource,))
+    return pipeline.to_microsoft(request, connection)
 
 
-def redirect_to_microsoft(request: HttpRequest, connection: Connection, link: SignInLink | None = None) -> HttpResponse:
-    """Start the OAuth sign-in for a connection; ``link`` is the sign-in link that was followed, if any."""
-    strategy = load_strategy(request)
-    strategy.connection, strategy.link = connection, link
-    name = backends.MicrosoftConnect.name
-    backend = load_backend(strategy, name, reverse("social:complete", args=[name]))
-    response: HttpResponse = do_auth(backend, user=request.user)
-    return response
+def wait_for_approval(request: HttpRequest, connection: Connection, error: ApprovalNeeded) -> HttpResponse:
+    """Lead to the connection's page, which shows the request for approval, or offers to create one."""
+    if policy_approvals.open_request(connection) is not None:
+        messages.info(request, "Approval requested. You can sign in after an IT admin has approved.")
+    else:
+        messages.warning(request, str(error))
+    return redirect("connection", pk=connection.pk)
 
 
 @require_POST
@@ -265,13 +282,13 @@ def check(request: HttpRequest, pk: int) -> HttpResponse:
     user, connection = get_visible(request, querysets.visible_connections, pk)
     with errors_as_messages(request):
         connection = scheduler.check_now(connection, actor=user, now=timezone.now())
-        if connection.app_registration.rejected_at:
-            messages.error(request, "Microsoft rejects the app registration, so this connection waits for it.")
+        if connection.is_blocked_by_app:
+            messages.error(request, "Microsoft rejects the app registration, so this connection doesn't work.")
         elif connection.suspected_code:
-            text = "Microsoft's answer was not clear. The portal asks again in about a minute before it says more."
+            text = "Microsoft's response was unclear. The portal checks again in about a minute."
             messages.warning(request, text)
         elif connection.status == Status.ACTIVE:
-            messages.success(request, "Microsoft has just renewed its token: the connection works.")
+            messages.success(request, "The connection works. Microsoft renewed the token.")
         else:
             messages.error(request, f"{connection.status_cause} {connection.status_action}")
     return redirect("connection", pk=pk)
@@ -280,26 +297,31 @@ def check(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
     user, connection = get_visible(request, querysets.visible_connections, pk)
+    was_disabled = connection.status == Status.DISABLED
     connections.disable(connection, actor=user, now=timezone.now())
-    messages.success(request, f"{connection} is disabled.")
-    return redirect("connection", pk=pk)
+    if not was_disabled:
+        undo.offer(request, "connection_enable", kwargs={"pk": pk})
+    return done(request, f"{connection} is disabled.", "connection", pk=pk)
 
 
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
     user, connection = get_visible(request, querysets.visible_connections, pk)
     connections.enable(connection, actor=user, now=timezone.now())
-    messages.success(request, f"{connection} is enabled. The next check tells whether its grant still lives.")
+    messages.success(request, f"{connection} is enabled. Test the connection to check that it works.")
     return redirect("connection", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
     user, connection = get_visible(request, querysets.visible_connections, pk)
-    roles.require(permissions.can_disable(user, connection), action="Ask its owner or an IT admin.")
+    roles.require(permissions.can_disable(user, connection), action="Ask the owner or an IT admin.")
     if request.method == "POST":
         connections.remove(connection, actor=user, now=timezone.now())
-        messages.success(request, f"{connection} and its tokens are deleted.")
-        return redirect("connections")
-    context = {"connection": connection, "usage": usage.usage_of([pk], now=timezone.now())[pk]}
+        return done(request, f"{connection} was removed and its tokens were deleted.", "connections")
+    context = {
+        "connection": connection,
+        "usage": usage.usage_of([pk], now=timezone.now())[pk],
+        "naming": references.panel(user, connection),
+    }
     return render(request, "connections/remove.html", context)

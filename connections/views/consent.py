@@ -1,5 +1,3 @@
-"""Pages about admin consent: creating the link, and the return from Microsoft."""
-
 from datetime import datetime
 from typing import Any
 
@@ -9,13 +7,13 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_GET, require_http_methods
 
 from connections.access import permissions, querysets, roles
 from connections.errors import PortalError, SignInExpired
 from connections.forms.consent import ConsentForm
 from connections.microsoft import capabilities, clouds
-from connections.models import AppRegistration, ConsentLink, User
+from connections.models import AppRegistration, ConsentLink, Tenant, User
 from connections.services.consent import admin_consent
 from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 
@@ -26,13 +24,18 @@ State = ConsentLink.State
 def panel(user: User, app_registration: AppRegistration) -> dict[str, Any]:
     """Return the context for consent/_panel.html, with the newest link first."""
     now = timezone.now()
-    links = app_registration.consent_links.select_related("requested_by", "app_registration__tenant")[:SHOWN]
+    newest = app_registration.consent_links.select_related("requested_by", "app_registration__tenant")[:SHOWN]
+    links = list(newest)
+    tenants = Tenant.objects.filter(
+        environment=app_registration.environment, tid__in=[link.directory_id for link in links]
+    )
+    names = dict(tenants.values_list("tid", "name"))
     may_ask = permissions.can_manage_registry(user)
     cloud = clouds.CLOUDS.get(app_registration.tenant.environment)
     delegated = app_registration.allows_delegated
     return {
         "app": app_registration,
-        "rows": [_row(link, may_ask, now) for link in links],
+        "rows": [_row(link, may_ask, names, now) for link in links],
         "may_ask": may_ask,
         "form": ConsentForm(app_registration=app_registration, auto_id="consent_%s"),
         "roles": admin_consent.expected_roles(app_registration),
@@ -41,13 +44,13 @@ def panel(user: User, app_registration: AppRegistration) -> dict[str, Any]:
     }
 
 
-def _row(link: ConsentLink, may_ask: bool, now: datetime) -> dict[str, Any]:
+def _row(link: ConsentLink, may_ask: bool, names: dict[str, str], now: datetime) -> dict[str, Any]:
     tenant = link.app_registration.tenant
     is_own = link.directory_id in (tenant.tid, tenant.directory_id)
-    waiting = link.state in (State.OPEN, State.GRANTED)
+    waiting = link.state in (State.OPEN, State.GRANTED, State.PARTIAL)
     return {
         "link": link,
-        "directory": tenant.name if is_own else link.directory_id,
+        "directory": tenant.name if is_own else names.get(link.directory_id, link.directory_id),
         "url": admin_consent.consent_url(link, now=now) if may_ask else "",  # "" if the link cannot be used
         "awaits_proof": link.state == State.GRANTED and not link.cause,  # no token has confirmed the permissions yet
         "checkable": may_ask and waiting and admin_consent.can_be_verified(link),
@@ -82,18 +85,18 @@ def _check(request: HttpRequest, app: AppRegistration, user: User) -> HttpRespon
         if admin_consent.verify(link, actor=user, now=timezone.now()):
             messages.success(request, f"Consent is verified. {link.cause}")
         else:
-            messages.warning(request, "Not yet: Microsoft's tokens do not show the permissions. Try again in a minute.")
+            messages.warning(request, "Microsoft's tokens don't include the permissions yet. Try again in a minute.")
     return redirect("consent_start", pk=app.pk)
 
 
 @login_not_required
 @never_cache
-@require_safe
+@require_GET
 def callback(request: HttpRequest) -> HttpResponse:
-    """Handle the redirect back from Microsoft.
+    """Handle the redirect back from Microsoft, once for each link.
 
-    This GET request changes data, as an OAuth callback must, but only for a signed-in person who brings the one-time
-    state of a link created by an IT admin. Everyone else just sees what happened.
+    This GET request changes data, as an OAuth callback must, for whoever brings the one-time state of a link created by
+    an IT admin. Without a sign-in, the page says what happened and nothing else.
     """
     user = request.user if isinstance(request.user, User) else None
     try:
@@ -101,7 +104,7 @@ def callback(request: HttpRequest) -> HttpResponse:
     except SignInExpired as error:
         return render(request, "consent/lost.html", {"error": error}, status=error.status)
     problem = None
-    if user is not None and link.state == State.GRANTED:
+    if link.state == State.GRANTED:
         try:
             admin_consent.verify(link, actor=user, now=timezone.now())
         except PortalError as error:
@@ -111,8 +114,9 @@ def callback(request: HttpRequest) -> HttpResponse:
         "app": link.app_registration,
         "problem": problem,
         "state": link.state,
-        "recorded": user is not None,
+        "is_signed_in": user is not None,
         "checked_by_itself": admin_consent.can_be_verified(link),
-        "here": request.get_full_path(),
+        "missing": link.missing.split(),
+        "can_retry": link.state in (State.DECLINED, State.FAILED) and link.answered_at is None,
     }
     return render(request, "consent/outcome.html", context)

@@ -1,5 +1,3 @@
-"""Pages where people ask an IT admin for consent, and IT admins decide."""
-
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +15,7 @@ from connections.microsoft.error_types import Kind
 from connections.models import Connection, ConsentRequest, User
 from connections.models.connections import without_tokens
 from connections.services.consent import admin_consent, requests
-from connections.services.policy import permission_drift
+from connections.services.policy import next_steps, permission_drift
 from connections.views import list_pages
 from connections.views.audit import history
 from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
@@ -32,12 +30,12 @@ DECLINED_BY_PERSON = "AADSTS65004"
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
-    waiting = list_pages.Choice("waits", "Waiting", [("it", "for an IT admin"), ("open", "not answered yet")], _waiting)
+    waiting = list_pages.Choice("waits", "Open", [("it", "Awaiting IT admin"), ("open", "All open")], _waiting)
     filters = list_pages.Filters(
         request,
         search=("connection_name", "requester_name", "app_registration__name", "permissions"),
         placeholder="Connection, person, app registration or permission",
-        choices=(waiting, list_pages.Choice("state", "State", State.choices, list_pages.by("state"))),
+        choices=(waiting, list_pages.Choice("state", "Status", State.choices, list_pages.by("state"))),
     )
     page = list_pages.page(request, filters.apply(querysets.visible_consent_requests(user)), order=("-asked_at", "-pk"))
     context = {"page": page, "filters": filters, "sees_all": permissions.can_read_registry(user)}
@@ -73,9 +71,8 @@ def _can_sign_in(user: User, consent_request: ConsentRequest) -> bool:
     return (
         consent_request.state in (State.APPROVED, State.GRANTED)
         and connection is not None
-        and connection.is_delegated
         and connection.status != Connection.Status.DISABLED
-        and permissions.can_reconnect(user, connection)
+        and next_steps.may_sign_in(user, connection)
     )
 
 
@@ -118,12 +115,15 @@ def _needs_admin_consent(connection: Connection) -> bool:
 def add(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask the IT admins for the consent a connection lacks. If a request is already open, it is used instead."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
-    roles.require(permissions.can_ask_consent(user, connection), action="Only who signs in for it can ask.")
+    roles.require(
+        permissions.can_ask_consent(user, connection),
+        action="Only people who can sign in for this connection can request consent.",
+    )
     form = AskForm(request.POST or None, auto_id="ask_%s")
     if request.method == "POST" and form.is_valid():
         with errors_on(form):
             consent_request = requests.request_consent(connection, **form.cleaned_data, actor=user, now=timezone.now())
-            messages.success(request, "The IT admins have been asked. You are told what they decide.")
+            messages.success(request, "Request sent. We'll email you when it's decided.")
             return redirect("consent_request", pk=consent_request.pk)
     context = {
         "connection": connection,
@@ -141,7 +141,11 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 def _consent_requests(user: User) -> QuerySet[ConsentRequest]:
     return querysets.visible_consent_requests(user).select_related(
-        "app_registration__tenant", "connection__owner", "link__app_registration__tenant", "requester"
+        "app_registration__tenant",
+        "connection__tenant",
+        "connection__owner",
+        "link__app_registration__tenant",
+        "requester",
     )
 
 
@@ -163,7 +167,7 @@ def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm |
         "risks": permission_risks.describe_risks(consent_request.permission_names, app_only=app_only, app=app.name),
         "app_only": app_only,
         "others": others,
-        "requester_left": consent_request.requester is None or not consent_request.requester.is_active,
+        "requester_left": consent_request.requester is None or consent_request.requester.is_suspended,
         "link": url,
         "link_expired": consent_link is not None and not url,
         "is_approved": approved,
@@ -186,9 +190,11 @@ def approve(request: HttpRequest, pk: int) -> HttpResponse:
             return redirect(url)
         if consent_request.decided_by_id != user.pk:
             decided_by = consent_request.decided_by_name
-            messages.info(request, f"{decided_by} has approved it already; the link below is the same.")
+            messages.info(request, f"Already approved by {decided_by}. The consent link is unchanged.")
         else:
-            messages.success(request, "Approved. Send the link below to an administrator of the directory, or open it.")
+            messages.success(
+                request, "Approved. Send the link below to a directory administrator, or open it yourself."
+            )
     return redirect("consent_request", pk=pk)
 
 
@@ -200,7 +206,7 @@ def decline(request: HttpRequest, pk: int) -> HttpResponse:
     if form.is_valid():
         with errors_as_messages(request):
             requests.decline(consent_request, **form.cleaned_data, actor=user, now=timezone.now())
-            messages.success(request, f"Declined. {consent_request.requester_name} is told your reason.")
+            messages.success(request, f"Declined. We'll email your reason to {consent_request.requester_name}.")
         return redirect("consent_request", pk=pk)
     return render_form(request, "consent_requests/detail.html", form, _context(user, consent_request, form=form))
 
@@ -210,5 +216,5 @@ def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
     user, consent_request = get_visible(request, _consent_requests, pk)
     with errors_as_messages(request):
         requests.withdraw(consent_request, actor=user, now=timezone.now())
-        messages.success(request, "You have taken the request back.")
+        messages.success(request, "Request was withdrawn.")
     return redirect("consent_request", pk=pk)

@@ -1,5 +1,3 @@
-"""Pages about client secrets and certificates. No page ever shows a secret."""
-
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,36 +9,44 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.text import slugify
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from connections.access import permissions, querysets, roles
 from connections.errors import MicrosoftRefused
 from connections.forms import credentials as credential_forms
-from connections.forms.credentials import CredentialForm
+from connections.forms.credentials import CredentialForm, ExpiryForm
+from connections.fresh_sign_in import fresh_sign_in_required
 from connections.microsoft import certificates, credential_expiry
 from connections.models import AppCredential, AppRegistration, Connection, User
-from connections.services.expiry import forecast
-from connections.services.registry import credential_checks, credentials
-from connections.views.form_handling import errors_on, get_visible
+from connections.services.expiry import credential_expiry as credential_expiry_service
+from connections.services.expiry import forecast, renewal_rules
+from connections.services.registry import credential_checks, credentials, issuer
+from connections.views.form_handling import done, errors_as_messages, errors_on, get_visible
 
-UPLOAD_FIRST = "The certificate is made. Download its public part, upload it in Entra, then press “I uploaded it”."
+TRUST_FIRST = "Federated credential was added. Create it in Entra with the values below, then select “Test”."
+UPLOAD_FIRST = (
+    "Certificate was generated. Download the public part, upload it to Entra, then select “Test certificate”."
+)
 
 EXPIRES_SOON = timedelta(days=30)
+_SECRETS_OF_RENEWALS = ("old__secret", "old__private_key", "new__secret", "new__private_key")
 
 # For each kind, the field that shows errors about the credential itself.
 _FIELDS = {credential_forms.SECRET: "secret", credential_forms.UPLOAD: "certificate_file"}
+# What to do in Entra after a credential was added that the portal can't test yet.
+NEXT_STEPS = {AppCredential.Kind.CERTIFICATE: UPLOAD_FIRST, AppCredential.Kind.FEDERATED: TRUST_FIRST}
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialRow:
-    """One row in the table of credentials."""
-
     credential: AppCredential
     certificate: certificates.CertificateDetails | None
     days_left: int | None
-    is_waiting: bool  # for its upload to Entra
+    is_waiting: bool  # for being added in Entra
     replaced_by: AppCredential | None  # a newer, accepted credential that expires later
+    trust: issuer.Trust | None  # of a live federated credential that uses the portal's own keys
 
     @property
     def warns(self) -> bool:
@@ -51,17 +57,18 @@ class CredentialRow:
 
     @property
     def remaining(self) -> str:
+        if self.credential.kind == AppCredential.Kind.FEDERATED:
+            return "Never expires"
         if self.days_left is None:
-            return "no expiry date known"
+            return "No expiration date"
         if self.days_left < 0:
             return "expired"
         if self.days_left == 0:
-            return "less than a day left"
+            return "Less than 1 day left"
         return f"{self.days_left} day{'' if self.days_left == 1 else 's'} left"
 
 
 def panel(app: AppRegistration, now: datetime) -> dict[str, Any]:
-    """Return the context for apps/credentials/_panel.html."""
     credential_rows = rows(app, now)
     live = [row.credential for row in credential_rows if row.credential.retired_at is None]
     return {
@@ -71,12 +78,15 @@ def panel(app: AppRegistration, now: datetime) -> dict[str, Any]:
         "rejected": [credential for credential in live if credential.rejected_at is not None],
         "dates_are_read": any(credential.expiry_read_at for credential in live),
         "permission": credential_expiry.PERMISSION,
+        "renewal": app.renewals.select_related("old", "new").defer(*_SECRETS_OF_RENEWALS).first(),
+        "is_renewed": bool(renewal_rules.renewed_by_portal([app], now=now)),
     }
 
 
 def rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
     """List the live credentials in the order they are tried, followed by the retired ones."""
-    credentials = app.credentials.defer("secret", "private_key").order_by("retired_at", "-created_at", "-pk")
+    own = app.credentials.select_related("app_registration__tenant").defer("secret", "private_key")
+    credentials = own.order_by("retired_at", "-created_at", "-pk")
     live = credential_checks.in_trial_order(credential for credential in credentials if credential.retired_at is None)
     retired = [credential for credential in credentials if credential.retired_at is not None]
     return [
@@ -86,9 +96,14 @@ def rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
             (credential.expires_at - now).days if credential.expires_at else None,
             credential.retired_at is None and credential_checks.awaits_upload(credential),
             forecast.successor(credential, live),
+            issuer.trust_of(credential) if _uses_own_keys(credential) else None,
         )
         for credential in [*live, *retired]
     ]
+
+
+def _uses_own_keys(credential: AppCredential) -> bool:
+    return credential.retired_at is None and credential.source == AppCredential.Source.PORTAL
 
 
 def managed_app(request: HttpRequest, pk: int) -> tuple[User, AppRegistration]:
@@ -99,10 +114,11 @@ def managed_app(request: HttpRequest, pk: int) -> tuple[User, AppRegistration]:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required(also_to_read=True)
 def add(request: HttpRequest, pk: int) -> HttpResponse:
     """Add a credential without removing the existing ones. The newest credential Microsoft accepts is used first."""
     user, app = managed_app(request, pk)
-    form = CredentialForm(request.POST or None, request.FILES or None)
+    form = CredentialForm(request.POST or None, request.FILES or None, environment=app.tenant.environment)
     can_skip = False
     if form.is_valid():
         new = credentials.credential_from_form(form.cleaned_data, name=app.name)
@@ -114,28 +130,29 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
                 show_refusal(error, form)
             else:
                 _report_added(request, credential)
-                return redirect("app", pk)
+                return redirect("app", pk=pk)
     return render(request, "apps/credentials/add.html", {"form": form, "app": app, "can_skip": can_skip})
 
 
 @require_POST
+@fresh_sign_in_required()
 def next_certificate(request: HttpRequest, pk: int) -> HttpResponse:
     """Generate the next certificate in advance; the current one stays in use."""
     user, app = managed_app(request, pk)
     credential = credentials.next_certificate(app, actor=user)
-    messages.info(request, f"{credential} is ready. Until Microsoft has accepted it, everything goes on as before.")
+    messages.info(request, f"{credential} is ready. Until Microsoft accepts it, the current credential stays in use.")
     return redirect(f"{reverse('app', args=[pk])}#credentials")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required(also_to_read=True)
 def retire(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
     user = roles.current_user(request.user)
     app, credential = _get(user, pk, credential_pk)
     roles.require(permissions.can_manage_registry(user))
     if request.method == "POST":
         credentials.retire(credential, actor=user)
-        messages.success(request, f"{credential} is retired and its secret part deleted.")
-        return redirect("app", pk)
+        return done(request, f"{credential} was retired. Its secret part was deleted.", "app", pk=pk)
     others = app.credentials.filter(retired_at=None).exclude(pk=credential.pk).defer("secret", "private_key")
     accepted = [
         other for other in others if other.verified_at and forecast.is_usable(other) and not other.has_expired()
@@ -148,6 +165,22 @@ def retire(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
         "waiting": app.connections.exclude(status=Connection.Status.DISABLED).count(),
     }
     return render(request, "apps/credentials/retire.html", context)
+
+
+@require_POST
+def expiry(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
+    """Enter the expiration date of a secret that was added without one."""
+    user = roles.current_user(request.user)
+    _, credential = _get(user, pk, credential_pk)
+    roles.require(permissions.can_manage_registry(user))
+    form = ExpiryForm(request.POST)
+    if not form.is_valid():
+        messages.warning(request, " ".join(map(str, form.errors["expires_at"])))
+    else:
+        with errors_as_messages(request):
+            credential_expiry_service.enter(credential, form.cleaned_data["expires_at"], actor=user, now=timezone.now())
+            messages.success(request, f"The expiration date of {credential} was saved.")
+    return redirect(f"{reverse('app', args=[pk])}#credentials")
 
 
 @require_safe
@@ -163,9 +196,8 @@ def certificate(request: HttpRequest, pk: int, credential_pk: int) -> HttpRespon
     if request.GET.get("format") != "pem":
         content = x509.load_pem_x509_certificate(content).public_bytes(Encoding.DER)
         extension, content_type = "cer", "application/pkix-cert"
-    response = HttpResponse(content, content_type=content_type)
-    response["Content-Disposition"] = f'attachment; filename="{name}.{extension}"'
-    return response
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{extension}"'}
+    return HttpResponse(content, content_type=content_type, headers=headers)
 
 
 def show_refusal(error: MicrosoftRefused, form: CredentialForm, app_form: forms.Form | None = None) -> None:
@@ -180,10 +212,10 @@ def show_refusal(error: MicrosoftRefused, form: CredentialForm, app_form: forms.
 def _report_added(request: HttpRequest, credential: AppCredential) -> None:
     if credential.verified_at:
         messages.success(request, "Microsoft accepts the new credential.")
-    elif credential.kind == AppCredential.Kind.CERTIFICATE:
-        messages.info(request, UPLOAD_FIRST)
+    elif credential.kind in NEXT_STEPS:
+        messages.info(request, NEXT_STEPS[AppCredential.Kind(credential.kind)])
     else:
-        text = "The credential is saved but not tried yet, because Microsoft could not be asked. Try it later."
+        text = "The credential is saved but not tested, because Microsoft couldn't be reached. Test it later."
         messages.warning(request, text)
 
 

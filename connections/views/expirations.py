@@ -1,32 +1,38 @@
 """Everything that expires within the next year, by week and month."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
+from connections import presentation
 from connections.access import permissions, querysets, roles
-from connections.models import Connection, Share, User
-from connections.services.expiry import calendar
+from connections.charts import PRIMARY, BarChart, per_day
+from connections.models import AppCredential, Connection, Share, User
+from connections.services.expiry import calendar, credential_expiry
 from connections.services.expiry.calendar import Expiration, Expirations
 from connections.services.expiry.forecast import Reason
 from connections.views import list_pages
 
 KINDS = (
     (Reason.CREDENTIAL.value, "Secrets and certificates"),
-    (Reason.SIGN_IN.value, "Sign-ins limited by a policy"),
-    (Reason.IDLE.value, "Grants nobody uses"),
+    (Reason.SIGN_IN.value, "Sign-ins limited by policy"),
+    (Reason.IDLE.value, "Inactive connections"),
     (Reason.SHARE.value, "Shares"),
     (Reason.KEY.value, "API keys"),
 )
 STOPS = "stops"
 MONTHS = 12
+MOST_SHARES = 5000  # of a member that are looked at
+WEEKS_BACK, WEEKS_AHEAD = 4, 53
+MOST_UNDATED = 20  # secrets listed without a date
 
 
 @require_safe
@@ -37,9 +43,9 @@ def index(request: HttpRequest) -> HttpResponse:
     filters = list_pages.Filters(
         request,
         choices=(
-            list_pages.Choice("kind", "Kind", KINDS, _unchanged),
+            list_pages.Choice("kind", "Type", KINDS, _unchanged),
             list_pages.Choice("tenant", "Tenant", tenants, _unchanged),
-            list_pages.Choice("effect", "Effect", ((STOPS, "Stops something"),), _unchanged),
+            list_pages.Choice("effect", "Impact", ((STOPS, "Affects connections"),), _unchanged),
         ),
     )
     now = timezone.now()
@@ -52,12 +58,21 @@ def index(request: HttpRequest) -> HttpResponse:
         "filters": filters,
         "periods": periods,
         "months": _months(periods, now),
+        "chart": _chart(expirations, now),
         "is_cut": any(part.is_cut for part in parts),
         "most": calendar.MOST,
+        "undated": _undated(user),
         "sees_all": permissions.can_read_registry(user),
         "now": now,
     }
     return render(request, "expirations/index.html", context)
+
+
+def _undated(user: User) -> list[AppCredential]:
+    """Return secrets whose expiration date an IT admin still has to enter."""
+    if not permissions.can_read_registry(user):
+        return []
+    return credential_expiry.without_date(querysets.visible_app_registrations(user), limit=MOST_UNDATED)
 
 
 def _unchanged(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
@@ -80,13 +95,18 @@ def _parts(user: User, kind: str, now: datetime) -> Iterator[Expirations]:
         if not sees_all:
             apps = apps.filter(pk__in=connections.order_by().values("app_registration"))
         yield calendar.of_credentials(apps, connections, now=now, in_detail=sees_all)
+        if sees_all:
+            yield calendar.of_sign_in_secret(now=now)
     if kind in ("", Reason.SIGN_IN, Reason.IDLE):
         both = calendar.of_connections(connections, now=now)
         yield Expirations([row for row in both.expirations if kind in ("", row.reason)], both.is_cut)
     if kind in ("", Reason.SHARE):
         shares = Share.objects.all()
         if not sees_all:
-            shares = shares.filter(Q(connection__owner=user) | Q(pk__in=querysets.shares_with(user)))
+            own = shares.active(now).filter(connection__owner=user).order_by().values_list("pk", flat=True)
+            ids = own.union(querysets.shares_with(user).order_by().values_list("pk", flat=True))
+            # As a list, because PostgreSQL would rather read all shares in the order of their dates.
+            shares = shares.filter(pk__in=list(ids[:MOST_SHARES]))
         yield calendar.of_shares(shares, now=now)
     if kind in ("", Reason.KEY):
         yield calendar.of_keys(querysets.visible_keys(user), now=now)
@@ -102,7 +122,7 @@ def _periods(expirations: list[Expiration], now: datetime) -> Iterator[dict[str,
     def period(expiration: Expiration) -> tuple[str, str]:
         day = timezone.localtime(expiration.at).date()
         if expiration.at <= now:
-            return "Already over", "over"
+            return "Expired", "over"
         if day < next_monday:
             return "This week", "this-week"
         if day < next_monday + timedelta(days=7):
@@ -116,12 +136,30 @@ def _periods(expirations: list[Expiration], now: datetime) -> Iterator[dict[str,
 
 
 def _assignee(expiration: Expiration) -> str:
-    """Return who must act; empty if nobody has to."""
+    """Return who is responsible; empty if no action is needed."""
     if expiration.who == Connection.Who.OWNER:
         if expiration.key:
-            return "An IT admin" if expiration.key.owner.is_service else str(expiration.key.owner)
-        return str(expiration.connection.owner) if expiration.connection else "The owner"
-    return "An IT admin" if expiration.who == Connection.Who.IT_ADMIN else ""
+            return "IT admins" if expiration.key.owner.is_service else str(expiration.key.owner)
+        return str(expiration.connection.owner) if expiration.connection else "Owner"
+    return "IT admins" if expiration.who == Connection.Who.IT_ADMIN else ""
+
+
+def _chart(expirations: list[Expiration], now: datetime) -> BarChart:
+    """Return what expires in each week of the next year; what already expired is in the weeks before today."""
+    today = timezone.localtime(now).date()
+    monday = today - timedelta(days=today.weekday())
+    weeks = [monday + timedelta(weeks=number) for number in range(-WEEKS_BACK, WEEKS_AHEAD)]
+    counts: dict[bool, Counter[date]] = {True: Counter(), False: Counter()}
+    for expiration in expirations:
+        day = timezone.localtime(expiration.at).date()
+        counts[expiration.stops > 0][max(day - timedelta(days=day.weekday()), weeks[0])] += 1
+    series = (
+        per_day(weeks, "Affects connections", presentation.WARNING, counts[True]),
+        per_day(weeks, "Other", PRIMARY, counts[False]),
+    )
+    labels = tuple(f"{week.day} {week:%b %Y}" for week in weeks)
+    title = "Expirations by week"
+    return BarChart("year", title, labels, series, {WEEKS_BACK: "Today"}, "Today", "off", "Week from", is_sparse=True)
 
 
 def _months(periods: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:

@@ -5,12 +5,12 @@ An error is shown next to a form field, or as a message after a button was press
     if form.is_valid():
         with errors_on(form):
             team = teams.create(**form.cleaned_data, actor=user)
-            return redirect("team", pk=team.pk)
+            return done(request, f"{team} is there.", "team", pk=team.pk)
     return render_form(request, "teams/form.html", form)
 
     with errors_as_messages(request):
         approvals.withdraw(approval, actor=user)
-        messages.success(request, "The request is withdrawn.")
+        messages.success(request, "Request was withdrawn.")
     return redirect("approval", pk=pk)
 """
 
@@ -23,11 +23,12 @@ from django import forms
 from django.contrib import messages
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import get_object_or_404, redirect, render
 
 from connections.access import roles
 from connections.errors import NotAllowed, PortalError
 from connections.models import User
+from connections.services.policy.four_eyes import SecondPersonNeeded
 
 M = TypeVar("M", bound=Model)
 
@@ -39,7 +40,7 @@ def get_visible(request: HttpRequest, visible: Callable[[User], QuerySet[M]], pk
 
 
 class errors_on(AbstractContextManager[None, bool]):  # noqa: N801 - reads like contextlib.suppress
-    """Show a PortalError next to the form field it names, or above the form."""
+    """Show a PortalError next to the form field it names, or above the form. SecondPersonNeeded passes through."""
 
     def __init__(self, form: forms.Form) -> None:
         self.form = form
@@ -47,14 +48,14 @@ class errors_on(AbstractContextManager[None, bool]):  # noqa: N801 - reads like 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if not isinstance(error, PortalError):
+        if not isinstance(error, PortalError) or isinstance(error, SecondPersonNeeded):
             return False
         self.form.add_error(error.field if error.field in self.form.fields else None, str(error))
         return True
 
 
 class errors_as_messages(AbstractContextManager[None, bool]):  # noqa: N801 - reads like contextlib.suppress
-    """Turn a PortalError into a message. NotAllowed passes through because it has its own page."""
+    """Turn a PortalError into a message. NotAllowed and SecondPersonNeeded pass through because they have own pages."""
 
     def __init__(self, request: HttpRequest, *, level: int = messages.WARNING) -> None:
         self.request, self.level = request, level
@@ -62,7 +63,7 @@ class errors_as_messages(AbstractContextManager[None, bool]):  # noqa: N801 - re
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if not isinstance(error, PortalError) or isinstance(error, NotAllowed):
+        if not isinstance(error, PortalError) or isinstance(error, NotAllowed | SecondPersonNeeded):
             return False
         messages.add_message(self.request, self.level, str(error))
         return True
@@ -73,3 +74,10 @@ def render_form(
 ) -> HttpResponse:
     """Render a page with ``form``, with status 422 if the form has errors."""
     return render(request, template, {"form": form, **(context or {})}, status=422 if form.errors else 200)
+
+
+def done(request: HttpRequest, text: str, page: str, **kwargs: Any) -> HttpResponse:
+    """Show a message about the success, and redirect to a page: the name of a URL and its arguments."""
+    messages.success(request, text)
+    response: HttpResponse = redirect(page, **kwargs)
+    return response

@@ -1,16 +1,23 @@
+import contextlib
 import ipaddress
 
+import redis
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
 
-from connections import client_address
-from connections.services.operations import health
+from connections.errors import DatabaseUnavailable
+from connections.services.operations import checks, clocks, doctor, health
+from connections.services.operations import metrics as metrics_of_all_processes
+
+_FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Forwarded", "Via")
 
 
 @login_not_required
@@ -26,9 +33,10 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
     """Check everything the portal depends on. The status is 200 or 503; the body lists each part."""
-    parts = health.run_checks()
-    ready = all(part.ok for part in parts)
-    details = {part.name: {"ok": part.ok, "detail": part.detail} for part in parts}
+    clocks.report("web")
+    parts = {part.name: part.result for part in checks.run(check for check in doctor.CHECKS if check.is_for_readiness)}
+    ready = all(result.is_working for result in parts.values())
+    details = {name: {"ok": result.is_working, "detail": result.detail} for name, result in parts.items()}
     return JsonResponse({"ready": ready, "parts": details}, status=200 if ready else 503)
 
 
@@ -42,23 +50,40 @@ def metrics(request: HttpRequest) -> HttpResponse:
         return HttpResponse(text, status=401, content_type="text/plain", headers={"WWW-Authenticate": "Bearer"})
     registry = CollectorRegistry()
     gauges: dict[str, Gauge] = {}
-    for measure in health.metrics():
+    try:
+        measures = list(health.metrics())
+    except DatabaseError:
+        headers = {"Retry-After": str(DatabaseUnavailable.retry_after)}
+        text = f"{DatabaseUnavailable.cause}\n"
+        return HttpResponse(text, status=DatabaseUnavailable.status, content_type="text/plain", headers=headers)
+    for measure in measures:
         gauge = gauges.get(measure.name)
         if gauge is None:
             names = [name for name, _ in measure.labels]
             gauge = gauges[measure.name] = Gauge(measure.name, measure.help, names, registry=registry)
         (gauge.labels(**dict(measure.labels)) if measure.labels else gauge).set(measure.value)
+    with contextlib.suppress(redis.RedisError, OSError):
+        registry.register(_Collected(list(metrics_of_all_processes.collect())))
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+class _Collected(Collector):
+    """Metrics that have been collected, for a registry."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
 
 
 def _may_read(request: HttpRequest) -> bool:
     token: str = getattr(settings, "METRICS_TOKEN", "")
     if token:
         return constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {token}")
-    if "X-Forwarded-For" in request.headers and not settings.TRUSTED_PROXIES:
-        # The request came through a local proxy that is not configured, so the client is not on this machine.
-        return False
+    if any(name in request.headers for name in _FORWARDED):
+        return False  # the request came through a proxy, which may be on this machine, so the client may be anywhere
     try:
-        return ipaddress.ip_address(client_address.client_address(request) or "").is_loopback
+        return ipaddress.ip_address(request.META.get("REMOTE_ADDR", "")).is_loopback
     except ValueError:
         return False

@@ -3,21 +3,24 @@
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from connections import presentation
-from connections.access import permissions, querysets, roles
-from connections.errors import ApprovalNeeded
+from connections import effective_status, presentation
+from connections.access import counts, permissions, querysets, roles
+from connections.effective_status import EffectiveStatus
 from connections.models import (
+    AccessReview,
     AffectedConnection,
+    ApiKey,
     AppCredential,
     AppRegistration,
     Approval,
-    AuditEvent,
+    AuditSeal,
+    ChangeRequest,
     Connection,
     ConsentLink,
     Incident,
@@ -25,21 +28,30 @@ from connections.models import (
     Tenant,
     User,
 )
+from connections.services.audit import verification_records
 from connections.services.governance import access_reviews
-from connections.views import consent_requests, incidents, people
+from connections.services.operations import checks, daily_figures, doctor
+from connections.services.operations.checks import State
+from connections.services.policy import next_steps
+from connections.views import consent_requests, home_charts, incidents, people
 
 LISTED = 20  # rows of each kind; the linked lists contain them all
 OWN_CONNECTIONS = 50
+LOOKED_AT = 500  # broken connections; nearly all of them belong to an incident
 EXPIRES_SOON = timedelta(days=30)
 SUMMARY_DAYS = 7
+NEWEST = 8
 _BROKEN = (Connection.Status.RECONNECT_NEEDED, Connection.Status.CONSENT_NEEDED, Connection.Status.BLOCKED)
+# States in which the owner's sign-in, or a test, is the next step.
+_SIGN_IN = (EffectiveStatus.PENDING, EffectiveStatus.RECONNECT_NEEDED, EffectiveStatus.ACCOUNT_GONE)
+_TESTED = (*_SIGN_IN, EffectiveStatus.CONSENT_NEEDED, EffectiveStatus.BLOCKED)
 _SHARED_INCIDENTS = (
     Incident.Kind.OUTAGE,
     Incident.Kind.MAILBOX,
     Incident.Kind.ENCRYPTION_KEY,
     Incident.Kind.HAND_OVER,
+    Incident.Kind.TENANT,
 )
-_STATUS_ORDER = (Connection.Status.ACTIVE, *_BROKEN, Connection.Status.PENDING, Connection.Status.DISABLED)
 
 
 @require_safe
@@ -55,8 +67,19 @@ def index(request: HttpRequest) -> HttpResponse:
 def _tasks(user: User, open_incidents: list[dict[str, Any]], **others: list[Any]) -> dict[str, Any]:
     """List what only the user (or, for IT admins, any IT admin) can resolve, most urgent first."""
     own_incidents = [item for item in open_incidents if _is_assigned_to(user, item["incident"])]
-    tasks = {"incidents": own_incidents, **others, "reviews": access_reviews.tasks_of(user)}
+    tasks: dict[str, Any] = {
+        "incidents": own_incidents,
+        "changes": _changes_to_decide(user),
+        **others,
+        "reviews": access_reviews.tasks_of(user),
+    }
     return tasks | {"any": any(tasks.values())}
+
+
+def _changes_to_decide(user: User) -> list[ChangeRequest]:
+    waiting = querysets.visible_change_requests(user).filter(state=ChangeRequest.State.WAITING)
+    rows = waiting.exclude(requested_by=user).order_by("requested_at", "pk")[:LISTED]
+    return [change for change in rows if permissions.can_decide_change(user, change)]
 
 
 def _is_assigned_to(user: User, incident: Incident) -> bool:
@@ -66,7 +89,7 @@ def _is_assigned_to(user: User, incident: Incident) -> bool:
 
 
 def _admin_context(user: User) -> dict[str, Any]:
-    figures = _figures(querysets.visible_connections(user))
+    figures, now = home_charts.status_figures(), timezone.now()
     open_incidents = incidents.open_incidents(user, limit=LISTED)
     waiting = querysets.visible_approvals(user).filter(state=Approval.State.WAITING)
     approvals = list(waiting.order_by("requested_at", "pk")[:LISTED])
@@ -83,14 +106,50 @@ def _admin_context(user: User) -> dict[str, Any]:
         "credentials": _expiring_credentials(),
         "consents": list(consents.select_related("app_registration", "requested_by")[:LISTED]),
         "people_notices": people.notices(),
-        "unreachable": MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count(),
+        "unreachable": counts.capped(MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE)),
+        "verification": verification_records.newest(now),
+        **_portal_health(),
+        "expiring": home_charts.expiring(),
+        "expiry_windows": daily_figures.EXPIRY_WINDOWS,
+        "charts": [home_charts.health(now), home_charts.token_requests(now), home_charts.refreshes(now)],
     }
-    problems = ("incidents", "apps", "groups", "credentials", "consents", "own_approvals", "unreachable")
+    broken = [connection for _, connections in context["groups"] for connection in connections]
+    context["connection_facts"] = next_steps.Facts.about(broken)
+    problems = (
+        "incidents",
+        "apps",
+        "groups",
+        "credentials",
+        "consents",
+        "own_approvals",
+        "unreachable",
+        "portal_problems",
+    )
     context["all_well"] = not (tasks["any"] or figures["unfinished"] or any(context[name] for name in problems))
     if figures["total"] == 0:
         context["steps"] = _first_steps()
         context["next_step"] = next(step for step in context["steps"] if not step["done"])
     return context
+
+
+def _portal_health() -> dict[str, Any]:
+    """Check the portal itself, as manage.py doctor and /readyz do: what is wrong, and what is well."""
+    findings = checks.run(check for check in doctor.CHECKS if check.is_for_home)
+    rows = [
+        {
+            "title": finding.name.replace("_", " ").capitalize(),
+            "detail": finding.result.detail,
+            "action": finding.result.action,
+            "is_problem": finding.result.state == State.PROBLEM,
+            "is_ok": finding.result.state == State.OK,
+        }
+        for finding in findings
+        if finding.result.state != State.SKIPPED
+    ]
+    return {
+        "portal_problems": [row for row in rows if not row["is_ok"]],
+        "portal_checks": [row for row in rows if row["is_ok"]],
+    }
 
 
 def _apps_with_problems(user: User) -> list[AppRegistration]:
@@ -100,21 +159,26 @@ def _apps_with_problems(user: User) -> list[AppRegistration]:
     )
     apps = querysets.visible_app_registrations(user).filter(Q(rejected_at__isnull=False) | Q(verified_at=None))
     apps = apps.exclude(Exists(incidents)).annotate(
-        waiting=Count("connections", ~Q(connections__status=Connection.Status.DISABLED))
+        waiting=counts.connections_of_apps(~Q(value=Connection.Status.DISABLED))
     )
     return list(apps.order_by(F("rejected_at").asc(nulls_last=True), "name", "pk")[:LISTED])
 
 
 def _broken_by_assignee(user: User) -> list[tuple[str, list[Connection]]]:
-    """Group broken connections that belong to no incident by who must act."""
+    """Group broken connections that belong to no incident by who must act; looks at the last LOOKED_AT that broke."""
     affected = AffectedConnection.objects.filter(connection=OuterRef("pk"), healed_at=None, incident__closed_at=None)
-    broken = querysets.visible_connections(user).filter(status__in=_BROKEN).exclude(Exists(affected))
+    waiting = effective_status.condition(EffectiveStatus.AWAITING_CONSENT)
+    waiting |= effective_status.condition(EffectiveStatus.AWAITING_APPROVAL)
+    rows = querysets.visible_connections(user).filter(~waiting, status__in=_BROKEN)
+    broken = rows.exclude(Exists(affected))
     groups: dict[str, list[Connection]] = {}
-    for connection in broken.order_by("status_since", "pk")[:LISTED]:
+    recent = Connection.objects.filter(status__in=_BROKEN).order_by("-status_since", "pk").values("pk")[:LOOKED_AT]
+    shown = broken.filter(pk__in=recent).order_by("status_since", "pk")[:LISTED]
+    for connection in effective_status.load(shown):
         assignee = presentation.assigned_to(connection)
-        if assignee.startswith("the owner"):
-            assignee = "their owners"
-        groups.setdefault(f"{assignee[:1].upper()}{assignee[1:]}" or "Nobody", []).append(connection)
+        if assignee.endswith(presentation.OWNER_SUFFIX):
+            assignee = "Owners"
+        groups.setdefault(assignee or "No one", []).append(connection)
     return sorted(groups.items())
 
 
@@ -131,52 +195,80 @@ def _first_steps() -> list[dict[str, Any]]:
     rows = (
         (
             "Add your tenant",
-            "The Microsoft Entra directory your people and mailboxes are in.",
+            "The Microsoft Entra directory of your people and mailboxes.",
             Tenant.objects.exists(),
             "tenant_add",
             "Add tenant",
         ),
         (
             "Add an app registration",
-            "The application in Entra through which connections are made. A script can create it for you.",
+            "The application in Entra that connections use. The setup script can create it for you.",
             bool(apps),
             "app_add",
             "Add app registration",
         ),
         (
-            "Let Microsoft accept its credentials",
-            "The portal tries them as soon as you add them, and says what is wrong if they fail.",
+            "Test the credentials",
+            "The portal tests credentials when you add them, and explains any errors.",
             any(verified and not rejected for verified, rejected in apps),
             "apps",
-            "Open app registrations",
+            "View app registrations",
         ),
         (
             "Connect the first account",
-            "Your own to try it out; your colleagues connect theirs.",
+            "Start with your own account. Your colleagues can connect theirs later.",
             False,
-            "connection_choose",
-            "Connect",
+            "connect",
+            "New connection",
         ),
     )
     return [dict(zip(("title", "text", "done", "url_name", "label"), row, strict=True)) for row in rows]
 
 
 def _auditor_context(user: User) -> dict[str, Any]:
-    events = querysets.visible_events(user)
-    recent = events.filter(at__gte=timezone.now() - timedelta(days=SUMMARY_DAYS))
-    by_action = recent.order_by().values("action").annotate(times=Count("pk"))
+    events, now = querysets.visible_events(user), timezone.now()
+    days = daily_figures.last_days(SUMMARY_DAYS, now)
+    actions = daily_figures.read(days, prefix=daily_figures.ACTION)
+    totals = {action: sum(by_day.values()) for action, by_day in actions.items()}
+    denied = daily_figures.read(days, [daily_figures.DENIALS]).get(daily_figures.DENIALS, {})
+    newest = querysets.visible_connections(user).order_by("-pk")[:NEWEST]
     return {
-        "figures": _figures(querysets.visible_connections(user)),
+        "figures": home_charts.status_figures(),
         "incidents": incidents.open_incidents(user, limit=LISTED),
         "events": list(events.order_by("-pk")[:LISTED]),
-        "summary": list(by_action.order_by("-times", "action")[:LISTED]),
-        "denied": recent.exclude(outcome=AuditEvent.Outcome.DONE).count(),
+        "summary": [
+            {"action": action, "times": times}
+            for action, times in sorted(totals.items(), key=lambda item: (-item[1], item[0]))[:LISTED]
+        ],
+        "verification": verification_records.newest(now),
+        "newest_seal": AuditSeal.objects.defer("marks").first(),
+        "denied": sum(denied.values()),
         "days": SUMMARY_DAYS,
+        "charts": [home_charts.activity(now), home_charts.health(now)],
+        "reviews": _running_reviews(),
+        "top_keys": daily_figures.top_keys(now),
+        "newest": list(newest),
     }
 
 
+def _running_reviews() -> list[dict[str, Any]]:
+    """List running access reviews; ``total`` and ``answered`` are None until the figures have been counted."""
+    counts = daily_figures.latest(daily_figures.REVIEW)
+    running = AccessReview.objects.filter(closed_at=None, cancelled_at=None).order_by("due_at", "pk")
+    return [
+        {
+            "review": review,
+            "total": counts.get(f"{review.pk}:total"),
+            "answered": counts.get(f"{review.pk}:answered"),
+        }
+        for review in running[: daily_figures.REVIEWS]
+    ]
+
+
 def _member_context(user: User) -> dict[str, Any]:
-    rows = [_own_connection(user, row) for row in querysets.visible_connections(user)[: OWN_CONNECTIONS + 1]]
+    connections = list(querysets.visible_connections(user)[: OWN_CONNECTIONS + 1])
+    facts = next_steps.Facts.about(connections)
+    rows = [_own_connection(user, connection, facts) for connection in connections]
     rows.sort(key=lambda row: (not row["state"].is_broken, not row["may_sign_in"]))
     shared = incidents.open_incidents(user, limit=LISTED, kinds=_SHARED_INCIDENTS)
     tasks = _tasks(user, shared)
@@ -184,42 +276,38 @@ def _member_context(user: User) -> dict[str, Any]:
     own_approvals = querysets.visible_approvals(user).filter(
         Q(state=Approval.State.WAITING) | Q(decided_at__gt=answered_after), requested_by=user
     )
+    rows = rows[:OWN_CONNECTIONS]
     return {
         "tasks": tasks,
-        "connections": rows[:OWN_CONNECTIONS],
-        "more": len(rows) > OWN_CONNECTIONS,
+        "connections": [row for row in rows if row["is_own"]],
+        "shared_connections": [row for row in rows if not row["is_own"]],
+        "all_work": bool(rows),
+        "more": len(connections) > OWN_CONNECTIONS,
+        "use": home_charts.use_of([row["connection"] for row in rows if row["is_own"]], timezone.now()),
+        "keys": list(ApiKey.objects.filter(owner=user, revoked_at=None).order_by("expires_at", "pk")[:LISTED]),
         "own_approvals": list(own_approvals.exclude(state=Approval.State.WITHDRAWN)[:LISTED]),
         "broken": sum(row["state"].is_broken for row in rows),
         "own_requests": consent_requests.recent_requests(user),
-        "unfinished": sum(row["connection"].status == Connection.Status.PENDING for row in rows),
+        "unfinished": sum(effective_status.of(row["connection"]) == EffectiveStatus.PENDING for row in rows),
+        "waiting": sum(row["state"].badge.tone == presentation.WAITING for row in rows),
         # Incidents that affect a single connection are shown with that connection.
         "incidents": [item for item in shared if item not in tasks["incidents"]],
     }
 
 
-def _own_connection(user: User, connection: Connection) -> dict[str, Any]:
+def _own_connection(user: User, connection: Connection, facts: next_steps.Facts) -> dict[str, Any]:
     """Describe one of a member's connections, with the button that fixes it."""
-    may_sign_in = (
-        connection.status in (Connection.Status.PENDING, Connection.Status.RECONNECT_NEEDED)
-        and connection.is_delegated
-        and connection.status_code != ApprovalNeeded.code
-        and permissions.can_reconnect(user, connection)
-    )
-    may_check = not may_sign_in and connection.status in _BROKEN and permissions.can_check(user, connection)
-    state = presentation.connection_state(connection, user)
-    return {"connection": connection, "state": state, "may_sign_in": may_sign_in, "may_check": may_check}
-
-
-def _figures(visible: QuerySet[Connection]) -> dict[str, Any]:
-    """Count connections by status. ``waiting`` is the number of active ones blocked by their app registration."""
-    rejected = Q(status=Connection.Status.ACTIVE, app_registration__rejected_at__isnull=False)
-    rows = visible.order_by().values("status").annotate(times=Count("pk"), waiting=Count("pk", rejected))
-    counts = {row["status"]: row["times"] for row in rows}
+    effective = effective_status.of(connection)
+    may_sign_in = effective in _SIGN_IN and next_steps.may_sign_in(user, connection, facts=facts)
+    may_check = not may_sign_in and effective in _TESTED and next_steps.may_check(user, connection)
+    advice = next_steps.advice(connection, facts=facts)
+    replaced = {"action": advice.action, "who": advice.who} if advice is not None else {}
+    state = presentation.connection_state(connection, user, **replaced)
+    is_own = connection.owner_id == user.pk
     return {
-        "by_status": [
-            (presentation.status_badge(status), status.value, counts.get(status.value, 0)) for status in _STATUS_ORDER
-        ],
-        "total": sum(counts.values()),
-        "waiting": sum(row["waiting"] for row in rows),
-        "unfinished": counts.get(Connection.Status.PENDING, 0),
+        "connection": connection,
+        "state": state,
+        "may_sign_in": may_sign_in,
+        "may_check": may_check,
+        "is_own": is_own,
     }

@@ -1,22 +1,31 @@
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, Q, QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.contrib import messages
+from django.db.models import Case, Q, QuerySet, When
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_POST, require_safe
 
-from connections.access import permissions, querysets, roles
-from connections.models import AffectedConnection, Connection, Incident, Share, TokenFetch, User
-from connections.models.connections import without_tokens
+from connections import effective_status, presentation
+from connections.access import counts, permissions, querysets, roles
+from connections.access.search import contains
+from connections.charts import Moment, Timeline
+from connections.effective_status import EffectiveStatus
+from connections.models import AffectedConnection, Incident, Share, TokenFetch, User
+from connections.models.connections import RELATED, without_tokens
+from connections.services.connections import directories
+from connections.services.policy import next_steps
 from connections.views import list_pages
 from connections.views.audit import history
-from connections.views.form_handling import get_visible
+from connections.views.form_handling import errors_as_messages, get_visible
 
 Kind = Incident.Kind
+LOOKED_AT = 200  # open incidents from which the most urgent are chosen
 MOST_NAMES = 30  # maximum number of people, teams and keys named on the page
+MOST_MOMENTS = 10  # connections on the timeline
 RECENT_FETCHES = timedelta(days=7)
 
 
@@ -25,18 +34,28 @@ def index(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
     filters = list_pages.Filters(
         request,
-        search=("title", "code", "affected__connection_name"),
+        search=("title", "code"),
         placeholder="Title, code or connection",
         choices=(
-            list_pages.Choice("state", "State", (("open", "Open"), ("closed", "Healed")), _by_state),
-            list_pages.Choice("kind", "Kind", Kind.choices, list_pages.by("kind")),
+            list_pages.Choice("state", "Status", (("open", "Open"), ("closed", "Resolved")), _by_state),
+            list_pages.Choice("kind", "Type", Kind.choices, list_pages.by("kind")),
         ),
     )
-    incidents = filters.apply(querysets.visible_incidents(user)).distinct()
-    page = list_pages.page(request, incidents, order=("-opened_at", "-pk"))
-    shown = Incident.objects.filter(pk__in=[incident.pk for incident in page.items])
-    affected = dict(shown.annotate(count=Count("affected")).values_list("pk", "count"))
+    incidents = filters.narrow(querysets.visible_incidents(user)).annotate(
+        count=counts.related(AffectedConnection.objects.all(), "incident")
+    )
+    matches = _matches(filters) if permissions.can_read_registry(user) else list_pages.as_one(_matches(filters))
+    page = list_pages.page(request, incidents, order=("-opened_at", "-pk"), matches=matches)
+    affected = {incident.pk: incident.__dict__["count"] for incident in page.items}
     return render(request, "incidents/list.html", {"page": page, "filters": filters, "affected": affected})
+
+
+def _matches(filters: list_pages.Filters) -> list[Q]:
+    """Search the names of the connections that an incident affects, too."""
+    if not filters.query:
+        return []
+    named = AffectedConnection.objects.filter(contains(("connection_name",), filters.query))
+    return [*filters.matches(), Q(pk__in=named.values("incident"))]
 
 
 def _by_state(incidents: QuerySet[Incident], value: str) -> QuerySet[Incident]:
@@ -44,13 +63,27 @@ def _by_state(incidents: QuerySet[Incident], value: str) -> QuerySet[Incident]:
 
 
 def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """List the open incidents this person may see, starting with those that affect the most connections."""
+    """List the open incidents this person may see, the audit trail's first, then by how many connections they affect."""
     incidents = querysets.visible_incidents(user).filter(closed_at=None)
     if kinds:
         incidents = incidents.filter(kind__in=kinds)
-    count = Count("affected", filter=Q(affected__healed_at=None), distinct=True)
-    rows = incidents.annotate(affected_count=count).order_by("-affected_count", "opened_at", "pk")[:limit]
+    count = counts.related(AffectedConnection.objects.filter(healed_at=None), "incident")
+    # An untrustworthy audit trail affects no connection, and comes first all the same.
+    urgency = Case(When(kind=Kind.AUDIT_TRAIL, then=0), default=1)
+    rows = (
+        _latest(incidents)
+        .annotate(affected_count=count)
+        .order_by(urgency, "-affected_count", "opened_at", "pk")[:limit]
+    )
     return [{"incident": row, "affected_count": row.affected_count, "fix": _fix_for(row, user)} for row in rows]
+
+
+def _latest(incidents: QuerySet[Incident]) -> QuerySet[Incident]:
+    """Limit open incidents to the latest LOOKED_AT of single accounts, and as many of those that affect several."""
+    ids: list[int] = []
+    for rows in (incidents.filter(kind=Kind.ACCOUNT), incidents.exclude(kind=Kind.ACCOUNT)):
+        ids += rows.order_by("-opened_at", "-pk").values_list("pk", flat=True)[:LOOKED_AT]
+    return incidents.filter(pk__in=ids)
 
 
 @require_safe
@@ -65,22 +98,51 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "incident": incident,
         "fix": _fix_for(incident, user),
         "page": page,
-        "rows": [(row, _can_sign_in(row, user, incident)) for row in page.items],
+        "rows": _rows(page.items, user, incident),
         "owners": list(affected.values_list("owner_name", flat=True).order_by("owner_name").distinct()[:MOST_NAMES]),
         "shared_with": _shared_with(affected),
         "keys": _keys_that_fetched(affected),
-        "resolved": affected.exclude(healed_at=None).count(),
-        "total": affected.count(),
+        "resolved": counts.capped(affected.exclude(healed_at=None)),
+        "total": counts.capped(affected),
         "outage_connections": _outage_connections(incident, user),
         "deliveries": list(deliveries.order_by("pk")[:50]) if permissions.can_read_registry(user) else [],
         "events": history(user, incident),
+        "timeline": _timeline(incident, affected, timezone.now()),
     }
     return render(request, "incidents/detail.html", context)
 
 
+def _timeline(incident: Incident, affected: QuerySet[AffectedConnection], now: datetime) -> Timeline:
+    """Return when the incident was opened and resolved, and when the first connections were affected and fixed."""
+    moments = [Moment(incident.opened_at, "Incident opened", presentation.BROKEN)]
+    rows = affected.order_by("since", "pk").values_list("connection_name", "since", "healed_at")[:MOST_MOMENTS]
+    for name, since, healed_at in rows:
+        moments.append(Moment(since, f"{name} affected", presentation.WARNING))
+        if healed_at is not None:
+            moments.append(Moment(healed_at, f"{name} resolved", presentation.OK))
+    if incident.closed_at is not None:
+        moments.append(Moment(incident.closed_at, "Incident resolved", presentation.OK))
+    moments.sort(key=lambda moment: moment.at)
+    end = incident.closed_at or now
+    return Timeline("incident", "Course of the incident", moments[0].at, max(end, moments[-1].at), now, tuple(moments))
+
+
+@require_POST
+def add_tenant(request: HttpRequest, pk: int) -> HttpResponse:
+    """Add the directory that an incident asks for as a tenant, and attach the mailboxes that wait for it."""
+    user, incident = get_visible(request, querysets.visible_incidents, pk)
+    if incident.kind != Kind.TENANT:
+        raise Http404
+    with errors_as_messages(request, level=messages.ERROR):
+        tenant = directories.register_asked(incident, actor=user, now=timezone.now())
+        messages.success(request, f"{tenant} is added. The portal tests the shared mailboxes now.")
+        return redirect("tenant", pk=tenant.pk)
+    return redirect("incident", pk=pk)
+
+
 def _visible_affected(user: User, incident: Incident) -> QuerySet[AffectedConnection]:
     rows = querysets.visible_affected(user).filter(incident=incident)
-    return without_tokens(rows.select_related("connection__app_registration", "owner"))
+    return without_tokens(rows.select_related(*(f"connection__{name}" for name in RELATED), "owner"))
 
 
 def _shared_with(affected: QuerySet[AffectedConnection]) -> list[str]:
@@ -95,7 +157,7 @@ def _keys_that_fetched(affected: QuerySet[AffectedConnection]) -> list[str]:
     since = timezone.now() - RECENT_FETCHES
     fetches = TokenFetch.objects.filter(connection__in=affected.values("connection"), minute__gte=since)
     names = fetches.order_by().values_list("key_name", "owner_name").distinct()[:MOST_NAMES]
-    return sorted(f"{key} of {owner.partition(' <')[0]}" for key, owner in names)
+    return sorted(f"{key} ({owner.partition(' <')[0]})" for key, owner in names)
 
 
 def _outage_connections(incident: Incident, user: User) -> int:
@@ -103,17 +165,22 @@ def _outage_connections(incident: Incident, user: User) -> int:
     if incident.kind != Kind.OUTAGE or not incident.is_open:
         return 0
     environment = incident.key.partition(":")[2]
-    waiting = querysets.visible_connections(user).filter(
-        app_registration__tenant__environment=environment, trouble_count__gt=0
-    )
+    waiting = querysets.visible_connections(user).filter(app_registration__environment=environment, trouble_count__gt=0)
     return waiting[: list_pages.COUNT_LIMIT + 1].count()
 
 
-def _can_sign_in(row: AffectedConnection, user: User, incident: Incident) -> bool:
+def _rows(affected: list[AffectedConnection], user: User, incident: Incident) -> list[tuple[AffectedConnection, bool]]:
+    """Return each row, and whether the user can end the problem by signing in for the connection."""
+    facts = next_steps.Facts.about([row.connection for row in affected if row.connection is not None])
+    return [(row, _can_sign_in(row, user, incident, facts)) for row in affected]
+
+
+def _can_sign_in(row: AffectedConnection, user: User, incident: Incident, facts: next_steps.Facts) -> bool:
     if row.connection is None or row.healed_at or incident.kind != Kind.ACCOUNT:
         return False
-    needs_sign_in = row.connection.status == Connection.Status.RECONNECT_NEEDED
-    return needs_sign_in and row.connection.is_delegated and permissions.can_reconnect(user, row.connection)
+    effective = effective_status.of(row.connection)
+    needs_sign_in = effective in (EffectiveStatus.RECONNECT_NEEDED, EffectiveStatus.ACCOUNT_GONE)
+    return needs_sign_in and next_steps.may_sign_in(user, row.connection, facts=facts)
 
 
 def _fix_for(incident: Incident, user: User) -> dict[str, Any] | None:
@@ -122,27 +189,36 @@ def _fix_for(incident: Incident, user: User) -> dict[str, Any] | None:
         return None
     if incident.kind in (Kind.ACCOUNT, Kind.HAND_OVER):
         return _fix_by_sign_in(incident, user)
+    if incident.kind == Kind.AUDIT_TRAIL:
+        return {"label": "View verifications", "url": reverse("audit_seals")}
     if not permissions.can_manage_registry(user):
         return None
+    if incident.kind == Kind.TENANT:
+        url = reverse("incident_add_tenant", args=[incident.pk])
+        return {"label": "Add tenant", "url": url, "is_post": True, "icon": "plus"}
     pages: dict[str, tuple[str, str, int | None]] = {
-        Kind.APP_REGISTRATION: ("Mend the app registration", "app", incident.app_registration_id),
+        Kind.APP_REGISTRATION: ("Fix app registration", _app_page(incident), incident.app_registration_id),
         Kind.CONSENT: ("Grant consent", "consent_start", incident.app_registration_id),
-        Kind.MAILBOX: ("See what the mailbox lacks", "mailbox", incident.mailbox_id),
-        Kind.LEAVER: ("Hand over", "person_hand_over", incident.person_id),
-        Kind.POLICY: ("Look at the app registration", "app", incident.app_registration_id),
+        Kind.MAILBOX: ("View mailbox access", "mailbox", incident.mailbox_id),
+        Kind.LEAVER: ("Transfer ownership", "person_hand_over", incident.person_id),
+        Kind.POLICY: ("View app registration", "app", incident.app_registration_id),
     }
     label, url_name, pk = pages.get(incident.kind, ("", "", None))
     return {"label": label, "url": reverse(url_name, args=[pk])} if pk else None
+
+
+def _app_page(incident: Incident) -> str:
+    """The page that mends it: that of the app registration, or of its tenants if only one tenant rejects it."""
+    return "app_consents" if incident.key.count(":") > 1 else "app"
 
 
 def _fix_by_sign_in(incident: Incident, user: User) -> dict[str, Any] | None:
     row = _visible_affected(user, incident).filter(healed_at=None, connection__owner=user).first()
     if row is None or row.connection is None:
         return None
+    label = f"Sign in again as {row.connection.account_username or row.connection_name}"
     if incident.kind == Kind.HAND_OVER:
-        allowed, label = incident.assignee_id == user.pk, f"Sign in for {row.connection}"
-    else:
-        allowed = _can_sign_in(row, user, incident)
-        label = f"Sign in again as {row.connection.account_username or row.connection_name}"
-    url = reverse("connection_sign_in", args=[row.connection.pk])
-    return {"label": label, "url": url, "is_post": True} if allowed else None
+        label = f"Sign in for {row.connection}"
+    if not next_steps.may_sign_in(user, row.connection):
+        return {"label": "View connection", "url": reverse("connection", args=[row.connection.pk])}
+    return {"label": label, "url": reverse("connection_sign_in", args=[row.connection.pk]), "is_post": True}

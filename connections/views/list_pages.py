@@ -1,10 +1,9 @@
-"""Search, filters and pagination for all list pages.
+"""Search, filters and keyset pagination for list pages. Counting stops at COUNT_LIMIT."""
 
-Pages use keyset pagination, never OFFSET, and no query counts a whole table: counting stops at COUNT_LIMIT.
-"""
-
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Generic, TypeVar
 
 from django.db import models
@@ -12,6 +11,8 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, QueryDict
 
 from connections import keyset
+from connections.access import counts
+from connections.access.search import contains
 
 M = TypeVar("M", bound=models.Model)
 R = TypeVar("R")
@@ -19,6 +20,7 @@ K = TypeVar("K")
 
 COUNT_LIMIT = 1000
 SEARCH_LENGTH = 100
+FEW = 100  # related objects that a search names one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +48,29 @@ class Page(Generic[R]):
 
 
 def page(
-    request: HttpRequest, queryset: QuerySet[M], *, order: Sequence[str] = ("name", "pk"), size: int = 50
+    request: HttpRequest,
+    queryset: QuerySet[M],
+    *,
+    order: Sequence[str] = ("name", "pk"),
+    size: int = 50,
+    matches: Sequence[Q] = (),
 ) -> Page[M]:
     """Return the page of ``queryset`` that the query string asks for, in two queries (four for an outdated link).
 
     ``order`` names columns that are never null, with a leading "-" for descending order; the last one must be unique.
-    An invalid key returns the first page, because links become outdated or get truncated in e-mails.
+    ``matches`` are conditions of which rows meet at least one, such as Filters.matches(). Pass them as one (as_one) for a
+    queryset of few rows, such as what a member sees, because merging them costs more than testing all rows.
+    An invalid key returns the first page, because links become outdated or get truncated in emails.
     """
     return keyset_page(
         request,
         size,
         decode=lambda text: keyset.decode(text, queryset.model, order),
-        fetch=lambda key, backwards: keyset.page_rows(queryset, order, size, key=key, backwards=backwards),
+        fetch=lambda key, backwards: keyset.page_rows(
+            queryset, order, size, key=key, backwards=backwards, matches=matches
+        ),
         encode=lambda row: keyset.encode(row, order),
-        count=lambda: queryset.order_by()[: COUNT_LIMIT + 1].count(),
+        count=lambda: counts.capped(keyset.any_match(queryset, (), COUNT_LIMIT + 1, matches), COUNT_LIMIT),
     )
 
 
@@ -120,8 +131,27 @@ class Choice:
     value: str = ""  # filled in from the query string
 
 
+@dataclass(frozen=True)
+class Word:
+    """A filter with a typed value. ``narrow`` is called with the queryset and the value, without outer spaces."""
+
+    name: str
+    label: str
+    narrow: Callable[[QuerySet[Any], str], QuerySet[Any]]
+    value: str = ""  # filled in from the query string
+
+
+@dataclass(frozen=True)
+class Sort:
+    """An order that a list offers; its columns have an index. See keyset.page_rows about ``order``."""
+
+    name: str
+    label: str
+    order: tuple[str, ...]
+
+
 class Filters:
-    """A list's search and filters, read from the query string. Unknown values are ignored."""
+    """A list's search, filters and order, read from the query string. Unknown values are ignored."""
 
     def __init__(
         self,
@@ -130,16 +160,29 @@ class Filters:
         search: Sequence[str] = (),
         placeholder: str = "Search",
         choices: Sequence[Choice] = (),
+        model: type[models.Model] | None = None,
+        words: Sequence[Word] = (),
+        sorts: Sequence[Sort] = (),
     ) -> None:
+        """``model`` is needed for matches() with columns of related objects."""
+        self.model: Any = model
         self.columns = search
         self.placeholder = placeholder
-        self.query = request.GET.get("q", "").replace("\x00", "").strip()[:SEARCH_LENGTH] if search else ""
+        self.query = _typed(request, "q") if search else ""
         self.choices = [
             replace(choice, value=value if value in {option for option, _ in choice.options} else "")
             for choice in choices
             for value in [request.GET.get(choice.name, "")]
         ]
+        self.words: list[Word] = [replace(word, value=_typed(request, word.name)) for word in words]
+        self.sorts = sorts
+        self.sort = next((sort for sort in sorts if sort.name == request.GET.get("sort")), sorts[0] if sorts else None)
+        self._query = query_without_page(request)
         self.clear_url = request.path
+
+    @property
+    def _narrowing(self) -> list[Choice | Word]:
+        return [*self.choices, *self.words]
 
     @property
     def searchable(self) -> bool:
@@ -147,19 +190,54 @@ class Filters:
 
     @property
     def active(self) -> bool:
-        """Whether a search or filter is set."""
-        return bool(self.query or any(choice.value for choice in self.choices))
+        return bool(self.query or any(each.value for each in self._narrowing))
+
+    @property
+    def query_string(self) -> str:
+        """The query string without the page, for links and forms that keep the filters."""
+        return self._query.urlencode()
+
+    def header(self, ascending: str, descending: str) -> dict[str, str]:
+        """Return a column header's link, which turns its order round, and its current direction for aria-sort."""
+        current = self.sort.name if self.sort else ""
+        query = self._query.copy()
+        query["sort"] = descending if current == ascending else ascending
+        direction = {ascending: "ascending", descending: "descending"}.get(current, "none")
+        return {"url": f"?{query.urlencode()}", "direction": direction}
 
     def apply(self, queryset: QuerySet[M]) -> QuerySet[M]:
-        if self.query:
-            condition = Q()
-            for column in self.columns:
-                condition |= Q(**{f"{column}__icontains": self.query})
-            queryset = queryset.filter(condition)
-        for choice in self.choices:
-            if choice.value:
-                queryset = choice.narrow(queryset, choice.value)
+        """Apply the search and the filters. For a search in several large tables use narrow() and matches()."""
+        return self.narrow(queryset.filter(contains(self.columns, self.query)) if self.query else queryset)
+
+    def matches(self) -> list[Q]:
+        """Return the search as conditions for page(), each about one table; none if nothing is searched for."""
+        if not self.query:
+            return []
+        own = [column for column in self.columns if "__" not in column]
+        return [contains(own, self.query), *(self._related(column) for column in self.columns if "__" in column)]
+
+    def _related(self, path: str) -> Q:
+        """Match rows by a column of a related object. If few objects match, PostgreSQL is told which."""
+        name, column = path.split("__")
+        related = self.model._meta.get_field(name).related_model
+        found = related._base_manager.filter(contains([column], self.query)).order_by().values_list("pk", flat=True)
+        ids = list(found[: FEW + 1])
+        return Q(**{f"{name}__in": ids if len(ids) <= FEW else found})
+
+    def narrow(self, queryset: QuerySet[M]) -> QuerySet[M]:
+        """Apply the filters without the search."""
+        for each in self._narrowing:
+            if each.value:
+                queryset = each.narrow(queryset, each.value)
         return queryset
+
+
+def as_one(matches: Sequence[Q]) -> list[Q]:
+    return [reduce(operator.or_, matches)] if matches else []
+
+
+def _typed(request: HttpRequest, name: str) -> str:
+    return request.GET.get(name, "").replace("\x00", "").strip()[:SEARCH_LENGTH]
 
 
 def by(column: str) -> Callable[[QuerySet[Any], str], QuerySet[Any]]:

@@ -1,24 +1,24 @@
-"""Pages about shared mailboxes, and the mailboxes section of a connection's page."""
-
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import Count, Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from connections.access import permissions, querysets, roles
+from connections import effective_status, undo
+from connections.access import counts, permissions, querysets, roles
+from connections.effective_status import EffectiveStatus
 from connections.errors import PortalError
 from connections.forms.mailboxes import AttachForm, MailboxEditForm, MailboxForm
 from connections.microsoft import exchange_script
 from connections.microsoft.mailbox_errors import WITHOUT_MAILBOX, ReachState
 from connections.models import Connection, MailboxAccess, SharedMailbox, User
 from connections.models.tenants import SHARED_ENDPOINTS
+from connections.services.connections import directories
 from connections.services.mailboxes import mailboxes, probes
 from connections.views import audit, list_pages
-from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
+from connections.views.form_handling import done, errors_as_messages, errors_on, get_visible, render_form
 
 SUGGESTED = 200  # addresses suggested while typing
 REACHABLE = MailboxAccess.State.REACHABLE
@@ -35,9 +35,9 @@ def index(request: HttpRequest) -> HttpResponse:
         choices=[list_pages.Choice("tenant", "Tenant", tenants, list_pages.by("tenant_id"))],
     )
     rows = filters.apply(querysets.visible_mailboxes(user)).annotate(
-        attached=Count("accesses"),
-        reached=Count("accesses", filter=Q(accesses__state=REACHABLE)),
-        unreached=Count("accesses", filter=Q(accesses__state=MailboxAccess.State.UNREACHABLE)),
+        attached=counts.related(MailboxAccess.objects.all(), "mailbox"),
+        reached=counts.related(MailboxAccess.objects.filter(state=REACHABLE), "mailbox"),
+        unreached=counts.related(MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE), "mailbox"),
     )
     page = list_pages.page(request, rows, order=("address", "pk"))
     context = {"page": page, "filters": filters, "may_add": permissions.can_register_mailbox(user)}
@@ -54,9 +54,10 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user, mailbox = get_visible(request, querysets.visible_mailboxes, pk)
     rows = mailbox.accesses.filter(connection__in=querysets.visible_connections(user)).with_connection()
     rows = rows.order_by("connection__name", "pk")
+    effective_status.load(row.connection for row in rows)
     context = {
         "mailbox": mailbox,
-        "rows": [(row, row.connection.status == Connection.Status.ACTIVE) for row in rows],
+        "rows": [(row, effective_status.of(row.connection) == EffectiveStatus.ACTIVE) for row in rows],
         "others": mailbox.accesses.count() - len(rows),
         "reached": sum(row.state == REACHABLE for row in rows),
         "may_test": any(
@@ -75,22 +76,26 @@ def test(request: HttpRequest, pk: int) -> HttpResponse:
     tested, left = probes.probe_mailbox(mailbox, actor=user, now=timezone.now())
     _report_tests(request, tested)
     if left:
-        messages.info(request, f"{left} more {'is' if left == 1 else 'are'} tested within the next minutes.")
+        messages.info(request, f"{left} more will be tested within a few minutes.")
     if not tested and not left:
-        messages.info(request, "None of your connections works just now, so the mailbox cannot be tested.")
+        messages.info(request, "The mailbox can't be tested, because none of your connections currently work.")
     return redirect("mailbox", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
-    roles.require(permissions.can_register_mailbox(user), cause="Auditors only look.", action="Ask a member to add it.")
+    roles.require(
+        permissions.can_register_mailbox(user),
+        cause="Auditors have read-only access.",
+        action="Ask a member to add it.",
+    )
     tenants = _tenants_with_mailboxes(user)
     form = MailboxForm(request.POST or None, tenants=tenants)
     if form.is_valid():
         with errors_on(form):
             mailbox = mailboxes.register(**form.cleaned_data, actor=user)
-            messages.success(request, f"{mailbox} is registered. Attach it to a connection to use it.")
+            messages.success(request, f"{mailbox} was added. Attach it to a connection to use it.")
             return redirect("mailbox", pk=mailbox.pk)
     return render_form(request, "mailboxes/add.html", form, {"no_tenant": not tenants.exists()})
 
@@ -103,8 +108,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
     if form.is_valid():
         with errors_on(form):
             mailboxes.change(mailbox, **form.cleaned_data, actor=user)
-            messages.success(request, f"{mailbox} is changed.")
-            return redirect("mailbox", pk=pk)
+            return done(request, f"{mailbox} was updated.", "mailbox", pk=pk)
     return render_form(request, "mailboxes/edit.html", form, {"mailbox": mailbox})
 
 
@@ -114,30 +118,33 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method == "POST":
         with errors_as_messages(request, level=messages.ERROR):
             mailboxes.remove(mailbox, actor=user)
-            messages.success(request, f"{mailbox} is removed.")
-            return redirect("mailboxes")
+            return done(request, f"{mailbox} was removed.", "mailboxes")
         return redirect("mailbox", pk=pk)
     return render(request, "mailboxes/remove.html", {"mailbox": mailbox, "users": mailbox.accesses.count()})
 
 
 def _changeable_mailbox(request: HttpRequest, pk: int) -> tuple[User, SharedMailbox]:
     user, mailbox = get_visible(request, querysets.visible_mailboxes, pk)
-    roles.require(permissions.can_change_mailbox(user, mailbox), action="Ask an IT admin, or whoever registered it.")
+    roles.require(permissions.can_change_mailbox(user, mailbox), action="Ask an IT admin, or the person who added it.")
     return user, mailbox
 
 
 def attached(user: User, connection: Connection) -> dict[str, Any]:
-    """Return the context for mailboxes/_attached.html."""
     may_change = permissions.can_reconnect(user, connection)
+    rows = list(connection.mailbox_accesses.select_related("mailbox"))
+    may_attach = may_change and mailboxes.reads_mailboxes(connection)
     return {
-        "mailbox_rows": connection.mailbox_accesses.select_related("mailbox"),
+        "mailbox_rows": rows,
+        "mailboxes_apply": bool(rows or connection.wished_mailboxes) or mailboxes.reads_mailboxes(connection),
         "mailboxes_may_change": may_change,
         "mailboxes_may_probe": permissions.can_check(user, connection) and probes.can_be_probed(connection),
         "mailboxes_send": probes.may_send(connection),
         "mailboxes_wide": _tenant_wide(connection),
         "mailboxes_missing": mailboxes.missing_permission(connection),
-        "mailbox_form": AttachForm() if may_change else None,
-        "known_mailboxes": _suggestions(connection) if may_change else [],
+        "mailboxes_wished": connection.wished_mailboxes,
+        "mailboxes_wished_why": directories.why_waiting(connection),
+        "mailbox_form": AttachForm() if may_attach else None,
+        "known_mailboxes": _suggestions(connection) if may_attach else [],
     }
 
 
@@ -154,9 +161,9 @@ def _connection(request: HttpRequest, pk: int, *, to_check: bool = False) -> tup
     """Return the user and a visible connection that they may change (or test, if ``to_check``)."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     if to_check:
-        roles.require(permissions.can_check(user, connection), action="Ask its owner or an IT admin.")
+        roles.require(permissions.can_check(user, connection), action="Ask the owner or an IT admin.")
     else:
-        roles.require(permissions.can_reconnect(user, connection), action="Ask its owner.")
+        roles.require(permissions.can_reconnect(user, connection), action="Ask the owner.")
     return user, connection
 
 
@@ -197,8 +204,8 @@ def detach(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
     user, connection = _connection(request, pk)
     access = _access(connection, access_pk)
     mailboxes.detach(access, actor=user)
-    messages.success(request, f"{access.mailbox} is detached from {connection}. It stays registered.")
-    return redirect("connection", pk=pk)
+    undo.offer(request, "mailbox_attach", kwargs={"pk": pk}, fields={"address": [access.mailbox.address]})
+    return done(request, f"{access.mailbox} was detached from {connection}.", "connection", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -222,13 +229,13 @@ def _probe(request: HttpRequest, connection: Connection, rows: list[MailboxAcces
     """Test the mailboxes and report the result. A connection without a token tests them after its next sign-in."""
     if not probes.can_be_probed(connection):
         for row in rows:
-            messages.info(request, f"{row.mailbox} is attached. It is tested as soon as the connection is active.")
+            messages.info(request, f"{row.mailbox} is attached. It will be tested when the connection is active.")
         return
     try:
         tested = probes.probe(connection, actor=user, now=timezone.now(), only=rows)
     except PortalError as error:
         names = ", ".join(str(row.mailbox) for row in rows)
-        messages.warning(request, f"{names} could not be tested. {error}")
+        messages.warning(request, f"{names} couldn't be tested. {error}")
         return
     _report_tests(request, tested)
 
@@ -238,7 +245,7 @@ def _report_tests(request: HttpRequest, rows: list[MailboxAccess]) -> None:
     if len(rows) > 1:
         reached = sum(row.state == REACHABLE for row in rows)
         add_message = messages.success if reached == len(rows) else messages.warning
-        add_message(request, f"{reached} of {len(rows)} tests reached the mailbox.")
+        add_message(request, f"{reached} of {len(rows)} connections can reach the mailbox.")
         return
     for row in rows:
         if row.state == REACHABLE:
@@ -279,9 +286,8 @@ def _download(plan: exchange_script.ApplicationPlan | exchange_script.AccountPla
         raise Http404 from None
     # Without the byte order mark, Windows PowerShell 5.1 assumes the legacy code page, in which some bytes of UTF-8
     # letters are quotation marks.
-    response = HttpResponse(text.encode("utf-8-sig"), content_type="text/plain; charset=utf-8")
-    response["Content-Disposition"] = f'attachment; filename="exchange-{key}-{plan.key}.ps1"'
-    return response
+    headers = {"Content-Disposition": f'attachment; filename="exchange-{key}-{plan.key}.ps1"'}
+    return HttpResponse(text.encode("utf-8-sig"), content_type="text/plain; charset=utf-8", headers=headers)
 
 
 def _tenant_wide(connection: Connection) -> tuple[str, ...]:

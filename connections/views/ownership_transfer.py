@@ -6,9 +6,11 @@ from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
+from connections import effective_status
 from connections.access import permissions, querysets, roles
 from connections.errors import PortalError
 from connections.forms.ownership_transfer import TransferAllForm, TransferForm
+from connections.fresh_sign_in import fresh_sign_in_required
 from connections.models import ApiKey, Connection, HandOver, User
 from connections.services.api_keys import api_keys
 from connections.services.people import ownership_transfer
@@ -27,9 +29,10 @@ def waiting(user: User, connection: Connection) -> dict[str, Any]:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required(also_to_read=True)
 def connection(request: HttpRequest, pk: int) -> HttpResponse:
     user, connection = get_visible(request, querysets.visible_connections, pk)
-    roles.require(permissions.can_hand_over(user, connection), action="Ask its owner or an IT admin.")
+    roles.require(permissions.can_hand_over(user, connection), action="Ask the owner or an IT admin.")
     form = TransferForm(request.POST or None, connection=connection, people=querysets.possible_owners())
     if form.is_valid():
         owner, name, keep = form.cleaned_data["new_owner"], form.cleaned_data["new_name"], form.keeps_grant
@@ -55,18 +58,23 @@ def connection(request: HttpRequest, pk: int) -> HttpResponse:
 def _done(transfer: HandOver) -> str:
     owner = transfer.to_name.partition(" <")[0]
     if transfer.completed_at:
-        return f"{transfer.connection} belongs to {owner} now."
-    after = "Until then it goes on as before." if transfer.keeps_grant else "Until then it gives no tokens."
-    return f"{transfer.connection} belongs to {owner} now, who is asked to sign in for it. {after}"
+        return f"Ownership of {transfer.connection} is transferred to {owner}."
+    after = (
+        "Until then, the connection keeps working." if transfer.keeps_grant else "Until then, it doesn't issue tokens."
+    )
+    return f"Ownership of {transfer.connection} is transferred to {owner}, who needs to sign in. {after}"
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required(also_to_read=True)
 def person(request: HttpRequest, pk: int) -> HttpResponse:
     user = roles.current_user(request.user)
-    roles.require(permissions.can_manage_people(user), cause="This takes an IT admin.", action="Ask one.")
+    roles.require(
+        permissions.can_manage_people(user), cause="Only IT admins can transfer ownership.", action="Ask an IT admin."
+    )
     leaver = get_object_or_404(querysets.visible_people(user), pk=pk)
     owned = querysets.visible_connections(user).filter(owner=leaver).order_by("name", "pk")
-    connections = list(owned[:AT_ONCE])
+    connections = effective_status.load(owned[:AT_ONCE])
     people = querysets.possible_owners()
     form = TransferAllForm(request.POST or None, connections=connections, people=people, leaver=leaver)
     if "revoke" in request.POST:
@@ -97,8 +105,8 @@ def _transfer_all(request: HttpRequest, form: TransferAllForm, user: User) -> bo
             field = "name" if error.field == "new_name" else "to"
             form.add_error(f"{field}_{connection.pk}", str(error))
     if done:
-        plural = "connections have" if done > 1 else "connection has"
-        messages.success(request, f"{done} {plural} a new owner, who is asked to sign in where that is needed.")
+        plural = "connections are" if done > 1 else "connection is"
+        messages.success(request, f"{done} {plural} transferred. New owners need to sign in to delegated connections.")
     return not form.errors
 
 
@@ -110,5 +118,5 @@ def _revoke(request: HttpRequest, user: User, leaver: User) -> HttpResponse:
     if keys:
         messages.success(request, f"Revoked: {', '.join(map(str, keys))}.")
     else:
-        messages.warning(request, "Tick the keys to revoke first.")
+        messages.warning(request, "Select the keys to revoke.")
     return redirect("person_hand_over", pk=leaver.pk)

@@ -1,30 +1,34 @@
 from collections import defaultdict
 from typing import Any
 
-from django.contrib import messages
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from social_django.models import UserSocialAuth
 
-from connections.access import permissions, querysets
+from connections import effective_status
+from connections.access import counts, permissions, querysets
 from connections.access import roles as access_roles
+from connections.fresh_sign_in import fresh_sign_in_required
 from connections.models import ApiKey, Connection, Share, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.connections import without_tokens
 from connections.services.people import accounts, ownership_transfer
 from connections.views import access_history, list_pages
 from connections.views.audit import history
+from connections.views.form_handling import done
 
-NAMED = 50  # of each kind of object on a person's page
+NAMED = 50  # at most so many objects of each kind are listed on a person's page
 
 
 def _reader(request: HttpRequest) -> User:
     user = access_roles.current_user(request.user)
-    cause = "Only IT admins and auditors may see what people own."
-    access_roles.require(permissions.can_read_people(user), cause=cause, action="Your own account is under your name.")
+    cause = "Only IT admins and auditors can view people."
+    access_roles.require(
+        permissions.can_read_people(user), cause=cause, action="To view your own account, open the account menu."
+    )
     return user
 
 
@@ -34,19 +38,19 @@ def index(request: HttpRequest) -> HttpResponse:
     filters = list_pages.Filters(
         request,
         search=("username", "first_name", "last_name", "email"),
-        placeholder="Name, sign-in name or e-mail",
+        placeholder="Name, user name or email",
         choices=(
             list_pages.Choice(
                 "left",
-                "Left",
-                (("1", "Have left"), ("0", "Are here")),
+                "Status",
+                (("1", "Have left"), ("0", "Current")),
                 lambda people, value: people.filter(left_at__isnull=value == "0"),
             ),
             list_pages.Choice("role", "Role", (("admin", "IT admins"), ("auditor", "Auditors")), _by_role),
             list_pages.Choice(
                 "groups",
                 "Groups",
-                (("left-out", "Left out by Microsoft"),),
+                (("left-out", "Not included in sign-in"),),
                 lambda people, _: people.filter(groups_left_out_at__isnull=False),
             ),
         ),
@@ -80,7 +84,7 @@ def _rows(people: list[User]) -> list[dict[str, Any]]:
         row = {
             "person": person,
             "role": _role(person, roles[person.pk]),
-            "ways": " or ".join(ways) or "cannot sign in",
+            "ways": " or ".join(ways) or "None",
             "connections": owned.get(person.pk, 0),
             "keys": keys.get(person.pk, 0),
         }
@@ -106,10 +110,10 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "row": _rows([person])[0],
         "person": person,
-        "connections": list(querysets.visible_connections(user).filter(owner=person)[:NAMED]),
+        "connections": effective_status.load(querysets.visible_connections(user).filter(owner=person)[:NAMED]),
         # Shares of the person's own connections, whoever created them.
         "given": _shares(Q(connection__owner=person)),
-        "got": _shares(Q(person=person) | Q(team__in=person.teams.values("pk"))),
+        "got": _shares(Q(person=person), Q(team__in=person.teams.values("pk"))),
         "keys": list(_live_keys().filter(owner=person)[:NAMED]),
         "consents": list(without_tokens(querysets.visible_consent_requests(user).filter(requester=person))[:NAMED]),
         "teams": list(person.teams.all()[:NAMED]),
@@ -123,8 +127,8 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "people/detail.html", context)
 
 
-def _shares(condition: Q) -> list[Share]:
-    shares = Share.objects.active().filter(condition).select_related("connection__owner", "person", "team")
+def _shares(*conditions: Q) -> list[Share]:
+    shares = querysets.any_of(Share.objects.active(), *conditions).select_related("connection__owner", "person", "team")
     return list(without_tokens(shares).order_by("connection__name", "pk")[:NAMED])
 
 
@@ -132,36 +136,34 @@ def _shares(condition: Q) -> list[Share]:
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
     user = access_roles.current_user(request.user)
     access_roles.require(
-        permissions.can_manage_people(user), cause="Accounts are disabled by IT admins.", action="Ask one."
+        permissions.can_manage_people(user), cause="Only IT admins can disable accounts.", action="Ask an IT admin."
     )
     person = get_object_or_404(querysets.visible_people(user), pk=pk)
     if request.method == "POST":
         accounts.disable_person(person, actor=user, now=timezone.now())
-        messages.success(request, f"{person} is shut out of the portal.")
-        return redirect("person", pk=pk)
+        return done(request, f"{person}'s account is disabled.", "person", pk=pk)
     context = {"row": _rows([person])[0], "person": person, "may_disable": permissions.can_disable_person(user, person)}
     return render(request, "people/disable.html", context)
 
 
 @require_POST
+@fresh_sign_in_required()
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
     user = access_roles.current_user(request.user)
     access_roles.require(
-        permissions.can_manage_people(user), cause="Accounts are enabled by IT admins.", action="Ask one."
+        permissions.can_manage_people(user), cause="Only IT admins can enable accounts.", action="Ask an IT admin."
     )
     person = get_object_or_404(querysets.visible_people(user), pk=pk)
     accounts.enable_person(person, actor=user, now=timezone.now())
-    messages.success(request, f"{person} may sign in again.")
-    return redirect("person", pk=pk)
+    return done(request, f"{person}'s account is enabled.", "person", pk=pk)
 
 
 def notices() -> dict[str, Any]:
-    """Return the context for people/_leavers_notice.html."""
     left = User.objects.filter(left_at__isnull=False)
     return {
         "leavers": {
-            "people": left.filter(Exists(Connection.objects.filter(owner=OuterRef("pk")))).count(),
-            "connections": Connection.objects.filter(owner__left_at__isnull=False).count(),
+            "people": counts.capped(left.filter(Exists(Connection.objects.filter(owner=OuterRef("pk"))))),
+            "connections": counts.capped(Connection.objects.filter(owner__left_at__isnull=False)),
         },
         "groups_left_out": User.objects.filter(groups_left_out_at__isnull=False, is_active=True).count(),
     }

@@ -1,5 +1,3 @@
-"""Pages about the policy: IT admins edit it, auditors read it, and members see what it allows."""
-
 from typing import Any
 
 from django.contrib import messages
@@ -11,10 +9,11 @@ from django.views.decorators.http import require_http_methods, require_safe
 from connections.access import permissions, querysets, roles
 from connections.errors import Conflict, InvalidInput
 from connections.forms.policy import ImpactForm, OrganisationRulesForm, RulesForm
+from connections.fresh_sign_in import fresh_sign_in_required
 from connections.models import AppRegistration, Policy, User
 from connections.services.governance import policy
 from connections.services.governance import violations as policy_violations
-from connections.services.policy import describe, evaluate
+from connections.services.policy import describe, evaluate, loosening
 from connections.services.policy import rules as policy_rules
 from connections.services.policy.rules import Rules
 from connections.views.audit import history
@@ -24,11 +23,13 @@ SHOWN = 200  # of each kind on the page of policy violations
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required()
 def organisation(request: HttpRequest) -> HttpResponse:
     return _page(request, None)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required()
 def of_app(request: HttpRequest, pk: int) -> HttpResponse:
     user = roles.current_user(request.user)
     return _page(request, get_object_or_404(querysets.visible_app_registrations(user), pk=pk))
@@ -38,7 +39,7 @@ def _page(request: HttpRequest, app: AppRegistration | None) -> HttpResponse:
     user = roles.current_user(request.user)
     if permissions.can_change_policy(user):
         return _edit(request, user, app)
-    roles.require(request.method != "POST", cause="IT admins make the policy.", action="Ask one of them.")
+    roles.require(request.method != "POST", cause="Only IT admins can change the policy.", action="Ask an IT admin.")
     if permissions.can_read_policy(user):
         return render(request, "policy/read.html", _context(user, app, policy.stored_policy(app)))
     summary = describe.summary(_effective(app, policy.stored_policy(app).rules))
@@ -100,12 +101,12 @@ def _save(
 
 
 def _describe(outcome: policy.Outcome) -> str:
-    parts = ["Saved." if outcome.changed else "Nothing was different."]
+    parts = ["Saved." if outcome.changed else "No changes were made."]
     for count, what in (
         (outcome.disabled, "connection{s} disabled"),
-        (outcome.ended, "share{s} ended"),
+        (outcome.ended, "share{s} removed"),
         (outcome.shortened, "share{s} shortened"),
-        (outcome.left_connections + outcome.left_shares, "marked as breaking the policy"),
+        (outcome.left_connections + outcome.left_shares, "flagged as policy violations"),
     ):
         if count:
             parts.append(f"{count} {what.format(s='' if count == 1 else 's')}.")
@@ -121,6 +122,7 @@ def _context(user: User, app: AppRegistration | None, stored: policy.StoredPolic
         "lines": describe.lines(stored.rules, tenants=names, of_app=app is not None),
         "effective": describe.lines(_effective(app, stored.rules), tenants=names) if app else {},
         "apps": _apps(),
+        "created_while_loose": loosening.created_since_loosening(row),
         "events": history(user, row) if row else [],
     }
 
@@ -136,7 +138,9 @@ def _apps() -> list[tuple[AppRegistration, bool]]:
 def violations(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
     roles.require(
-        permissions.can_read_policy(user), cause="IT admins and auditors read this.", action="Ask one of them."
+        permissions.can_read_policy(user),
+        cause="Only IT admins and auditors can view policy violations.",
+        action="Ask an IT admin.",
     )
     impact = policy_violations.impact(evaluate.load_policies(), now=timezone.now(), keep=SHOWN)
     return render(request, "policy/violations.html", {"impact": impact})

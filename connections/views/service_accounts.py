@@ -9,17 +9,18 @@ from connections.access import permissions, querysets
 from connections.access import roles as access_roles
 from connections.errors import PortalError
 from connections.forms.service_accounts import ServiceAccountForm
+from connections.fresh_sign_in import fresh_sign_in_required
 from connections.models import Share
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.connections import without_tokens
 from connections.services.people import service_accounts
 from connections.views import api_keys, list_pages
 from connections.views.audit import history
-from connections.views.form_handling import errors_on, get_visible, render_form
+from connections.views.form_handling import done, errors_on, get_visible, render_form
 
 
 def _require(allowed: bool) -> None:
-    access_roles.require(allowed, cause="Service accounts are made by IT admins.", action="Ask an IT admin.")
+    access_roles.require(allowed, cause="Only IT admins can manage service accounts.", action="Ask an IT admin.")
 
 
 @require_safe
@@ -37,14 +38,15 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required(also_to_read=True)
 def add(request: HttpRequest) -> HttpResponse:
     user = access_roles.current_user(request.user)
     _require(permissions.can_manage_service_accounts(user))
-    form = ServiceAccountForm(request.POST or None, people=querysets.people(), initial={"responsible": user.pk})
+    form = ServiceAccountForm(request.POST or None, people=querysets.people(), initial={"responsible": user})
     if form.is_valid():
         with errors_on(form):
             account = service_accounts.create(**form.cleaned_data, actor=user, now=timezone.now())
-            messages.success(request, f"{account} is there. Share connections with it, and make its first key.")
+            messages.success(request, f"{account} was added. Share connections with it and create an API key.")
             return redirect("service_account", pk=account.pk)
     return render_form(request, "service_accounts/form.html", form)
 
@@ -67,13 +69,14 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required(also_to_read=True)
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
     user, account = get_visible(request, querysets.visible_service_accounts, pk)
     _require(permissions.can_manage_service_accounts(user))
     roles = set(account.groups.values_list("name", flat=True))
     initial = {
         "purpose": account.purpose,
-        "responsible": account.responsible_id,
+        "responsible": account.responsible,
         "admin": IT_ADMINS in roles,
         "auditor": AUDITORS in roles,
     }
@@ -81,12 +84,12 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
     if form.is_valid():
         with errors_on(form):
             service_accounts.change(account, **form.cleaned_data, actor=user, now=timezone.now())
-            messages.success(request, f"{account} is changed.")
-            return redirect("service_account", pk=pk)
+            return done(request, f"{account} was updated.", "service_account", pk=pk)
     return render_form(request, "service_accounts/form.html", form, {"account": account})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required(also_to_read=True)
 def add_key(request: HttpRequest, pk: int) -> HttpResponse:
     user, account = get_visible(request, querysets.visible_service_accounts, pk)
     _require(permissions.can_issue_key(user, account))
@@ -97,16 +100,14 @@ def add_key(request: HttpRequest, pk: int) -> HttpResponse:
 def disable(request: HttpRequest, pk: int) -> HttpResponse:
     user, account = get_visible(request, querysets.visible_service_accounts, pk)
     service_accounts.disable(account, actor=user, now=timezone.now())
-    messages.success(request, f"{account} is disabled: its keys are refused.")
-    return redirect("service_account", pk=pk)
+    return done(request, f"{account} is disabled. Its API keys don't work.", "service_account", pk=pk)
 
 
 @require_POST
 def enable(request: HttpRequest, pk: int) -> HttpResponse:
     user, account = get_visible(request, querysets.visible_service_accounts, pk)
     service_accounts.enable(account, actor=user, now=timezone.now())
-    messages.success(request, f"{account} is enabled: its keys work again.")
-    return redirect("service_account", pk=pk)
+    return done(request, f"{account} is enabled. Its API keys work again.", "service_account", pk=pk)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -117,8 +118,7 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method == "POST":
         try:
             service_accounts.remove(account, actor=user, now=timezone.now())
-            messages.success(request, f"{account} is removed.")
-            return redirect("service_accounts")
+            return done(request, f"{account} was removed.", "service_accounts")
         except PortalError as error:
             trouble = error
     context = {

@@ -1,29 +1,38 @@
 from typing import Any
 
 from django.contrib import messages
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
+from django.utils.text import get_text_list
 from django.views.decorators.http import require_http_methods, require_POST
 
+from connections import undo
 from connections.access import permissions as access_permissions
 from connections.access import querysets, roles
-from connections.forms.shares import ShareForm
+from connections.forms.recipients import MOST_LINES
+from connections.forms.shares import EmergencyForm, ShareForm
+from connections.fresh_sign_in import fresh_sign_in_required
 from connections.microsoft import capabilities, permissions, token_endpoint
 from connections.models import Connection, Share, User
 from connections.models.connections import without_tokens
+from connections.services.policy.next_steps import Step
+from connections.services.sharing import emergency as emergency_access
 from connections.services.sharing import shares as sharing_service
 from connections.views import access_history
-from connections.views.form_handling import errors_on, get_visible, render_form
+from connections.views.form_handling import done, errors_on, get_visible, render_form
 
 
-def panel(user: User, connection: Connection) -> dict[str, Any]:
+def panel(user: User, connection: Connection, *, steps: frozenset[Step]) -> dict[str, Any]:
     """Return the context for shares/_panel.html: who uses this connection, and what the user may change."""
     shares = Share.objects.active().filter(connection=connection).select_related("person", "team")
     reads_audit = access_permissions.can_read_audit(user)
     return {
         "shares": list(shares.order_by("created_at", "pk")[:100]),
-        "may_share": access_permissions.can_share(user, connection),
+        "may_share": Step.SHARE in steps,
+        "may_end_shares": access_permissions.can_share(user, connection),
+        "may_take_emergency_access": access_permissions.can_take_emergency_access(user, connection),
         "access_url": access_history.link("connection", connection.pk) if reads_audit else "",
     }
 
@@ -31,20 +40,24 @@ def panel(user: User, connection: Connection) -> dict[str, Any]:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, pk: int) -> HttpResponse:
     user, connection = get_visible(request, querysets.visible_connections, pk)
-    roles.require(access_permissions.can_share(user, connection), action="Ask its owner or an IT admin to share it.")
+    roles.require(access_permissions.can_share(user, connection), action="Ask the owner or an IT admin to share it.")
     limits = sharing_service.limits(connection, now=timezone.now())
     people = querysets.accounts().exclude(pk=connection.owner_id) if limits.with_people else User.objects.none()
     teams, longest = querysets.visible_teams(user), limits.longest_days
     form = ShareForm(request.POST or None, people=people, teams=teams, longest_days=longest)
     if form.is_valid():
-        level, until = form.cleaned_data["level"], form.cleaned_data["until"]
+        level, until, recipients = form.cleaned_data["level"], form.cleaned_data["until"], form.recipients()
         with errors_on(form):
-            recipient: Any = form.recipient_chosen()
-            share = sharing_service.share(
-                connection, **recipient, level=level, until=until, actor=user, now=timezone.now()
+            now = timezone.now()
+            shares = sharing_service.share_with_all(
+                connection, recipients, level=level, until=until, actor=user, now=now
             )
-            messages.success(request, f"{connection} is shared with {share.person or share.team}.")
-            return redirect("connection", pk=pk)
+            first, *more = [share.pk for share in shares]
+            if all(share.created_at == now for share in shares):  # ending an older share would undo more
+                fields = {"also": [str(share_pk) for share_pk in more]}
+                undo.offer(request, "share_end", kwargs={"pk": pk, "share_pk": first}, fields=fields)
+            names = get_text_list([str(each) for each in recipients], "and")
+            return done(request, f"{connection} is shared with {names}.", "connection", pk=pk)
     context = {"connection": connection, "reach": reach(connection), "limits": limits}
     return render_form(request, "shares/add.html", form, context)
 
@@ -63,14 +76,42 @@ def reach(connection: Connection) -> dict[str, list[Any]]:
     return {"abilities": abilities, "beyond": described} if abilities or described else {}
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
+@fresh_sign_in_required()
+def emergency(request: HttpRequest, pk: int) -> HttpResponse:
+    """Let an IT admin use somebody else's connection for a few hours, which alarms everybody concerned."""
+    user, connection = get_visible(request, querysets.visible_connections, pk)
+    roles.require(
+        access_permissions.can_take_emergency_access(user, connection),
+        cause="Only IT admins who can't use the connection can take emergency access.",
+    )
+    form = EmergencyForm(request.POST or None)
+    if form.is_valid():
+        with errors_on(form):
+            share = emergency_access.take(connection, **form.cleaned_data, actor=user, now=timezone.now())
+            until = f"{share.until:%H:%M} UTC" if share.until else ""
+            messages.warning(request, f"You can use {connection} until {until}. Everybody concerned was alerted.")
+            return redirect("connection", pk=pk)
+    return render_form(request, "shares/emergency.html", form, {"connection": connection})
+
+
 @require_POST
 def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
+    """End a share, and those in ``also``, which were created together with it."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
+    pks = [share_pk, *map(int, filter(_is_id, request.POST.getlist("also")[:MOST_LINES]))]
     shares = without_tokens(Share.objects.select_related("person", "team", "connection"))
-    share = get_object_or_404(shares, pk=share_pk, connection=connection)
-    sharing_service.end_share(share, actor=user, now=timezone.now())
-    messages.success(request, f"{share.person or share.team} can no longer use {connection}.")
+    ended = [get_object_or_404(shares, pk=each, connection=connection) for each in pks]
+    with transaction.atomic():
+        for share in ended:
+            sharing_service.end_share(share, actor=user, now=timezone.now())
+    names = get_text_list([str(share.person or share.team) for share in ended], "and")
+    messages.success(request, f"{names} can no longer use {connection}.")
     return redirect_to_connection(user, pk)
+
+
+def _is_id(text: str) -> bool:
+    return text.isdecimal() and len(text) < 19
 
 
 def redirect_to_connection(user: User, pk: int) -> HttpResponse:

@@ -13,13 +13,13 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from connections import pipeline
 from connections.access import querysets
+from connections.audit import origin
 from connections.errors import PortalError
 from connections.microsoft import capabilities
 from connections.models import Connection, User
 from connections.services.connections import sign_in, sign_in_links
-from connections.services.people import ownership_transfer
+from connections.services.people import ownership_transfer, sign_in_limits
 from connections.services.policy import permission_drift
-from connections.views.connections import redirect_to_microsoft
 from connections.views.form_handling import get_visible
 
 BROWSER_LIFETIME = 3600  # lifetime in seconds of a session in which nobody is signed in
@@ -27,8 +27,11 @@ BROWSER_LIFETIME = 3600  # lifetime in seconds of a session in which nobody is s
 
 @require_POST
 def create(request: HttpRequest, pk: int) -> HttpResponse:
+    return show_new(request, *get_visible(request, querysets.visible_connections, pk))
+
+
+def show_new(request: HttpRequest, user: User, connection: Connection) -> HttpResponse:
     """Create a link and show it; it cannot be shown again."""
-    user, connection = get_visible(request, querysets.visible_connections, pk)
     link, token = sign_in_links.create(connection, actor=user, now=timezone.now())
     context = {
         "connection": connection,
@@ -84,10 +87,11 @@ def _to_microsoft(request: HttpRequest, token: str) -> HttpResponse:
     """Bind the link to this browser and redirect it to Microsoft. Nobody gets signed in to the portal."""
     now = timezone.now()
     sign_in_links.open_link(token, now=now)  # an invalid token must not create a session
+    sign_in_limits.begin_at_microsoft(address=origin.get().address, now=now)
     request.session.cycle_key()  # prevents session fixation
     browser = request.session.setdefault(pipeline.LINK_BROWSER, secrets.token_urlsafe(32))
     if not request.user.is_authenticated:
         request.session.set_expiry(BROWSER_LIFETIME)
     opened = sign_in_links.bind_to_browser(token, browser=browser, now=now)
     sign_in.begin(opened.connection, actor=opened.made_by, now=now, by_link=opened.link)
-    return redirect_to_microsoft(request, opened.connection, opened.link)
+    return pipeline.to_microsoft(request, opened.connection, opened.link)

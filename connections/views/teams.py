@@ -1,24 +1,23 @@
-from django.contrib import messages
-from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from connections.access import permissions, querysets, roles
+from connections import undo
+from connections.access import counts, permissions, querysets, roles
 from connections.forms.shares import MemberForm, TeamForm
-from connections.models import Share, Team, User
+from connections.models import Share, Team, TeamMember, User
 from connections.models.connections import without_tokens
 from connections.services.sharing import teams
 from connections.views import list_pages
 from connections.views.audit import history
-from connections.views.form_handling import errors_on, get_visible, render_form
+from connections.views.form_handling import done, errors_on, get_visible, render_form
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
-    filters = list_pages.Filters(request, search=("name",), placeholder="Name of the team")
-    teams_with_count = querysets.visible_teams(user).annotate(count=Count("memberships"))
+    filters = list_pages.Filters(request, search=("name",), placeholder="Team name")
+    teams_with_count = querysets.visible_teams(user).annotate(count=counts.related(TeamMember.objects.all(), "team"))
     context = {
         "page": list_pages.page(request, filters.apply(teams_with_count)),
         "filters": filters,
@@ -30,7 +29,9 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
-    roles.require(permissions.can_manage_teams(user), cause="Teams are made by IT admins.", action="Ask one of them.")
+    roles.require(
+        permissions.can_manage_teams(user), cause="Only IT admins can manage teams.", action="Ask an IT admin."
+    )
     form = TeamForm(request.POST or None)
     if form.is_valid():
         with errors_on(form):
@@ -42,6 +43,10 @@ def add(request: HttpRequest) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user, team = get_visible(request, querysets.visible_teams, pk)
+    return _detail(request, user, team)
+
+
+def _detail(request: HttpRequest, user: User, team: Team, form: MemberForm | None = None) -> HttpResponse:
     may_manage = permissions.can_manage_teams(user)
     mine = querysets.visible_connections(user).values("pk")
     shares = Share.objects.active().filter(team=team, connection__in=mine).select_related("connection__owner")
@@ -51,10 +56,10 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "shares": without_tokens(shares)[:200],
         "may_manage": may_manage,
         "by_hand": teams.members_can_be_changed(team),
-        "form": MemberForm(people=querysets.people().exclude(teams=team)) if may_manage else None,
+        "form": form or (MemberForm(people=querysets.people()) if may_manage else None),
         "events": history(user, team) if permissions.can_read_audit(user) else [],
     }
-    return render(request, "teams/detail.html", context)
+    return render(request, "teams/detail.html", context, status=422 if form else 200)
 
 
 def _managed_team(request: HttpRequest, pk: int) -> tuple[User, Team]:
@@ -71,8 +76,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
     if form.is_valid():
         with errors_on(form):
             teams.change(team, **form.cleaned_data, actor=user)
-            messages.success(request, "Saved.")
-            return redirect("team", pk=pk)
+            return done(request, "Saved.", "team", pk=pk)
     return render_form(request, "teams/form.html", form, {"team": team})
 
 
@@ -81,8 +85,7 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
     user, team = _managed_team(request, pk)
     if request.method == "POST":
         teams.remove(team, actor=user)
-        messages.success(request, f"{team} is removed.")
-        return redirect("teams")
+        return done(request, f"{team} was removed.", "teams")
     shared = Share.objects.active().filter(team=team).count()
     return render(request, "teams/remove.html", {"team": team, "shared": shared, "members": team.members.count()})
 
@@ -91,15 +94,17 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 def add_member(request: HttpRequest, pk: int) -> HttpResponse:
     user, team = _managed_team(request, pk)
     form = MemberForm(request.POST, people=querysets.people())
-    if form.is_valid():
-        teams.add_member(team, form.cleaned_data["user"], actor=user)
-    else:
-        messages.error(request, "Choose somebody from the list.")
-    return redirect("team", pk=pk)
+    if not form.is_valid():
+        return _detail(request, user, team, form)
+    teams.add_member(team, form.cleaned_data["user"], actor=user)
+    return done(request, f"{form.cleaned_data['user']} was added to {team}.", "team", pk=pk)
 
 
 @require_POST
 def remove_member(request: HttpRequest, pk: int, user_pk: int) -> HttpResponse:
     user, team = get_visible(request, querysets.visible_teams, pk)
-    teams.remove_member(team, get_object_or_404(User, pk=user_pk), actor=user)
-    return redirect("team", pk=pk)
+    member = get_object_or_404(User, pk=user_pk)
+    teams.remove_member(team, member, actor=user)
+    if permissions.can_manage_teams(user):
+        undo.offer(request, "team_member_add", kwargs={"pk": pk}, fields={"user": [f"person:{member.pk}"]})
+    return done(request, f"{member} was removed from {team}.", "team", pk=pk)

@@ -1,16 +1,15 @@
 from django.contrib import messages
-from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
-from connections.access import permissions, querysets, roles
+from connections.access import counts, permissions, querysets, roles
 from connections.forms.tenants import TenantForm
 from connections.microsoft import clouds
-from connections.models import Tenant, User
+from connections.models import AppRegistration, SharedMailbox, Tenant, User
 from connections.services.registry import tenants
 from connections.views import audit, list_pages
-from connections.views.form_handling import errors_as_messages, errors_on, get_visible
+from connections.views.form_handling import done, errors_as_messages, errors_on, get_visible
 
 
 @require_safe
@@ -22,7 +21,8 @@ def index(request: HttpRequest) -> HttpResponse:
         choices=[list_pages.Choice("environment", "Environment", clouds.choices(), list_pages.by("environment"))],
     )
     rows = filters.apply(querysets.visible_tenants(roles.current_user(request.user))).annotate(
-        apps=Count("app_registrations", distinct=True), mailboxes=Count("shared_mailboxes", distinct=True)
+        apps=counts.related(AppRegistration.objects.all(), "tenant"),
+        mailboxes=counts.related(SharedMailbox.objects.all(), "tenant"),
     )
     return render(request, "tenants/index.html", {"page": list_pages.page(request, rows), "filters": filters})
 
@@ -50,7 +50,7 @@ def add(request: HttpRequest) -> HttpResponse:
     if form.is_valid():
         with errors_on(form):
             tenant = tenants.add(**form.cleaned_data, actor=user)
-            return _report_saved(request, tenant, f"{tenant} is registered.")
+            return _report_saved(request, tenant, f"{tenant} was added.")
     return render(request, "tenants/add.html", {"form": form})
 
 
@@ -61,13 +61,13 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
     if "look_up" in request.POST:
         with errors_as_messages(request, level=messages.ERROR):
             tenants.update_from_microsoft(tenant, actor=user)
-            messages.success(request, f"Microsoft knows this directory: {tenant.tid}.")
+            messages.success(request, f"Tenant verified: {tenant.tid}.")
         return redirect("tenant", pk)
     form = TenantForm(request.POST or None, tenant=tenant)
     if form.is_valid():
         with errors_on(form):
             tenants.change(tenant, **form.cleaned_data, actor=user)
-            return _report_saved(request, tenant, f"{tenant} is changed.")
+            return _report_saved(request, tenant, f"{tenant} was updated.")
     context = {"form": form, "tenant": tenant, "in_use_by": tenants.objects_using(tenant)}
     return render(request, "tenants/edit.html", context)
 
@@ -78,8 +78,7 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
     if request.method == "POST":
         with errors_as_messages(request, level=messages.ERROR):
             tenants.remove(tenant, actor=user)
-            messages.success(request, f"{tenant} is removed.")
-            return redirect("tenants")
+            return done(request, f"{tenant} was removed.", "tenants")
         return redirect("tenant", pk)
     return render(request, "tenants/remove.html", {"tenant": tenant, "in_use_by": tenants.objects_using(tenant)})
 
@@ -94,6 +93,6 @@ def _report_saved(request: HttpRequest, tenant: Tenant, sentence: str) -> HttpRe
     if tenant.tid or tenant.is_shared_endpoint:
         messages.success(request, sentence)
     else:
-        sentence = f"{tenant} is saved, but Microsoft could not be reached, so its directory was not looked up yet. "
-        messages.warning(request, f"{sentence}Press “Look up at Microsoft” on its page later.")
+        sentence = f"{tenant} is saved, but couldn't be verified, because Microsoft couldn't be reached. "
+        messages.warning(request, f"{sentence}Open the tenant later and select “Verify tenant”.")
     return redirect("tenant", tenant.pk)

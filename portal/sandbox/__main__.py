@@ -39,20 +39,20 @@ def is_free(host: str, port: int) -> bool:
 
 def arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m portal.sandbox", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="a loopback address; anything else is refused")
+    parser.add_argument("--host", default="127.0.0.1", help="a loopback address (others are rejected)")
     parser.add_argument("--port", type=int, default=9000)
-    parser.add_argument("--state", type=Path, help="a JSON file that keeps the sandbox's world between runs")
-    parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="serve https with this certificate and key")
-    parser.add_argument("--public-url", help="the address it is reached at, when that is not host and port")
-    parser.add_argument("--portal-url", default="http://localhost:8000", help="where the portal under test lives")
-    parser.add_argument("--stop-with-stdin", action="store_true", help="stop as soon as standard input is closed")
+    parser.add_argument("--state", type=Path, help="a JSON file that stores the sandbox's state between runs")
+    parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="serve HTTPS with this certificate and key")
+    parser.add_argument("--public-url", help="the public URL, if it differs from host and port")
+    parser.add_argument("--portal-url", default="http://localhost:8000", help="URL of the portal under test")
+    parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input is closed")
     options = parser.parse_args(argv)
     if not is_loopback(options.host):
-        parser.error("the sandbox has no protection of its own, so it listens on loopback addresses only")
+        parser.error("the sandbox has no access control, so it listens only on loopback addresses")
     if options.state is not None and not options.state.absolute().parent.is_dir():
-        parser.error(f"the directory of --state {options.state} does not exist")
+        parser.error(f"the directory of --state {options.state} doesn't exist")
     if not is_free(options.host, options.port):
-        parser.error(f"port {options.port} of {options.host} is taken")
+        parser.error(f"port {options.port} of {options.host} is in use")
     if not options.public_url:
         scheme = "https" if options.tls else "http"
         host = f"[{options.host}]" if ":" in options.host else options.host
@@ -92,7 +92,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         """Build the world and the application in the worker process."""
-        # Not setdefault, because the environment may name the portal's settings.
+        # Override what the environment says: it may name the portal's settings.
         os.environ["DJANGO_SETTINGS_MODULE"] = "portal.sandbox.settings"
         django.setup(set_prefix=False)
         from django.conf import settings
@@ -125,7 +125,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 
 def stop_with_stdin() -> None:
-    """Stop when standard input closes, which happens when the parent process dies at the latest."""
+    """Stop when standard input closes, which also happens if the parent process dies."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1024):

@@ -15,10 +15,11 @@ from portal.sandbox import authorize, clients, consents, errors, fault_injection
 from portal.sandbox.state import EVERYBODY, App, Directory, Person, World, world
 
 LIES = {
-    "none": "the callback tells the truth",
+    "none": "the callback is correct",
     "nothing": "the callback claims success, but nothing is granted",
+    "partial": "the callback claims success, but the last permission of each kind isn't granted",
     "later": "the callback claims success, and the grant takes effect 60 seconds later",
-    "wrong_tenant": "the callback names another directory than the one that consented",
+    "wrong_tenant": "the callback contains a different directory",
 }
 PROPAGATION_DELAY = 60.0
 
@@ -90,6 +91,9 @@ def _wanted(here: World, request: Request) -> tuple[list[str], list[str]]:
     if not request.scope.strip():
         raise errors.refusal(900144, parameter="scope")
     scopes = permissions.parse(request.scope, here.public_url)
+    if scopes.unknown_resources:
+        name = request.where.name if request.where else "Microsoft Services"
+        raise errors.refusal(500011, resource=scopes.unknown_resources[0], tenant_name=name)
     if scopes.unknown:
         raise errors.refusal(650053, app_name=request.app.name, scope=scopes.unknown[0])
     if scopes.default:
@@ -144,18 +148,26 @@ def _prompt(request: HttpRequest, here: World) -> str:
 def _accepted(here: World, request: Request, person: Person, scopes: list[str], roles: list[str]) -> HttpResponse:
     if here.consent_lie != "nothing":
         delay = PROPAGATION_DELAY if here.consent_lie == "later" else 0.0
+        end = -1 if here.consent_lie == "partial" else None
         with here.change():
-            consents.grant(here, request.app, person.tenant, EVERYBODY, scopes, delay=delay)
-            consents.grant_roles(here, request.app, person.tenant, roles, delay=delay)
+            consents.grant(here, request.app, person.tenant, EVERYBODY, scopes[:end], delay=delay)
+            consents.grant_roles(here, request.app, person.tenant, roles[:end], delay=delay)
     tenant = person.tenant
     if here.consent_lie == "wrong_tenant":
         tenant = next(directory for directory in here.directories if directory != person.tenant)
     answer = {"admin_consent": "True", "tenant": tenant}
     if request.scope is not None:
-        prefix = permissions.parse(request.scope, here.public_url).prefix
-        named = [name if name in permissions.OIDC_SCOPES else prefix + name for name in scopes]
+        written = permissions.parse(request.scope, here.public_url).addresses
+        named = [name if name in permissions.OIDC_SCOPES else _as_written(name, written) for name in scopes]
         answer["scope"] = " ".join(named)
     return _back(request, answer)
+
+
+def _as_written(name: str, written: dict[str, str]) -> str:
+    """Return a permission with its resource's address, as the request wrote it."""
+    resource = permissions.resource_of(name)
+    address = written.get(resource, permissions.RESOURCES[resource].addresses[0])
+    return f"{address}/{permissions.short(name)}"
 
 
 def _cancelled(here: World, request: Request) -> HttpResponse:

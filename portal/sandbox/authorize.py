@@ -3,6 +3,7 @@
 Microsoft: identity-platform/v2-oauth2-auth-code-flow, v2-protocols-oidc and reply-url.
 """
 
+import json
 import re
 import secrets
 import uuid
@@ -43,6 +44,8 @@ class Request:
     login_hint: str
     challenge: str
     challenge_method: str
+    max_age: int | None  # seconds since the last password entry that are accepted
+    asks_auth_time: bool
 
     @property
     def scopes(self) -> permissions.RequestedScopes:
@@ -77,6 +80,7 @@ def _read(here: World, request: HttpRequest, authority: str) -> Request:
     if not client_id:
         raise errors.refusal(900144, parameter="client_id")
     app = clients.app_in(here, client_id, where)
+    max_age = request.GET.get("max_age", "")
     return Request(
         app=app,
         where=where,
@@ -90,7 +94,17 @@ def _read(here: World, request: HttpRequest, authority: str) -> Request:
         login_hint=request.GET.get("login_hint", ""),
         challenge=request.GET.get("code_challenge", ""),
         challenge_method=request.GET.get("code_challenge_method", "plain"),
+        max_age=int(max_age) if max_age.isdecimal() else None,
+        asks_auth_time=max_age.isdecimal() or _asks_auth_time(request.GET.get("claims", "")),
     )
+
+
+def _asks_auth_time(claims: str) -> bool:
+    """Whether the claims request names auth_time for the ID token (OpenID Connect Core, 5.5)."""
+    try:
+        return "auth_time" in json.loads(claims)["id_token"]
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def registered_uri(app: App, uri: str) -> str:
@@ -133,13 +147,12 @@ def _check(here: World, request: HttpRequest, parameters: Request) -> None:
     if not parameters.scope.strip():
         raise errors.refusal(900144, parameter="scope")
     scopes = parameters.scopes
-    if scopes.resources:
-        # Microsoft allows several resources here, but this directory knows only Graph.
+    if scopes.unknown_resources:
         name = parameters.where.name if parameters.where else "Microsoft Services"
-        raise errors.refusal(500011, resource=scopes.resources[0], tenant_name=name)
+        raise errors.refusal(500011, resource=scopes.unknown_resources[0], tenant_name=name)
     if scopes.unknown:
         raise errors.refusal(650053, app_name=parameters.app.name, scope=scopes.unknown[0])
-    if scopes.default and scopes.graph:
+    if scopes.default and scopes.permissions:
         raise errors.refusal(70011, scope=parameters.scope)
 
 
@@ -148,7 +161,12 @@ def _go_on(here: World, request: HttpRequest, parameters: Request) -> HttpRespon
     if request.method == "POST" and request.POST.get("step") == "cancel":
         return _cancelled(request, here, parameters)
     wanted = signin.Wanted(
-        parameters.app, parameters.where, parameters.authority.lower(), parameters.prompt, parameters.login_hint
+        parameters.app,
+        parameters.where,
+        parameters.authority.lower(),
+        parameters.prompt,
+        parameters.login_hint,
+        max_age=parameters.max_age,
     )
     person, flow = signin.person_for(request, here, wanted)
     if request.method == "POST" and request.POST.get("step") == "consent":
@@ -167,7 +185,7 @@ def _to_grant(here: World, request: Request, person: Person) -> list[str]:
     scopes = request.scopes
     missing = consents.missing(here, request.app, person, scopes)
     if missing or request.prompt == "consent":
-        default = [name for name in request.app.delegated if scopes.default]
+        default = consents.declared(request.app, scopes)
         return list(dict.fromkeys([*scopes.names, *default, *missing]))
     return []
 
@@ -233,6 +251,7 @@ def _new_code(here: World, request: Request, person: Person, flow: signin.Flow) 
             grant=tokens.new_grant_id(),
             authenticated_at=flow.authenticated_at,
             mfa=flow.mfa,
+            tells_auth_time=request.asks_auth_time,
             expires_at=now + CODE_LIFETIME,
         )
     return value

@@ -128,8 +128,8 @@ class Control:
         return self.call("add_app", name=name, **more)
 
     def set_app(self, client_id: str, **changes: Any) -> None:
-        """Change disabled, deleted, name, audience, platform, redirect_uris, delegated, application, mailboxes,
-        exchange_role with exchange_mailboxes, …
+        """Change disabled, disabled_in, deleted, name, audience, platform, redirect_uris, delegated, application,
+        mailboxes, exchange_role with exchange_mailboxes, …
         """
         self.call("set_app", client_id=client_id, **changes)
 
@@ -149,6 +149,34 @@ class Control:
 
     def remove_certificate(self, client_id: str, id: str) -> None:
         self.call("remove_certificate", client_id=client_id, id=id)
+
+    def add_federated_credential(
+        self, client_id: str, *, issuer: str, subject: str, audience: str, delay_s: float = 0
+    ) -> dict[str, Any]:
+        """Let an app accept another issuer's tokens; returns id."""
+        return self.call(
+            "add_federated_credential",
+            client_id=client_id,
+            issuer=issuer,
+            subject=subject,
+            audiences=[audience],
+            delay_s=delay_s,
+        )
+
+    def remove_federated_credential(self, client_id: str, id: str) -> None:
+        self.call("remove_federated_credential", client_id=client_id, id=id)
+
+    def credential_delay(self, seconds: float) -> None:
+        """Set how long the token endpoint needs to accept credentials that are added through Graph."""
+        self.call("credential_delay", seconds=seconds)
+
+    def forget_published_keys(self) -> None:
+        """Read the keys of other issuers again at their next use."""
+        self.call("forget_published_keys")
+
+    def set_owners(self, client_id: str, owners: list[str]) -> None:
+        """Set the applications that own an app registration."""
+        self.call("set_owners", client_id=client_id, owners=owners)
 
     def assign(self, client_id: str, upn: str, roles: list[str], groups: list[str] | None = None) -> None:
         self.call("assign", client_id=client_id, upn=upn, roles=roles, groups=groups)
@@ -174,6 +202,10 @@ class Control:
     def set_mailbox(self, address: str, **changes: Any) -> None:
         """Change members, inbox_members, senders, all_senders, app_scope, all_apps, name, deleted."""
         self.call("set_mailbox", address=address, **changes)
+
+    def share_calendar(self, address: str, *members: str) -> None:
+        """Share the calendar of a person or a shared mailbox with these people, and with nobody else."""
+        self.call("share_calendar", address=address, members=list(members))
 
     def issue_grant(
         self, client_id: str, upn: str, scopes: list[str], *, count: int = 1, age_s: float = 0, mfa: bool = False

@@ -11,7 +11,7 @@ import jwt
 from cryptography import x509
 from django.http import HttpRequest
 
-from portal.sandbox import consents, errors
+from portal.sandbox import consents, errors, federation
 from portal.sandbox.state import CONSUMERS, MULTI_TENANT, SINGLE_TENANT, App, Certificate, Directory, World
 
 ALIASES = ("common", "organizations", "consumers")
@@ -41,7 +41,7 @@ def app_in(world: World, client_id: str, where: Directory | None) -> App:
             raise errors.refusal(50194, client_id=app.client_id, app_name=app.name)
         if where.id != app.tenant:
             raise errors.refusal(700016, client_id=client_id, tenant_name=where.name)
-    if app.disabled:
+    if app.disabled or (where is not None and where.id in app.disabled_in):
         raise errors.refusal(7000112, client_id=app.client_id, app_name=app.name)
     return app
 
@@ -79,6 +79,8 @@ def authenticate(world: World, app: App, form: Mapping[str, str], authority: str
 def _check_secret(world: World, app: App, secret: str) -> None:
     for held in app.secrets:
         if hmac.compare_digest(held.value.encode(), secret.encode()):
+            if held.effective_at > world.now():
+                break
             if held.expires_at <= world.now():
                 raise errors.refusal(7000222, client_id=app.client_id)
             return
@@ -93,9 +95,11 @@ def _thumbprint(value: object) -> str:
         return ""
 
 
-def _certificate(app: App, header: Mapping[str, Any]) -> Certificate:
+def _certificate(world: World, app: App, header: Mapping[str, Any]) -> Certificate:
     sha1, sha256 = _thumbprint(header.get("x5t", "")), _thumbprint(header.get("x5t#S256", ""))
     for held in app.certificates:
+        if held.effective_at > world.now():
+            continue
         if (sha256 and held.sha256 == sha256) or (sha1 and held.sha1 == sha1):
             return held
     raise errors.refusal(
@@ -109,7 +113,10 @@ def _check_assertion(world: World, app: App, assertion: str, authority: str) -> 
         header = jwt.get_unverified_header(assertion)
     except jwt.InvalidTokenError:
         raise errors.refusal(90023) from None
-    held = _certificate(app, header)
+    if not header.get("x5t") and not header.get("x5t#S256"):
+        federation.check(world, app, assertion)
+        return
+    held = _certificate(world, app, header)
 
     def refused(reason: str) -> errors.EntraError:
         return errors.refusal(700027, reason=reason, thumbprint=held.sha1.upper(), client_id=app.client_id)

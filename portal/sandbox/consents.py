@@ -34,7 +34,7 @@ def grant_roles(world: World, app: App, tenant: str, roles: list[str], *, delay:
 
 
 def withdraw(world: World, app: App, tenant: str, person: str = "") -> None:
-    """Remove the delegated consent of one person or EVERYBODY; without a person, remove all consents and roles."""
+    """Remove one person's delegated consent, or EVERYBODY's; without a person, remove all consents and roles."""
     if person:
         world.consents.pop(f"{app.client_id}|{tenant}|{person}", None)
         return
@@ -59,13 +59,18 @@ def roles(world: World, app: App, tenant: str) -> list[str]:
     return list(had.roles) if had is not None and had.effective_at <= world.now() else []
 
 
+def declared(app: App, wanted: permissions.RequestedScopes) -> list[str]:
+    """Return the delegated permissions that a request for ``.default`` means: all that the app registration declares."""
+    return list(app.delegated) if wanted.default else []
+
+
 def missing(world: World, app: App, person: Person, wanted: permissions.RequestedScopes) -> list[str]:
     """Return the permissions that still need consent for this request to succeed."""
     had = granted(world, app, person)
-    requested = list(wanted.graph)
+    requested = list(wanted.permissions)
     if wanted.default:
         # .default never widens an existing consent (identity-platform/scopes-oidc, "The .default scope").
-        requested += [] if had else [name for name in app.delegated if name not in permissions.OIDC_SCOPES]
+        requested += [] if had else [name for name in declared(app, wanted) if name not in permissions.OIDC_SCOPES]
     lacking = [name for name in dict.fromkeys(requested) if name not in (had or set())]
     if had is None:
         return [*wanted.oidc, *(lacking or requested)] or ["openid"]

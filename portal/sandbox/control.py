@@ -44,12 +44,12 @@ def run(name: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Check the fields and run the command. Raises Refused with the reason."""
     function = VERBS.get(name)
     if function is None:
-        raise Refused(f"There is no verb {name!r}. Known verbs: {', '.join(sorted(VERBS))}.")
+        raise Refused(f"Unknown command: {name!r}. Available commands: {', '.join(sorted(VERBS))}.")
     parameters = inspect.signature(function).parameters
     for field, value in fields.items():
         if field not in parameters:
             known = ", ".join(parameters) or "none"
-            raise Refused(f"{name} has no field {field!r}. Its fields: {known}.")
+            raise Refused(f"{name} has no field {field!r}. Available fields: {known}.")
         if not _fits(value, parameters[field].annotation):
             raise Refused(f"{field} must be {_name_of(parameters[field].annotation)}.")
     for field, parameter in parameters.items():
@@ -61,16 +61,16 @@ def run(name: str, fields: dict[str, Any]) -> dict[str, Any]:
 def call(request: HttpRequest, name: str) -> HttpResponse:
     """POST /_control/api/<verb>.
 
-    A JSON body is required, so that a page from another origin cannot send one unless the browser asks first.
+    A JSON body is required because browsers send one to another origin only with that origin's permission (CORS).
     """
     if request.method != "POST":
-        return JsonResponse({"problem": "Verbs are called with POST and a JSON object."}, status=405)
+        return JsonResponse({"problem": "Send commands with POST and a JSON object."}, status=405)
     if request.content_type != "application/json":
         return JsonResponse({"problem": "Content-Type must be application/json."}, status=415)
     try:
         fields = json.loads(request.body or b"{}")
     except ValueError:
-        return JsonResponse({"problem": "The body is not JSON."}, status=400)
+        return JsonResponse({"problem": "The body isn't JSON."}, status=400)
     if not isinstance(fields, dict):
         return JsonResponse({"problem": "The body must be a JSON object."}, status=400)
     try:

@@ -16,37 +16,40 @@ class Refused(Exception):
 
 
 def verb(function: Verb) -> Verb:
-    """Make a function a verb of the control API; a final underscore only keeps it apart from a module."""
+    """Register a function as a command; a final underscore, which avoids a clash with a module's name, is dropped."""
     VERBS[function.__name__.rstrip("_")] = function
     return function
 
 
 def person_called(name: str) -> Person:
-    """The person with this user name in any directory, deleted ones included."""
+    """Return the person with this user name or id in any directory, even if deleted.
+
+    Raises Refused if there is none.
+    """
     for person in world().people.values():
         if name.lower() in (person.upn.lower(), person.id):
             return person
-    raise Refused(f"There is no person called {name!r}.")
+    raise Refused(f"The person {name!r} doesn't exist.")
 
 
 def app_with(client_id: str) -> App:
-    """The app registration with this client id, deleted ones included."""
+    """Return the app registration with this client id, even if deleted. Raises Refused if there is none."""
     app = world().apps.get(client_id.lower())
     if app is None:
-        raise Refused(f"There is no app with client id {client_id!r}.")
+        raise Refused(f"No app has the client ID {client_id!r}.")
     return app
 
 
 def directory_called(name: str) -> Directory:
-    """The directory with this id or domain."""
+    """Return the directory with this id or domain. Raises Refused if there is none."""
     directory = world().directory(name)
     if directory is None:
-        raise Refused(f"There is no directory called {name!r}.")
+        raise Refused(f"The directory {name!r} doesn't exist.")
     return directory
 
 
 def permission_names(names: list[str]) -> list[str]:
-    """These permissions in the spelling of the catalogue."""
+    """Return these permissions in the catalogue's spelling. Raises Refused if one is unknown."""
     try:
         return [permissions.canonical(name) for name in names]
     except ValueError as problem:
@@ -54,6 +57,6 @@ def permission_names(names: list[str]) -> list[str]:
 
 
 def one_of(value: str, allowed: typing.Iterable[str], field: str) -> None:
-    """Refuse a value that is not among those allowed."""
+    """Raise Refused unless the value is one of those allowed."""
     if value not in allowed:
         raise Refused(f"{field} must be one of {', '.join(allowed)}, not {value!r}.")

@@ -9,10 +9,21 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from portal.sandbox import consents, control_commands, request_log, seed, tokens
-from portal.sandbox.state import AUDIENCES, EVERYBODY, SINGLE_TENANT, App, Certificate, Secret, world
+from portal.sandbox import consents, control_commands, federation, request_log, seed, tokens
+from portal.sandbox.state import (
+    AUDIENCES,
+    EVERYBODY,
+    SINGLE_TENANT,
+    App,
+    Certificate,
+    FederatedCredential,
+    Secret,
+    world,
+)
 
 PLATFORMS = ("web", "spa", "public")
+MOST_FEDERATED = 20
+MOST_CHARACTERS = 600
 YEAR = 365 * 86400.0
 
 
@@ -27,7 +38,10 @@ def add_app(
     application: list[str] | None = None,
     assignment_required: bool = False,
 ) -> dict[str, Any]:
-    """Register an app with one secret (none for a public client). Gives client_id, object_id, secret and secret_id."""
+    """Register an app with one secret (none for a public client).
+
+    Returns client_id, object_id, secret and secret_id.
+    """
     control_commands.one_of(audience, AUDIENCES, "audience")
     control_commands.one_of(platform, PLATFORMS, "platform")
     here = world()
@@ -61,6 +75,7 @@ def add_app(
 def set_app(
     client_id: str,
     disabled: bool | None = None,
+    disabled_in: list[str] | None = None,
     deleted: bool | None = None,
     name: str | None = None,
     audience: str | None = None,
@@ -74,11 +89,12 @@ def set_app(
     exchange_role: str = "",
     exchange_mailboxes: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Change what is given about an app.
+    """Change the given properties of an app.
 
-    ``mailboxes`` limits app-only access to these addresses; ``all_mailboxes`` true takes the limit away.
-    ``exchange_role`` (``Mail.Read``) is what Exchange itself lets the app do in ``exchange_mailboxes``, whatever its
-    token says (RBAC for Applications); an empty list takes it away.
+    ``disabled_in`` are the directories in which an administrator has disabled it. ``mailboxes`` limits app-only access
+    to these addresses; ``all_mailboxes`` true removes the limit. ``exchange_role`` (such as ``Mail.Read``) is what
+    Exchange itself allows the app in ``exchange_mailboxes``, whatever its token contains (RBAC for Applications); an
+    empty list revokes it.
     """
     app = control_commands.app_with(client_id)
     if audience is not None:
@@ -87,6 +103,7 @@ def set_app(
         control_commands.one_of(platform, PLATFORMS, "platform")
     given = {
         "disabled": disabled,
+        "disabled_in": disabled_in,
         "deleted": deleted,
         "name": name,
         "audience": audience,
@@ -121,7 +138,10 @@ def _new_secret(name: str, expires_at: float) -> Secret:
 
 @control_commands.verb
 def add_secret(client_id: str, expires_at: float = 0, name: str = "New secret") -> dict[str, Any]:
-    """Add a secret to an app; ``expires_at`` in seconds since 1970, 0 for two years from now. Gives id and value."""
+    """Add a secret to an app.
+
+    ``expires_at`` is in seconds since 1970; 0 means two years from now. Returns id, value and expires_at.
+    """
     app = control_commands.app_with(client_id)
     secret = _new_secret(name, expires_at or world().now() + 2 * YEAR)
     with world().change():
@@ -133,12 +153,12 @@ def _secret(app: App, id: str) -> Secret:
     for secret in app.secrets:
         if secret.id == id:
             return secret
-    raise control_commands.Refused(f"The app has no secret with id {id!r}.")
+    raise control_commands.Refused(f"The app has no secret with ID {id!r}.")
 
 
 @control_commands.verb
 def expire_secret(client_id: str, id: str) -> dict[str, Any]:
-    """Let a secret have expired a second ago."""
+    """Set a secret's expiry date to one second ago."""
     secret = _secret(control_commands.app_with(client_id), id)
     with world().change():
         secret.expires_at = world().now() - 1
@@ -147,7 +167,7 @@ def expire_secret(client_id: str, id: str) -> dict[str, Any]:
 
 @control_commands.verb
 def remove_secret(client_id: str, id: str) -> dict[str, Any]:
-    """Take a secret away from an app."""
+    """Remove a secret from an app."""
     app = control_commands.app_with(client_id)
     secret = _secret(app, id)
     with world().change():
@@ -157,12 +177,12 @@ def remove_secret(client_id: str, id: str) -> dict[str, Any]:
 
 @control_commands.verb
 def add_certificate(client_id: str, pem: str, name: str = "") -> dict[str, Any]:
-    """Add a certificate (PEM, without the key) to an app. Gives id and thumbprints."""
+    """Add a certificate (PEM, without the key) to an app. Returns its id and thumbprints."""
     app = control_commands.app_with(client_id)
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
     except ValueError:
-        raise control_commands.Refused("pem is not a certificate in PEM form.") from None
+        raise control_commands.Refused("pem isn't a PEM certificate.") from None
     held = Certificate(
         id=str(uuid.uuid4()),
         pem=pem,
@@ -180,19 +200,77 @@ def add_certificate(client_id: str, pem: str, name: str = "") -> dict[str, Any]:
 
 @control_commands.verb
 def remove_certificate(client_id: str, id: str) -> dict[str, Any]:
-    """Take a certificate away from an app."""
+    """Remove a certificate from an app."""
     app = control_commands.app_with(client_id)
     kept = [certificate for certificate in app.certificates if certificate.id != id]
     if len(kept) == len(app.certificates):
-        raise control_commands.Refused(f"The app has no certificate with id {id!r}.")
+        raise control_commands.Refused(f"The app has no certificate with ID {id!r}.")
     with world().change():
         app.certificates = kept
     return {}
 
 
 @control_commands.verb
+def add_federated_credential(
+    client_id: str, issuer: str, subject: str, audiences: list[str], name: str = "portal", delay_s: float = 0
+) -> dict[str, Any]:
+    """Let an app accept another issuer's tokens, effective after ``delay_s`` seconds. Returns its id.
+
+    Issuer and subject together must be unique within the app, which has at most 20 federated credentials.
+    """
+    app = control_commands.app_with(client_id)
+    if len(app.federated) >= MOST_FEDERATED:
+        raise control_commands.Refused(f"An app has at most {MOST_FEDERATED} federated credentials.")
+    if any((each.issuer, each.subject) == (issuer, subject) for each in app.federated):
+        raise control_commands.Refused("The app has a federated credential with this issuer and subject.")
+    if len(audiences) != 1 or max(map(len, (issuer, subject, audiences[0]))) > MOST_CHARACTERS:
+        raise control_commands.Refused("There must be one audience, and no value may be longer than 600 characters.")
+    here = world()
+    credential = FederatedCredential(str(uuid.uuid4()), name, issuer, subject, audiences, here.now() + delay_s)
+    with here.change():
+        app.federated.append(credential)
+    return {"id": credential.id}
+
+
+@control_commands.verb
+def remove_federated_credential(client_id: str, id: str) -> dict[str, Any]:
+    """Remove a federated credential from an app."""
+    app = control_commands.app_with(client_id)
+    with world().change():
+        app.federated = [each for each in app.federated if each.id != id]
+    return {}
+
+
+@control_commands.verb
+def credential_delay(seconds: float = 0) -> dict[str, Any]:
+    """Set how long the token endpoint needs to accept credentials that are added through Graph."""
+    with world().change():
+        world().credential_delay = seconds
+    return {}
+
+
+@control_commands.verb
+def forget_published_keys() -> dict[str, Any]:
+    """Read the keys of other issuers again at their next use, as after a day at Microsoft."""
+    federation.forget_keys()
+    return {}
+
+
+@control_commands.verb
+def set_owners(client_id: str, owners: list[str]) -> dict[str, Any]:
+    """Set the applications, by client ID, whose service principals own an app registration."""
+    app = control_commands.app_with(client_id)
+    with world().change():
+        app.owners = [owner.lower() for owner in owners]
+    return {}
+
+
+@control_commands.verb
 def assign(client_id: str, upn: str, roles: list[str], groups: list[str] | None = None) -> dict[str, Any]:
-    """Assign a person to an app with these app roles (and group ids for the ID token); no roles and groups: unassign."""
+    """Assign a person to an app, with app roles and with group ids for the ID token.
+
+    Without either, remove the assignment.
+    """
     app, person = control_commands.app_with(client_id), control_commands.person_called(upn)
     with world().change():
         app.app_roles.pop(person.id, None)
@@ -213,7 +291,7 @@ def grant_consent(
     upn: str = "",
     delay_s: float = 0,
 ) -> dict[str, Any]:
-    """Consent to delegated ``scopes`` (for one person, or for everybody without ``upn``) and application ``roles``."""
+    """Grant delegated ``scopes`` (to one person, or to everybody without ``upn``) and application ``roles``."""
     app, directory, here = control_commands.app_with(client_id), control_commands.directory_called(tenant), world()
     person = control_commands.person_called(upn).id if upn else EVERYBODY
     with here.change():
@@ -226,7 +304,7 @@ def grant_consent(
 
 @control_commands.verb
 def withdraw_consent(client_id: str, tenant: str = seed.CONTOSO, upn: str = "") -> dict[str, Any]:
-    """Take consent back: one person's own, or without ``upn`` everybody's and the application permissions."""
+    """Withdraw one person's consent or, without ``upn``, all consents and the application permissions."""
     app, directory, here = control_commands.app_with(client_id), control_commands.directory_called(tenant), world()
     with here.change():
         consents.withdraw(here, app, directory.id, control_commands.person_called(upn).id if upn else "")
@@ -237,9 +315,9 @@ def withdraw_consent(client_id: str, tenant: str = seed.CONTOSO, upn: str = "") 
 def issue_grant(
     client_id: str, upn: str, scopes: list[str], count: int = 1, age_s: float = 0, mfa: bool = False
 ) -> dict[str, Any]:
-    """Consent for one person and give ``count`` refresh tokens, each of a grant of its own, without any browser.
+    """Grant consent for one person and issue ``count`` refresh tokens without a browser, each with its own grant.
 
-    ``age_s`` dates the sign-in back by so many seconds. Gives refresh_tokens, fingerprints, tenant and oid.
+    ``age_s`` backdates the sign-in by this many seconds. Returns refresh_tokens, fingerprints, tenant and oid.
     """
     app, person, here = control_commands.app_with(client_id), control_commands.person_called(upn), world()
     if not 0 < count <= 100_000:
@@ -260,7 +338,7 @@ def issue_grant(
 
 @control_commands.verb
 def describe_token(refresh_token: str) -> dict[str, Any]:
-    """Whose refresh token is this, and under which fingerprint are its calls counted?"""
+    """Return whose refresh token this is, and the fingerprint under which its calls are counted."""
     here = world()
     grant = tokens.unseal(here, refresh_token)
     if grant is None:

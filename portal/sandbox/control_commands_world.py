@@ -4,25 +4,26 @@ import time
 import uuid
 from typing import Any
 
-from portal.sandbox import control_commands, fault_injection, request_log, seed
+from portal.sandbox import control_commands, fault_injection, federation, request_log, seed
 from portal.sandbox.adminconsent import LIES
 from portal.sandbox.state import Person, SharedMailbox, world
 
 
 @control_commands.verb
 def reset() -> dict[str, Any]:
-    """Back to the beginning: people, apps, consents, mailboxes, clock, weather and call log. The keys stay."""
+    """Restore the initial people, apps, consents and mailboxes; reset the clock, faults and call log. The keys stay."""
     here = world()
     with here.change():
         seed.plant(here)
     fault_injection.faults.set(fault_injection.Fault("normal"))
     request_log.log.clear()
+    federation.forget_keys()
     return {}
 
 
 @control_commands.verb
 def clear_calls() -> dict[str, Any]:
-    """Forget the calls counted so far."""
+    """Clear the call log and its counters."""
     request_log.log.clear()
     return {}
 
@@ -38,7 +39,7 @@ def clock(offset_s: float) -> dict[str, Any]:
 
 @control_commands.verb
 def token_lifetime(seconds: int) -> dict[str, Any]:
-    """Let access tokens live exactly ``seconds``; 0 means random, between 60 and 90 minutes."""
+    """Give access tokens a lifetime of exactly ``seconds``; 0 means random, between 60 and 90 minutes."""
     if seconds < 0:
         raise control_commands.Refused("seconds must not be negative.")
     here = world()
@@ -49,7 +50,7 @@ def token_lifetime(seconds: int) -> dict[str, Any]:
 
 @control_commands.verb
 def rotate_keys() -> dict[str, Any]:
-    """Make new keys: no token issued before is known any more, and the key set has another key."""
+    """Generate new keys: all tokens issued before become invalid, and the published key set changes."""
     here = world()
     with here.change():
         here.make_keys()
@@ -66,15 +67,15 @@ def weather_(
     times: int = 0,
     client_id: str = "",
 ) -> dict[str, Any]:
-    """Let Microsoft have a bad day over ``where`` (token, graph, batch, login, everything).
+    """Inject a fault into ``where`` (token, graph, batch, login or everything).
 
-    It lasts ``seconds`` or ``times`` answers, or until ``normal`` is set. ``retry_after`` is a number, a decimal
-    number, ``date`` or ``missing``; ``client_id`` limits it to token requests of one app.
+    It lasts for ``seconds`` or for ``times`` responses, or until ``normal`` is set. ``retry_after`` is a number, a
+    decimal number, ``date`` or ``missing``; ``client_id`` limits the fault to token requests of one app.
     """
     control_commands.one_of(kind, fault_injection.KINDS, "kind")
     control_commands.one_of(where, fault_injection.PLACES, "where")
     if where == "batch" and kind not in ("throttle", "normal"):
-        raise control_commands.Refused("The parts of a batch can only be throttled.")
+        raise control_commands.Refused("For batch, only throttle and normal are supported.")
     if not fault_injection.valid_retry_after(retry_after):
         raise control_commands.Refused("retry_after must be a number of seconds, 'date' or 'missing'.")
     if seconds < 0 or delay_ms < 0 or times < 0:
@@ -86,7 +87,7 @@ def weather_(
 
 @control_commands.verb
 def consent_lie(kind: str) -> dict[str, Any]:
-    """Let the admin consent callback lie: none, nothing, later, wrong_tenant."""
+    """Make the admin consent callback misleading. ``kind`` is none, nothing, later or wrong_tenant."""
     control_commands.one_of(kind, LIES, "kind")
     here = world()
     with here.change():
@@ -96,7 +97,7 @@ def consent_lie(kind: str) -> dict[str, Any]:
 
 @control_commands.verb
 def set_directory(tenant: str, user_consent: bool) -> dict[str, Any]:
-    """May people of a directory consent for themselves?"""
+    """Set whether people in a directory may consent for themselves."""
     directory = control_commands.directory_called(tenant)
     with world().change():
         directory.user_consent = user_consent
@@ -107,11 +108,14 @@ def set_directory(tenant: str, user_consent: bool) -> dict[str, Any]:
 def add_person(
     upn: str, name: str, tenant: str = "", password: str = "", admin: bool = False, licensed: bool = True
 ) -> dict[str, Any]:
-    """Add a person; without ``tenant`` the domain of the user name decides. Gives id and password."""
+    """Add a person.
+
+    Without ``tenant``, the domain of the user name determines the directory. Returns id and password.
+    """
     here = world()
     directory = control_commands.directory_called(tenant or upn.partition("@")[2])
     if here.person_called(upn, directory.id) is not None:
-        raise control_commands.Refused(f"There is a person called {upn!r} already.")
+        raise control_commands.Refused(f"The person {upn!r} already exists.")
     password = password or f"sandbox-{name.split()[0].lower()}"
     person = Person(
         id=str(uuid.uuid4()),
@@ -142,7 +146,7 @@ def set_person(
     password: str | None = None,
     new_upn: str | None = None,
 ) -> dict[str, Any]:
-    """Change what is given about a person; ``sign_in_frequency_s`` 0 means no such policy."""
+    """Change the given properties of a person; ``sign_in_frequency_s`` 0 means no such policy."""
     person = control_commands.person_called(upn)
     given = {
         "disabled": disabled,
@@ -175,6 +179,18 @@ def revoke_sessions(upn: str) -> dict[str, Any]:
 
 
 @control_commands.verb
+def share_calendar(address: str, members: list[str]) -> dict[str, Any]:
+    """Share the calendar of a person or a shared mailbox with these people, and with nobody else."""
+    here, address = world(), address.lower()
+    owner = here.mailboxes.get(address) or control_commands.person_called(address)
+    for member in members:
+        control_commands.person_called(member)
+    with here.change():
+        owner.calendar_members = members
+    return {}
+
+
+@control_commands.verb
 def set_mailbox(
     address: str,
     members: list[str] | None = None,
@@ -186,9 +202,10 @@ def set_mailbox(
     senders: list[str] | None = None,
     all_senders: bool = False,
 ) -> dict[str, Any]:
-    """Change a shared mailbox, or make it: members (user names), and which client ids may reach it without a person.
+    """Change a shared mailbox, or create it if it does not exist.
 
-    ``inbox_members`` see the inbox folder alone. ``senders`` have Send As; ``all_senders`` true: every member has.
+    ``members`` are user names with Full Access, ``app_scope`` the client ids that may reach it without a person.
+    ``inbox_members`` see only the inbox folder. ``senders`` have Send As; with ``all_senders`` true, every member has.
     ``all_apps`` true lets every app with the role reach it again; ``deleted`` true removes it.
     """
     here, address = world(), address.lower()

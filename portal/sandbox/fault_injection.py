@@ -21,16 +21,19 @@ from portal.sandbox import errors, request_log
 from portal.sandbox.state import world
 
 KINDS = {
-    "normal": "the sun shines again",
+    "normal": "no faults",
     "unavailable": "503 with an HTML page, as a proxy in front of Microsoft sends it",
     "error": "500 with the JSON of a transient failure (AADSTS90033 or a Graph error)",
-    "hang": "take the request and say nothing for delay_ms (default 60 s), then drop the connection",
-    "broken_json": "200 with JSON that ends in the middle",
+    "hang": "accept the request, wait for delay_ms (default 60 s), then close the connection",
+    "broken_json": "200 with incomplete JSON",
     "empty_504": "504 with an empty body",
-    "throttle": "429 with Retry-After in the form that retry_after names",
+    "throttle": "429 with Retry-After in the format set by retry_after",
     "loop": "400 invalid_grant AADSTS50196, the token endpoint's loop detection",
-    "slow": "the right answer after delay_ms",
-    "refuse": "drop the connection without an answer",
+    "slow": "the correct response after delay_ms",
+    "refuse": "close the connection without a response",
+    "html": "200 with an HTML page, as a proxy's sign-in page",
+    "reset": "break off in the middle of the response",
+    "twice": "handle the request twice, as if the network had repeated it",
 }
 PLACES = ("token", "graph", "batch", "login", "everything")  # batch: parts of a Graph batch, only for throttling
 # Each hanging request holds a thread; some threads must stay free for the control API.
@@ -139,11 +142,26 @@ def _drop(request: HttpRequest) -> HttpResponse:
     return HttpResponse(status=503)
 
 
+def _break_off(request: HttpRequest) -> HttpResponse:
+    connection = request.META.get("gunicorn.socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 3000\r\n\r\n"
+            connection.sendall(head + b'{"token_type":"Bearer","expires_in":3599,"acc')
+    return _drop(request)
+
+
 def _answer(request: HttpRequest, fault: Fault, where: str) -> HttpResponse | None:
     """Return the faulty response, or None to run the view."""
     if fault.kind == "slow":
         faults.hang(fault.delay_ms / 1000)
         return None
+    if fault.kind == "twice":
+        return None
+    if fault.kind == "html":
+        return HttpResponse("<html><body><h1>Sign in to the network</h1></body></html>")
+    if fault.kind == "reset":
+        return _break_off(request)
     if fault.kind == "unavailable":
         page = "<html><head><title>503 Service Temporarily Unavailable</title></head><body><center><h1>503 Service "
         return HttpResponse(page + "Temporarily Unavailable</h1></center></body></html>", status=503)
@@ -197,9 +215,11 @@ def exposed(where: str) -> Callable[[View], View]:
                 if answer is not None and fault is not None:
                     call.outcome = f"weather:{fault.kind}"
                     call.client_id = client_id
-                    if fault.kind in ("hang", "refuse"):
+                    if fault.kind in ("hang", "refuse", "reset"):
                         return answer
                 else:
+                    if fault is not None and fault.kind == "twice":
+                        view(request, *args, **kwargs)
                     answer = view(request, *args, **kwargs)
                 status = answer.status_code
                 return answer

@@ -1,7 +1,7 @@
 """The part of Microsoft Graph v1.0 that the portal uses.
 
 Checks the bearer token, finds the handler for the path and wraps the response. Mail and calendars are in
-``graph_mail``, directory objects and files in ``graph_directory``.
+``graph_mail``, directory objects and files in ``graph_directory``, groups and roles in ``graph_membership``.
 """
 
 import json
@@ -14,7 +14,16 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import jwt
 from django.http import HttpRequest, HttpResponse
 
-from portal.sandbox import fault_injection, graph_directory, graph_mail, permissions, request_log, tokens
+from portal.sandbox import (
+    fault_injection,
+    graph_credentials,
+    graph_directory,
+    graph_mail,
+    graph_membership,
+    permissions,
+    request_log,
+    tokens,
+)
 from portal.sandbox.graph_errors import Caller, GraphError, body, no_segment
 from portal.sandbox.state import World, world
 
@@ -34,6 +43,13 @@ ROUTES: list[tuple[str, re.Pattern[str], Handler]] = [
         graph_directory.application,
     ),
     ("GET", re.compile(r"applications"), graph_directory.applications),
+    ("POST", re.compile(r"applications/(?P<object_id>[^/]+)/addKey"), graph_credentials.add_key),
+    ("POST", re.compile(r"applications/(?P<object_id>[^/]+)/removeKey"), graph_credentials.remove_key),
+    ("POST", re.compile(r"applications/(?P<object_id>[^/]+)/addPassword"), graph_credentials.add_password),
+    ("POST", re.compile(r"applications/(?P<object_id>[^/]+)/removePassword"), graph_credentials.remove_password),
+    ("POST", re.compile(rf"{WHO}/checkMemberGroups"), graph_membership.check_member_groups),
+    ("GET", re.compile(rf"{WHO}/appRoleAssignments"), graph_membership.app_role_assignments),
+    ("GET", re.compile(r"servicePrincipals\(appId='(?P<app_id>[^']+)'\)"), graph_membership.service_principal),
     ("POST", re.compile(rf"{WHO}/revokeSignInSessions"), graph_directory.revoke_sessions),
     ("GET", re.compile(r"me/joinedTeams"), graph_directory.joined_teams),
     ("GET", re.compile(rf"{WHO}/drive"), graph_directory.drive),
@@ -67,7 +83,7 @@ def graph(request: HttpRequest, path: str) -> HttpResponse:
     headers = {}
     content: dict[str, Any] | None
     try:
-        caller = caller_of(here, request.headers.get("Authorization", ""))
+        caller = caller_of(here, request.headers.get("Authorization", ""), path)
         note.client_id, note.tenant = caller.app.client_id, caller.tenant
         sent = _sent(request)
         if path == "$batch" and request.method == "POST":
@@ -105,7 +121,7 @@ def dispatch(
     raise no_segment(path.rsplit("/", 1)[-1])
 
 
-def caller_of(here: World, header: str) -> Caller:
+def caller_of(here: World, header: str, path: str = "") -> Caller:
     """Return the caller named by the bearer token. Raises GraphError (401) if the token is invalid."""
 
     def refused(message: str, code: str = "InvalidAuthenticationToken") -> GraphError:
@@ -135,7 +151,8 @@ def caller_of(here: World, header: str) -> Caller:
         raise refused("The identity of the calling application could not be established.")
     held = frozenset(claims.get("roles", [])) | frozenset(claims.get("scp", "").split())
     # Exchange grants appear in no token, so a token without roles may still be useful.
-    if not held and not app.exchange_roles:
+    rolls_keys = path.endswith(("/addKey", "/removeKey"))  # no permission is needed for an application's own keys
+    if not held and not app.exchange_roles and not rolls_keys:
         text = "The token contains no permissions, or permissions can not be understood."
         raise refused(text, "NoPermissionsInAccessToken")
     person = here.people.get(claims["oid"]) if "scp" in claims else None

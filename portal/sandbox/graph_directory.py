@@ -151,11 +151,6 @@ def organization(here: World, caller: Caller, words: Words, query: Words, sent: 
 
 
 def _as_application(app: App) -> dict[str, Any]:
-    def entry(name: str, kind: str) -> dict[str, str]:
-        permission = permissions.CATALOGUE[name]
-        return {"id": permission.delegated_id if kind == "Scope" else permission.application_id, "type": kind}
-
-    access = [entry(name, "Scope") for name in app.delegated] + [entry(name, "Role") for name in app.application]
     return {
         "id": app.object_id,
         "appId": app.client_id,
@@ -186,18 +181,35 @@ def _as_application(app: App) -> dict[str, Any]:
             }
             for certificate in app.certificates
         ],
-        "requiredResourceAccess": [{"resourceAppId": permissions.GRAPH_APP_ID, "resourceAccess": access}],
+        "requiredResourceAccess": _required_access(app),
         "web": {"redirectUris": app.redirect_uris if app.platform == "web" else []},
         "spa": {"redirectUris": app.redirect_uris if app.platform == "spa" else []},
         "publicClient": {"redirectUris": app.redirect_uris if app.platform == "public" else []},
     }
 
 
+def _required_access(app: App) -> list[dict[str, Any]]:
+    access: dict[str, list[dict[str, str]]] = {}
+    for kind, names in (("Scope", app.delegated), ("Role", app.application)):
+        for name in names:
+            permission = permissions.CATALOGUE[name]
+            guid = permission.delegated_id if kind == "Scope" else permission.application_id
+            resource = permissions.RESOURCES[permissions.resource_of(name)]
+            access.setdefault(resource.declared_under(kind), []).append({"id": guid, "type": kind})
+    return [{"resourceAppId": app_id, "resourceAccess": entries} for app_id, entries in access.items()]
+
+
 def _own_applications(here: World, caller: Caller) -> list[App]:
-    """Return the app registrations of the caller's directory: they exist only in their home directory."""
-    if not caller.permissions & {"Application.Read.All", "Application.ReadWrite.All", "Directory.Read.All"}:
-        raise insufficient()
-    return [app for app in list(here.apps.values()) if app.tenant == caller.tenant and not app.deleted]
+    """Return the app registrations of the caller's directory: they exist only in their home directory.
+
+    With Application.ReadWrite.OwnedBy, those that the caller's service principal owns.
+    """
+    apps = [app for app in list(here.apps.values()) if app.tenant == caller.tenant and not app.deleted]
+    if caller.permissions & {"Application.Read.All", "Application.ReadWrite.All", "Directory.Read.All"}:
+        return apps
+    if "Application.ReadWrite.OwnedBy" in caller.permissions:
+        return [app for app in apps if caller.app.client_id in app.owners]
+    raise insufficient()
 
 
 def application(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:

@@ -89,8 +89,7 @@ def _check_person(
         raise denied()
     if owner is None:
         raise _invalid(words)
-    entitled = _entitled(owner, needed) if isinstance(owner, SharedMailbox) else []
-    if person.upn not in entitled:
+    if person.upn not in _entitled(owner, needed):
         if isinstance(owner, SharedMailbox) and needed == READ and person.upn in owner.inbox_members:
             if inbox:
                 return
@@ -105,9 +104,13 @@ def _check_person(
         raise GraphError(404, "ErrorItemNotFound", text)
 
 
-def _entitled(mailbox: SharedMailbox, needed: tuple[str, ...]) -> list[str]:
-    """Return the user names with access in Exchange; Send As is a separate right."""
-    return mailbox.senders if needed == SEND and mailbox.senders is not None else mailbox.members
+def _entitled(owner: Person | SharedMailbox, needed: tuple[str, ...]) -> list[str]:
+    """Return the user names with access in Exchange. Send As is a separate right, and calendars are shared one by one."""
+    shared = owner.calendar_members if needed == CALENDARS else []
+    if isinstance(owner, Person):
+        return shared
+    full = owner.senders if needed == SEND and owner.senders is not None else owner.members
+    return [*full, *shared]
 
 
 def _address(owner: Person | SharedMailbox) -> str:

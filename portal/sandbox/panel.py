@@ -38,7 +38,7 @@ def panel(request: HttpRequest) -> HttpResponse:
             answer = control.run(name, _fields(request.POST))
             done = f"Done: {name.replace('_', ' ')}."
             if "value" in answer:
-                done = f"New secret added. ID {answer['id']} – the value is in the list below."
+                done = f"Secret added. ID: {answer['id']}. The value is in the list below."
             outcome = {"done": done}
         except Refused as problem:
             outcome = {"problem": str(problem)}

@@ -30,20 +30,75 @@ _BY_LOWER = {name.lower(): name for name in CATALOGUE}
 
 
 @dataclass(frozen=True)
+class Resource:
+    """An API that tokens can be for. ``addresses`` name it in a scope; the one used becomes the token's ``aud``."""
+
+    key: str
+    app_id: str
+    addresses: tuple[str, ...]
+    listed_under_graph: bool = False  # where app registrations declare its delegated permissions
+
+    def declared_under(self, kind: str) -> str:
+        """Return the app id under which an app registration declares permissions of this kind (Scope or Role)."""
+        return GRAPH_APP_ID if kind == "Scope" and self.listed_under_graph else self.app_id
+
+
+GRAPH_KEY = "graph"
+_RESOURCES = tomllib.loads((Path(__file__).parent / "data" / "resources.toml").read_text(encoding="utf-8"))
+RESOURCES = {GRAPH_KEY: Resource(GRAPH_KEY, GRAPH_APP_ID, (GRAPH,))} | {
+    key: Resource(key, values["app_id"], tuple(values["addresses"]), values.get("listed_under_graph", False))
+    for key, values in _RESOURCES.items()
+}
+
+
+def resource_of(name: str) -> str:
+    """Return the key of the resource that a permission, as the catalogue spells it, belongs to."""
+    return name.rpartition("/")[0] or GRAPH_KEY
+
+
+def short(name: str) -> str:
+    """Return a permission's name without its resource, as tokens contain it."""
+    return name.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
 class RequestedScopes:
     """A parsed scope parameter."""
 
     oidc: tuple[str, ...]  # those of openid, profile, email, offline_access that were requested
-    graph: tuple[str, ...]  # canonical permission names
-    default: bool  # whether {resource}/.default was requested
-    unknown: tuple[str, ...]  # words that name no permission
-    resources: tuple[str, ...]  # resources other than Graph
-    prefix: str  # how the caller wrote Graph's URL, including the final slash
+    permissions: tuple[str, ...]  # as the catalogue spells them
+    defaults: tuple[str, ...]  # keys of the resources whose .default was requested
+    unknown: tuple[str, ...]  # words that aren't permission names
+    unknown_resources: tuple[str, ...]  # addresses of no resource
+    addresses: dict[str, str]  # by resource: how the caller wrote its address
 
     @property
     def names(self) -> list[str]:
         """Return all requested names that are known, OIDC scopes first."""
-        return [*self.oidc, *self.graph]
+        return [*self.oidc, *self.permissions]
+
+    @property
+    def default(self) -> bool:
+        return bool(self.defaults)
+
+    @property
+    def resources(self) -> list[str]:
+        """Return the keys of all requested resources; Graph if only OIDC scopes were requested."""
+        return list(self.addresses) or [GRAPH_KEY]
+
+    @property
+    def several(self) -> bool:
+        return len(self.addresses) + len(self.unknown_resources) > 1
+
+    @property
+    def prefix(self) -> str:
+        """Return how the caller wrote the first resource's address, including the final slash."""
+        return f"{self.audience}/"
+
+    @property
+    def audience(self) -> str:
+        """Return the ``aud`` of a token for the first resource."""
+        return next(iter(self.addresses.values()), GRAPH)
 
 
 def parse(scope: str, own_url: str) -> RequestedScopes:
@@ -52,38 +107,52 @@ def parse(scope: str, own_url: str) -> RequestedScopes:
     Names are case-insensitive, as at Entra (identity-platform/scopes-oidc).
     """
     oidc: list[str] = []
-    graph: list[str] = []
+    named: list[str] = []
+    defaults: list[str] = []
     unknown: list[str] = []
-    resources: list[str] = []
-    default = False
-    prefix = ""
+    strangers: list[str] = []
+    addresses: dict[str, str] = {}
     for word in scope.split():
-        resource, _, name = word.rpartition("/")
-        if resource and resource not in (GRAPH, own_url, GRAPH_APP_ID):
-            resources.append(resource)
-            continue
-        prefix = prefix or (f"{resource}/" if resource else "")
-        if name == ".default":
-            default = True
-        elif name in OIDC_SCOPES:
+        address, _, name = word.rpartition("/")
+        if not address and name in OIDC_SCOPES:
             oidc.append(name)
-        elif name.lower() in _BY_LOWER and CATALOGUE[_BY_LOWER[name.lower()]].delegated_id:
-            graph.append(_BY_LOWER[name.lower()])
+            continue
+        key = _resource_at(address, own_url)
+        if key is None:
+            strangers.append(address)
+            continue
+        addresses.setdefault(key, address or GRAPH)
+        permission = _BY_LOWER.get((name if key == GRAPH_KEY else f"{key}/{name}").lower(), "")
+        if name == ".default":
+            defaults.append(key)
+        elif name in OIDC_SCOPES and key == GRAPH_KEY:
+            oidc.append(name)
+        elif permission and CATALOGUE[permission].delegated_id:
+            named.append(permission)
         else:
             unknown.append(name)
     return RequestedScopes(
         oidc=tuple(dict.fromkeys(oidc)),
-        graph=tuple(dict.fromkeys(graph)),
-        default=default,
+        permissions=tuple(dict.fromkeys(named)),
+        defaults=tuple(dict.fromkeys(defaults)),
         unknown=tuple(unknown),
-        resources=tuple(dict.fromkeys(resources)),
-        prefix=prefix or f"{GRAPH}/",
+        unknown_resources=tuple(dict.fromkeys(strangers)),
+        addresses=addresses,
     )
 
 
+def _resource_at(address: str, own_url: str) -> str | None:
+    if address in ("", own_url):
+        return GRAPH_KEY
+    for resource in RESOURCES.values():
+        if address == resource.app_id or address.lower() in resource.addresses:
+            return resource.key
+    return None
+
+
 def canonical(name: str) -> str:
-    """Return the catalogue's spelling of a permission name without resource prefix. Raises ValueError if unknown."""
-    permission = _BY_LOWER.get(name.rpartition("/")[2].lower())
+    """Return the catalogue's spelling of a permission; Graph's may have its address. Raises ValueError if unknown."""
+    permission = _BY_LOWER.get(name.removeprefix(f"{GRAPH}/").lower())
     if permission is None:
         raise ValueError(f"The sandbox knows no permission called {name!r}.")
     return permission

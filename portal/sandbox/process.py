@@ -73,8 +73,8 @@ def start(
 ) -> SandboxProcess:
     """Start a sandbox and wait up to 30 seconds until it accepts connections. Raises SandboxDidNotStart if it does not.
 
-    It stops when ``stop`` is called or, at the latest, when this process dies for whatever reason: the child watches a
-    pipe whose other end only this process holds.
+    It stops when ``stop`` is called, and also when this process dies for whatever reason: the child watches a pipe
+    whose other end only this process holds.
     """
     port = port or free_port()
     command = [sys.executable, "-m", "portal.sandbox", "--port", str(port), "--portal-url", portal_url]
@@ -125,4 +125,4 @@ def _wait_until_ready(child: "subprocess.Popen[str]") -> None:
             lines.append(line)
             if not line:
                 break
-    raise SandboxDidNotStart("The sandbox did not start:\n" + "".join(lines))
+    raise SandboxDidNotStart("The sandbox didn't start:\n" + "".join(lines))

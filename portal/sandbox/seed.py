@@ -1,6 +1,7 @@
 """The initial state of a sandbox. All ids, passwords and secrets here are fixed, public and worthless."""
 
 import uuid
+from typing import Any
 
 from portal.sandbox import consents
 from portal.sandbox.state import (
@@ -16,6 +17,7 @@ from portal.sandbox.state import (
 )
 
 CONTOSO = "5c0a70b5-1e5d-4c36-9d5e-7a1c0d2f4b10"
+LITWARE = "b17a3c5e-9d42-4f68-8e0b-3a6c7d1f5e84"
 FABRIKAM = "8fab21ca-6b1d-4d3e-a1f7-2c9b5e0d6a42"
 
 CONNECTIONS_APP = "c0117ec7-10a5-4a9b-8f3e-5d2b7c6e1a01"
@@ -49,6 +51,7 @@ def plant(world: World) -> None:
     world.directories = {
         CONTOSO: Directory(CONTOSO, "Contoso", "contoso.example"),
         FABRIKAM: Directory(FABRIKAM, "Fabrikam", "fabrikam.example"),
+        LITWARE: Directory(LITWARE, "Litware", "litware.example"),
         CONSUMERS: Directory(CONSUMERS, "Personal accounts", "outlook.example"),
     }
     _plant_people(world)
@@ -57,7 +60,7 @@ def plant(world: World) -> None:
 
 
 def _plant_people(world: World) -> None:
-    def add(tenant: str, upn: str, name: str, job: str, **more: bool) -> None:
+    def add(tenant: str, upn: str, name: str, job: str, **more: Any) -> None:
         password = f"sandbox-{name.split()[0].lower()}"
         world.people[fixed_id(upn)] = Person(
             id=fixed_id(upn), tenant=tenant, upn=upn, mail=upn, name=name, password=password, job_title=job, **more
@@ -73,6 +76,8 @@ def _plant_people(world: World) -> None:
     add(CONTOSO, "donald@contoso.example", "Donald Knuth", "Volunteer without a licence", licensed=False)
     add(FABRIKAM, "barbara@fabrikam.example", "Barbara Liskov", "Engineering")
     add(FABRIKAM, "admin@fabrikam.example", "Edsger Dijkstra", "Global Administrator", admin=True)
+    add(LITWARE, "frances@litware.example", "Frances Allen", "Operations")
+    add(LITWARE, "admin@litware.example", "John Backus", "Global Administrator", admin=True)
     add(CONSUMERS, "margaret@outlook.example", "Margaret Hamilton", "Personal account")
     guest = "barbara_fabrikam.example#EXT#@contoso.example"
     add(CONTOSO, guest, "Barbara Liskov", "Guest from Fabrikam", guest=True, licensed=False)
@@ -80,6 +85,10 @@ def _plant_people(world: World) -> None:
 
 
 def _plant_mailboxes(world: World) -> None:
+    for tenant, domain, member in ((FABRIKAM, "fabrikam.example", "barbara"), (LITWARE, "litware.example", "frances")):
+        address = f"desk@{domain}"
+        members = [f"{member}@{domain}"]
+        world.mailboxes[address] = SharedMailbox(fixed_id(address), tenant, address, "Front desk", members)
     for word, name, members in (
         ("support", "Support", ["ada@contoso.example", "robot@contoso.example"]),
         ("sales", "Sales", ["hedy@contoso.example", "alan@contoso.example"]),
@@ -103,7 +112,8 @@ def _plant_apps(world: World) -> None:
     portal = world.portal_url
     callbacks = [f"{portal}/auth/complete/microsoft-connect/", f"{portal}/consent/callback/"]
     mail = ["Mail.Read", "Mail.ReadWrite", "Mail.Send", "Mail.Read.Shared", "Mail.ReadWrite.Shared", "Mail.Send.Shared"]
-    more = ["Calendars.Read", "Calendars.ReadWrite", "Calendars.Read.Shared", "MailboxSettings.Read", "Files.Read"]
+    calendars = ["Calendars.Read", "Calendars.ReadWrite", "Calendars.Read.Shared", "Calendars.ReadWrite.Shared"]
+    more = [*calendars, "MailboxSettings.Read", "Files.Read"]
     delegated = ["openid", "profile", "email", "offline_access", "User.Read", "User.ReadBasic.All", *mail, *more]
     _app(
         world,

@@ -35,6 +35,7 @@ class Wanted:
     authority: str
     prompt: str = ""
     login_hint: str = ""
+    max_age: int | None = None  # seconds
     title: str = "Sign in"
     cancel: bool = True
 
@@ -121,7 +122,8 @@ def _usable(request: HttpRequest, world: World, wanted: Wanted) -> list[Flow]:
     fitting = []
     for account in accounts(request, world):
         tenant = world.people[account.person].tenant
-        if wanted.where is None or tenant == wanted.where.id:
+        is_recent = wanted.max_age is None or world.now() - account.authenticated_at < wanted.max_age
+        if is_recent and (wanted.where is None or tenant == wanted.where.id):
             fitting.append(account)
     return fitting
 
@@ -148,7 +150,7 @@ def _names(person: Person) -> tuple[str, str]:
 
 def _chosen(request: HttpRequest, world: World, wanted: Wanted) -> Flow:
     chosen = request.POST.get("account", "")
-    for account in accounts(request, world):
+    for account in _usable(request, world, wanted):
         if account.person == chosen and wanted.prompt != "login":
             return account
     person = world.people.get(chosen)

@@ -58,6 +58,7 @@ class Person:
     ca_blocked: bool = False
     sign_in_frequency_s: int = 0  # 0 means no such policy
     tokens_valid_from: float = 0.0
+    calendar_members: list[str] = field(default_factory=list)  # user names with whom the calendar is shared
 
 
 @dataclass
@@ -74,6 +75,7 @@ class SharedMailbox:
     )
     inbox_members: list[str] = field(default_factory=list)  # people who see the inbox folder and nothing else
     senders: list[str] | None = None  # user names with Send As; None means every member
+    calendar_members: list[str] = field(default_factory=list)  # user names with whom only the calendar is shared
 
 
 @dataclass
@@ -83,6 +85,7 @@ class Secret:
     name: str
     starts_at: float
     expires_at: float
+    effective_at: float = 0.0  # when the token endpoint begins to accept it
 
 
 @dataclass
@@ -94,6 +97,19 @@ class Certificate:
     sha256: str
     starts_at: float
     expires_at: float
+    effective_at: float = 0.0
+
+
+@dataclass
+class FederatedCredential:
+    """Another issuer's tokens that an app accepts instead of a secret."""
+
+    id: str
+    name: str
+    issuer: str
+    subject: str
+    audiences: list[str]
+    effective_at: float = 0.0
 
 
 @dataclass
@@ -109,6 +125,8 @@ class App:
     application: list[str] = field(default_factory=list)
     secrets: list[Secret] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
+    federated: list[FederatedCredential] = field(default_factory=list)
+    owners: list[str] = field(default_factory=list)  # client IDs of the applications that own this one
     app_roles: dict[str, list[str]] = field(default_factory=dict)  # person id -> app roles
     groups: dict[str, list[str]] = field(default_factory=dict)  # person id -> group ids put into the ID token
     assignment_required: bool = False
@@ -116,6 +134,7 @@ class App:
     # Grants in Exchange (RBAC for Applications), from permission to addresses; they appear in no token.
     exchange_roles: dict[str, list[str]] = field(default_factory=dict)
     disabled: bool = False
+    disabled_in: list[str] = field(default_factory=list)  # directories whose enterprise application is disabled
     deleted: bool = False
 
 
@@ -154,6 +173,7 @@ class Code:
     authenticated_at: float
     mfa: bool
     expires_at: float
+    tells_auth_time: bool = False  # whether the ID token says when the person entered their password
     redeemed: bool = False
 
 
@@ -183,6 +203,7 @@ class World:
         self.clock_offset = 0.0
         self.token_lifetime = 0  # seconds; 0 means random between 60 and 90 minutes, as at Microsoft
         self.consent_lie = "none"
+        self.credential_delay = 0.0  # seconds until the token endpoint accepts a credential added through Graph
         self.codes.clear()
 
     def make_keys(self) -> None:
@@ -267,7 +288,8 @@ class World:
         for values in data["apps"]:
             held = [Secret(**secret) for secret in values.pop("secrets")]
             certificates = [Certificate(**certificate) for certificate in values.pop("certificates")]
-            self.apps[values["client_id"]] = App(**values, secrets=held, certificates=certificates)
+            federated = [FederatedCredential(**each) for each in values.pop("federated", [])]
+            self.apps[values["client_id"]] = App(**values, secrets=held, certificates=certificates, federated=federated)
         for values in data["consents"]:
             self.consents[f"{values['client_id']}|{values['tenant']}|{values['person']}"] = Consent(**values)
         self.role_grants = {
@@ -298,7 +320,7 @@ _world: World | None = None
 
 
 def use(world: World) -> None:
-    """Make this the world of the process."""
+    """Set the World that world() returns in this process."""
     global _world
     _world = world
 

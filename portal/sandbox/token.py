@@ -12,7 +12,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 
 from portal.sandbox import clients, consents, errors, fault_injection, permissions, request_log, tokens
-from portal.sandbox.state import App, Directory, Person, World, world
+from portal.sandbox.state import CONSUMERS, App, Code, Directory, Person, World, world
 
 REFRESH_TOKEN_IDLE = 90 * 86400  # seconds (identity-platform/refresh-tokens)
 SPA_REFRESH_TOKEN = 86400
@@ -77,14 +77,16 @@ def _for_app(here: World, form: Mapping[str, str], where: Directory | None, auth
     if app.platform == "public":
         raise errors.refusal(7000218)
     requested = permissions.parse(scope, here.public_url)
-    if scope.endswith("/.default") and requested.resources:
-        raise errors.refusal(500011, resource=requested.resources[0], tenant_name=where.name)
-    if not requested.default or requested.names or requested.unknown or requested.resources:
+    if scope.endswith("/.default") and requested.unknown_resources:
+        raise errors.refusal(500011, resource=requested.unknown_resources[0], tenant_name=where.name)
+    if not requested.default or requested.names or requested.unknown or requested.several:
         raise errors.refusal(1002012, scope=scope)
     clients.principal(here, app, where)
     seconds = tokens.lifetime(here)
-    roles = consents.roles(here, app, where.id)
-    access = tokens.access_token_for_app(here, app, where.id, roles, seconds)
+    (resource,) = requested.resources
+    granted = consents.roles(here, app, where.id)
+    roles = [permissions.short(name) for name in granted if permissions.resource_of(name) == resource]
+    access = tokens.access_token_for_app(here, app, where.id, roles, seconds, audience=requested.audience)
     # Microsoft sends no scope and never a refresh token here (v2-oauth2-client-creds-grant-flow).
     return {"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": access}
 
@@ -126,7 +128,7 @@ def _redeem_code(
         issued_at=now,
         mfa=code.mfa,
     )
-    return _delegated(here, form, app, person, requested, grant, nonce=code.nonce)
+    return _delegated(here, form, app, person, requested, grant, code=code)
 
 
 def _check_authority(here: World, started_at: str, redeemed_at: str, person: Person) -> None:
@@ -177,7 +179,15 @@ def _refresh(
 
 
 def _first_scopes(grant: tokens.Grant) -> permissions.RequestedScopes:
-    return permissions.parse(" ".join(grant.scopes).replace("/.default", f"{permissions.GRAPH}/.default"), "")
+    """Return what the sign-in requested, of its first resource: without a scope, a refresh is for that one."""
+    names = [name for name in grant.scopes if name != "/.default"]
+    first = next((permissions.resource_of(name) for name in names if name not in permissions.OIDC_SCOPES), "")
+    address = permissions.RESOURCES[first or permissions.GRAPH_KEY].addresses[0]
+    own = [name for name in names if name in permissions.OIDC_SCOPES]
+    own += [f"{address}/{permissions.short(name)}" for name in names if permissions.resource_of(name) == first]
+    if "/.default" in grant.scopes:
+        own = [*(name for name in own if name in permissions.OIDC_SCOPES), f"{address}/.default"]
+    return permissions.parse(" ".join(own), "")
 
 
 def _check_age(here: World, app: App, person: Person, grant: tokens.Grant) -> None:
@@ -195,6 +205,8 @@ def _check_age(here: World, app: App, person: Person, grant: tokens.Grant) -> No
 
 
 def _check_person(here: World, app: App, person: Person, *, mfa_done: bool = True) -> None:
+    if person.tenant in app.disabled_in:
+        raise errors.refusal(7000112, client_id=app.client_id, app_name=app.name)
     if person.deleted:
         raise errors.refusal(50034, tenant=person.tenant)
     if person.disabled:
@@ -221,36 +233,58 @@ def _delegated(
     requested_scopes: permissions.RequestedScopes,
     grant: tokens.Grant,
     *,
-    nonce: str = "",
+    code: Code | None = None,
 ) -> dict[str, Any]:
-    if requested_scopes.resources:
+    if requested_scopes.several:
+        raise errors.refusal(700022)
+    if requested_scopes.unknown_resources:
         name = here.directories[person.tenant].name
-        several = requested_scopes.graph or requested_scopes.default or len(requested_scopes.resources) > 1
-        raise errors.refusal(700022 if several else 500011, resource=requested_scopes.resources[0], tenant_name=name)
+        raise errors.refusal(500011, resource=requested_scopes.unknown_resources[0], tenant_name=name)
     if requested_scopes.unknown:
         raise errors.refusal(70011, scope=requested_scopes.unknown[0])
-    if requested_scopes.default and requested_scopes.graph:
-        raise errors.refusal(70011, scope=f"{requested_scopes.prefix}.default {requested_scopes.graph[0]}")
-    had = consents.granted(here, app, person)
-    if had is None or any(name not in had for name in requested_scopes.graph):
-        raise errors.refusal(65001, client_id=app.client_id, app_name=app.name)
-    # A token for Graph contains all consented permissions, not only the requested ones.
-    held = [name for name in permissions.CATALOGUE if name in had and name not in permissions.OIDC_SCOPES]
+    if requested_scopes.default and requested_scopes.permissions:
+        named = permissions.short(requested_scopes.permissions[0])
+        raise errors.refusal(70011, scope=f"{requested_scopes.prefix}.default {named}")
+    (resource,) = requested_scopes.resources
+    held = _held(here, app, person, requested_scopes, resource)
     seconds = tokens.lifetime(here)
-    scopes = ["openid", "profile", "email", *(requested_scopes.prefix + name for name in held)]
+    own = ["openid", "profile", "email"] if resource == permissions.GRAPH_KEY else []
+    scopes = [*own, *(requested_scopes.prefix + name for name in held)]
     answer: dict[str, Any] = {
         "token_type": "Bearer",
         "scope": " ".join(scopes),
         "expires_in": seconds,
         "ext_expires_in": seconds,
         "access_token": tokens.access_token_for_person(
-            here, app, person, [*held, "openid", "profile", "email"], seconds
+            here, app, person, [*held, *own], seconds, audience=requested_scopes.audience
         ),
     }
     if "offline_access" in requested_scopes.oidc or "offline_access" in grant.scopes:
         answer["refresh_token"] = tokens.seal(here, grant)
     if "openid" in requested_scopes.oidc:
-        answer["id_token"] = tokens.id_token(here, app, person, nonce)
+        nonce = code.nonce if code else ""
+        authenticated_at = code.authenticated_at if code and code.tells_auth_time else None
+        answer["id_token"] = tokens.id_token(here, app, person, nonce, authenticated_at)
     if form.get("client_info") == "1":
         answer["client_info"] = tokens.client_info(person)
     return answer
+
+
+def _held(here: World, app: App, person: Person, requested: permissions.RequestedScopes, resource: str) -> list[str]:
+    """Return the permissions in a token for the resource, as short names. Raises EntraError (65001) without consent.
+
+    A work account's token contains everything that was consented to, not only what is requested. That of a personal
+    account contains what is requested.
+    """
+    had = consents.granted(here, app, person)
+    wanted = {name for name in requested.permissions if permissions.resource_of(name) == resource}
+    of_resource = [
+        name
+        for name in permissions.CATALOGUE
+        if name in (had or ()) and name not in permissions.OIDC_SCOPES and permissions.resource_of(name) == resource
+    ]
+    if had is None or not wanted <= had or (resource != permissions.GRAPH_KEY and not of_resource):
+        raise errors.refusal(65001, client_id=app.client_id, app_name=app.name)
+    if person.tenant == CONSUMERS and wanted:
+        of_resource = [name for name in of_resource if name in wanted]
+    return [permissions.short(name) for name in of_resource]

@@ -21,6 +21,7 @@ from portal.sandbox.state import App, Person, World
 
 PREFIX = "1.AX"
 MOST_GROUPS = 200  # in one token
+GUESTS_HOME = "https://sts.windows.net/00000000-0000-4000-8000-00000000beef/"
 
 
 @dataclass
@@ -67,10 +68,10 @@ def _sign(world: World, claims: dict[str, Any]) -> str:
     return jwt.encode(claims, world.signing_key, algorithm="RS256", headers={"kid": world.kid})
 
 
-def _access_claims(world: World, app: App, tenant: str, seconds: int) -> dict[str, Any]:
+def _access_claims(world: World, app: App, tenant: str, seconds: int, audience: str) -> dict[str, Any]:
     now = int(world.now())
     return {
-        "aud": permissions.GRAPH,
+        "aud": permissions.GRAPH if audience == world.public_url else audience,
         "iss": f"https://sts.windows.net/{tenant}/",
         "iat": now,
         "nbf": now,
@@ -83,9 +84,11 @@ def _access_claims(world: World, app: App, tenant: str, seconds: int) -> dict[st
     }
 
 
-def access_token_for_person(world: World, app: App, person: Person, scopes: list[str], seconds: int) -> str:
-    """Return a delegated access token for Graph; ``scp`` holds the permissions without ``offline_access``."""
-    claims = _access_claims(world, app, person.tenant, seconds)
+def access_token_for_person(
+    world: World, app: App, person: Person, scopes: list[str], seconds: int, *, audience: str = permissions.GRAPH
+) -> str:
+    """Return a delegated access token; ``scp`` holds the permissions without ``offline_access``."""
+    claims = _access_claims(world, app, person.tenant, seconds, audience)
     scp = [name for name in scopes if name != "offline_access"]
     claims |= {
         "appidacr": "0" if app.platform == "public" else "1",
@@ -100,13 +103,15 @@ def access_token_for_person(world: World, app: App, person: Person, scopes: list
         "acct": int(person.guest),
     }
     if person.guest:
-        claims["idp"] = "https://sts.windows.net/00000000-0000-4000-8000-00000000beef/"
+        claims["idp"] = GUESTS_HOME
     return _sign(world, claims)
 
 
-def access_token_for_app(world: World, app: App, tenant: str, roles: list[str], seconds: int) -> str:
-    """Return an app-only access token for Graph; ``roles`` holds the permissions and is absent if there are none."""
-    claims = _access_claims(world, app, tenant, seconds)
+def access_token_for_app(
+    world: World, app: App, tenant: str, roles: list[str], seconds: int, *, audience: str = permissions.GRAPH
+) -> str:
+    """Return an app-only access token; ``roles`` holds the permissions and is absent if there are none."""
+    claims = _access_claims(world, app, tenant, seconds, audience)
     principal = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{app.client_id}|{tenant}"))
     claims |= {"appidacr": "1", "idtyp": "app", "oid": principal, "sub": principal}
     if roles:
@@ -114,8 +119,11 @@ def access_token_for_app(world: World, app: App, tenant: str, roles: list[str], 
     return _sign(world, claims)
 
 
-def id_token(world: World, app: App, person: Person, nonce: str) -> str:
-    """Return an ID token of the v2.0 endpoint (identity-platform/id-token-claims-reference)."""
+def id_token(world: World, app: App, person: Person, nonce: str, authenticated_at: float | None = None) -> str:
+    """Return an ID token of the v2.0 endpoint (identity-platform/id-token-claims-reference).
+
+    ``auth_time`` is an optional claim, sent only if it was asked for.
+    """
     now = int(world.now())
     claims: dict[str, Any] = {
         "aud": app.client_id,
@@ -134,6 +142,10 @@ def id_token(world: World, app: App, person: Person, nonce: str) -> str:
     }
     if nonce:
         claims["nonce"] = nonce
+    if authenticated_at is not None:
+        claims["auth_time"] = int(authenticated_at)
+    if person.guest:
+        claims["idp"] = GUESTS_HOME
     if app.app_roles.get(person.id):
         claims["roles"] = app.app_roles[person.id]
     groups = app.groups.get(person.id, [])

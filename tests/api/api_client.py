@@ -1,5 +1,6 @@
 """A program that calls the API with somebody's key."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -50,9 +51,11 @@ class Program:
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
     """Return the results of calls made at the same time, each in its own thread."""
+    together = threading.Barrier(len(calls))
 
     def run(call: Callable[[], Any]) -> Any:
         try:
+            together.wait(timeout=20)
             return call()
         finally:
             databases.close_all()

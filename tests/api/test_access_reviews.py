@@ -46,11 +46,8 @@ def test_a_review_is_started_read_and_cancelled(alice: User, bob: User, shares: 
     assert (review.last_day.date().isoformat(), review.scope_name) == (in_days(21), "All shares")
     path = created["Location"].removeprefix("/api/v1/")
     assert program.get(path).json() == created.json()
-    assert (created.json()["state"], created.json()["figures"]["open"], created.json()["to_answer"]) == (
-        "running",
-        2,
-        0,
-    )
+    assert (created.json()["state"], created.json()["figures"]["open"]) == ("running", 2)
+    assert created.json()["to_answer"] == 0
     seen = Program(bob).get(path).json()
     assert (seen["figures"], seen["to_answer"]) == (None, 2)
     for _ in range(2):
@@ -74,7 +71,7 @@ def test_a_review_can_cover_one_app_or_tenant(alice: User, connection: Connectio
     assert program.post("reviews", body | {"tenant_id": 10**9}).status_code == 404
     empty = factories.make_tenant(name="Fabrikam", directory_id="fabrikam.example", tid="")
     refused = program.post("reviews", body | {"tenant_id": empty.pk})
-    assert (problem(refused), "Nothing is shared" in refused.json()["detail"]) == ((422, "invalid_input"), True)
+    assert (problem(refused), "There are no shares" in refused.json()["detail"]) == ((422, "invalid_input"), True)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +100,7 @@ def test_only_it_admins_start_and_cancel(alice: User, bob: User, carol: User, sh
         assert problem(program.post(f"reviews/{review.pk}/cancel")) == NOT_ALLOWED
     closed = factories.make_review(closed_at=timezone.now())
     assert problem(Program(alice).post(f"reviews/{closed.pk}/cancel")) == (409, "review_is_over")
-    review.refresh_from_db()
-    assert review.is_running
+    assert factories.reloaded(review).is_running
 
 
 def test_the_owner_confirms_one_share_and_ends_another(bob: User, shares: list[Share]) -> None:
@@ -178,7 +174,7 @@ def test_people_see_only_their_reviews(alice: User, bob: User, carol: User, dave
     assert problem(Program(alice, only=[]).get("reviews")) == NOT_ALLOWED
 
 
-def test_lists_are_filtered(alice: User, bob: User, shares: list[Share], django_assert_max_num_queries: Any) -> None:
+def test_lists_are_filtered(alice: User, shares: list[Share], max_queries: Any) -> None:
     running, over = factories.make_review(*shares), factories.make_review(name="Q3", closed_at=timezone.now())
     program = Program(alice)
 
@@ -194,7 +190,7 @@ def test_lists_are_filtered(alice: User, bob: User, shares: list[Share], django_
     rest = program.get(path, limit=1, after=page["next"]).json()
     assert [item["shared_with"] for item in (*page["items"], *rest["items"])] == ["Dave Stranger <dave>", "Finance"]
     assert program.get(path, decision="removed").json()["items"] == []
-    with django_assert_max_num_queries(9):
+    with max_queries(9):
         program.get(path)
 
 

@@ -79,7 +79,6 @@ def test_a_certificate_is_uploaded_as_pem_or_pfx(alice: User, sandbox: Control) 
     ("entry", "field"),
     [
         ({"kind": "secret"}, "secret"),
-        ({"kind": "secret", "secret": "x"}, "expires_at"),
         ({"kind": "secret", "secret": seed.CONTOSO, "expires_at": LATER}, "secret"),
         ({"kind": "secret", "secret": "x", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
         ({"kind": "generate"}, "months"),
@@ -101,8 +100,7 @@ def test_errors_in_the_first_credential_name_its_fields(alice: User) -> None:
 
 def test_a_credential_is_found_only_under_its_own_registration(alice: User) -> None:
     mine = factories.make_app_registration()
-    other = factories.make_app_registration(name="Other", client_id=seed.ROBOTS_APP)
-    foreign = other.credentials.get()
+    foreign = factories.make_app_registration(name="Other", client_id=seed.ROBOTS_APP).credentials.get()
     assert problem(Program(alice).delete(f"app-registrations/{mine.pk}/credentials/{foreign.pk}")) == NOT_FOUND
 
 
@@ -124,11 +122,8 @@ def test_members_read_what_they_need_to_connect(bob: User) -> None:
 def test_consent_is_requested_and_approved(alice: User, bob: User, sandbox: Control) -> None:
     connection = factories.make_connection(status="pending", connected_at=None, granted_scopes="", refresh_token=None)
     created = Program(bob).post("consent-requests", {"connection_id": connection.pk, "reason": "For invoices."})
-    assert (created.status_code, created.json()["state"], created.json()["permissions"]) == (
-        201,
-        "asked",
-        ["Mail.Read"],
-    )
+    assert (created.status_code, created.json()["state"]) == (201, "asked")
+    assert created.json()["permissions"] == ["Mail.Read"]
     path = f"consent-requests/{created.json()['id']}"
     program = Program(alice)
     assert values(program.get("consent-requests", state="asked"), "id") == [created.json()["id"]]

@@ -64,8 +64,7 @@ def test_a_repeated_request_gets_the_same_link_which_is_stored_encrypted(bob: Us
     assert again.json() == first
     assert Connection.objects.count() == SignInLink.objects.count() == 1
     token = first["sign_in_link"]["url"].split("/")[-2]
-    stored = StoredReply.objects.get()
-    assert token in stored.answer
+    assert token in StoredReply.objects.get().answer
     assert "no-store" in again["Cache-Control"]
 
 
@@ -138,11 +137,12 @@ def test_connections_are_filtered(alice: User, bob: User, dave: User) -> None:
     assert wrong_fields(program.get("connections", status="well")) == {"status"}
 
 
-def test_a_list_of_connections_costs_the_same_however_long_it_is(bob: User, django_assert_max_num_queries: Any) -> None:
+def test_a_list_of_connections_costs_the_same_however_long_it_is(bob: User, max_queries: Any) -> None:
     for number in range(30):
-        factories.make_connection(name=f"Connection {number}")
+        status = Connection.Status.RECONNECT_NEEDED if number % 2 else Connection.Status.ACTIVE
+        factories.make_connection(name=f"Connection {number}", status=status)
     program = Program(bob)
-    with django_assert_max_num_queries(4):
+    with max_queries(10):
         assert len(program.get("connections", limit=25).json()["items"]) == 25
 
 
@@ -355,9 +355,8 @@ def test_the_audit_trail_is_filtered(alice: User, carol: User, bob: User) -> Non
     connection = factories.make_connection()
     Program(bob).post(f"connections/{connection.pk}/disable")
     program = Program(carol)
-    events = program.get("audit-events", action="connection.disabled", who="bob", date_from="2020-01-01").json()[
-        "items"
-    ]
+    filters = {"action": "connection.disabled", "who": "bob", "date_from": "2020-01-01"}
+    events = program.get("audit-events", **filters).json()["items"]
     assert [(item["actor"], item["outcome"]) for item in events] == [("Bob Member <bob>", "done")]
     assert program.get(f"audit-events/{events[0]['id']}").json() == events[0]
     assert program.get("audit-events", date_to="2020-01-01").json()["items"] == []

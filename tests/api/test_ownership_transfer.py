@@ -66,7 +66,7 @@ def test_a_connection_that_changed_owner_meanwhile_is_not_transferred(alice: Use
         f"connections/{connection.pk}/hand-over", {"new_owner": "max", "seen_owner_id": bob.pk}
     )
     assert problem(answer) == (422, "invalid_input")
-    assert "belongs to Dave Stranger now" in answer.json()["detail"]
+    assert "was transferred to Dave Stranger" in answer.json()["detail"]
     assert not HandOver.objects.exists()
 
 
@@ -185,7 +185,7 @@ def test_only_it_admins_transfer_the_connections_of_a_person(alice: User, bob: U
     assert not HandOver.objects.exists()
 
 
-def test_a_persons_connections_and_keys_are_paged(alice: User, bob: User, django_assert_max_num_queries: Any) -> None:
+def test_a_persons_connections_and_keys_are_paged(alice: User, bob: User, max_queries: Any) -> None:
     for name in ("C", "A", "B"):
         factories.make_connection(owner=bob, name=name)
     key, _ = factories.make_key(bob, name="Robot")
@@ -197,7 +197,7 @@ def test_a_persons_connections_and_keys_are_paged(alice: User, bob: User, django
     assert [item["name"] for item in first["items"][1]["keys_that_stop"]] == ["Robot"]
     assert first["keys"] == [{"id": key.pk, "name": "Robot", "fetched": ["B"]}]
     assert [item["id"] for item in first["service_accounts"]] == [account.pk]
-    with django_assert_max_num_queries(14):
+    with max_queries(14):
         rest = program.get(path, limit=2, after=first["next"]).json()
     assert ([item["connection_name"] for item in rest["items"]], rest["next"]) == (["C"], None)
     assert wrong_fields(program.get(path, after="nonsense")) == {"after"}

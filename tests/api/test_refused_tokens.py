@@ -60,9 +60,7 @@ def test_its_name_tells_nothing_of_it(robot: Client, connection: Connection) -> 
     assert body["id"] not in body["access_token"]
 
 
-def test_while_microsoft_is_away_it_is_not_handed_out_again(
-    sandbox: Control, robot: Client, connection: Connection
-) -> None:
+def test_it_is_not_handed_out_while_microsoft_is_away(sandbox: Control, robot: Client, connection: Connection) -> None:
     before = ask(robot, connection).json()
     sandbox.weather("unavailable", where="token")
     refused = ask(robot, connection, refused=before["id"])
@@ -71,9 +69,7 @@ def test_while_microsoft_is_away_it_is_not_handed_out_again(
     assert ask(robot, connection).json() == before  # other callers keep getting it
 
 
-def test_a_grant_that_was_taken_away_is_noticed_and_told(
-    sandbox: Control, robot: Client, connection: Connection
-) -> None:
+def test_a_revoked_grant_is_noticed_and_told(sandbox: Control, robot: Client, connection: Connection) -> None:
     before = ask(robot, connection).json()
     sandbox.revoke_sessions(factories.ADA)
     for _ in range(2):  # some of Microsoft's rejections are confirmed by a second request

@@ -69,13 +69,13 @@ def test_a_page_has_between_one_and_two_hundred_items(alice: User, limit: str) -
 
 
 @pytest.mark.parametrize("path", ["teams", "people", "tenants"])
-def test_a_list_costs_the_same_however_long_it_is(alice: User, django_assert_max_num_queries: Any, path: str) -> None:
+def test_a_list_costs_the_same_however_long_it_is(alice: User, max_queries: Any, path: str) -> None:
     program = Program(alice)
     for number in range(30):
         Team.objects.create(name=f"Team {number}")
         factories.make_tenant(name=f"Tenant {number}", directory_id=f"t{number}.example", tid="")
         factories.make_person(f"person{number}")
-    with django_assert_max_num_queries(4):
+    with max_queries(4):
         assert len(program.get(path, limit=25).json()["items"]) == 25
 
 
@@ -115,7 +115,7 @@ def test_only_one_of_two_simultaneous_changes_succeeds(alice: User) -> None:
 
 
 def test_if_match_is_compared_under_the_lock(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a change made between reading and locking would be overwritten."""
+    """Without the lock, a change made after the comparison could be overwritten."""
     team = Team.objects.create(name="Sales")
     program = Program(alice)
     read = program.get(f"teams/{team.pk}")["ETag"]
@@ -260,8 +260,7 @@ def test_invalid_json_is_a_problem(alice: User) -> None:
     ],
 )
 def test_an_invalid_body_is_refused_with_its_fields(alice: User, body: Any, fields: set[str]) -> None:
-    program = Program(alice)
-    answer = program.client.post("/api/v1/teams", json.dumps(body), content_type="application/json")
+    answer = Program(alice).client.post("/api/v1/teams", json.dumps(body), content_type="application/json")
     assert wrong_fields(answer) == fields
     assert not Team.objects.exists()
 
@@ -406,7 +405,7 @@ def test_every_example_of_a_body_is_accepted_by_its_own_schema() -> None:
 
 
 def test_schema_names_are_unique_in_the_document() -> None:
-    """Otherwise one of two schemas would be described as the other."""
+    """If two schemas had the same name, one would be described as the other."""
     seen: dict[str, type] = {}
     waiting: list[Any] = [Schema, TextChoices]
     while waiting:

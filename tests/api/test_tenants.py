@@ -48,10 +48,7 @@ def test_a_tenant_that_cannot_be_looked_up_is_looked_up_later(alice: User, sandb
 
 def test_members_read_names_of_tenants_only(bob: User) -> None:
     tenant = factories.make_tenant()
-    for seen in (
-        Program(bob).get(f"tenants/{tenant.pk}").json(),
-        Program(bob).get("tenants").json()["items"][0],
-    ):
+    for seen in (Program(bob).get(f"tenants/{tenant.pk}").json(), Program(bob).get("tenants").json()["items"][0]):
         assert seen["name"] == "Contoso"
         assert (seen["directory_id"], seen["tid"], seen["created_at"]) == (None, None, None)
     assert Program(bob).get("tenants", q=tenant.tid).json()["items"] == []

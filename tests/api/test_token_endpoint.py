@@ -10,10 +10,10 @@ from django.utils import timezone
 from connections.api import token_endpoint
 from connections.api.token_endpoint import Batches, TokenEndpoint
 from connections.api.token_waiting import Refreshes
-from connections.services.tokens import single_flight
+from connections.services.tokens import fetch, refresh_locks
 from connections.services.tokens.fetch import Token
 from connections.services.tokens.single_flight import TokenRequirement
-from connections.services.tokens.token_calls import TokenCall, Wait
+from connections.services.tokens.token_calls import Refused, TokenCall, Wait
 from portal import asgi
 
 TOKEN = Token("access token", timezone.now() + timedelta(hours=1), "Mail.Read")
@@ -91,9 +91,7 @@ def test_a_token_that_comes_while_the_view_explains_its_absence_is_not_shared() 
     ("protocols", "is_secure"),
     [([b"http", b"https"], False), ([b"https", b"http"], True), ([b" https,http"], True), ([], False)],
 )
-def test_of_several_protocols_the_first_counts_as_in_django(
-    settings: Any, protocols: list[bytes], is_secure: bool
-) -> None:
+def test_of_several_protocols_the_first_counts(settings: Any, protocols: list[bytes], is_secure: bool) -> None:
     settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     headers = [(b"x-forwarded-proto", protocol) for protocol in protocols]
     assert token_endpoint.is_secure({"scheme": "http", "headers": headers}) is is_secure
@@ -111,7 +109,7 @@ def test_waiting_goes_on_after_the_check_of_other_processes_has_failed_once() ->
     failures = [RuntimeError("the cache answered nonsense")]
 
     async def run(function: Any, *arguments: Any) -> Any:
-        if function is not single_flight.is_done:
+        if function is not refresh_locks.is_done:
             return False  # another process is refreshing
         if failures:
             raise failures.pop()
@@ -120,6 +118,67 @@ def test_waiting_goes_on_after_the_check_of_other_processes_has_failed_once() ->
     async def wait_twice() -> list[bool]:
         refreshes = Refreshes(run)
         wait = Wait(connection_pk=1, app_pk=1, patience=1.0)
-        return [await refreshes.wait(refreshes.begin(wait, TokenRequirement(300)), wait) for _ in range(2)]
+        return [await refreshes.wait(refreshes.begin(wait, TokenRequirement(300)), wait.patience) for _ in range(2)]
 
     assert asyncio.run(wait_twice()) == [True, True]
+
+
+class View:
+    """Stands in for Django: counts its requests and answers each with its status."""
+
+    def __init__(self, status: int) -> None:
+        self.status, self.requests = status, 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.requests += 1
+        await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": self.status, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+
+def statuses(view: View, monkeypatch: pytest.MonkeyPatch, owners: list[int], *, must_wait: bool) -> list[int]:
+    """Return the statuses of callers with a key each who get no token, after a refresh or at once."""
+
+    def decide(calls: Any) -> list[Any]:
+        if must_wait and calls[0].refresh is fetch.Refresh.NOT_TRIED:
+            return [Wait(connection_pk=1, app_pk=1, patience=5.0) for _ in calls]
+        return [Refused(connection_pk=1, owner_pk=int(call.key)) for call in calls]
+
+    async def run(function: Any, *arguments: Any) -> Any:
+        if function is token_endpoint._answer_batch:
+            return decide(*arguments)
+        await asyncio.sleep(0.05)  # the refresh fails
+        return True
+
+    monkeypatch.setattr(token_endpoint, "_BATCH", 1)
+    got: list[int] = []
+
+    async def send(message: Any) -> None:
+        got.extend([message["status"]] if "status" in message else [])
+
+    async def ask() -> None:
+        endpoint = TokenEndpoint(view, lambda is_secure: [], run_in_thread=run)
+        path = "/api/v1/connections/1/token"
+        scope = {"path": path, "raw_path": path.encode(), "method": "GET", "query_string": b"", "scheme": "http"}
+        calls = [
+            {**scope, "headers": [(b"host", b"localhost"), (b"authorization", f"Bearer {owner}".encode())]}
+            for owner in owners
+        ]
+        await asyncio.gather(*(endpoint(call, None, send) for call in calls))  # type: ignore[arg-type]
+
+    asyncio.run(ask())
+    return got
+
+
+@pytest.mark.parametrize("must_wait", [True, False])
+def test_one_explanation_answers_all_keys_of_an_owner(monkeypatch: pytest.MonkeyPatch, must_wait: bool) -> None:
+    view = View(503)
+    assert statuses(view, monkeypatch, [1] * 150 + [2] * 150, must_wait=must_wait) == [503] * 300
+    assert view.requests == 2
+
+
+@pytest.mark.parametrize("must_wait", [True, False])
+def test_a_refusal_of_one_key_is_nobody_elses_answer(monkeypatch: pytest.MonkeyPatch, must_wait: bool) -> None:
+    view = View(401)
+    assert statuses(view, monkeypatch, [1] * 3, must_wait=must_wait) == [401] * 3
+    assert view.requests == 3

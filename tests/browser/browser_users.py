@@ -78,8 +78,8 @@ class Visitor:
         self.page.get_by_role("button", name=name, exact=exact).first.click()
 
     def type_in(self, label: str, value: str) -> None:
-        """Type into the field with this label."""
-        self.page.get_by_label(label).first.fill(value)
+        """Type into the page's field with this label."""
+        self.page.locator("main").get_by_label(label).first.fill(value)
 
     def tick(self, label: str) -> None:
         """Tick a box or choose a radio button."""

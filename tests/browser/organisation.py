@@ -5,21 +5,8 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from connections import audit
+from connections import audit, models
 from connections.microsoft.classifier import Verdict, classify
-from connections.models import (
-    AppRegistration,
-    Approval,
-    Connection,
-    ConsentLink,
-    MailboxAccess,
-    Policy,
-    Share,
-    SharedMailbox,
-    Team,
-    Tenant,
-    User,
-)
 from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 from connections.services.tokens import apply_results
@@ -34,7 +21,7 @@ NAMES = (
 TROUBLES = (50173, 700082, 65001, 53003)
 
 
-def make(admin: User, member: User) -> None:
+def make(admin: models.User, member: models.User) -> None:
     """Fill the database; ``member`` owns most of the connections."""
     tenants = _tenants()
     apps = _apps(tenants, admin)
@@ -42,7 +29,7 @@ def make(admin: User, member: User) -> None:
     incidents.app_rejected(apps[1], verdict(7000222), now=timezone.now() - timedelta(hours=3))
     _break(connections)
     _mailboxes(tenants[0], connections, member)
-    ConsentLink.objects.create(
+    models.ConsentLink.objects.create(
         app_registration=apps[0], directory_id=factories.DIRECTORY_ID, state_digest="0" * 64, requested_by=admin
     )
     _policy(connections, member)
@@ -54,19 +41,21 @@ def make(admin: User, member: User) -> None:
     audit.record(AuditAction.CONNECTION_SHARED, connections[0], actor=member, outcome="denied")
 
 
-def _policy(connections: list[Connection], member: User) -> None:
+def _policy(connections: list[models.Connection], member: models.User) -> None:
     """Create rules of both kinds, connections that break them, and requests in every state."""
     rules = {"permissions": {"Mail.*": "approval", "Calendars.*": "forbidden"}, "longest_share_days": 30}
-    Policy.objects.create(rules=rules | {"capabilities": {"files.write": "forbidden"}, "app_only_second_admin": True})
-    Policy.objects.create(app_registration=connections[1].app_registration, rules={"share_app_only": False})
-    for connection, state in zip(connections[4:], Approval.State.values, strict=False):
+    models.Policy.objects.create(
+        rules=rules | {"capabilities": {"files.write": "forbidden"}, "app_only_second_admin": True}
+    )
+    models.Policy.objects.create(app_registration=connections[1].app_registration, rules={"share_app_only": False})
+    for connection, state in zip(connections[4:], models.Approval.State.values, strict=False):
         full_dataset.make_approval(
             connection, state=state, reason=LONG, requested_by=member, reasons=[f"{LONG}."], decision_reason=UNBROKEN,
             decided_at=None if state == "waiting" else timezone.now(), decided_by_name="Alice Admin",
         )  # fmt: skip
 
 
-def _tenants() -> list[Tenant]:
+def _tenants() -> list[models.Tenant]:
     return [
         factories.make_tenant(),
         factories.make_tenant(name=f"{LONG[:80]} (test)", directory_id="fabrikam.example", tid=""),
@@ -76,7 +65,7 @@ def _tenants() -> list[Tenant]:
     ]
 
 
-def _apps(tenants: list[Tenant], admin: User) -> list[AppRegistration]:
+def _apps(tenants: list[models.Tenant], admin: models.User) -> list[models.AppRegistration]:
     now = timezone.now()
     expired = verdict(7000222)
     apps = [
@@ -97,7 +86,7 @@ def _apps(tenants: list[Tenant], admin: User) -> list[AppRegistration]:
     return apps
 
 
-def _connection(number: int, app: AppRegistration, owner: User) -> Connection:
+def _connection(number: int, app: models.AppRegistration, owner: models.User) -> models.Connection:
     base = NAMES[number % len(NAMES)]
     name = (base if number < len(NAMES) else f"{base[:100]} {number}")[:120]
     now = timezone.now() - timedelta(minutes=number)
@@ -109,18 +98,18 @@ def _connection(number: int, app: AppRegistration, owner: User) -> Connection:
     )
 
 
-def _break(connections: list[Connection]) -> None:
+def _break(connections: list[models.Connection]) -> None:
     for number, connection in enumerate(connection for connection in connections[1:30:2] if connection.is_delegated):
         broke_at = timezone.now() - timedelta(hours=number * 9 + 1)
         apply_results.flag(connection.pk, verdict(TROUBLES[number % len(TROUBLES)]), now=broke_at, version=1)
-    Connection.objects.filter(pk=connections[20].pk).update(status="disabled")
-    Connection.objects.filter(pk=connections[22].pk).update(
+    models.Connection.objects.filter(pk=connections[20].pk).update(status="disabled")
+    models.Connection.objects.filter(pk=connections[22].pk).update(
         status="pending", connected_at=None, sign_in_started_at=timezone.now() - timedelta(hours=2),
         refresh_token=None, access_token=None, granted_scopes="", account_oid="", account_username="", account_name="",
     )  # fmt: skip
 
 
-def _asked_and_reviewed(connections: list[Connection], admin: User, member: User) -> None:
+def _asked_and_reviewed(connections: list[models.Connection], admin: models.User, member: models.User) -> None:
     owned = [connection for connection in connections if connection.owner_id == member.pk and connection.is_delegated]
     factories.make_consent_request(
         owned[0], reason=f"{LONG}\n{UNBROKEN}", permissions="Mail.Read Mail.Send Sites.ReadWrite.All"
@@ -128,9 +117,11 @@ def _asked_and_reviewed(connections: list[Connection], admin: User, member: User
     factories.make_consent_request(
         owned[1], state="declined", answer=LONG, closed_at=timezone.now(), decided_by_name=LONG
     )
-    team = Team.objects.create(name=LONG[:100])
-    shares = [Share.objects.create(connection=connection, person=admin, created_by=member) for connection in owned[:3]]
-    shares.append(Share.objects.create(connection=owned[2], team=team, created_by=member))
+    team = models.Team.objects.create(name=LONG[:100])
+    shares = [
+        models.Share.objects.create(connection=connection, person=admin, created_by=member) for connection in owned[:3]
+    ]
+    shares.append(models.Share.objects.create(connection=owned[2], team=team, created_by=member))
     running, over = factories.make_review(*shares), factories.make_review(*shares, name=LONG, closed_at=timezone.now())
     running.items.filter(share=shares[1]).update(decision="confirmed", decided_at=timezone.now(), note=UNBROKEN)
     over.items.update(decision="expired", decided_at=timezone.now(), ended_at=timezone.now())
@@ -148,15 +139,15 @@ def verdict(code: int) -> Verdict:
     return classify(where="token", status=400, headers={}, body=json.dumps(answer))
 
 
-def _mailboxes(tenant: Tenant, connections: list[Connection], member: User) -> None:
+def _mailboxes(tenant: models.Tenant, connections: list[models.Connection], member: models.User) -> None:
     boxes = [factories.make_mailbox(tenant=tenant, created_by=member)]
     boxes.append(
         factories.make_mailbox(
             tenant=tenant, address=f"{UNBROKEN.lower()[:60].replace('ä', 'ae')}@contoso.example", display_name=LONG
         )
     )
-    SharedMailbox.objects.bulk_create(
-        SharedMailbox(tenant=tenant, address=f"team{number}@contoso.example") for number in range(30)
+    models.SharedMailbox.objects.bulk_create(
+        models.SharedMailbox(tenant=tenant, address=f"team{number}@contoso.example") for number in range(30)
     )
     factories.make_mailbox_access(connections[0], boxes[0], state="reachable", probed_at=timezone.now())
     blocked = factories.make_mailbox_access(
@@ -165,4 +156,4 @@ def _mailboxes(tenant: Tenant, connections: list[Connection], member: User) -> N
         action="An Exchange administrator gives the account Full Access to the mailbox; it takes up to an hour.",
     )  # fmt: skip
     incidents.report_mailbox(blocked, now=timezone.now())
-    factories.make_mailbox_access(connections[1], boxes[0], state=MailboxAccess.State.UNPROBED)
+    factories.make_mailbox_access(connections[1], boxes[0], state=models.MailboxAccess.State.UNPROBED)

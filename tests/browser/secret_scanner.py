@@ -14,10 +14,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import redis
 from django.conf import settings
-from django.contrib.sessions.models import Session
 from django.db import connection as database
 
-from connections.models import AppCredential, AuditEvent
+from connections.models import AppCredential, AuditEvent, Session
 from tests.browser.recording_proxy import Exchange, Wire
 
 # Form fields sent to the token endpoint, and fields of its responses.
@@ -123,7 +122,7 @@ def database_content() -> bytes:
     if database.vendor == "sqlite":
         path = Path(database.settings_dict["NAME"])
         files = sorted(path.parent.glob(path.name + "*"))
-        # Not read in this process: closing the file here would drop SQLite's locks and corrupt the database.
+        # Read in another process: closing the file here would drop SQLite's locks and corrupt the database.
         return subprocess.run(["cat", *files], check=True, capture_output=True).stdout
     with database.cursor() as cursor:
         rows = []

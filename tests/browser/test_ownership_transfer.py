@@ -19,11 +19,15 @@ def test_a_transferred_connection_changes_owner_and_account_and_keeps_its_id(
 
     admin = visitor(here, "alice")
     admin.open(f"/connections/{connection.pk}/")
-    admin.follow("Hand over…")
-    admin.sees("What breaks", "The ID stays", "No key of Bob Member has fetched its tokens")
-    admin.page.get_by_label("New owner", exact=True).select_option(value=str(una.pk))
-    admin.press("Hand it over")
-    admin.sees("Invoices belongs to Una", "Until then it goes on as before.", "They have not signed in for it yet.")
+    admin.follow("Change owner…")
+    admin.sees("Impact", "The connection ID stays", "No token requests by API keys of Bob Member")
+    admin.type_in("New owner", "una")
+    admin.press("Transfer ownership")
+    admin.sees(
+        "Ownership of Invoices is transferred to Una",
+        "Until then, the connection keeps working.",
+        "The new owner needs to sign in.",
+    )
 
     successor = visitor(here, "una")
     successor.sees("Sign in for Invoices")
@@ -31,7 +35,7 @@ def test_a_transferred_connection_changes_owner_and_account_and_keeps_its_id(
     successor.press("Sign in for Invoices")
     successor.signs_in_at_microsoft(GRACE)
     successor.back_in_portal()
-    successor.sees("Invoices is connected as grace@contoso.example", "Connected as grace@contoso.example")
+    successor.sees("You're connected as grace@contoso.example", "Signed in as grace@contoso.example")
 
     after = Connection.objects.get()
     assert (after.pk, after.owner, after.account_username, after.status) == (connection.pk, una, GRACE, "active")
@@ -39,29 +43,28 @@ def test_a_transferred_connection_changes_owner_and_account_and_keeps_its_id(
     admin.sees(f"account: {factories.ADA} → {GRACE}")
     assert AuditEvent.objects.get(action="connection.hand_over_completed").changes["account"] == [factories.ADA, GRACE]
 
-    former = visitor(here, "bob")
-    assert former.open(f"/connections/{connection.pk}/") == 404
+    assert visitor(here, "bob").open(f"/connections/{connection.pk}/") == 404
 
 
 def test_all_connections_of_a_leaver_are_transferred_from_the_start_page(
-    portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
+    portal: Start, visitor: Come, alice: User, bob: User
 ) -> None:
     from django.utils import timezone
 
     from connections.services.people import offboarding
 
-    una = factories.make_person("una")
+    factories.make_person("una")
     for name in ("Invoices", "Tickets"):
         factories.make_connection(owner=bob, name=name)
     offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=timezone.now())
     admin = visitor(portal(), "alice", viewport={"width": 390, "height": 844})
-    admin.sees("What waits for you", "Bob Member has left and owns connections", "concerns 2 connections")
-    admin.follow("Hand over")
-    admin.page.get_by_label("New owner of everything").select_option(value=str(una.pk))
-    admin.tick("Cut at once")
+    admin.sees("Needs your attention", "Bob Member left and owns connections", "2 connections")
+    admin.follow("Transfer ownership")
+    admin.page.get_by_label("New owner of selected connections").fill("una")
+    admin.tick("Revoke access now")
     assert admin.sideways() == 0
-    admin.press("Hand over")
-    admin.sees("2 connections have a new owner", "Bob Member owns no connection.")
+    admin.press("Transfer ownership")
+    admin.sees("2 connections are transferred", "No connections")
     assert set(Connection.objects.values_list("owner__username", "status")) == {("una", "reconnect_needed")}
     admin.open("/")
     assert not admin.page.get_by_text("has left").count()

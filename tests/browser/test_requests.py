@@ -13,7 +13,8 @@ def sent_away(member: Visitor, sandbox: Control) -> None:
     """Bob connects, sees Microsoft's "Need admin approval" and returns."""
     sandbox.set_directory(seed.CONTOSO, user_consent=False)
     sandbox.withdraw_consent(client_id=factories.CLIENT_ID, tenant=seed.CONTOSO)
-    member.follow("Connect")
+    member.follow("New connection")
+    member.follow("Microsoft Outlook 365", exact=False)
     member.type_in("Name", "Invoices inbox")
     member.tick("Read mail")
     member.press("Connect")
@@ -21,14 +22,16 @@ def sent_away(member: Visitor, sandbox: Control) -> None:
     member.sees("Need admin approval")
     member.press("Return to the application without granting consent")
     member.back_in_portal()
-    member.sees("Invoices inbox was not connected", "can only be granted by an administrator", "Mail.Read")
+    member.sees(
+        "Invoices inbox wasn't connected", "Only an administrator can grant the requested permissions", "Mail.Read"
+    )
 
 
 def asks(member: Visitor, why: str) -> str:
     """Fill in the reason on that page; returns the path of the request."""
-    member.type_in("What do you need it for?", why)
-    member.press("Ask an IT admin")
-    member.sees("The IT admins have been asked.", "Waits for an IT admin", why)
+    member.type_in("Justification", why)
+    member.press("Request admin consent")
+    member.sees("Request sent.", "Awaiting IT admin", why)
     return member.path
 
 
@@ -42,25 +45,25 @@ def test_a_member_requests_consent_an_it_admin_grants_it_and_a_token_proves_it(
     request = asks(member, "Suppliers send their invoices there.")
 
     admin.open("/")
-    admin.sees("What needs attention", "What waits for you", "Bob Member")
-    admin.follow("Consent for Invoices inbox")
-    admin.sees("Suppliers send their invoices there.", "Read mail", "What granting it means")
-    admin.press("Approve and grant it at Microsoft")
+    admin.sees("Overview", "Needs your attention", "Bob Member")
+    admin.follow("Consent: Invoices inbox")
+    admin.sees("Suppliers send their invoices there.", "Read mail", "Effect of granting consent")
+    admin.press("Approve and grant consent")
     admin.signs_in_at_microsoft(KATHERINE)
     admin.accepts()
     admin.back_in_portal()
-    admin.sees("Thank you.", "Granted, not yet seen in a token")
-    assert Delivery.objects.filter(email="bob@example.org", subject="Consent is granted: Invoices inbox").exists()
+    admin.sees("Microsoft reports that consent is granted.", "Reported, checking")
+    assert Delivery.objects.filter(email="bob@example.org", subject="Consent reported: Invoices inbox").exists()
 
     member.open("/")
-    member.sees("What you asked for", "Microsoft says that consent is granted.")
+    member.sees("Your consent requests", "An administrator reported that consent is granted.")
     member.press("Sign in now", exact=False)
     member.page.get_by_role("button", name="Ada Lovelace").click()
     member.back_in_portal()
-    member.sees("Invoices inbox is connected as ada@contoso.example", "Active")
+    member.sees("You're connected as ada@contoso.example", "Active")
     assert Connection.objects.get().status == Connection.Status.ACTIVE
     member.open(request)
-    member.sees("Granted and verified", "The connection's token carries what was asked for")
+    member.sees("Granted and verified", "Verified in the connection's token")
     assert ConsentRequest.objects.get().state == ConsentRequest.State.VERIFIED
     admin.open(request)
     admin.sees("Consent request: verified")
@@ -76,8 +79,34 @@ def test_a_declined_member_reads_why(portal: Start, visitor: Come, sandbox: Cont
     admin.follow("Invoices inbox")
     admin.type_in("Reason", "Please use the shared archive instead.")
     admin.press("Decline")
-    admin.sees("Declined. Bob Member is told your reason.")
+    admin.sees("Declined. We'll email your reason to Bob Member.")
     for page in ("/", request):
         member.open(page)
         member.sees("Declined", "Please use the shared archive instead.")
     assert Delivery.objects.filter(email="bob@example.org", subject="Declined: consent for Invoices inbox").exists()
+
+
+def test_an_outside_administrators_consent_reports_back(
+    portal: Start, visitor: Come, sandbox: Control, alice: User, bob: User
+) -> None:
+    here = portal()
+    factories.make_app_registration()
+    member, admin, outsider = visitor(here, "bob"), visitor(here, "alice"), visitor(here)
+    sent_away(member, sandbox)
+    request = asks(member, "Suppliers send their invoices there.")
+    admin.open(request)
+    admin.press("Approve and get link")
+    link = admin.page.get_by_label("Consent link").first.input_value()
+
+    outsider.open(link)
+    outsider.signs_in_at_microsoft(KATHERINE)
+    outsider.accepts()
+    outsider.back_in_portal()
+    outsider.sees("Reported, checking", "The result is recorded.")
+    assert "Alice" not in outsider.page.locator("body").inner_text()
+
+    for person in (member, admin):
+        person.open(request)
+        person.sees("Reported, checking")
+    assert Delivery.objects.filter(email="bob@example.org", subject="Consent reported: Invoices inbox").exists()
+    assert Delivery.objects.filter(email="alice@example.org", subject__startswith="Consent reported:").exists()

@@ -26,13 +26,13 @@ def watch(portal: Callable[..., Portal], visitor: Callable[..., Visitor], bob: U
     registration = factories.make_app_registration()
     here = portal()
     member = visitor(here, "bob")
-    member.open(f"/connections/add/{registration.pk}/")
+    member.open(f"/connect/several/?app={registration.pk}")
     member.type_in("Name", "Invoices")
     member.tick("Read mail")
     member.press("Connect")
     member.signs_in_at_microsoft(factories.ADA)
     member.accepts()
-    member.sees("Invoices is connected as ada@contoso.example")
+    member.sees("You're connected as ada@contoso.example")
     return here.watch
 
 

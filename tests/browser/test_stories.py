@@ -30,44 +30,43 @@ def test_from_an_empty_portal_to_a_connection_that_is_refreshed_flagged_and_fixe
 
     # Alice registers the tenant and the app registration, and grants admin consent.
     admin = visitor(here, "alice")
-    admin.sees("Four steps to the first connection")
+    admin.sees("Set up your first connection")
     admin.follow("Add tenant")
     admin.type_in("Name", "Contoso")
     admin.page.get_by_label("Environment").select_option("sandbox")
     admin.type_in("Directory (tenant) ID", f"  {seed.CONTOSO} ")
     admin.press("Add tenant")
-    tenant = Tenant.objects.get()
-    assert tenant.directory_id == seed.CONTOSO
+    assert Tenant.objects.get().directory_id == seed.CONTOSO
 
     admin.open("/apps/add/")
     admin.page.get_by_label("Tenant", exact=True).select_option(label="Contoso")
     admin.type_in("Name", "Contoso Connections")
     admin.type_in("Application (client) ID", seed.CONNECTIONS_APP)
     admin.tick("App-only connections")
-    admin.type_in("Value of the client secret", seed.CONNECTIONS_SECRET)
+    admin.type_in("Client secret value", seed.CONNECTIONS_SECRET)
     admin.type_in("Expires", NEXT_YEAR)
-    admin.press("Try and save")
+    admin.press("Test and save")
     admin.sees("Contoso Connections", "Ready")
-    app = AppRegistration.objects.get()
-    assert app.is_ready
+    assert AppRegistration.objects.get().is_ready
 
-    admin.press("Grant consent at Microsoft")
+    admin.press("Grant consent in Microsoft Entra")
     admin.signs_in_at_microsoft(KATHERINE)
     admin.accepts()
     admin.back_in_portal()
-    admin.sees("Admin consent for Contoso Connections", "Thank you.")
+    admin.sees("Admin consent for Contoso Connections")
 
     # Bob connects his account with a shared mailbox. He needs no additional consent.
     member = visitor(here, "bob")
-    member.follow("Connect")
+    member.follow("New connection")
+    member.follow("Microsoft Outlook 365", exact=False)
     member.type_in("Name", "Invoices inbox")
     member.tick("Read mail")
-    member.tick("Start on new mail in a shared mailbox")
-    member.type_in("Other shared mailboxes", "support@contoso.example")
+    member.tick("Trigger on new mail in a shared mailbox")
+    member.type_in("Shared mailboxes (optional)", "support@contoso.example")
     member.press("Connect")
     member.signs_in_at_microsoft(factories.ADA)
     member.back_in_portal()
-    member.sees("Invoices inbox is connected as ada@contoso.example", "support@contoso.example", "Reachable")
+    member.sees("You're connected as ada@contoso.example", "support@contoso.example", "Reachable")
     connection = Connection.objects.get()
     assert (connection.status, connection.owner) == ("active", bob)
     assert MailboxAccess.objects.get().state == "reachable"
@@ -81,17 +80,16 @@ def test_from_an_empty_portal_to_a_connection_that_is_refreshed_flagged_and_fixe
     sandbox.revoke_sessions(upn=factories.ADA)
     make_due(connection)
     until(lambda: now_is(connection, status="reconnect_needed"))
-    connection.refresh_from_db()
-    assert connection.status_code == "AADSTS50173"
+    assert factories.reloaded(connection).status_code == "AADSTS50173"
     member.open("/")
-    member.sees("Sign-in needed", connection.status_cause)
+    member.sees("Sign-in required", connection.status_cause)
     admin.open("/")
-    admin.sees("What needs attention", "ada@contoso.example must sign in again", connection.status_cause)
+    admin.sees("Overview", "ada@contoso.example needs to sign in again", connection.status_cause)
 
     # The incident's page has the button that resolves it.
     member.open("/incidents/")
-    member.follow("ada@contoso.example must sign in again")
-    member.sees("What happened", "AADSTS50173", "Must act: Bob Member", "How far it reaches")
+    member.follow("ada@contoso.example needs to sign in again")
+    member.sees("Cause", "AADSTS50173", "Your action is required.", "Impact")
     incident = member.path
     member.press("Sign in again as ada@contoso.example")
     member.page.get_by_label("Password").fill("sandbox-ada")
@@ -102,9 +100,9 @@ def test_from_an_empty_portal_to_a_connection_that_is_refreshed_flagged_and_fixe
     assert now_is(connection, status="active", token_version__gt=connection.token_version)
     assert Connection.objects.count() == 1
     member.open("/")
-    member.sees("All is well.")
+    member.sees("All connections work")
     member.open(incident)
-    member.sees("Healed", "Works again")
+    member.sees("Resolved")
 
     kinds = set(here.watch.secrets().values())
     assert kinds >= {"code", "code_verifier", "client_secret", "access_token", "refresh_token", "id_token"}
@@ -125,20 +123,21 @@ def test_an_app_only_connection_uses_a_certificate_made_by_the_portal(
     admin.open("/apps/")
     admin.follow("Contoso Robots")
     admin.follow("Add credential")
-    admin.tick("Certificate made by the portal")
-    admin.press("Try and save")
-    admin.sees("Upload its public part in Entra")
+    admin.tick("Generate certificate")
+    admin.press("Test and save")
+    admin.sees("Upload the public part to Entra")
 
     with admin.page.expect_download() as download:
         admin.follow(".pem")
     public = download.value.path().read_text()
     assert "PRIVATE" not in public
     sandbox.add_certificate(factories.ROBOTS_CLIENT_ID, public)
-    admin.press("I uploaded it, try now")
+    admin.press("Test certificate")
     admin.sees("Accepted", "Ready")
 
     admin.open("/connections/")
-    admin.follow("Connect")
+    admin.follow("New connection")
+    admin.follow("Microsoft Outlook 365", exact=False)
     admin.type_in("Name", "Nightly robot")
     admin.tick("Read mail")
     admin.press("Connect")
@@ -147,8 +146,7 @@ def test_an_app_only_connection_uses_a_certificate_made_by_the_portal(
     assert (connection.status, connection.is_delegated) == ("active", False)
     assert connection.granted >= {"Mail.Read", "User.Read.All"}
 
-    kinds = set(here.watch.secrets().values())
-    assert kinds >= {"private_key", "client_assertion", "access_token"}
+    assert set(here.watch.secrets().values()) >= {"private_key", "client_assertion", "access_token"}
 
 
 def test_an_expired_secret_flags_the_app_registration_and_a_new_one_fixes_it(
@@ -169,25 +167,24 @@ def test_an_expired_secret_flags_the_app_registration_and_a_new_one_fixes_it(
     assert not AuditEvent.objects.filter(action="connection.flagged").exists()
 
     member = visitor(here, "bob")
-    member.sees("Blocked by its app registration", "Must act: an IT admin.")
+    member.sees("App credential rejected", "Assigned to: IT admins")
     admin = visitor(here, "alice")
-    admin.sees("What needs attention", "Microsoft rejects Contoso Connections", "expired")
+    admin.sees("Overview", "Microsoft rejects Contoso Connections", "expired")
 
     # Go from the start page to the incident, and use its button to resolve it.
     admin.follow("Microsoft rejects Contoso Connections")
-    admin.sees("What breaks with it", "Invoices", "Calendar", "Must act: an IT admin")
+    admin.sees("Affected connections", "Invoices", "Calendar", "Assigned to: IT admins")
     incident = admin.path
-    admin.follow("Mend the app registration")
+    admin.follow("Fix app registration")
     admin.follow("Add credential")
-    new = sandbox.add_secret(factories.CLIENT_ID)
-    admin.type_in("Value of the client secret", new["value"])
+    admin.type_in("Client secret value", sandbox.add_secret(factories.CLIENT_ID)["value"])
     admin.type_in("Expires", NEXT_YEAR)
-    admin.press("Try and save")
+    admin.press("Test and save")
     admin.sees("Ready")
     admin.open(incident)
-    admin.sees("Healed")
+    admin.sees("Resolved")
     member.open("/")
-    member.sees("All is well.")
+    member.sees("All connections work")
 
     # The connections use the new credential automatically when they are refreshed.
     for connection in (first, second):
@@ -195,14 +192,12 @@ def test_an_expired_secret_flags_the_app_registration_and_a_new_one_fixes_it(
         until(lambda kept=connection: now_is(kept, token_version__gt=1, status="active"))  # type: ignore[misc]
 
 
-def test_a_person_signs_in_to_the_portal_with_microsoft_and_gets_the_role_of_the_directory(
-    portal: Start, visitor: Come
-) -> None:
+def test_a_person_signs_in_with_microsoft_and_gets_the_role_of_the_directory(portal: Start, visitor: Come) -> None:
     here = portal(**MICROSOFT_SIGN_IN)
     katherine = visitor(here)
     katherine.open("/")
     katherine.press("Sign in with Microsoft")
     katherine.signs_in_at_microsoft(KATHERINE)
     katherine.back_in_portal()
-    katherine.sees("Four steps to the first connection", "IT admin")
+    katherine.sees("Set up your first connection", "IT admin")
     assert set(here.watch.secrets().values()) >= {"id_token", "access_token", "code"}

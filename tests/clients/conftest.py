@@ -14,6 +14,8 @@ from connections.services.api_keys import api_keys
 from portal.sandbox.client import Control
 from tests import factories
 
+Granted = Callable[..., Connection]
+
 
 def issue_key(owner: User, *, name: str = "Robot", scopes: list[str] | None = None, now: datetime | None = None) -> str:
     """Return the text of a new key of ``owner``'s; by default it has every scope that the owner's keys may have."""
@@ -37,7 +39,7 @@ def portal(portal_url: str, key: str) -> Iterator[Portal]:
 
 
 @pytest.fixture
-def granted(sandbox: Control) -> Callable[..., Connection]:
+def granted(sandbox: Control) -> Granted:
     """``granted(name="Invoices")`` creates a connection of bob's to Ada's mailbox, with consent but without a token."""
 
     def make(**overrides: Any) -> Connection:

@@ -4,15 +4,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from django.utils import timezone
 
 from connections.models import Connection, User
+from connections.services.tokens import resource_tokens
 from portal.sandbox.client import Control
 from tests import factories
-from tests.clients.conftest import issue_key
+from tests.clients.conftest import Granted, issue_key
 from tests.environment import ROOT
 
 DOCUMENTS = ROOT / "docs" / "clients"
@@ -26,11 +27,13 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 @pytest.fixture
-def environment(
-    portal_url: str, sandbox: Control, granted: Callable[..., Connection], alice: User, tmp_path: Path
-) -> dict[str, str]:
+def environment(portal_url: str, sandbox: Control, granted: Granted, alice: User, tmp_path: Path) -> dict[str, str]:
     """A reader's environment: a portal, a key file, a working and a failed connection."""
-    granted(name="Invoices", owner=alice)
+    invoices = granted(name="Invoices", owner=alice, capabilities=["mail.read", "imap.access", "azure.manage"])
+    sandbox.issue_grant(
+        factories.CLIENT_ID, factories.ADA, ["exchange/IMAP.AccessAsUser.All", "azure/user_impersonation"]
+    )
+    resource_tokens.arrange(invoices, forget_tokens=False, now=timezone.now())
     granted(name="Forgotten", owner=alice, status="reconnect_needed", status_cause="The sign-in has ended.")
     key, command = tmp_path / "key", tmp_path / "portalctl"
     key.write_text(issue_key(alice))
@@ -50,7 +53,7 @@ def environment(
 def run(document: str, environment: dict[str, str], graph: str) -> subprocess.CompletedProcess[str]:
     """Run all shell lines of a document as one script that stops at the first failure."""
     script = "set -euo pipefail\n" + "\n".join(blocks(document, "sh")).replace(GRAPH, graph)
-    shell = ["bash", "-c", script]
+    shell = ["bash", "-c", f"cd ~\n{script}"]
     return subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
 
 

@@ -1,7 +1,7 @@
 """Microsoft's Graph SDK works with the portal's credential, even if a token expires."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -13,9 +13,11 @@ from django.utils import timezone
 from m365_portal import AsyncPortalCredential, Portal, PortalCredential, ReconnectNeeded, WrongResource
 from msgraph.graph_service_client import GraphServiceClient
 
-from connections.models import Connection, TokenFetch
+from connections.models import TokenFetch
 from portal.sandbox.client import Control
 from tests import factories
+from tests.clients.conftest import Granted
+from tests.services.tokens.test_scheduler import token_calls
 
 pytestmark = pytest.mark.django_db(transaction=True)
 GRAPH = ["https://graph.microsoft.com/.default"]
@@ -43,13 +45,9 @@ def status_at_graph(sandbox: Control, token: str) -> int:
     return requests.get(f"{sandbox.base_url}/v1.0/me/messages", headers=headers, timeout=20).status_code
 
 
-def token_calls(sandbox: Control) -> int:
-    return int(sandbox.calls(limit=0)["by_endpoint"].get("token", 0))
-
-
 @pytest.mark.parametrize("kind", [PortalCredential, AsyncPortalCredential])
 def test_the_graph_sdk_reads_mail_and_survives_the_end_of_its_token(
-    sandbox: Control, portal: Portal, granted: Callable[..., Connection], kind: type
+    sandbox: Control, portal: Portal, granted: Granted, kind: type
 ) -> None:
     granted(name="Invoices")
     sandbox.token_lifetime(3900)
@@ -81,9 +79,7 @@ def test_the_graph_sdk_reads_mail_and_survives_the_end_of_its_token(
     assert sum(TokenFetch.objects.values_list("count", flat=True)) == 2, "the portal was asked once for each token"
 
 
-def test_the_graph_sdk_opens_a_shared_mailbox(
-    sandbox: Control, portal: Portal, granted: Callable[..., Connection]
-) -> None:
+def test_the_graph_sdk_opens_a_shared_mailbox(sandbox: Control, portal: Portal, granted: Granted) -> None:
     granted(name="Invoices")
 
     async def story() -> str:
@@ -99,7 +95,7 @@ def test_the_graph_sdk_opens_a_shared_mailbox(
 
 
 def test_a_revoked_grant_reaches_the_program_in_the_portals_words(
-    sandbox: Control, portal: Portal, granted: Callable[..., Connection]
+    sandbox: Control, portal: Portal, granted: Granted
 ) -> None:
     connection = granted(name="Invoices")
     sandbox.revoke_sessions(factories.ADA)
@@ -118,9 +114,7 @@ def test_a_revoked_grant_reaches_the_program_in_the_portals_words(
     assert "sign in" in refused.action.lower()
 
 
-def test_claims_of_graph_discard_the_cached_token(
-    sandbox: Control, portal: Portal, granted: Callable[..., Connection]
-) -> None:
+def test_claims_of_graph_discard_the_cached_token(sandbox: Control, portal: Portal, granted: Granted) -> None:
     granted(name="Invoices")
     credential = PortalCredential("Invoices", portal)
     sandbox.token_lifetime(1800)
@@ -140,5 +134,5 @@ def test_claims_of_graph_discard_the_cached_token(
 )
 def test_a_token_for_another_resource_is_refused_without_a_request(scope: str) -> None:
     credential = PortalCredential("Invoices", Portal("http://127.0.0.1:9", "m365p_x", patience=0))
-    with pytest.raises(WrongResource, match="Microsoft Graph"):
+    with pytest.raises(WrongResource, match="has no tokens for"):
         credential.get_token(scope)

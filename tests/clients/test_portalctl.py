@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from connections.models import Connection, User
+from connections.services.sharing import references
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
-from tests.clients.conftest import issue_key
+from tests.clients.conftest import Granted, issue_key
 from tests.clients.scripted_server import PORTAL_TOKEN, Reply, serving
 from tests.environment import ROOT
 
@@ -38,7 +40,7 @@ def portalctl(portal_url: str, key: str) -> Callable[..., Ran]:
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_token_prints_the_token_alone(portalctl: Callable[..., Ran], granted: Callable[..., Connection]) -> None:
+def test_token_prints_the_token_alone(portalctl: Callable[..., Ran], granted: Granted) -> None:
     granted(name="Invoices")
     ran = portalctl("token", "Invoices")
     assert (ran.returncode, ran.stderr) == (OK, "")
@@ -48,8 +50,8 @@ def test_token_prints_the_token_alone(portalctl: Callable[..., Ran], granted: Ca
     assert portalctl("token", "Invoices", "--min-valid", "4000").returncode == USAGE
 
 
-def test_list_and_show_describe_the_state(portalctl: Callable[..., Ran], granted: Callable[..., Connection]) -> None:
-    assert portalctl("list").stdout == "The key sees no such connection.\n"
+def test_list_and_show_describe_the_state(portalctl: Callable[..., Ran], granted: Granted) -> None:
+    assert portalctl("list").stdout == "No connections found.\n"
     well = granted(name="Invoices")
     granted(name="Ended\x1b[31m", status="reconnect_needed", status_cause="The sign-in has ended.", status_who="owner")
     lines = portalctl("list").stdout.splitlines()
@@ -66,7 +68,7 @@ def test_list_and_show_describe_the_state(portalctl: Callable[..., Ran], granted
 
 
 def test_check_tests_at_microsoft_and_says_who_must_act(
-    portalctl: Callable[..., Ran], granted: Callable[..., Connection], sandbox: Control
+    portalctl: Callable[..., Ran], granted: Granted, sandbox: Control
 ) -> None:
     granted(name="Invoices")
     ran = portalctl("check", "Invoices")
@@ -76,16 +78,14 @@ def test_check_tests_at_microsoft_and_says_who_must_act(
     ran = portalctl("check", "Invoices")
     assert ran.returncode == NOT_WELL, ran.stderr
     assert "Invoices: reconnect_needed" in ran.stdout
-    assert "Who: owner" in ran.stdout
+    assert "Assigned to: owner" in ran.stdout
     broken = portalctl("incidents")
     assert broken.returncode == NOT_WELL
     assert "/incidents/" in broken.stdout
     assert json.loads(portalctl("incidents", "--json").stdout)[0]["is_open"] is True
 
 
-def test_errors_go_to_standard_error(
-    portalctl: Callable[..., Ran], granted: Callable[..., Connection], sandbox: Control
-) -> None:
+def test_errors_go_to_standard_error(portalctl: Callable[..., Ran], granted: Granted, sandbox: Control) -> None:
     granted(name="Invoices")
     sandbox.revoke_sessions(factories.ADA)
     ran = portalctl("token", "Invoices")
@@ -95,9 +95,7 @@ def test_errors_go_to_standard_error(
     assert (problem["code"], problem["who"]) == ("reconnect_needed", "owner")
 
 
-def test_connect_prints_the_link_to_sign_in(
-    portalctl: Callable[..., Ran], granted: Callable[..., Connection], portal_url: str
-) -> None:
+def test_connect_prints_the_link_to_sign_in(portalctl: Callable[..., Ran], granted: Granted, portal_url: str) -> None:
     app = granted().app_registration
     ran = portalctl("connect", "Reports", "--app", str(app.pk), "--capability", "mail.read")
     assert ran.returncode == OK, ran.stderr
@@ -131,16 +129,16 @@ def test_each_kind_of_failure_has_its_exit_code(
     portalctl: Callable[..., Ran], portal_url: str, key: str, tmp_path: Path
 ) -> None:
     expected = [
-        (portalctl("token", "Nobody's"), REFUSED, "not yours to see"),
+        (portalctl("token", "Nobody's"), REFUSED, "you don't have access"),
         (portalctl("nonsense"), USAGE, "invalid choice"),
         (portalctl(), USAGE, "required"),
         (portalctl("token", "x", "--key", key), USAGE, "unrecognized arguments"),
         (run("list", PORTAL_URL=portal_url), USAGE, "no API key"),
-        (run("list", PORTAL_API_KEY=key), USAGE, "address"),
-        (run("list", PORTAL_URL="http://portal.example.org", PORTAL_API_KEY=key), USAGE, "not encrypted"),
-        (run("list", "--key-file", str(tmp_path / "missing"), PORTAL_URL=portal_url), USAGE, "cannot be read"),
-        (run("list", PORTAL_URL=portal_url, PORTAL_API_KEY="m365p_x"), REFUSED, "not valid"),
-        (run("list", "--wait", "0", PORTAL_URL="http://127.0.0.1:9", PORTAL_API_KEY=key), AWAY, "cannot be reached"),
+        (run("list", PORTAL_API_KEY=key), USAGE, "URL"),
+        (run("list", PORTAL_URL="http://portal.example.org", PORTAL_API_KEY=key), USAGE, "isn't encrypted"),
+        (run("list", "--key-file", str(tmp_path / "missing"), PORTAL_URL=portal_url), USAGE, "can't be read"),
+        (run("list", PORTAL_URL=portal_url, PORTAL_API_KEY="m365p_x"), REFUSED, "isn't valid"),
+        (run("list", "--wait", "0", PORTAL_URL="http://127.0.0.1:9", PORTAL_API_KEY=key), AWAY, "can't be reached"),
     ]
     for ran, code, words in expected:
         assert (ran.returncode, ran.stdout) == (code, ""), ran.args
@@ -162,7 +160,7 @@ def test_a_key_in_a_file_is_enough(portal_url: str, key: str, tmp_path: Path) ->
     assert ran.returncode == OK, ran.stderr
 
 
-def test_a_reader_who_has_enough_is_no_error(portal_url: str, key: str, granted: Callable[..., Connection]) -> None:
+def test_a_reader_who_has_enough_is_no_error(portal_url: str, key: str, granted: Granted) -> None:
     granted(name="Invoices")
     environment: dict[str, Any] = {
         "PATH": os.environ["PATH"],
@@ -173,3 +171,17 @@ def test_a_reader_who_has_enough_is_no_error(portal_url: str, key: str, granted:
     shell = ["bash", "-c", f"set -o pipefail; {sys.executable} -m m365_portal list | true"]
     ran = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (OK, "")
+
+
+def test_references_are_listed_and_pointed_elsewhere(
+    portalctl: Callable[..., Ran], granted: Granted, bob: User
+) -> None:
+    assert portalctl("references").stdout == "No references found.\n"
+    old, new = granted(name="Old"), granted(name="New")
+    references.create("invoices", old, actor=bob, now=timezone.now())
+    assert portalctl("token", "invoices").stdout == f"{Connection.objects.get(pk=old.pk).access_token}\n"
+    lines = portalctl("references").stdout.splitlines()
+    assert [line.split()[:3] for line in lines] == [["NAME", "CONNECTION", "OWNER"], ["invoices", str(old.pk), "bob"]]
+    assert portalctl("point", "invoices", "New").stdout == f"invoices now points at connection {new.pk}.\n"
+    assert portalctl("token", "invoices").stdout == f"{Connection.objects.get(pk=new.pk).access_token}\n"
+    assert portalctl("point", "nothing", "New").returncode == REFUSED

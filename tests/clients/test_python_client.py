@@ -20,7 +20,7 @@ from connections.services.api_keys import api_keys
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories, tls
-from tests.clients.conftest import issue_key
+from tests.clients.conftest import Granted, issue_key
 from tests.clients.scripted_server import PORTAL_TOKEN, Reply, serving
 from tests.environment import ROOT
 
@@ -46,9 +46,7 @@ def in_threads(count: int, work: Callable[[], object]) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_many_threads_and_many_calls_cost_one_request(
-    sandbox: Control, portal: Portal, granted: Callable[..., Connection]
-) -> None:
+def test_many_threads_and_many_calls_cost_one_request(portal: Portal, granted: Granted) -> None:
     connection = granted(name="Invoices & Mail?")
     got: list[str] = []
     in_threads(20, lambda: got.append(portal.token("Invoices & Mail?").access_token))
@@ -61,7 +59,7 @@ def test_many_threads_and_many_calls_cost_one_request(
 
 @pytest.mark.django_db(transaction=True)
 def test_threads_with_a_refused_token_get_a_new_one_with_a_single_request_to_microsoft(
-    sandbox: Control, portal: Portal, granted: Callable[..., Connection]
+    sandbox: Control, portal: Portal, granted: Granted
 ) -> None:
     granted(name="Invoices")
     before = portal.token("Invoices").access_token
@@ -75,9 +73,7 @@ def test_threads_with_a_refused_token_get_a_new_one_with_a_single_request_to_mic
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("name", ["Sales / Europe", ".."])
-def test_a_name_that_no_url_path_can_hold_is_found(
-    portal: Portal, granted: Callable[..., Connection], name: str
-) -> None:
+def test_a_name_that_no_url_path_can_hold_is_found(portal: Portal, granted: Granted, name: str) -> None:
     connection = granted(name=name)
     assert portal.token(name).access_token
     assert portal.connection(name).id == connection.pk
@@ -86,9 +82,7 @@ def test_a_name_that_no_url_path_can_hold_is_found(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_each_state_of_an_unusable_connection_has_its_exception(
-    sandbox: Control, portal: Portal, granted: Callable[..., Connection]
-) -> None:
+def test_each_state_of_an_unusable_connection_has_its_exception(portal: Portal, granted: Granted) -> None:
     expected = {
         Connection.Status.PENDING: m365_portal.SignInPending,
         Connection.Status.RECONNECT_NEEDED: m365_portal.ReconnectNeeded,
@@ -107,9 +101,7 @@ def test_each_state_of_an_unusable_connection_has_its_exception(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_rejected_app_secret_names_the_it_admin(
-    sandbox: Control, portal: Portal, granted: Callable[..., Connection]
-) -> None:
+def test_a_rejected_app_secret_names_the_it_admin(sandbox: Control, portal: Portal, granted: Granted) -> None:
     connection = granted()
     sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     with pytest.raises(m365_portal.PortalError):
@@ -122,7 +114,7 @@ def test_a_rejected_app_secret_names_the_it_admin(
 
 @pytest.mark.django_db(transaction=True)
 def test_each_missing_permission_of_a_key_has_its_exception(
-    portal_url: str, granted: Callable[..., Connection], alice: User, bob: User, dave: User
+    portal_url: str, granted: Granted, alice: User, bob: User, dave: User
 ) -> None:
     connection = granted()
     with Portal(portal_url, issue_key(dave), patience=0) as stranger, pytest.raises(m365_portal.NotFound):
@@ -138,7 +130,7 @@ def test_each_missing_permission_of_a_key_has_its_exception(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_connections_are_listed_page_by_page(portal: Portal, granted: Callable[..., Connection]) -> None:
+def test_connections_are_listed_page_by_page(portal: Portal, granted: Granted) -> None:
     connections = [granted(name=f"Number {number}") for number in range(3)]
     names = [connection.name for connection in connections]
     assert [connection.name for connection in portal.connections()] == names
@@ -304,7 +296,7 @@ def test_a_change_without_such_a_key_is_never_sent_twice(pauses: list[float]) ->
 
 
 def test_an_unreachable_address_is_explained(pauses: list[float]) -> None:
-    with pytest.raises(m365_portal.Unavailable, match="cannot be reached") as error:
+    with pytest.raises(m365_portal.Unavailable, match="can't be reached") as error:
         Portal("http://127.0.0.1:9", KEY, patience=0).token("Invoices")
     assert error.value.code == "unreachable"
 
@@ -384,7 +376,7 @@ def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPat
             Portal()
         monkeypatch.delenv("PORTAL_API_KEY")
         monkeypatch.setenv("PORTAL_API_KEY_FILE", str(tmp_path / "missing"))
-        with pytest.raises(m365_portal.ConfigurationError, match="cannot be read"):
+        with pytest.raises(m365_portal.ConfigurationError, match="can't be read"):
             Portal()
     assert script.requests[0][2]["authorization"] == f"Bearer {KEY}"
 
@@ -398,7 +390,7 @@ def test_only_a_certificate_it_trusts_gets_the_key(tmp_path: Path) -> None:
         assert script.requests == []
         with Portal(url, KEY, ca_file=str(files[0])) as portal:
             assert portal.token("Invoices").scope == "Mail.Read"
-    with pytest.raises(m365_portal.ConfigurationError, match="cannot be read"):
+    with pytest.raises(m365_portal.ConfigurationError, match="no valid PEM certificates"):
         Portal(url, KEY, ca_file=str(files[1]))
 
 
@@ -407,7 +399,7 @@ def test_a_proxy_learns_the_host_and_not_the_key(monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv(name, raising=False)
     with serving(Reply(403)) as script:
         monkeypatch.setenv("https_proxy", f"http://robot:a%20word@127.0.0.1:{script.port}")
-        with pytest.raises(m365_portal.Unavailable, match="cannot be reached"):
+        with pytest.raises(m365_portal.Unavailable, match="can't be reached"):
             Portal("https://portal.example.org", KEY, patience=0).token("Invoices")
         method, target, headers = script.requests[0]
         monkeypatch.setenv("no_proxy", "portal.example.org")

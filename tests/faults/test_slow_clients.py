@@ -30,8 +30,9 @@ class Application:
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         self.environs.append(environ)
-        body = [b"x" * 1_000_000] * 50 if environ["PATH_INFO"] == "/large" else [b"done"]
-        start_response("200 OK", [("Content-Length", str(sum(map(len, body))))])
+        is_stream = environ["PATH_INFO"] == "/stream"
+        body = [b"x" * 1_000_000] * 50 if environ["PATH_INFO"] == "/large" else [b"done"] * (1000 if is_stream else 1)
+        start_response("200 OK", [] if is_stream else [("Content-Length", str(sum(map(len, body))))])
         return body
 
 
@@ -120,7 +121,7 @@ def test_no_end_of_what_follows_a_body_is_refused(port: int, endless: str) -> No
         client.sendall(endless.encode() * 10_000_000)
 
 
-def test_a_large_body_in_small_chunks_arrives(port: int, application: Application) -> None:
+def test_a_large_body_in_small_chunks_arrives(port: int) -> None:
     chunk = ["400", "x" * 1024]
     client = connect(port, *CHUNKED, *chunk * 5000, "0", "")
     assert client.recv(65536).endswith(b"done")
@@ -132,3 +133,24 @@ def test_space_after_a_header_is_no_part_of_it(port: int, application: Applicati
     assert read_all(client).endswith(b"done")
     (environ,) = application.environs
     assert (environ["HTTP_HOST"], environ["HTTP_X_OTHER"]) == ("localhost", "a b")
+
+
+def test_a_stream_for_an_old_client_has_a_length_and_no_chunks(port: int) -> None:
+    answer = read_all(connect(port, "GET /stream HTTP/1.0", "Host: localhost", ""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-length: 4000" in head.lower()
+    assert b"transfer-encoding" not in head.lower()
+    assert body == b"done" * 1000
+
+
+def test_a_stream_for_a_client_of_today_is_chunked(port: int) -> None:
+    answer = read_all(connect(port, "GET /stream HTTP/1.1", "Host: localhost", "Connection: close", ""))
+    assert b"transfer-encoding: chunked" in answer[:500].lower()
+
+
+@pytest.mark.parametrize("header", ["SCRIPT_NAME", "Script-Name", "X-Script-Name", "X-Forwarded-Prefix"])
+def test_a_client_cannot_move_the_portal_below_a_path(port: int, application: Application, header: str) -> None:
+    client = connect(port, "GET /page HTTP/1.1", "Host: localhost", f"{header}: /evil", "Connection: close", "")
+    assert read_all(client).endswith(b"done")
+    (environ,) = application.environs
+    assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == ("", "/page")

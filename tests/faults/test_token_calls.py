@@ -13,7 +13,7 @@ import pytest
 from django.db import connection as database
 from django.utils import timezone
 
-from connections.models import Connection, TokenFetch, User
+from connections.models import TokenFetch, User
 from connections.services.api_keys import rate_limit
 from portal.processes import Process
 from portal.sandbox.client import Control
@@ -47,20 +47,13 @@ def answers(port: int) -> bool:
         return False
 
 
-def granted(sandbox: Control, name: str, **overrides: Any) -> Connection:
-    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
-    return factories.make_connection(name=name, refresh_token=grant["refresh_tokens"][0], **overrides)
-
-
 def expired() -> Any:
     return timezone.now() - timedelta(minutes=1)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_thousand_callers_at_once_cost_one_call_to_microsoft(
-    sandbox: Control, bob: User, web: Web, workers: str
-) -> None:
-    connection = granted(sandbox, "Invoices", owner=bob, expires_at=expired())
+def test_a_thousand_callers_cost_one_call_to_microsoft(sandbox: Control, bob: User, web: Web, workers: str) -> None:
+    connection = factories.make_granted_connection(sandbox, name="Invoices", owner=bob, expires_at=expired())
     _, key = factories.make_key(bob)
     port = web(WEB_WORKERS=workers)
     sandbox.weather("slow", where="token", delay_ms=500)
@@ -75,7 +68,7 @@ def test_a_thousand_callers_at_once_cost_one_call_to_microsoft(
 
 
 def test_many_callers_whose_token_was_refused_cost_one_call_to_microsoft(sandbox: Control, bob: User, web: Web) -> None:
-    connection = granted(sandbox, "Invoices", owner=bob)
+    connection = factories.make_granted_connection(sandbox, name="Invoices", owner=bob)
     _, key = factories.make_key(bob)
     port = web(WEB_WORKERS="2")
     path = f"connections/{connection.pk}/token"
@@ -92,8 +85,11 @@ def test_many_callers_whose_token_was_refused_cost_one_call_to_microsoft(sandbox
 
 
 def test_callers_of_a_hanging_connection_are_in_nobody_elses_way(sandbox: Control, bob: User, web: Web) -> None:
-    hanging = [granted(sandbox, f"Hanging {number}", owner=bob, expires_at=expired()) for number in range(40)]
-    lively = granted(sandbox, "Lively", owner=bob)
+    hanging = [
+        factories.make_granted_connection(sandbox, name=f"Hanging {number}", owner=bob, expires_at=expired())
+        for number in range(40)
+    ]
+    lively = factories.make_granted_connection(sandbox, name="Lively", owner=bob)
     _, key = factories.make_key(bob)
     port = web()
     other = f"connections/{lively.pk}/token"
@@ -123,7 +119,9 @@ def test_callers_of_a_hanging_connection_are_in_nobody_elses_way(sandbox: Contro
 
 
 def test_a_valid_token_is_handed_out_soon_though_microsoft_hangs(sandbox: Control, bob: User, web: Web) -> None:
-    short = granted(sandbox, "Short", owner=bob, expires_at=timezone.now() + timedelta(seconds=200))
+    short = factories.make_granted_connection(
+        sandbox, name="Short", owner=bob, expires_at=timezone.now() + timedelta(seconds=200)
+    )
     _, key = factories.make_key(bob)
     port = web()
     sandbox.weather("hang", where="token", delay_ms=60_000)
@@ -138,7 +136,7 @@ def test_a_valid_token_is_handed_out_soon_though_microsoft_hangs(sandbox: Contro
 def test_who_waits_is_answered_when_the_server_stops(
     sandbox: Control, bob: User, start_process: Callable[..., Process]
 ) -> None:
-    connection = granted(sandbox, "Hanging", owner=bob, expires_at=expired())
+    connection = factories.make_granted_connection(sandbox, name="Hanging", owner=bob, expires_at=expired())
     _, key = factories.make_key(bob)
     port = free_port()
     command = ["portal.server"]
@@ -174,7 +172,7 @@ def test_silent_clients_give_their_threads_back(bob: User, web: Web) -> None:
 
 
 def test_a_call_that_waits_counts_once_and_head_counts_like_get(sandbox: Control, bob: User, web: Web) -> None:
-    connection = granted(sandbox, "Invoices", owner=bob, expires_at=expired())
+    connection = factories.make_granted_connection(sandbox, name="Invoices", owner=bob, expires_at=expired())
     _, key = factories.make_key(bob)
     rate_limit.client().flushdb()
     port = web(API_RATE_LIMIT="4")

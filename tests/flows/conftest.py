@@ -14,6 +14,11 @@ from portal.sandbox.client import Control
 from tests.sandbox.conftest import Browser
 
 
+@pytest.fixture(autouse=True)
+def _database(db: None) -> None:
+    """Let every test here use the database."""
+
+
 @dataclass
 class Person:
     """A person signed in to the portal, with a second browser for Microsoft's pages."""

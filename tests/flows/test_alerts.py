@@ -19,16 +19,11 @@ from tests import factories
 from tests.fake_receivers import Mailboxes, free_port, mail_server, use_mail_server
 from tests.flows.conftest import Meet
 
-pytestmark = pytest.mark.django_db
-
 
 def connected(sandbox: Control, count: int) -> None:
     """Create connections of bob's that use the same account and are all due for a refresh."""
-    grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
     for number in range(count):
-        factories.make_connection(
-            name=f"Flow {number}", refresh_token=grant["refresh_tokens"][0], refresh_after=timezone.now()
-        )
+        factories.make_granted_connection(sandbox, name=f"Flow {number}", refresh_after=timezone.now())
 
 
 def test_revoking_a_person_with_three_connections_sends_one_alert(
@@ -41,14 +36,13 @@ def test_revoking_a_person_with_three_connections_sends_one_alert(
         scheduler.sweep(now=now + timedelta(minutes=minute))
         outbox.deliver_due(now + timedelta(minutes=minute))
     sent = [message for message in mail.outbox if message.to == ["bob@example.org"]]
-    assert [message.subject for message in sent] == ["3 connections stopped: sign in again"]
+    assert [message.subject for message in sent] == ["3 connections need you to sign in again"]
 
     # The link in the email leads to the button that fixes it. The recovery is emailed once as well.
     path = re.search(r"http://localhost:8000(/incidents/\d+/)", str(sent[0].body))
     assert path is not None
     member = person(bob)
-    page = member.get(path[1]).content.decode()
-    assert "Sign in again as ada@contoso.example" in page
+    assert "Sign in again as ada@contoso.example" in member.get(path[1]).content.decode()
     for pk in Incident.objects.get().affected.values_list("connection_id", flat=True):
         member.connect(member.post(f"/connections/{pk}/sign-in/"), factories.ADA)
     assert Incident.objects.get().closed_at is not None
@@ -56,7 +50,7 @@ def test_revoking_a_person_with_three_connections_sends_one_alert(
         outbox.deliver_due(timezone.now())
         alerts.remind_due(timezone.now() + timedelta(days=30))
     subjects = [message.subject for message in mail.outbox if message.to == ["bob@example.org"]]
-    assert subjects[1:] == ["Works again: 3 connections"]
+    assert subjects[1:] == ["Resolved: 3 connections"]
 
 
 def test_an_expired_app_secret_is_one_alert_for_all_its_connections(alice: User, bob: User, sandbox: Control) -> None:
@@ -67,7 +61,7 @@ def test_an_expired_app_secret_is_one_alert_for_all_its_connections(alice: User,
         scheduler.sweep(now=now + timedelta(minutes=minute, seconds=1))
         outbox.deliver_due(now + timedelta(minutes=minute, seconds=1))
     assert [(message.to, message.subject) for message in mail.outbox] == [
-        (["alice@example.org"], "20 connections stopped: app registration rejected")
+        (["alice@example.org"], "20 connections: app credential rejected")
     ]
 
 

@@ -2,7 +2,6 @@
 
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
 from django.core import mail
 from django.utils import timezone
 
@@ -12,8 +11,7 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.flows.conftest import Meet, Person
-
-pytestmark = pytest.mark.django_db
+from tests.views.pages import assert_shows
 
 KATHERINE = "admin@contoso.example"
 
@@ -24,9 +22,8 @@ def sent_away(sandbox: Control, member: Person) -> str:
     sandbox.withdraw_consent(client_id=factories.CLIENT_ID, tenant=seed.CONTOSO)
     app = factories.make_app_registration()
     form = {"kind": "authorization_code", "name": "Invoices inbox", "chosen": ["mail.read"]}
-    member.follow_to_microsoft(member.post(f"/connections/add/{app.pk}/", **form))
-    page = member.microsoft.sign_in(factories.ADA)
-    assert "Need admin approval" in page.text
+    member.follow_to_microsoft(member.post(f"/connect/several/?app={app.pk}", **form))
+    assert "Need admin approval" in member.microsoft.sign_in(factories.ADA).text
     member.microsoft.submit("cancel", why="approval")
     return str(member.return_to_portal().content.decode())
 
@@ -42,25 +39,22 @@ def test_a_member_requests_consent_an_admin_grants_it_and_a_token_proves_it(
     member, admin = person(bob), person(alice)
     page = sent_away(sandbox, member)
     connection = Connection.objects.get()
-    assert "can only be granted by an administrator" in page
+    assert "Only an administrator can grant the requested permissions" in page
     assert "You cancelled" not in page
-    assert "Ask an IT admin" in page
-    assert '<code class="value">Mail.Read</code>' in page
+    assert_shows(page, "Request admin consent", '<code class="value">Mail.Read</code>')
 
     answer = member.post(f"/connections/{connection.pk}/ask/", reason="For the month's end")
     consent_request = ConsentRequest.objects.get()
     assert answer["Location"] == f"/requests/{consent_request.pk}/"
-    assert posts("alice@example.org") == ["Bob Member asks for consent: Invoices inbox"]
+    assert posts("alice@example.org") == ["Bob Member requests consent: Invoices inbox"]
 
     home = admin.get("/").content.decode()
-    assert "What waits for you" in home
-    assert '1<span class="visually-hidden"> waiting</span>' in home
+    assert_shows(home, "Needs your attention", '1<span class="visually-hidden"> open</span>')
     admin.follow_to_microsoft(admin.post(f"/requests/{consent_request.pk}/approve/", go="1"))
     admin.consent(KATHERINE)
-    assert "Thank you" in admin.return_to_portal().content.decode()
-    consent_request.refresh_from_db()
-    assert consent_request.state == ConsentRequest.State.GRANTED, "a callback proves nothing"
-    assert posts("bob@example.org")[-1] == "Consent is granted: Invoices inbox"
+    assert "Microsoft reports that consent is granted." in admin.return_to_portal().content.decode()
+    assert factories.reloaded(consent_request).state == ConsentRequest.State.GRANTED, "a callback proves nothing"
+    assert posts("bob@example.org")[-1] == "Consent reported: Invoices inbox"
 
     assert "Sign in now" in member.get("/").content.decode()
     back = member.post(f"/connections/{connection.pk}/sign-in/")
@@ -71,10 +65,9 @@ def test_a_member_requests_consent_an_admin_grants_it_and_a_token_proves_it(
     assert member.microsoft.page.status_code == 302, "nobody is asked for consent any more"
     member.return_to_portal()
     connection.refresh_from_db()
-    consent_request.refresh_from_db()
-    assert (connection.status, consent_request.state) == ("active", ConsentRequest.State.VERIFIED)
+    assert (connection.status, factories.reloaded(consent_request).state) == ("active", ConsentRequest.State.VERIFIED)
     assert ConsentLink.objects.get().state == ConsentLink.State.VERIFIED
-    assert "What you asked for" not in member.get("/").content.decode()
+    assert "Your consent requests" not in member.get("/").content.decode()
 
 
 def test_a_callback_that_lies_leaves_the_request_open_and_says_what_is_missing(
@@ -94,9 +87,8 @@ def test_a_callback_that_lies_leaves_the_request_open_and_says_what_is_missing(
     member.follow_to_microsoft(member.post(f"/connections/{connection.pk}/sign-in/"))
     member.microsoft.sign_in(factories.ADA)
     member.microsoft.submit("cancel", why="approval")
-    assert "Look at the request" in member.return_to_portal().content.decode()
-    consent_request.refresh_from_db()
-    assert consent_request.state == ConsentRequest.State.GRANTED
+    assert "View request" in member.return_to_portal().content.decode()
+    assert factories.reloaded(consent_request).state == ConsentRequest.State.GRANTED
     assert ConsentRequest.objects.count() == 1
 
 

@@ -2,15 +2,11 @@
 
 from typing import Any
 
-import pytest
-
 from connections.models import AppRegistration, AuditEvent, Connection, ConsentLink, Tenant, User
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.flows.conftest import Meet, Person
-
-pytestmark = pytest.mark.django_db
 
 ADMINISTRATOR = "admin@contoso.example"
 
@@ -47,9 +43,7 @@ def app_form(tenant: Tenant, **changes: object) -> dict[str, object]:
     }
 
 
-def test_from_an_empty_portal_to_an_app_registration_that_is_ready(
-    person: Meet, alice: User, bob: User, sandbox: Control
-) -> None:
+def test_from_an_empty_portal_to_an_app_registration_that_is_ready(person: Meet, alice: User, bob: User) -> None:
     admin = person(alice)
     tenant = register_tenant(admin, "  Contoso.Example\n")
     assert (tenant.directory_id, tenant.tid) == ("contoso.example", seed.CONTOSO)
@@ -62,7 +56,7 @@ def test_from_an_empty_portal_to_an_app_registration_that_is_ready(
     assert "http://localhost:8000/auth/complete/microsoft-connect/" in page
     assert seed.CONNECTIONS_SECRET not in page
 
-    choices = person(bob).portal.get("/connections/add/", follow=True).content.decode()
+    choices = person(bob).portal.get("/connect/outlook/").content.decode()
     assert "Contoso Connections" in choices
     assert {event.actor for event in AuditEvent.objects.all()} == {alice}
 
@@ -72,15 +66,13 @@ def test_the_secrets_id_is_caught_before_anything_is_sent(person: Meet, alice: U
     tenant = register_tenant(admin)
     sandbox.clear_calls()
     page = admin.post("/apps/add/", **app_form(tenant, secret=seed.CONNECTIONS_SECRET_ID)).content.decode()
-    assert "That is the Secret ID" in page
+    assert "This is the Secret ID" in page
     assert "Contoso Connections" in page, "nothing typed is lost"
     assert seed.CONNECTIONS_SECRET_ID not in page, "secrets excepted"
     assert not sandbox.calls(limit=0)["by_endpoint"].get("token")
 
 
-def test_admin_consent_is_requested_by_one_link_and_verified_by_a_token(
-    person: Meet, alice: User, sandbox: Control
-) -> None:
+def test_admin_consent_is_asked_by_link_and_verified_by_a_token(person: Meet, alice: User, sandbox: Control) -> None:
     admin = person(alice)
     app, page = grant_consent(admin, sandbox)
 
@@ -102,6 +94,5 @@ def test_removing_what_is_in_use_is_refused_with_a_list(person: Meet, alice: Use
     connection = factories.make_connection()
     admin = person(alice)
     app = connection.app_registration
-    page = admin.portal.post(f"/apps/{app.pk}/remove/", follow=True).content.decode()
-    assert "Invoices" in page
+    assert "Invoices" in admin.portal.post(f"/apps/{app.pk}/remove/", follow=True).content.decode()
     assert Connection.objects.count() == AppRegistration.objects.count() == 1

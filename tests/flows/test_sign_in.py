@@ -2,24 +2,26 @@
 
 import base64
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
+import time_machine
 from django.core import checks
 from django.test import Client
+from django.utils import timezone
 from social_django.models import UserSocialAuth
 
 from connections.microsoft.backends import MicrosoftSignIn
-from connections.models import AuditEvent, User
+from connections.models import AuditEvent, Incident, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from portal.sandbox import seed
 from portal.sandbox.client import Control
-from tests import factories
+from tests import browser_sessions, factories
 from tests.flows.conftest import Person
 from tests.sandbox.conftest import Browser
-
-pytestmark = pytest.mark.django_db
+from tests.views.pages import assert_answer
 
 ADMIN = "admin@contoso.example"
 GRACE = "grace@contoso.example"
@@ -28,14 +30,7 @@ BARBARA = "barbara@fabrikam.example"
 
 @pytest.fixture(autouse=True)
 def _microsoft_sign_in(sandbox: Control, settings: Any) -> None:
-    settings.LOGIN_MICROSOFT = {
-        "environment": "sandbox",
-        "tenant": seed.CONTOSO,
-        "client_id": seed.SIGN_IN_APP,
-        "client_secret": seed.SIGN_IN_SECRET,
-        "admins": ["ITAdmin"],
-        "auditors": ["Auditor"],
-    }
+    settings.LOGIN_MICROSOFT = factories.MICROSOFT_SIGN_IN
     forget_microsoft()
 
 
@@ -103,8 +98,7 @@ def test_the_first_sign_in_makes_an_account(somebody: Person) -> None:
 @pytest.mark.parametrize(("upn", "role"), [(ADMIN, IT_ADMINS), (GRACE, AUDITORS)])
 def test_app_roles_of_the_directory_become_roles_here(somebody: Person, upn: str, role: str) -> None:
     sign_in(somebody, upn)
-    user = signed_in_as(somebody)
-    assert roles(user) == [role]
+    assert roles(signed_in_as(somebody)) == [role]
     assert somebody.get("/audit/").status_code == 200
     assert somebody.get("/tenants/add/").status_code == (200 if role == IT_ADMINS else 403)
     assert events("account.roles_changed")[0].changes == {"roles": [[], [role]]}
@@ -115,8 +109,7 @@ def test_groups_of_the_directory_can_be_mapped_too(somebody: Person, sandbox: Co
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "admins": ["ITAdmin", group]}
     sandbox.assign(seed.SIGN_IN_APP, factories.ADA, roles=[], groups=[group, seed.fixed_id("other")])
     sign_in(somebody, factories.ADA)
-    user = signed_in_as(somebody)
-    assert roles(user) == [IT_ADMINS]
+    assert roles(signed_in_as(somebody)) == [IT_ADMINS]
 
 
 def test_a_later_sign_in_follows_the_directory(somebody: Person, sandbox: Control) -> None:
@@ -160,8 +153,7 @@ def test_next_in_microsofts_answer_is_not_obeyed(somebody: Person) -> None:
     somebody.follow_to_microsoft(begin(somebody))
     somebody.consent(factories.ADA)
     somebody.microsoft.page.headers["Location"] += "&next=https://evil.example/"
-    answer = somebody.return_to_portal()
-    assert answer["Location"].partition("?")[0] == "/"
+    assert somebody.return_to_portal()["Location"].partition("?")[0] == "/"
 
 
 def test_sign_in_requests_identity_scopes_only(somebody: Person) -> None:
@@ -207,11 +199,10 @@ def test_a_local_account_of_the_same_name_is_not_linked(somebody: Person, superu
     assert ada != local
     assert ada.username == f"{factories.ADA} ({factories.ADA_ID[:8]})"
     assert not ada.is_superuser
-    local.refresh_from_db()
-    assert local.check_password(factories.PASSWORD)
+    assert factories.reloaded(local).check_password(factories.PASSWORD)
 
 
-def test_an_account_is_its_object_id_and_not_its_name(somebody: Person, sandbox: Control) -> None:
+def test_an_account_is_its_object_id_and_not_its_name(somebody: Person) -> None:
     """Microsoft may give a user name to another person once it is free."""
     sign_in(somebody, factories.ADA)
     ada = signed_in_as(somebody)
@@ -226,8 +217,7 @@ def test_a_disabled_account_stays_out(somebody: Person) -> None:
     somebody.post("/sign-out/")
     User.objects.update(is_active=False)
     before = AuditEvent.objects.filter(action="account.signed_in").count()
-    answer = sign_in(somebody, ADMIN)
-    assert_refused(somebody, answer, 403, "disabled", "IT admin")
+    assert_refused(somebody, sign_in(somebody, ADMIN), 403, "disabled", "IT admin")
     assert AuditEvent.objects.filter(action="account.signed_in").count() == before
     assert events("account.sign_in_failed")[0].outcome == "denied"
     assert User.objects.count() == 1, "no second account instead"
@@ -235,17 +225,14 @@ def test_a_disabled_account_stays_out(somebody: Person) -> None:
 
 def test_an_account_disabled_at_microsoft_does_not_get_as_far_as_the_portal(somebody: Person) -> None:
     somebody.follow_to_microsoft(begin(somebody))
-    page = somebody.microsoft.sign_in("dennis@contoso.example")
-    assert "AADSTS50057" in page.text
+    assert "AADSTS50057" in somebody.microsoft.sign_in("dennis@contoso.example").text
     assert not User.objects.exists()
 
 
 def test_signing_in_while_signed_in_links_nobody(somebody: Person, bob: User) -> None:
-    """Otherwise anyone at bob's unlocked browser could link their own account and keep access as bob."""
+    """Linking would let anyone at bob's unlocked browser add their own account and keep access as bob."""
     somebody.portal.force_login(bob, backend="django.contrib.auth.backends.ModelBackend")
-    answer = sign_in(somebody, factories.ADA)
-    assert answer.status_code == 400
-    assert "You are signed in as Bob Member" in answer.content.decode()
+    assert_answer(sign_in(somebody, factories.ADA), 400, "You are signed in as Bob Member")
     assert not UserSocialAuth.objects.exists()
     assert list(User.objects.all()) == [bob]
 
@@ -259,8 +246,7 @@ def test_a_person_of_another_directory_is_refused(somebody: Person, sandbox: Con
     forget_microsoft()
     somebody.follow_to_microsoft(begun)
     somebody.consent(BARBARA)
-    answer = somebody.return_to_portal()
-    assert answer.status_code in (400, 409)
+    assert somebody.return_to_portal().status_code in (400, 409)
     assert not is_signed_in(somebody)
     assert not User.objects.exists()
 
@@ -269,8 +255,7 @@ def test_a_person_of_another_directory_is_refused(somebody: Person, sandbox: Con
 def test_a_sign_in_for_everybody_in_the_world_is_refused(somebody: Person, settings: Any, tenant: str) -> None:
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": tenant}
     assert "connections.E003" in [problem.id for problem in checks.run_checks()]
-    answer = begin(somebody)
-    assert_refused(somebody, answer, 400, "not configured")
+    assert_refused(somebody, begin(somebody), 400, "configured in this portal")
 
 
 def test_a_directory_given_by_its_domain_works(somebody: Person, settings: Any) -> None:
@@ -281,15 +266,15 @@ def test_a_directory_given_by_its_domain_works(somebody: Person, settings: Any) 
 
 def test_a_callback_without_a_sign_in_is_refused(somebody: Person) -> None:
     query = urlencode({"code": "0.invented", "state": "invented"})
-    assert_refused(somebody, somebody.get(f"/auth/complete/microsoft/?{query}"), 400, "This sign-in is over")
+    assert_refused(somebody, somebody.get(f"/auth/complete/microsoft/?{query}"), 400, "This sign-in was already used")
     assert_refused(somebody, somebody.get("/auth/complete/microsoft/"), 400)
 
 
-def test_a_stolen_callback_is_useless_in_another_browser(somebody: Person, sandbox: Control) -> None:
+def test_a_stolen_callback_is_useless_in_another_browser(somebody: Person) -> None:
     somebody.follow_to_microsoft(begin(somebody))
     somebody.consent(factories.ADA)
     other = Person(Client(), somebody.microsoft)
-    assert_refused(other, other.return_to_portal(), 400, "This sign-in is over")
+    assert_refused(other, other.return_to_portal(), 400, "This sign-in was already used")
 
 
 def test_a_callback_works_once(somebody: Person) -> None:
@@ -384,9 +369,7 @@ WEATHERS = ("unavailable", "error", "broken_json", "empty_504", "throttle", "ref
 
 @pytest.mark.parametrize("known", [True, False], ids=["keys known", "keys not known"])
 @pytest.mark.parametrize("weather", WEATHERS)
-def test_an_outage_after_the_redirect_is_explained(
-    somebody: Person, sandbox: Control, weather: str, known: bool
-) -> None:
+def test_an_outage_on_return_is_explained(somebody: Person, sandbox: Control, weather: str, known: bool) -> None:
     somebody.follow_to_microsoft(begin(somebody))
     somebody.consent(factories.ADA)
     sandbox.weather(weather, where="everything")
@@ -414,18 +397,19 @@ def test_an_expired_secret_of_the_portal_is_reported(somebody: Person, sandbox: 
     somebody.follow_to_microsoft(begin(somebody))
     somebody.consent(factories.ADA)
     sandbox.expire_secret(seed.SIGN_IN_APP, seed.SIGN_IN_SECRET_ID)
-    assert_refused(somebody, somebody.return_to_portal(), 409, "expired", "dmin")
+    assert_refused(somebody, somebody.return_to_portal(), 400, "does not accept", "operator")
+    assert Incident.objects.get().code == "AADSTS7000222"
 
 
 def test_without_configuration_there_is_no_sign_in_with_microsoft(somebody: Person, settings: Any) -> None:
     settings.LOGIN_MICROSOFT = {**settings.LOGIN_MICROSOFT, "tenant": "", "client_id": "", "client_secret": ""}
-    assert_refused(somebody, begin(somebody), 400, "not configured")
+    assert_refused(somebody, begin(somebody), 400, "configured in this portal")
     assert_refused(somebody, somebody.get("/auth/complete/microsoft/?code=x&state=y"), 400)
 
 
 def test_a_lock_out_stops_one_name_from_one_address_only(bob: User, dave: User, settings: Any) -> None:
     attacker = Client(REMOTE_ADDR="192.0.2.66")
-    for _ in range(settings.AXES_FAILURE_LIMIT):
+    for _ in range(settings.LOGIN_FAILURE_LIMIT):
         answer = attacker.post("/sign-in/", {"username": "bob", "password": "guess"})
     assert answer.status_code == 429
     assert attacker.post("/sign-in/", {"username": "bob", "password": factories.PASSWORD}).status_code == 429
@@ -438,12 +422,12 @@ def test_a_lock_out_stops_one_name_from_one_address_only(bob: User, dave: User, 
     )
     assert attacker.post("/sign-in/", {"username": "dave", "password": factories.PASSWORD}).status_code == 302
     refused = [event for event in events("account.sign_in_failed") if event.address == "192.0.2.66"]
-    assert len(refused) >= settings.AXES_FAILURE_LIMIT
+    assert len(refused) == 2, "the first failure and the pause"
     assert {event.outcome for event in refused} == {"denied"}
 
 
 def test_an_address_in_a_header_does_not_get_round_the_lock_out(bob: User, settings: Any) -> None:
-    for number in range(settings.AXES_FAILURE_LIMIT + 1):
+    for number in range(settings.LOGIN_FAILURE_LIMIT + 1):
         answer = Client(headers={"x-forwarded-for": f"192.0.2.{number}"}).post(
             "/sign-in/", {"username": "bob", "password": "guess"}
         )
@@ -456,3 +440,151 @@ def test_a_microsoft_account_has_no_password_to_guess(somebody: Person) -> None:
     for password in ("", "!", "None"):
         assert somebody.post("/sign-in/", username=factories.ADA, password=password).status_code == 422
     assert not is_signed_in(somebody)
+
+
+def test_a_clock_that_is_behind_microsofts_keeps_nobody_out(somebody: Person) -> None:
+    """The ID token is then issued in the future, as this clock sees it."""
+    with time_machine.travel(datetime.now(UTC) - timedelta(minutes=2), tick=True):
+        sign_in(somebody, ADMIN)
+        assert is_signed_in(somebody)
+
+
+def test_an_id_token_from_far_in_the_future_is_refused(somebody: Person) -> None:
+    with time_machine.travel(datetime.now(UTC) - timedelta(minutes=20), tick=True):
+        sign_in(somebody, ADMIN)
+        assert not is_signed_in(somebody)
+
+
+def make_stale(person: Person) -> None:
+    session = person.portal.session
+    session["fresh_at"] = 0
+    session.save()
+
+
+def confirm_at_microsoft(person: Person, upn: str) -> Any:
+    answer = person.get("/api-keys/add/")
+    assert answer["Location"].startswith("/account/confirm/")
+    page = person.get(answer["Location"]).content.decode()
+    assert "Sign in with Microsoft again" in page
+    person.follow_to_microsoft(begin(person, next="/api-keys/add/"))
+    person.consent(upn)
+    return person.return_to_portal()
+
+
+def test_a_sign_in_with_a_password_at_microsoft_is_fresh(somebody: Person) -> None:
+    sign_in(somebody, factories.ADA)
+    assert somebody.get("/api-keys/add/").status_code == 200
+
+
+def with_an_old_session_at_microsoft(person: Person, sandbox: Control) -> None:
+    """Sign in here and there as if the password had been entered half an hour ago."""
+    sandbox.clock(-1800)
+    sign_in(person, factories.ADA)
+    sandbox.clock(0)
+
+
+def test_a_sign_in_by_an_old_session_at_microsoft_is_not_fresh(somebody: Person, sandbox: Control) -> None:
+    with_an_old_session_at_microsoft(somebody, sandbox)
+    assert somebody.get("/api-keys/add/").status_code == 302
+    somebody.post("/sign-out/")
+    somebody.connect(begin(somebody), factories.ADA)
+    assert is_signed_in(somebody)
+    assert somebody.get("/api-keys/add/").status_code == 302
+
+
+def test_the_confirmation_asks_for_the_password_at_microsoft(somebody: Person) -> None:
+    sign_in(somebody, factories.ADA)
+    make_stale(somebody)
+    query = parse_qs(urlsplit(begin(somebody)["Location"]).query)
+    assert query["prompt"] == ["login"]
+    assert json.loads(query["claims"][0]) == {"id_token": {"auth_time": {"essential": True}}}
+    answer = confirm_at_microsoft(somebody, factories.ADA)
+    assert answer["Location"] == "/api-keys/add/"
+    assert somebody.get("/api-keys/add/").status_code == 200
+    assert [event.changes for event in events("account.confirmed")] == [{"method": "microsoft"}]
+
+
+def test_an_operator_confirms_at_microsoft_instead_of_a_second_factor(somebody: Person) -> None:
+    sign_in(somebody, factories.ADA)
+    ada = signed_in_as(somebody)
+    ada.is_superuser = True
+    ada.set_password(factories.PASSWORD)
+    ada.save()
+    browser_sessions.sign_in(somebody.portal, ada, second_factor=False)
+    assert somebody.get("/tenants/")["Location"] == "/account/security/"
+    somebody.follow_to_microsoft(begin(somebody, next="/tenants/"))
+    somebody.consent(factories.ADA)
+    assert somebody.return_to_portal()["Location"] == "/tenants/"
+    assert somebody.get("/tenants/").status_code == 200
+
+
+def test_another_account_confirms_nothing(somebody: Person) -> None:
+    sign_in(somebody, ADMIN)
+    somebody.post("/sign-out/")
+    sign_in(somebody, factories.ADA)
+    make_stale(somebody)
+    answer = confirm_at_microsoft(somebody, ADMIN)
+    assert answer.status_code == 400
+    assert somebody.get("/api-keys/add/").status_code == 302
+
+
+def test_an_edited_address_that_skips_the_password_confirms_nothing(somebody: Person, sandbox: Control) -> None:
+    """A thief at an unlocked browser drops prompt=login, and Microsoft's own session signs in without a password."""
+    with_an_old_session_at_microsoft(somebody, sandbox)
+    begun = begin(somebody)
+    parts = urlsplit(begun["Location"])
+    query = {name: values[0] for name, values in parse_qs(parts.query).items() if name not in ("prompt", "max_age")}
+    begun["Location"] = parts._replace(query=urlencode(query)).geturl()
+    answer = somebody.connect(begun, factories.ADA)
+    assert answer.status_code == 400
+    assert "did not ask you to sign in again" in answer.content.decode()
+    assert somebody.get("/api-keys/add/").status_code == 302
+
+
+def test_without_auth_time_only_a_confirmation_counts() -> None:
+    """Entra may leave the claim out. A callback of a sign-in with prompt=login has then just happened."""
+    backend, now = MicrosoftSignIn(), timezone.now()
+    backend._oauth2_transaction = {"confirms": False}
+    assert backend.proved_at({}, now=now) is None
+    backend._oauth2_transaction = {"confirms": True}
+    assert backend.proved_at({}, now=now) == now
+    assert backend.proved_at({"auth_time": 1_700_000_000}, now=now) == datetime.fromtimestamp(1_700_000_000, UTC)
+    future = now.timestamp() + 86400
+    assert backend.proved_at({"auth_time": future}, now=now) == now
+
+
+def test_an_expired_secret_of_the_portal_is_named_and_stands_until_a_sign_in_works(
+    somebody: Person, sandbox: Control, settings: Any, alice: User
+) -> None:
+    right = settings.LOGIN_MICROSOFT
+    settings.LOGIN_MICROSOFT = {**right, "client_secret": "wrong"}
+    answer = sign_in(somebody, factories.ADA)
+    assert_refused(
+        somebody, answer, 400, "nobody can sign in with Microsoft", "LOGIN_MICROSOFT_CLIENT_SECRET", "operator"
+    )
+    assert "AADSTS7000215" not in answer.content.decode()
+    incident = Incident.objects.get()
+    assert (incident.kind, incident.code, incident.is_open) == ("portal_sign_in", "AADSTS7000215", True)
+    home = factories.signed_in(alice).get("/").content.decode()
+    assert "Microsoft rejects the portal" in home
+    settings.LOGIN_MICROSOFT = right
+    sign_in(somebody, factories.ADA)
+    incident.refresh_from_db()
+    assert not incident.is_open
+
+
+def test_a_forged_callback_opens_no_incident(somebody: Person) -> None:
+    state = parse_qs(urlsplit(begin(somebody)["Location"]).query)["state"][0]
+    error = {
+        "error": "invalid_client",
+        "error_description": "AADSTS7000222: The provided client secret keys are expired.",
+    }
+    somebody.get(f"/auth/complete/microsoft/?{urlencode({**error, 'state': state})}")
+    assert not Incident.objects.exists()
+
+
+def test_refused_callbacks_become_one_event(somebody: Person) -> None:
+    for _ in range(3):
+        state = parse_qs(urlsplit(begin(somebody)["Location"]).query)["state"][0]
+        somebody.get(f"/auth/complete/microsoft/?{urlencode({'error': 'server_error', 'state': state})}")
+    assert len(events("account.sign_in_failed")) == 1

@@ -40,6 +40,7 @@ done
 case "$1 $2 $3" in
   "ad app create") echo "99999999-aaaa-4bbb-8ccc-dddddddddddd" ;;
   "ad app credential") echo "value-from-entra" ;;
+  "ad sp show") echo "88888888-aaaa-4bbb-8ccc-dddddddddddd" ;;
   "account show "*) echo "11111111-2222-4333-8444-555555555555" ;;
 esac
 """
@@ -93,6 +94,29 @@ def test_it_creates_the_application_with_exactly_these_permissions(tmp_path: Pat
         assert shown in printed
 
 
+def test_each_resource_has_its_own_permissions(tmp_path: Path) -> None:
+    chosen = ["mail.read", "imap.access", "smtp.send", "azure.manage"]
+    declared = capabilities.permissions(chosen, [capabilities.DELEGATED, capabilities.APP_ONLY])
+    calls, _ = run(replace(PLAN, permissions=declared), tmp_path)
+    [manifest] = [json.loads(path.read_text()) for path in tmp_path.glob("file-*")]
+    by_resource = {
+        entry["resourceAppId"]: {(access["id"], access["type"]) for access in entry["resourceAccess"]}
+        for entry in manifest
+    }
+    assert by_resource.keys() == {
+        clouds.GRAPH_APP_ID,
+        "00000002-0000-0ff1-ce00-000000000000",
+        "797f4846-ba00-4fd7-ba43-dac1f8f63013",
+    }
+    # Exchange's delegated permissions are declared under Graph, its application permissions under its own id.
+    assert ("652390e4-393a-48de-9484-05f9b1212954", "Scope") in by_resource[clouds.GRAPH_APP_ID]
+    looked_up = ("88888888-aaaa-4bbb-8ccc-dddddddddddd", "Role")
+    imap = ("5e5addcd-3e8d-4e90-baf5-964efab2b20a", "Role")
+    assert by_resource["00000002-0000-0ff1-ce00-000000000000"] == {imap, looked_up}
+    query = option(call(calls, "ad", "sp", "show"), "--query")
+    assert query == "appRoles[?value=='SMTP.SendAsApp'].id | [0]"
+
+
 def test_shell_syntax_in_a_name_is_not_run(tmp_path: Path) -> None:
     calls, _ = run(replace(PLAN, name=NASTY), tmp_path)
     assert option(call(calls, "ad", "app", "create"), "--display-name") == NASTY
@@ -133,5 +157,5 @@ def test_it_uploads_the_public_part_of_a_certificate(tmp_path: Path) -> None:
 
 def test_there_is_no_script_for_the_sandbox() -> None:
     sandbox = clouds.Cloud("sandbox", "Sandbox", "http://localhost:1", "http://localhost:1", "http://localhost:1", "")
-    with pytest.raises(InvalidInput, match="control page"):
+    with pytest.raises(InvalidInput, match="control panel"):
         az_script.setup_script(replace(PLAN, cloud=sandbox))

@@ -1,6 +1,10 @@
 """Certificates are generated correctly, and uploaded ones are read or rejected with the reason."""
 
+import base64
+import resource
+import subprocess
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import jwt
 import pytest
@@ -11,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.x509.oid import NameOID
 
 from connections.errors import InvalidInput
-from connections.microsoft import certificates, clouds, token_endpoint
+from connections.microsoft import certificates, clouds, key_files, token_endpoint
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 PAIR = certificates.generate("Robots", months=12, now=NOW)
@@ -90,16 +94,29 @@ def test_an_uploaded_pair_is_read(data: bytes, key: bytes, password: str) -> Non
     [
         (PAIR.certificate.encode(), b"", "", "certificate_file", "no private key"),
         (PAIR.private_key.encode(), b"", "", "certificate_file", "no certificate"),
-        (PAIR.certificate.encode(), OTHER.private_key.encode(), "", "key_file", "belongs to another"),
+        (PAIR.certificate.encode(), OTHER.private_key.encode(), "", "key_file", "match the certificate"),
         (PAIR.certificate.encode(), b"rubbish", "", "key_file", "no private key"),
-        ((PAIR.certificate + OTHER.certificate + PAIR.private_key).encode(), b"", "", "certificate_file", "2 cert"),
+        ((PAIR.certificate + PAIR.private_key + OTHER.private_key).encode(), b"", "", "certificate_file", "2 private"),
+        (
+            (OTHER.certificate * 3 + PAIR.private_key).encode(),
+            b"",
+            "",
+            "certificate_file",
+            "doesn.t match the certificate",
+        ),
         (PAIR.certificate.encode(), encrypted_key(PAIR, b"pass"), "", "file_password", "protected"),
-        (PAIR.certificate.encode(), encrypted_key(PAIR, b"pass"), "wrong", "file_password", "does not open"),
+        (
+            PAIR.certificate.encode(),
+            encrypted_key(PAIR, b"pass"),
+            "wrong",
+            "file_password",
+            "doesn't match the private key",
+        ),
         (pfx(PAIR, b"pass"), b"", "wrong", "file_password", "password is wrong"),
-        (pfx(PAIR, b"pass")[:200], b"", "pass", "file_password", "cannot be opened"),
+        (pfx(PAIR, b"pass")[:200], b"", "pass", "file_password", "can't be opened"),
         (b"\x00\x01 nonsense", b"", "", "certificate_file", "neither"),
         (b"", b"", "", "certificate_file", "neither"),
-        (BROKEN + PAIR.private_key.encode(), b"", "", "certificate_file", "cannot be read"),
+        (BROKEN + PAIR.private_key.encode(), b"", "", "certificate_file", "can't be read"),
     ],
 )
 def test_a_bad_upload_is_refused_with_the_reason(data: bytes, key: bytes, password: str, field: str, says: str) -> None:
@@ -113,10 +130,108 @@ def test_a_bad_upload_is_refused_with_the_reason(data: bytes, key: bytes, passwo
     ("data", "says"),
     [
         (self_signed(rsa.generate_private_key(65537, 1024), end=NOW + timedelta(days=9)), "1024 bits"),
-        (self_signed(ec.generate_private_key(ec.SECP256R1()), end=NOW + timedelta(days=9)), "not an RSA key"),
+        (self_signed(ec.generate_private_key(ec.SECP256R1()), end=NOW + timedelta(days=9)), "isn't an RSA key"),
         (self_signed(key_of(PAIR), end=NOW - timedelta(seconds=1)), "expired on 23 November 2026"),
     ],
 )
 def test_a_certificate_that_microsoft_would_refuse_is_refused_here(data: bytes, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         certificates.read(data, now=NOW)
+
+
+def _der(tag: int, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    length = len(content)
+    return bytes([tag]) + (bytes([length]) if length < 128 else b"\x82" + length.to_bytes(2)) + content
+
+
+def expensive_pfx() -> bytes:
+    """Return a PFX file whose password is hashed 2^31 - 1 times (RFC 7292, 4)."""
+    data, sha256 = bytes.fromhex("2a864886f70d010701"), bytes.fromhex("608648016503040201")
+    content = _der(0x30, _der(6, data), _der(0xA0, _der(4, _der(0x30))))
+    digest = _der(0x30, _der(0x30, _der(6, sha256), _der(5)), _der(4, b"m" * 32))
+    return _der(0x30, _der(2, b"\x03"), content, _der(0x30, digest, _der(4, b"salt" * 2), _der(2, b"\x7f\xff\xff\xff")))
+
+
+@pytest.mark.slow
+def test_a_pfx_file_that_would_keep_the_portal_busy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_files, "_LONGEST", 60)
+    began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    with pytest.raises(InvalidInput, match="hashed too many times") as refused:
+        certificates.read(expensive_pfx(), password="secret", now=NOW)
+    assert refused.value.field == "certificate_file"
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - began < key_files.PROCESSOR_TIME + 2
+
+
+def scrypt_key() -> bytes:
+    """Return an encrypted PKCS #8 key whose scrypt wants 2^24 x 1024 x 128 bytes."""
+    scrypt, pbes2, aes = "2b06010401da47040b", "2a864886f70d01050d", "60864801650304012a"
+    numbers = [_der(2, (2**24).to_bytes(4)), _der(2, (1024).to_bytes(2)), _der(2, b"\x01")]
+    derivation = _der(0x30, _der(6, bytes.fromhex(scrypt)), _der(0x30, _der(4, b"salt" * 4), *numbers))
+    cipher = _der(0x30, _der(6, bytes.fromhex(aes)), _der(4, b"i" * 16))
+    algorithm = _der(0x30, _der(6, bytes.fromhex(pbes2)), _der(0x30, derivation, cipher))
+    text = base64.encodebytes(_der(0x30, algorithm, _der(4, b"x" * 1200)))
+    return b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n" + text + b"-----END ENCRYPTED PRIVATE KEY-----\n"
+
+
+def test_a_key_that_would_take_all_memory_is_given_up() -> None:
+    """scrypt's parameters say how much memory it takes (RFC 7914)."""
+    with pytest.raises(InvalidInput):
+        certificates.read(PAIR.certificate.encode() + scrypt_key(), password="secret", now=NOW)
+
+
+def test_the_process_that_opens_a_file_leaves_nothing_of_it_in_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    run = subprocess.run
+
+    def spied(*arguments: Any, **options: Any) -> Any:
+        seen.append((arguments, options.get("env")))
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "run", spied)
+    certificates.read(pfx(PAIR, b"hunter2"), password="hunter2", now=NOW)
+    assert seen
+    assert "hunter2" not in repr(seen)
+
+
+ISSUERS = OTHER.certificate + certificates.generate("Root", months=12, now=NOW).certificate
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        (PAIR.certificate + ISSUERS + PAIR.private_key, ""),
+        (ISSUERS + PAIR.certificate + PAIR.private_key, ""),
+        (PAIR.private_key + ISSUERS + PAIR.certificate, ""),
+        (ISSUERS + PAIR.certificate, PAIR.private_key),
+        (ISSUERS, PAIR.private_key + PAIR.certificate),
+        (PAIR.certificate + PAIR.certificate + PAIR.private_key, ""),
+    ],
+    ids=["own first", "own last", "key first", "two files", "own beside the key", "own twice"],
+)
+def test_of_a_whole_chain_the_keys_own_certificate_is_used(data: str, key: str) -> None:
+    assert certificates.read(data.encode(), key_data=key.encode(), now=NOW) == PAIR
+
+
+def test_of_a_pfx_with_a_chain_the_keys_own_certificate_is_used() -> None:
+    issuers = [x509.load_pem_x509_certificate(OTHER.certificate.encode())]
+    own = x509.load_pem_x509_certificate(PAIR.certificate.encode())
+    data = pkcs12.serialize_key_and_certificates(b"x", key_of(PAIR), own, issuers, NoEncryption())
+    assert certificates.read(data, now=NOW) == PAIR
+
+
+def test_of_certificates_renewed_for_the_same_key_the_valid_one_that_lasts_longest_is_used() -> None:
+    key, day = key_of(PAIR), timedelta(days=1)
+    old, good, later = (self_signed(key, end=NOW + days * day) for days in (-5, 300, 1_000))
+    data = b"".join(pem.partition(b"-----BEGIN PRIVATE")[0] for pem in (later, old, good)) + PAIR.private_key.encode()
+    assert certificates.read(data, now=NOW).expires_at == NOW + 300 * day
+
+
+def test_a_certificate_that_is_not_valid_yet_is_told() -> None:
+    data = self_signed(key_of(PAIR), end=NOW + timedelta(days=901))
+    with pytest.raises(InvalidInput, match="not valid before 24 November 2026, 12:00 UTC") as caught:
+        certificates.read(data, now=NOW)
+    assert caught.value.field == "certificate_file"
+    pem = data.partition(b"-----BEGIN PRIVATE")[0].decode()
+    assert "not valid before 24 November 2026" in certificates.not_yet_valid(pem, now=NOW)
+    assert certificates.not_yet_valid(pem, now=NOW + timedelta(days=2)) == ""

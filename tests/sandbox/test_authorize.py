@@ -8,6 +8,7 @@ import pytest
 from portal.sandbox import seed
 from portal.sandbox.process import SandboxProcess
 from tests.sandbox.conftest import CALLBACK, Browser, Client
+from tests.views.pages import assert_shows
 
 
 def signed_in(browser: Browser, name: str = "ada@contoso.example") -> None:
@@ -18,12 +19,8 @@ def signed_in(browser: Browser, name: str = "ada@contoso.example") -> None:
 
 
 def test_a_person_signs_in_consents_and_comes_back_with_code_and_state(browser: Browser) -> None:
-    page = browser.authorize(state="s-<b>1</b>")
-    assert "Sandbox – not Microsoft" in page.text
-    assert "sandbox-ada" in page.text
-    page = browser.sign_in("ada@contoso.example")
-    assert "Permissions requested" in page.text
-    assert "Read mail" in page.text
+    assert_shows(browser.authorize(state="s-<b>1</b>").text, "Sandbox – not Microsoft", "sandbox-ada")
+    assert_shows(browser.sign_in("ada@contoso.example").text, "Permissions requested", "Read mail")
     browser.submit("consent")
     assert browser.page.headers["Location"].startswith(CALLBACK + "?code=")
     assert browser.answer["state"] == "s-1", "Entra strips HTML from the state"
@@ -65,8 +62,7 @@ def test_the_port_of_localhost_does_not_count_but_the_path_does(browser: Browser
     port = CALLBACK.replace(":8000", ":8765")
     browser.authorize(redirect_uri=port, prompt="none")
     assert browser.page.headers["Location"].startswith(port)
-    page = browser.authorize(redirect_uri=port + "other/", prompt="none")
-    assert "AADSTS50011" in page.text
+    assert "AADSTS50011" in browser.authorize(redirect_uri=port + "other/", prompt="none").text
 
 
 @pytest.mark.parametrize(
@@ -100,12 +96,9 @@ def test_cancelling_consent_is_access_denied_with_subcode_cancel(browser: Browse
 
 def test_admin_only_permissions_lead_a_member_to_the_approval_page(browser: Browser) -> None:
     browser.authorize(scope="openid https://graph.microsoft.com/User.Read.All")
-    page = browser.sign_in("ada@contoso.example")
-    assert "Need admin approval" in page.text
-    page = browser.submit("other")
-    assert "Sign in" in page.text
-    page = browser.sign_in("admin@contoso.example")
-    assert "Consent on behalf of your organization" in page.text
+    assert "Need admin approval" in browser.sign_in("ada@contoso.example").text
+    assert "Sign in" in browser.submit("other").text
+    assert "Consent on behalf of your organization" in browser.sign_in("admin@contoso.example").text
 
 
 def test_leaving_the_approval_page_is_access_denied_90094(browser: Browser) -> None:
@@ -116,9 +109,7 @@ def test_leaving_the_approval_page_is_access_denied_90094(browser: Browser) -> N
     assert "AADSTS90094" in browser.answer["error_description"]
 
 
-def test_a_directory_without_user_consent_requires_an_admin_even_for_mail(
-    browser: Browser, sandbox: SandboxProcess
-) -> None:
+def test_without_user_consent_an_admin_is_required_even_for_mail(browser: Browser, sandbox: SandboxProcess) -> None:
     sandbox.control.set_directory(seed.CONTOSO, user_consent=False)
     browser.authorize()
     assert "Need admin approval" in browser.sign_in("ada@contoso.example").text
@@ -134,9 +125,7 @@ def test_an_admin_consents_for_everybody(browser: Browser, sandbox: SandboxProce
     assert other.answer["code"], "nobody else is asked any more"
 
 
-def test_an_admin_who_does_not_tick_the_box_consents_for_himself_only(
-    browser: Browser, sandbox: SandboxProcess
-) -> None:
+def test_an_admin_who_does_not_tick_the_box_consents_for_himself(browser: Browser, sandbox: SandboxProcess) -> None:
     browser.authorize()
     browser.sign_in("admin@contoso.example")
     browser.submit("consent")
@@ -172,8 +161,7 @@ def test_prompts(browser: Browser) -> None:
 
 
 def test_a_login_hint_fills_in_the_name_and_chooses_among_sessions(browser: Browser) -> None:
-    page = browser.authorize(login_hint="alan@contoso.example")
-    assert 'value="alan@contoso.example"' in page.text
+    assert 'value="alan@contoso.example"' in browser.authorize(login_hint="alan@contoso.example").text
     signed_in(browser)
     browser.authorize(prompt="login")
     browser.sign_in("alan@contoso.example")
@@ -199,11 +187,9 @@ def test_people_who_may_not_sign_in_see_the_error_on_the_page(
 
 def test_a_person_of_another_directory_is_refused_but_a_guest_is_not(browser: Browser, client: Client) -> None:
     browser.authorize()
-    page = browser.sign_in("margaret@outlook.example")
-    assert "AADSTS50020" in page.text
+    assert "AADSTS50020" in browser.sign_in("margaret@outlook.example").text
     browser.authorize()
-    page = browser.sign_in("barbara@fabrikam.example")
-    assert "Permissions requested" in page.text
+    assert "Permissions requested" in browser.sign_in("barbara@fabrikam.example").text
     browser.submit("consent")
     assert client.redeem(browser.answer["code"]).status_code == 200
 
@@ -218,8 +204,7 @@ def test_fragment_and_form_post(browser: Browser) -> None:
     signed_in(browser)
     browser.authorize(response_mode="fragment")
     assert "#code=" in browser.page.headers["Location"]
-    page = browser.authorize(response_mode="form_post")
-    assert f'action="{CALLBACK}"' in page.text
+    assert f'action="{CALLBACK}"' in browser.authorize(response_mode="form_post").text
     assert browser.hidden("code").startswith("1.A")
 
 
@@ -241,16 +226,13 @@ def pkce(verifier: str) -> str:
 
 
 @pytest.mark.parametrize(("method", "challenge"), [("S256", pkce("verifier-1" * 5)), ("plain", "verifier-1" * 5)])
-def test_a_code_with_a_challenge_needs_its_verifier(
-    browser: Browser, client: Client, method: str, challenge: str
-) -> None:
+def test_a_challenge_needs_its_verifier(browser: Browser, client: Client, method: str, challenge: str) -> None:
     browser.authorize(code_challenge=challenge, code_challenge_method=method)
     browser.sign_in("ada@contoso.example")
     browser.submit("consent")
     code = browser.answer["code"]
     for verifier in (None, "another"):
-        answer = client.redeem(code, code_verifier=verifier)
-        assert answer.json()["error_codes"] == [501481]
+        assert client.redeem(code, code_verifier=verifier).json()["error_codes"] == [501481]
     assert client.redeem(code, code_verifier="verifier-1" * 5).status_code == 200
 
 
@@ -279,8 +261,7 @@ def test_a_code_is_redeemed_at_the_tenant_that_issued_it(browser: Browser, sandb
     assert client.redeem(code, tenant=seed.CONTOSO).json()["error_codes"] == [700005]
     answer = client.redeem(code, tenant="common")
     assert answer.status_code == 200
-    grant = sandbox.control.describe_token(answer.json()["refresh_token"])
-    assert grant["tenant"] == seed.FABRIKAM
+    assert sandbox.control.describe_token(answer.json()["refresh_token"])["tenant"] == seed.FABRIKAM
 
 
 def test_app_roles_are_in_the_id_token(browser: Browser, sandbox: SandboxProcess) -> None:
@@ -291,6 +272,5 @@ def test_app_roles_are_in_the_id_token(browser: Browser, sandbox: SandboxProcess
     browser.authorize(client_id=seed.SIGN_IN_APP, redirect_uri=callback, scope="openid profile")
     browser.sign_in("admin@contoso.example")
     answer = client.redeem(browser.answer["code"], redirect_uri=callback).json()
-    claims = jwt.decode(answer["id_token"], options={"verify_signature": False})
-    assert claims["roles"] == ["ITAdmin"]
+    assert jwt.decode(answer["id_token"], options={"verify_signature": False})["roles"] == ["ITAdmin"]
     assert "refresh_token" not in answer, "offline_access was not asked for"

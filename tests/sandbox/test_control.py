@@ -22,15 +22,15 @@ def token_request(client: Client) -> requests.Response:
 @pytest.mark.parametrize(
     ("verb", "fields", "sentence"),
     [
-        ("dance", {}, "There is no verb 'dance'."),
+        ("dance", {}, "Unknown command: 'dance'."),
         ("revoke_sessions", {"upn": ADA, "really": True}, "revoke_sessions has no field 'really'."),
         ("revoke_sessions", {}, "revoke_sessions needs the field 'upn'."),
-        ("revoke_sessions", {"upn": "nobody@contoso.example"}, "There is no person called"),
+        ("revoke_sessions", {"upn": "nobody@contoso.example"}, "The person "),
         ("set_person", {"upn": ADA, "disabled": "yes"}, "disabled must be"),
         ("weather", {"kind": "snow"}, "kind must be one of"),
         ("weather", {"kind": "throttle", "retry_after": "soon"}, "retry_after must be"),
         ("grant_consent", {"client_id": seed.ROBOTS_APP, "scopes": ["Mail.Raed"]}, "knows no permission"),
-        ("add_certificate", {"client_id": seed.ROBOTS_APP, "pem": "x"}, "not a certificate"),
+        ("add_certificate", {"client_id": seed.ROBOTS_APP, "pem": "x"}, "isn't a PEM certificate"),
     ],
 )
 def test_invalid_commands_are_refused_with_the_reason(
@@ -55,8 +55,7 @@ def test_a_foreign_host_name_is_refused(sandbox: SandboxProcess) -> None:
 
 
 def test_every_command_is_documented_and_has_a_method(sandbox: SandboxProcess) -> None:
-    page = requests.get(f"{sandbox.url}/_control/api/", timeout=20).text
-    verbs = re.findall(r'<h2 id="(\w+)">', page)
+    verbs = re.findall(r'<h2 id="(\w+)">', requests.get(f"{sandbox.url}/_control/api/", timeout=20).text)
     assert {"reset", "weather", "issue_grant", "consent_lie"} <= set(verbs)
     assert [verb for verb in verbs if not hasattr(Control, verb)] == []
 
@@ -165,6 +164,13 @@ def test_faults_can_be_limited_in_number_and_to_one_app(sandbox: SandboxProcess,
     assert client.token(grant_type="client_credentials", scope="x").status_code == 503
 
 
+def test_a_response_can_break_off(sandbox: SandboxProcess, client: Client) -> None:
+    sandbox.control.weather("reset", "token")
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        token_request(client)
+    assert sandbox.control.calls()["recent"][-1]["outcome"] == "weather:reset"
+
+
 @pytest.mark.parametrize("kind", ["refuse", "hang"])
 def test_connections_can_be_dropped_without_an_answer(sandbox: SandboxProcess, client: Client, kind: str) -> None:
     sandbox.control.weather(kind, "token", delay_ms=10)
@@ -172,6 +178,20 @@ def test_connections_can_be_dropped_without_an_answer(sandbox: SandboxProcess, c
         token_request(client)
     last = sandbox.control.calls()["recent"][-1]
     assert (last["status"], last["outcome"]) == (0, f"weather:{kind}")
+
+
+def test_a_page_of_a_proxy_can_come_instead_of_an_answer(sandbox: SandboxProcess, client: Client) -> None:
+    sandbox.control.weather("html", "token")
+    answer = token_request(client)
+    assert (answer.status_code, answer.headers["Content-Type"].partition(";")[0]) == (200, "text/html")
+
+
+def test_a_request_can_be_handled_twice(sandbox: SandboxProcess, client: Client) -> None:
+    sandbox.control.clear_calls()
+    sandbox.control.weather("twice", "token", times=1)
+    assert token_request(client).status_code == 200
+    assert token_request(client).status_code == 200
+    assert sandbox.control.calls()["by_endpoint"]["token"] == 2
 
 
 def test_the_control_api_stays_reachable_during_faults(sandbox: SandboxProcess) -> None:
@@ -196,9 +216,9 @@ def test_the_buttons_of_the_panel_work(browser: Browser, sandbox: SandboxProcess
 
     assert "Done: revoke sessions." in press(verb="revoke_sessions", upn=ADA, place="people").text
     assert client.refresh(given).json()["error_codes"] == [50173]
-    assert "New secret added" in press(verb="add_secret", client_id=seed.ROBOTS_APP, place="apps").text
+    assert "Secret added" in press(verb="add_secret", client_id=seed.ROBOTS_APP, place="apps").text
     assert "blocked by policy" in press(verb="set_person", upn=ADA, ca_blocked="true").text
-    assert "unavailable over token" in press(verb="weather", kind="unavailable", where="token", seconds="60").text
+    assert "unavailable on token" in press(verb="weather", kind="unavailable", where="token", seconds="60").text
     assert "must be a whole number" in press(verb="weather", kind="normal", seconds="x").text
     press(verb="set_mailbox", address="sales@contoso.example", members=f"{ADA}, alan@contoso.example")
     press(verb="set_directory", tenant=seed.CONTOSO, user_consent="false")

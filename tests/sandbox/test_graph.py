@@ -43,8 +43,7 @@ def test_missing_broken_expired_and_foreign_tokens_are_refused(client: Client, s
     for wrong in ("", "garbage", token[:-8] + "AAAAAAAA"):
         refused(client.graph("me", wrong), 401, "InvalidAuthenticationToken")
     given = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["User.Read"])["refresh_tokens"][0]
-    id_token = client.refresh(given).json()["id_token"]
-    refused(client.graph("me", id_token), 401, "InvalidAuthenticationToken")
+    refused(client.graph("me", client.refresh(given).json()["id_token"]), 401, "InvalidAuthenticationToken")
     sandbox.control.clock(2 * 3600)
     answer = client.graph("me", token)
     refused(answer, 401, "InvalidAuthenticationToken")

@@ -56,8 +56,7 @@ def test_a_refresh_gives_new_tokens_and_keeps_the_old_one_valid(client: Client, 
 
 
 def test_scopes_are_returned_with_the_requested_prefix(client: Client, sandbox: SandboxProcess) -> None:
-    token = grant(sandbox)
-    answer = client.refresh(token, scope=f"{client.url}/mail.read offline_access").json()
+    answer = client.refresh(grant(sandbox), scope=f"{client.url}/mail.read offline_access").json()
     assert f"{client.url}/Mail.Read" in answer["scope"].split()
     assert "id_token" not in answer, "openid was not asked for"
     claims = jwt.decode(answer["access_token"], options={"verify_signature": False})
@@ -132,9 +131,7 @@ def test_withdrawn_consent_is_65001_until_it_is_given_again(client: Client, sand
     assert client.refresh(token).status_code == 200
 
 
-def test_a_scope_nobody_consented_to_is_65001_and_default_means_what_was(
-    client: Client, sandbox: SandboxProcess
-) -> None:
+def test_a_scope_without_consent_is_65001_and_default_is_what_has_it(client: Client, sandbox: SandboxProcess) -> None:
     token = grant(sandbox)
     refused(client.refresh(token, scope="Calendars.Read"), 400, "invalid_grant", 65001, "consent_required")
     answer = client.refresh(token, scope="https://graph.microsoft.com/.default offline_access").json()

@@ -1,6 +1,7 @@
 """Simultaneous changes on PostgreSQL do not deadlock, and nothing is deleted without an audit event."""
 
 import threading
+import time
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,7 +14,9 @@ from connections.api import etags
 from connections.errors import AlreadyExists
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind, Who
-from connections.models import AccessPeriod, Connection, User
+from connections.models import AccessPeriod, AuditEvent, BulkAction, Connection, Share, User
+from connections.services.connections import bulk_actions, bulk_execution
+from connections.services.connections.bulk_options import Options
 from connections.services.people import accounts, offboarding, ownership_transfer
 from connections.services.sharing import history, shares, teams
 from connections.services.tokens import apply_results
@@ -51,14 +54,10 @@ def test_a_transfer_and_a_departure_of_the_owner_do_not_deadlock(
         patched.setattr(history, "ownership_began", owned)
         with transaction.atomic():
             ownership_transfer.transfer(connection, dave, keep_grant=True, actor=alice, now=NOW)
-    bob.refresh_from_db()
-    connection.refresh_from_db()
-    assert (bob.left_at, connection.owner) == (NOW, dave)
+    assert (factories.reloaded(bob).left_at, factories.reloaded(connection).owner) == (NOW, dave)
 
 
-def test_a_refusal_of_microsoft_and_a_departure_of_the_owner_do_not_deadlock(
-    bob: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_and_a_departure_of_the_owner_do_not_deadlock(bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
     connection = factories.make_connection(owner=bob)
     flagged, marked = threading.Event(), threading.Event()
 
@@ -77,10 +76,8 @@ def test_a_refusal_of_microsoft_and_a_departure_of_the_owner_do_not_deadlock(
     verdict = Verdict(Kind.POLICY, "AADSTS50057", "It is disabled.", "", Who.IT_ADMIN, certain=True)
     with thread(mark):
         apply_results.flag(connection.pk, verdict, now=NOW, version=connection.token_version)
-    connection.refresh_from_db()
-    assert connection.status == Connection.Status.BLOCKED
-    bob.refresh_from_db()
-    assert bob.left_cause == "Gone."
+    assert factories.reloaded(connection).status == Connection.Status.BLOCKED
+    assert factories.reloaded(bob).left_cause == "Gone."
 
 
 @pytest.mark.parametrize("what", ["team", "person"])
@@ -128,7 +125,14 @@ def test_changing_a_share_over_the_api_and_on_its_page_does_not_deadlock(
     connection = factories.make_connection(owner=bob)
     share = shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
     program, real = Program(bob), etags.require_match
-    on_the_page = threading.Thread(target=lambda: _share_again(connection, dave, bob))
+
+    def share_again() -> None:
+        try:
+            shares.share(connection, person=dave, level="use", until=None, actor=bob, now=timezone.now())
+        finally:
+            databases.close_all()
+
+    on_the_page = threading.Thread(target=share_again)
 
     def require_match(*args: Any) -> None:
         """Called while the API holds its locks, to give the page time to take its own."""
@@ -141,13 +145,6 @@ def test_changing_a_share_over_the_api_and_on_its_page_does_not_deadlock(
     on_the_page.join(20)
     assert answer.status_code == 200, answer.content
     assert connection.shares.get(ended_at=None).level == "use", "the page came last"
-
-
-def _share_again(connection: Connection, person: User, owner: User) -> None:
-    try:
-        shares.share(connection, person=person, level="use", until=None, actor=owner, now=timezone.now())
-    finally:
-        databases.close_all()
 
 
 @pytest.mark.parametrize("what", ["team", "person"])
@@ -185,3 +182,34 @@ def test_sharing_again_and_removing_the_team_or_person_does_not_deadlock(
     remover.join(20)
     assert not connection.shares.exists()
     assert not AccessPeriod.objects.filter(ended_at=None, share_id__isnull=False).exists()
+
+
+def test_what_starts_is_recorded_as_it_was_previewed_last(bob: User, dave: User) -> None:
+    """Somebody changes the options in one tab while they start the action in another one."""
+    connection, una = factories.make_connection(owner=bob), factories.make_person("una")
+    bulk_action = bulk_actions.draft(BulkAction.Action.SHARE, [connection], actor=bob, now=NOW)
+    bulk_actions.preview(bulk_action, Options(people=(dave,)), actor=bob, now=NOW)
+    previewed = threading.Event()
+
+    def preview_again() -> None:
+        with transaction.atomic():
+            bulk_actions.preview(factories.reloaded(bulk_action), Options(people=(una,)), actor=bob, now=NOW)
+            previewed.set()
+            wait_until_someone_waits_for_a_lock()
+
+    with thread(preview_again):
+        assert previewed.wait(20)
+        bulk_actions.start(bulk_action, actor=bob, now=NOW)
+    bulk_execution.run_due(lambda: NOW)
+    assert Share.objects.get().person == una
+    assert "una" in AuditEvent.objects.get(action="bulk_action.started").changes["with"]
+
+
+def wait_until_someone_waits_for_a_lock() -> None:
+    for _ in range(200):
+        with databases["default"].cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted LIMIT 1")
+            if cursor.fetchone():
+                return
+        time.sleep(0.1)
+    raise AssertionError("Nobody waits for a lock.")

@@ -2,7 +2,7 @@ import pytest
 from django.test import Client
 
 from connections.models import User
-from tests.views.pages import SignIn
+from tests import factories
 
 
 @pytest.fixture(autouse=True)
@@ -11,20 +11,20 @@ def _database(db: None) -> None:
 
 
 @pytest.fixture
-def admin(alice: User, signed_in: SignIn) -> Client:
-    return signed_in(alice)
+def admin(alice: User) -> Client:
+    return factories.signed_in(alice)
 
 
 @pytest.fixture
-def member(bob: User, signed_in: SignIn) -> Client:
-    return signed_in(bob)
+def member(bob: User) -> Client:
+    return factories.signed_in(bob)
 
 
 @pytest.fixture
-def auditor(carol: User, signed_in: SignIn) -> Client:
-    return signed_in(carol)
+def auditor(carol: User) -> Client:
+    return factories.signed_in(carol)
 
 
 @pytest.fixture
-def stranger(dave: User, signed_in: SignIn) -> Client:
-    return signed_in(dave)
+def stranger(dave: User) -> Client:
+    return factories.signed_in(dave)

@@ -10,7 +10,7 @@ SignIn = Callable[[User], Client]
 
 def text(response: Any) -> str:
     """Return the response's body as a browser shows it, with line breaks as spaces."""
-    return " ".join(response.content.decode().split())
+    return " ".join(response.content.decode().split()).replace("&#x27;", "'")
 
 
 def assert_shows(page: str, *texts: str) -> None:
@@ -21,3 +21,9 @@ def assert_shows(page: str, *texts: str) -> None:
 def assert_hides(page: str, *texts: str) -> None:
     shown = [text for text in texts if text in page]
     assert not shown, f"on the page: {shown}"
+
+
+def assert_answer(response: Any, status: int, *texts: str) -> None:
+    """Assert the response's status, and that its page shows these texts."""
+    assert response.status_code == status, text(response)[:2000]
+    assert_shows(text(response), *texts)

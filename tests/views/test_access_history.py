@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -18,10 +17,8 @@ from connections.services.connections import connections
 from connections.services.people import accounts
 from connections.services.sharing import shares, teams
 from tests import factories
+from tests.views.pages import assert_shows
 
-pytestmark = pytest.mark.django_db
-
-SignIn = Callable[[User], Client]
 PAGE = "/audit/access/"
 EXPORT = "/audit/access/export/"
 # Noon of a past day, so that every hour of that day can be queried.
@@ -50,93 +47,75 @@ def text(client: Client, status: int = 200, **query: Any) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
 
 
-def test_it_lists_everybody_with_access_on_a_day_with_times_and_grants(
-    story: Connection, carol: User, signed_in: SignIn
-) -> None:
-    page = text(signed_in(carol), connection=story.pk, date=DAY)
-    assert f"at any time of {DAY}, from 00:00 to 24:00 UTC" in page
-    assert re.search(r"Bob Member bob Owns it Ownership 10:00:00 – 24:00:00 by Bob Member", page)
-    assert re.search(
-        r"Dave Stranger dave Use and manage Share with the team Finance member since .{16}, put in by Alice", page
-    )
-    assert re.search(r"13:00:00 – 24:00:00 by Bob Member since .{16}; planned until", page)
-    assert re.search(r"Dave Stranger, also Use Share with the person 12:00:00 – 14:00:00 by Bob Member", page)
-    assert "by Alice Admin" in page
-    assert "IT admins may see and manage every connection; that is not using it" in page
+def test_it_lists_everybody_with_access_on_a_day_with_times_and_grants(story: Connection, auditor: Client) -> None:
+    page = text(auditor, connection=story.pk, date=DAY)
+    assert f"on {DAY}, 00:00 to 24:00 UTC" in page
+    assert re.search(r"Bob Member bob Owner Ownership 10:00:00 – 24:00:00 by Bob Member", page)
+    assert re.search(r"Dave Stranger dave Can manage Shared with team Finance member since .{16}, added by Alice", page)
+    assert re.search(r"13:00:00 – 24:00:00 by Bob Member since .{16}; expires", page)
+    assert re.search(r"Dave Stranger, also Can use Shared with this person 12:00:00 – 14:00:00 by Bob Member", page)
+    assert_shows(page, "by Alice Admin", "IT admins can view and manage all connections")
 
 
 @pytest.mark.parametrize(
     ("time", "level"),
-    [("11:59:59", None), ("12:00", "Use Share"), ("13:30:00", "Use and manage"), ("14:00", "Use and manage")],
+    [("11:59:59", None), ("12:00", "Can use Shared"), ("13:30:00", "Can manage"), ("14:00", "Can manage")],
 )
-def test_a_time_is_exactly_that_moment(
-    story: Connection, dave: User, carol: User, signed_in: SignIn, time: str, level: str | None
-) -> None:
-    client = signed_in(carol)
-    page = text(client, person=dave.pk, date=DAY, time=time)
-    assert f"exactly at {DAY} {(time + ':00')[:8]} UTC" in page
-    assert (level or "They could use nothing then.") in page
-    assert ("dave Use" in text(client, connection=story.pk, date=DAY, time=time)) is bool(level)
+def test_a_time_is_that_moment(story: Connection, dave: User, auditor: Client, time: str, level: str | None) -> None:
+    page = text(auditor, person=dave.pk, date=DAY, time=time)
+    assert f"at {DAY} {(time + ':00')[:8]} UTC" in page
+    assert (level or "This person had no access at that time.") in page
+    assert ("dave Can " in text(auditor, connection=story.pk, date=DAY, time=time)) is bool(level)
 
 
-def test_deleted_objects_are_found_by_name(
-    story: Connection, alice: User, bob: User, dave: User, carol: User, signed_in: SignIn
-) -> None:
+def test_deleted_rows_are_found_by_name(story: Connection, alice: User, bob: User, dave: User, auditor: Client) -> None:
     pk, dave_pk = story.pk, dave.pk
     connections.remove(story, actor=bob, now=NOON + 30 * HOUR)
     accounts.remove(dave, actor=alice, now=NOON + 31 * HOUR)
-    client = signed_in(carol)
-    answer = client.get(PAGE, {"find": "connection", "q": "voic", "date": DAY})
+    answer = auditor.get(PAGE, {"find": "connection", "q": "voic", "date": DAY})
     assert answer["Location"] == f"{PAGE}?connection={pk}&date={DAY}"
-    assert "Who could use Invoices (deleted)" in text(client, connection=pk, date=DAY)
-    assert "Dave Stranger (deleted)" in text(client, connection=pk, date=DAY)
-    answer = client.get(PAGE, {"find": "person", "q": "dave", "date": DAY, "time": "13:00"})
+    assert_shows(text(auditor, connection=pk, date=DAY), "Who could use Invoices (deleted)", "Dave Stranger (deleted)")
+    answer = auditor.get(PAGE, {"find": "person", "q": "dave", "date": DAY, "time": "13:00"})
     assert answer["Location"] == f"{PAGE}?person={dave_pk}&date={DAY}&time=13%3A00%3A00"
-    page = text(client, person=dave_pk, date=DAY)
-    assert "What could Dave Stranger use (deleted)" in page
-    assert "Invoices (deleted)" in page
-    assert "Nobody could use it then." in text(client, connection=pk)
+    page = text(auditor, person=dave_pk, date=DAY)
+    assert_shows(page, "What could Dave Stranger use (deleted)", "Invoices (deleted)")
+    assert "No one had access at that time." in text(auditor, connection=pk)
 
 
-def test_ambiguous_names_are_offered_and_unknown_names_reported(
-    bob: User, carol: User, dave: User, signed_in: SignIn
-) -> None:
+def test_ambiguous_names_are_offered_and_unknown_names_reported(bob: User, auditor: Client, dave: User) -> None:
     app = factories.make_app_registration()
     for owner in (bob, dave):
         connections.start_delegated(app, name="Mail", chosen=[], actor=owner)
-    client = signed_in(carol)
-    page = text(client, find="connection", q="mail")
-    assert "Which connection do you mean?" in page
-    assert "of bob" in page
-    assert "of dave" in page
-    assert "Nothing matches" in text(client, find="person", q="zebra")
-    assert "Ask one of the two questions" in text(client)
-    assert "Nothing is known under this number" in text(client, status=404, connection=987_654)
+    page = text(auditor, find="connection", q="mail")
+    assert_shows(page, "Select a connection", "of bob", "of dave")
+    assert "No results found" in text(auditor, find="person", q="zebra")
+    assert "Search for a connection or person" in text(auditor)
+    assert "This ID doesn't exist" in text(auditor, status=404, connection=987_654)
 
 
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ({"connection": 1, "date": "2999-01-01"}, "This day has not come yet"),
-        ({"connection": 1, "date": "31.3.2026x"}, "Write the day like"),
-        ({"connection": 1, "time": "25:00"}, "Write the time like"),
+        ({"connection": 1, "date": "2999-01-01"}, "The date is in the future"),
+        ({"connection": 1, "date": "31.3.2026x"}, "Enter the date as"),
+        ({"connection": 1, "time": "25:00"}, "Enter the time in"),
         ({"connection": "9" * 40}, "less than or equal to"),
         ({"connection": "-1"}, "greater than or equal to"),
         ({"person": "1; drop"}, "Enter a whole number"),
         ({"q": "zebra\x00"}, "Null characters are not allowed"),
     ],
 )
-def test_invalid_questions_show_an_error(carol: User, signed_in: SignIn, query: dict[str, Any], says: str) -> None:
-    assert says in text(signed_in(carol), **query)
+def test_invalid_questions_show_an_error(auditor: Client, query: dict[str, Any], says: str) -> None:
+    assert says in text(auditor, **query)
 
 
 def test_auditors_export_the_answer_and_the_export_is_recorded(
-    story: Connection, alice: User, bob: User, carol: User, signed_in: SignIn
+    story: Connection, admin: Client, bob: User, carol: User, auditor: Client
 ) -> None:
     User.objects.filter(pk=bob.pk).update(first_name="=cmd()")
     story.refresh_from_db()
     AccessPeriod.objects.filter(kind="owner").update(person_name="=cmd() <bob>")
-    answer = signed_in(carol).post(EXPORT, {"connection": story.pk, "date": DAY})
+    answer = auditor.post(EXPORT, {"connection": story.pk, "date": DAY})
     assert answer["Content-Type"] == "text/csv; charset=utf-8"
     assert answer["Content-Disposition"] == f'attachment; filename="access-connection-{story.pk}-{DAY}.csv"'
     rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
@@ -149,37 +128,32 @@ def test_auditors_export_the_answer_and_the_export_is_recorded(
     assert rows[1]["put_in_by"] == rows[2]["ended_by"] == "Alice Admin <alice>"
     event = AuditEvent.objects.get(action="audit.exported")
     assert (event.actor, event.target_name) == (carol, "Audit trail")
-    assert event.changes == {
-        "question": f"Who could use Invoices on {DAY} UTC",
-        "connection_id": story.pk,
-        "rows": 3,
-    }
-    assert signed_in(alice).post(EXPORT, {"connection": story.pk}).status_code == 403
-    assert "Export as CSV" not in signed_in(alice).get(PAGE, {"connection": story.pk}).content.decode()
+    assert event.changes == {"question": f"Who could use Invoices on {DAY} UTC", "connection_id": story.pk, "rows": 3}
+    assert admin.post(EXPORT, {"connection": story.pk}).status_code == 403
+    assert "Export as CSV" not in admin.get(PAGE, {"connection": story.pk}).content.decode()
 
 
-def test_an_export_about_nothing_is_refused_and_not_recorded(carol: User, signed_in: SignIn) -> None:
+def test_an_export_about_nothing_is_refused_and_not_recorded(auditor: Client) -> None:
     for parameters in ({}, {"connection": 987_654}, {"q": "x"}, {"connection": 1, "date": "2999-01-01"}):
-        assert signed_in(carol).post(EXPORT, parameters).status_code == 400
+        assert auditor.post(EXPORT, parameters).status_code == 400
     assert not AuditEvent.objects.filter(action="audit.exported").exists()
 
 
 def test_a_connections_page_links_to_its_access_history_for_auditors(
-    story: Connection, bob: User, alice: User, carol: User, signed_in: SignIn
+    story: Connection, member: Client, admin: Client, auditor: Client
 ) -> None:
     link = f'href="{PAGE}?connection={story.pk}"'
-    for person, shown in ((bob, False), (alice, True), (carol, True)):
-        assert (link in signed_in(person).get(f"/connections/{story.pk}/").content.decode()) is shown
+    for client, shown in ((member, False), (admin, True), (auditor, True)):
+        assert (link in client.get(f"/connections/{story.pk}/").content.decode()) is shown
 
 
 def test_ten_thousand_periods_cost_no_more_queries_and_long_answers_are_cut(
-    story: Connection, dave: User, carol: User, signed_in: SignIn
+    story: Connection, dave: User, auditor: Client
 ) -> None:
-    client = signed_in(carol)
 
     def queries(**query: Any) -> int:
         with CaptureQueriesContext(database) as seen:
-            assert client.get(PAGE, {**query, "date": DAY}).status_code == 200
+            assert auditor.get(PAGE, {**query, "date": DAY}).status_code == 200
         return len(seen)
 
     few = queries(connection=story.pk), queries(person=dave.pk)
@@ -198,4 +172,4 @@ def test_ten_thousand_periods_cost_no_more_queries_and_long_answers_are_cut(
         for number in range(10_000)
     )
     assert (queries(connection=story.pk), queries(person=dave.pk)) == few
-    assert "The first 200 of 5002 are shown" in text(client, connection=story.pk, date=DAY)
+    assert "Showing the first 200 of 5002" in text(auditor, connection=story.pk, date=DAY)

@@ -11,26 +11,24 @@ from django.utils import timezone
 from connections.models import Connection, Share, User
 from portal.sandbox.client import Control
 from tests import factories
-from tests.views.pages import SignIn, assert_shows, text
+from tests.views.pages import assert_answer, assert_hides, assert_shows, text
 
 
 def page(connection: Connection) -> str:
     return reverse("connection", args=[connection.pk])
 
 
-def test_the_list_asks_the_same_number_of_queries_for_one_and_for_many(
-    admin: Client, django_assert_max_num_queries: Any
-) -> None:
+def test_the_list_asks_the_same_number_of_queries_for_one_and_for_many(admin: Client, max_queries: Any) -> None:
     for number in range(40):
         factories.make_connection(name=f"Connection {number:02}")
-    with django_assert_max_num_queries(8):
+    with max_queries(12):
         assert "Connection 39" in text(admin.get("/connections/"))
 
 
 def test_the_list_has_both_empty_states(member: Client, bob: User) -> None:
-    assert "Nothing matches" not in text(member.get("/connections/"))
+    assert "No results found" not in text(member.get("/connections/"))
     factories.make_connection(owner=bob)
-    assert "Nothing matches" in text(member.get("/connections/", {"q": "zzz"}))
+    assert "No results found" in text(member.get("/connections/", {"q": "zzz"}))
 
 
 def test_search_and_filters_narrow_the_list(admin: Client, alice: User, bob: User) -> None:
@@ -63,10 +61,10 @@ OFFERS = ("connection_sign_in", "connection_edit", "connection_check", "connecti
         ("carol", set()),
     ],
 )
-def test_a_page_offers_what_is_allowed(signed_in: SignIn, person: str, offered: set[str], sandbox: Control) -> None:
+def test_a_page_offers_what_is_allowed(person: str, offered: set[str], sandbox: Control) -> None:
     connection = factories.make_connection()
     user = User.objects.filter(username=person).first() or factories.make_person(person)
-    shown = text(signed_in(user).get(page(connection)))
+    shown = text(factories.signed_in(user).get(page(connection)))
     assert {name for name in OFFERS if f'"{reverse(name, args=[connection.pk])}"' in shown} == offered
 
 
@@ -86,21 +84,23 @@ def test_a_connection_that_waits_for_its_app_registration_says_so(member: Client
         rejected_at=timezone.now() - timedelta(hours=1), rejected_cause="Its secret has expired."
     )
     shown = text(member.get(page(connection)))
-    assert_shows(shown, "Blocked by its app registration", "Its secret has expired.")
+    assert_shows(shown, "App credential rejected", "Its secret has expired.")
 
 
 def test_with_one_app_registration_there_is_nothing_to_choose(member: Client) -> None:
-    assert member.get("/connections/add/").status_code == 200
-    app = factories.make_app_registration()
-    assert member.get("/connections/add/")["Location"] == f"/connections/add/{app.pk}/"
+    assert_answer(member.get("/connect/outlook/"), 200, "No app registrations yet")
+    factories.make_app_registration()
+    shown = text(member.get("/connect/outlook/"))
+    assert_shows(shown, "through Contoso Connections", 'name="app"')
+    assert "<select" not in shown
+    assert member.get("/connections/add/?app=3")["Location"] == "/connect/?app=3"
 
 
 def test_a_preview_works_permissions_out_and_saves_nothing(member: Client) -> None:
     app = factories.make_app_registration()
     typed = {"kind": "authorization_code", "name": "Mine", "chosen": ["calendar.events"], "preview": "1"}
-    whole = text(member.post(f"/connections/add/{app.pk}/", typed))
-    assert_shows(whole, "Calendars.Read", 'value="Mine"')
-    part = text(member.post(f"/connections/add/{app.pk}/", typed, headers={"hx-request": "true"}))
+    assert_shows(text(member.post(f"/connect/several/?app={app.pk}", typed)), "Calendars.Read", 'value="Mine"')
+    part = text(member.post(f"/connect/several/?app={app.pk}", typed, headers={"hx-request": "true"}))
     assert "Calendars.Read" in part
     assert "<html" not in part
     assert not Connection.objects.exists()
@@ -109,7 +109,7 @@ def test_a_preview_works_permissions_out_and_saves_nothing(member: Client) -> No
 def test_removing_asks_first_and_then_leads_to_the_list(member: Client, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
     path = reverse("connection_remove", args=[connection.pk])
-    assert "Nobody else uses it" in text(member.get(path))
+    assert "Not shared, and no token requests" in text(member.get(path))
     Share.objects.create(connection=connection, person=dave)
     assert f"Shared with {dave}" in text(member.get(path))
     assert Connection.objects.exists()
@@ -121,11 +121,53 @@ def test_removing_asks_first_and_then_leads_to_the_list(member: Client, bob: Use
 def test_checking_what_cannot_be_checked_says_why(member: Client, bob: User, sandbox: Control) -> None:
     connection = factories.make_connection(owner=bob, status=Connection.Status.DISABLED)
     answer = member.post(reverse("connection_check", args=[connection.pk]), follow=True)
-    assert "There is nothing to check" in text(answer)
+    assert "Nobody has signed in for this connection yet, or it is disabled" in text(answer)
 
 
 def test_signing_in_for_an_app_only_connection_makes_no_sense(admin: Client, alice: User, sandbox: Control) -> None:
     connection = factories.make_app_only_connection(owner=alice)
-    answer = admin.post(reverse("connection_sign_in", args=[connection.pk]))
-    assert answer.status_code == 403
-    assert "no person who could sign in" in text(answer)
+    assert_answer(admin.post(reverse("connection_sign_in", args=[connection.pk])), 403, "App-only connections don")
+
+
+@pytest.mark.parametrize("status", ["reconnect_needed", "consent_needed", "blocked", "disabled"])
+def test_a_page_of_a_broken_connection_calls_nothing_in_it_fine(member: Client, bob: User, status: str) -> None:
+    connection = factories.make_connection(owner=bob, status=status)
+    factories.make_mailbox_access(connection, factories.make_mailbox(), state="reachable")
+    shown = text(member.get(page(connection)))
+    assert "Reachable when last tested" in shown
+    assert_hides(shown, "exactly the permissions needed", "state-ok")
+
+
+def test_an_app_only_connection_that_waits_speaks_of_no_sign_in(admin: Client, alice: User) -> None:
+    connection = factories.make_app_only_connection(owner=alice, status="pending", granted_scopes="")
+    Connection.objects.filter(pk=connection.pk).update(connected_at=None)
+    shown = text(admin.get(page(connection)))
+    assert_shows(shown, "Not connected yet", "No permissions granted yet", "Test the connection, or remove it.")
+    assert_hides(shown, "Not signed in yet", "first sign-in", "isn't complete", "Sign in to")
+
+
+def test_notes_about_the_other_type_of_connection_are_left_out(admin: Client, alice: User) -> None:
+    chosen = ["files.read", "shared_mailbox.read"]
+    delegated = factories.make_connection(owner=alice, capabilities=chosen)
+    app_only = factories.make_app_only_connection(owner=alice, capabilities=chosen)
+    about_app_only, about_delegated = (
+        "For app-only connections, this always includes",
+        "With a delegated connection, the signed-in",
+    )
+    shown = text(admin.get(page(delegated)))
+    assert about_delegated in shown
+    assert about_app_only not in shown
+    shown = text(admin.get(page(app_only)))
+    assert about_app_only in shown
+    assert about_delegated not in shown
+
+
+def test_the_owner_is_addressed_and_others_read_who_needs_to_act(member: Client, admin: Client, bob: User) -> None:
+    connection = factories.make_connection(owner=bob, status="reconnect_needed")
+    assert_shows(text(member.get(page(connection))), "You need to sign in again", "Your action is required.")
+    shown = text(admin.get(page(connection)))
+    assert_shows(shown, "The owner needs to sign in again", "Assigned to: Bob Member (owner)")
+    assert "You need to sign in" not in shown
+    Connection.objects.filter(pk=connection.pk).update(status_action="The owner must sign in again.")
+    assert "You need to sign in again." in text(member.get(page(connection)))
+    assert "The owner needs to sign in again." in text(admin.get(page(connection)))

@@ -14,7 +14,7 @@ from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
 from tests.services.consent.test_admin_consent import came_back, delegated, grant, query, robots, withdraw
-from tests.views.pages import assert_hides, assert_shows, text
+from tests.views.pages import assert_answer, assert_hides, assert_shows, text
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 
@@ -52,21 +52,18 @@ def callback_of(url: str) -> str:
 
 
 def test_the_panel_begins_with_nobody_asked_and_names_what_is_needed(admin: Client) -> None:
-    app = robots()
-    page = text(admin.get(reverse("app", args=[app.pk])))
-    assert_shows(page, "Nobody has asked for admin consent", "Mail.Read, User.Read.All", "Grant consent at Microsoft")
+    page = text(admin.get(reverse("app", args=[robots().pk])))
+    assert_shows(page, "been requested in this portal yet", "Mail.Read", "Grant consent in Microsoft Entra")
 
 
 def test_going_at_once_leads_to_microsoft(admin: Client) -> None:
-    app = robots()
-    response = admin.post(reverse("consent_start", args=[app.pk]), {"go": "1"})
+    response = admin.post(reverse("consent_start", args=[robots().pk]), {"go": "1"})
     assert response.status_code == 302
     assert f"/{factories.DIRECTORY_ID}/v2.0/adminconsent?" in response["Location"]
 
 
 def test_a_link_to_send_is_shown_on_every_visit_until_it_is_used(admin: Client, auditor: Client) -> None:
-    app = robots()
-    url = reverse("consent_start", args=[app.pk])
+    url = reverse("consent_start", args=[robots().pk])
     assert admin.post(url, {"link": "1"})["Location"] == url
     for _ in range(2):
         assert "/v2.0/adminconsent?client_id=" in text(admin.get(url))
@@ -90,25 +87,35 @@ def test_consent_is_verified_when_the_browser_comes_back(sandbox: Control, admin
     app = robots()
     url = admin.post(reverse("consent_start", args=[app.pk]), {"go": "1"})["Location"]
     page = admin.get(callback_of(at_microsoft(url, upn="admin@contoso.example", step="consent")))
-    assert "Granted and verified" in text(page)
-    assert "Mail.Read" in text(page)
+    assert_shows(text(page), "Granted and verified", "Mail.Read")
     assert ConsentLink.objects.get().state == State.VERIFIED
     assert "Granted and verified" in text(admin.get(reverse("app", args=[app.pk])))
 
 
 def test_cancel_at_microsoft_is_a_page_in_plain_words(admin: Client) -> None:
-    app = robots()
-    url = admin.post(reverse("consent_start", args=[app.pk]), {"go": "1"})["Location"]
+    url = admin.post(reverse("consent_start", args=[robots().pk]), {"go": "1"})["Location"]
     page = text(admin.get(callback_of(at_microsoft(url, upn="admin@contoso.example", step="cancel"))))
     assert "cancelled at Microsoft" in page
     assert ConsentLink.objects.get().state == State.DECLINED
 
 
-def test_somebody_without_the_right_is_sent_back_with_what_to_do(admin: Client) -> None:
+def test_an_outside_administrator_is_told_what_they_can_do(admin: Client) -> None:
     app = robots()
     url = admin.post(reverse("consent_start", args=[app.pk]), {"go": "1"})["Location"]
+    answer = callback_of(at_microsoft(url, upn="admin@contoso.example", step="cancel"))
+    outsider = Client()
+    page = text(outsider.get(answer))
+    assert_shows(page, "Declined", "Ask the person who sent you the link for a new one.")
+    assert_hides(page, "You can start again at any time.", "Go to home page")
+    page = text(outsider.get(answer))
+    assert_shows(page, "no longer valid", "ask the person who sent you the link for a new one")
+    assert_hides(page, "IT admins can create a new link there.", "Go to home page")
+
+
+def test_somebody_without_the_right_is_sent_back_with_what_to_do(admin: Client) -> None:
+    url = admin.post(reverse("consent_start", args=[robots().pk]), {"go": "1"})["Location"]
     page = text(admin.get(callback_of(at_microsoft(url, upn="ada@contoso.example", step="consent"))))
-    assert_shows(page, "Failed at Microsoft", "may grant consent for the whole directory")
+    assert_shows(page, "state-broken", "can grant consent for the directory")
 
 
 @pytest.mark.parametrize("lie", ["nothing", "later"])
@@ -118,30 +125,39 @@ def test_a_callback_that_lies_is_not_believed(sandbox: Control, admin: Client, l
     app = robots()
     url = admin.post(reverse("consent_start", args=[app.pk]), {"go": "1"})["Location"]
     page = text(admin.get(callback_of(at_microsoft(url, upn="admin@contoso.example", step="consent"))))
-    assert "not yet seen in a token" in page
+    assert "Reported, checking" in page
     link = ConsentLink.objects.get()
     assert link.state == State.GRANTED
     check = {"check": str(link.pk)}
-    assert "Not yet" in text(admin.post(reverse("consent_start", args=[app.pk]), check, follow=True))
+    assert "include the permissions yet" in text(
+        admin.post(reverse("consent_start", args=[app.pk]), check, follow=True)
+    )
     grant(sandbox, "Mail.Read", "User.Read.All")
     assert "Consent is verified" in text(admin.post(reverse("consent_start", args=[app.pk]), check, follow=True))
 
 
-def test_an_administrator_without_account_here_is_thanked_and_nothing_is_stored(alice: User, client: Client) -> None:
+def test_an_administrator_without_account_here_reads_the_result_and_nothing_else(alice: User, client: Client) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
-    back = f"{CALLBACK}?{came_back(url)}"
-    response = client.get(back)
-    assert response.status_code == 200
-    assert "Thank you" in text(response)
-    assert "looks for it by itself" in text(response)
-    assert ConsentLink.objects.get().state == State.OPEN
-    assert f"next={CALLBACK.replace('/', '%2F')}%3F" in text(response)
+    page = text(client.get(f"{CALLBACK}?{came_back(url)}"))
+    assert_shows(page, "Consent is granted and verified.", "You can close this page.")
+    assert_hides(page, "Alice", "Tokens contain", "Application.Read.All", "View consent status")
+    assert ConsentLink.objects.get().state == State.VERIFIED
 
 
-def test_declined_by_a_visitor_tells_whom_to_tell(alice: User, client: Client) -> None:
+def test_a_visitor_who_declines_is_recorded(alice: User, client: Client) -> None:
     _, url = admin_consent.start(delegated(), actor=alice)
     page = text(client.get(f"{CALLBACK}?{came_back(url, error='permission_denied')}"))
-    assert "please tell Alice Admin" in page
+    assert_shows(page, "Nothing was granted.", "The result is recorded.", "What did Microsoft show?")
+    assert ConsentLink.objects.get().state == State.DECLINED
+
+
+def test_an_outage_seen_by_a_visitor_leaves_the_link_usable(alice: User, client: Client) -> None:
+    _, url = admin_consent.start(robots(), actor=alice)
+    page = text(client.get(f"{CALLBACK}?{came_back(url, error='server_error')}"))
+    assert_shows(page, "You can open the link again later.")
+    assert_hides(page, "The result is recorded.")
+    assert ConsentLink.objects.get().state == State.OPEN
+    assert client.head(f"{CALLBACK}?{came_back(url)}").status_code == 405
 
 
 def test_a_used_or_made_up_link_is_over(admin: Client, alice: User, client: Client) -> None:
@@ -149,16 +165,13 @@ def test_a_used_or_made_up_link_is_over(admin: Client, alice: User, client: Clie
     back = f"{CALLBACK}?{came_back(url)}"
     assert admin.get(back).status_code == 200
     for visitor, where in ((admin, back), (client, f"{CALLBACK}?state=guess&admin_consent=True"), (client, CALLBACK)):
-        response = visitor.get(where)
-        assert response.status_code == 400
-        assert "consent link is over" in text(response)
+        assert_answer(visitor.get(where), 400, "This consent link is no longer valid")
 
 
 def test_nothing_is_lost_if_microsoft_is_down_while_verifying(sandbox: Control, admin: Client, alice: User) -> None:
     _, url = admin_consent.start(robots(), actor=alice)
     sandbox.weather(kind="unavailable", where="token")
-    page = text(admin.get(f"{CALLBACK}?{came_back(url)}"))
-    assert "could not be verified just now" in page
+    assert "The portal couldn't verify it" in text(admin.get(f"{CALLBACK}?{came_back(url)}"))
     assert ConsentLink.objects.get().state == State.GRANTED
 
 
@@ -167,8 +180,7 @@ def test_what_a_callback_claims_is_never_shown_as_markup(admin: Client, alice: U
     evil = urlencode(
         {"error": "<b>x</b>", "error_description": "<script>alert(1)</script>", "state": query(url)["state"]}
     )
-    page = text(admin.get(f"{CALLBACK}?{evil}"))
-    assert_hides(page, "<script>alert", "<b>x</b>")
+    assert_hides(text(admin.get(f"{CALLBACK}?{evil}")), "<script>alert", "<b>x</b>")
 
 
 def test_checking_a_request_of_another_application_is_404(admin: Client, alice: User) -> None:

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from connections.microsoft import certificates
-from connections.models import AppCredential, User
+from connections.models import AppCredential, AuditEvent, User
 from connections.services.registry import credential_checks, credentials
 from portal.sandbox import seed
 from portal.sandbox.client import Control
@@ -26,8 +26,7 @@ def test_a_new_secret_heals_a_rejected_application(admin: Client, sandbox: Contr
     page = text(admin.post(reverse("credential_add", args=[app.pk]), typed, follow=True))
     assert_shows(page, "Microsoft accepts the new credential", "until 2099")
     assert value not in page
-    app.refresh_from_db()
-    assert app.is_ready
+    assert factories.reloaded(app).is_ready
 
 
 def test_a_pfx_file_is_uploaded_and_tried(admin: Client, sandbox: Control) -> None:
@@ -50,14 +49,13 @@ def test_an_upload_that_is_far_too_large_is_refused(admin: Client, sandbox: Cont
     app = factories.make_app_registration(secret=None)
     file = SimpleUploadedFile("film.pfx", b"\x30" * 200_000)
     page = admin.post(reverse("credential_add", args=[app.pk]), {"kind": "upload", "certificate_file": file})
-    assert "too large to be a certificate" in page.content.decode()
+    assert "too large for a certificate" in page.content.decode()
 
 
 def test_retiring_says_what_will_break_and_keeps_the_row_for_the_record(admin: Client) -> None:
     app = factories.make_app_registration()
     factories.make_connection(app_registration=app)
-    credential = app.credentials.get()
-    url = reverse("credential_retire", args=[app.pk, credential.pk])
+    url = reverse("credential_retire", args=[app.pk, app.credentials.get().pk])
     page = text(admin.get(url))
     assert_shows(page, "This is the last credential", "1 connection will stop")
     assert AppCredential.objects.filter(retired_at=None).exists()
@@ -93,5 +91,23 @@ def test_a_credential_of_another_application_is_not_found(admin: Client) -> None
     for name in ("credential_retire", "credential_certificate"):
         assert admin.get(reverse(name, args=[first.pk, foreign.pk])).status_code == 404
     assert admin.post(reverse("app_verify", args=[first.pk]), {"credential": foreign.pk}).status_code == 404
-    foreign.refresh_from_db()
-    assert foreign.retired_at is None
+    assert factories.reloaded(foreign).retired_at is None
+
+
+def test_a_secret_without_a_date_asks_for_it_and_is_on_the_expirations_page(admin: Client, auditor: Client) -> None:
+    app = factories.make_app_registration()
+    credential = app.credentials.get()
+    app.credentials.update(expires_at=None)
+    assert_shows(text(admin.get("/expiries/")), "No expiration date is recorded", "Test secret")
+    assert 'name="expires_at"' in text(admin.get(f"/apps/{app.pk}/"))
+    assert 'name="expires_at"' not in text(auditor.get(f"/apps/{app.pk}/"))
+
+    path = f"/apps/{app.pk}/credentials/{credential.pk}/expiry/"
+    assert "has expired" in text(admin.post(path, {"expires_at": "2020-01-01"}, follow=True))
+    day = (timezone.now() + timedelta(days=90)).date().isoformat()
+    assert "was saved" in text(admin.post(path, {"expires_at": day}, follow=True))
+    assert factories.reloaded(credential).expires_at is not None
+    assert AuditEvent.objects.get(action="credential.expiry_entered").changes["expires_at"][1].startswith(day)
+    # A second date would silently replace the first one.
+    assert "has an expiration date" in text(admin.post(path, {"expires_at": day}, follow=True))
+    assert "No expiration date is recorded" not in text(admin.get("/expiries/"))

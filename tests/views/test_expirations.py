@@ -11,8 +11,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from connections.models import AppRegistration, Connection, Share, User
-from connections.services.expiry import calendar
+from connections.models import AppRegistration, Connection, Delivery, Share, User
+from connections.services.expiry import calendar, sign_in_secret
 from connections.services.registry import credentials
 from portal.sandbox.client import Control
 from tests import factories
@@ -30,10 +30,6 @@ def page(client: Client, query: str = "") -> str:
     answer = client.get(f"/expiries/{query}")
     assert answer.status_code == 200
     return str(answer.content.decode())
-
-
-def periods(text: str) -> list[str]:
-    return re.findall(r'<h2 class="card-title" id="[^"]+-heading">([^<]+)</h2>', text)
 
 
 @pytest.fixture
@@ -54,8 +50,8 @@ def test_it_groups_by_week_and_month(at_noon: None, admin: Client) -> None:
     for number, count in enumerate([-3, 2, 6, 12, 40, 300, 400]):
         app_that_ends(count, f"App {number}")
     text = page(admin)
-    assert periods(text) == [
-        "Already over",
+    assert re.findall(r'<h2 class="card-title" id="[^"]+-heading">([^<]+)</h2>', text) == [
+        "Expired",
         "This week",
         "Next week",
         "Later in November 2026",
@@ -72,17 +68,30 @@ def test_the_year_at_a_glance_counts_what_ends_and_what_stops(at_noon: None, adm
     assert [(month["name"], month["count"], month["stops"]) for month in months if month["count"]] == [("Dec", 1, 1)]
 
 
+def test_the_chart_has_a_bar_for_each_week_with_an_expiration(at_noon: None, admin: Client) -> None:
+    factories.make_connection(app_registration=app_that_ends(40))
+    for number, count in enumerate((-90, 2, 2)):
+        app_that_ends(count, f"App {number}")
+    chart = admin.get("/expiries/").context["chart"]
+    affects, others = (dict(zip(chart.columns, each.values, strict=True)) for each in chart.series)
+    assert {week: count for week, count in affects.items() if count} == {"28 Dec 2026": 1}
+    assert sorted(count for count in others.values() if count) == [1, 2]
+    assert others[chart.columns[0]] == 1, "what expired long ago is in the first week"
+    assert list(chart.marks.values()) == ["Today"]
+    assert [row[0] for row in chart.rows if any(row[1])] == [chart.columns[0], chart.columns[4], "28 Dec 2026"]
+
+
 def test_it_says_what_stops_and_what_another_credential_outlasts(at_noon: None, admin: Client) -> None:
     app = app_that_ends(40, label="Last one")
     factories.make_secret(app, expires_at=NOW + days(10), label="Old one")
     factories.make_connection(app_registration=app)
     text = page(admin)
-    assert_shows(text, "1 connection of this app registration stops.", "Nothing stops: Last one lasts longer")
+    assert_shows(text, "1 connection will stop working.", "No connection is affected. Last one expires later")
 
 
 def test_a_credential_that_works_no_more_is_not_listed(at_noon: None, admin: Client) -> None:
     app_that_ends(40, rejected_at=NOW)
-    assert "Nothing ends within the next twelve months" in page(admin)
+    assert "No upcoming expirations" in page(admin)
 
 
 def test_sign_ins_grants_and_shares_are_listed(at_noon: None, admin: Client, dave: User) -> None:
@@ -93,7 +102,7 @@ def test_sign_ins_grants_and_shares_are_listed(at_noon: None, admin: Client, dav
     shared = factories.make_connection(app_registration=app, name="Shared")
     Share.objects.create(connection=shared, person=dave, until=NOW + days(20))
     text = page(admin)
-    assert_shows(text, "Sign-in runs out", "Grant is forgotten", "Share with Dave Stranger", "every 5 days")
+    assert_shows(text, "Sign-in expires", "Unused sign-in expires", "Share with Dave Stranger", "every 5 days")
     for kind, name in (("sign_in", "Limited"), ("idle", "Parked"), ("share", "Shared")):
         filtered = page(admin, f"?kind={kind}")
         assert {title for title in ("Limited", "Parked", "Shared") if f">{title}</a>" in filtered} == {name}
@@ -108,7 +117,7 @@ def test_filters_narrow_by_tenant_and_effect(at_noon: None, admin: Client) -> No
     stopping = page(admin, "?effect=stops")
     assert ">Ours</a>" in stopping
     assert ">Elsewhere</a>" not in stopping
-    assert "Nothing matches" in page(admin, "?kind=idle")
+    assert "No results found" in page(admin, "?kind=idle")
 
 
 def test_members_read_what_stops_their_connections_and_no_more(at_noon: None, member: Client, bob: User) -> None:
@@ -120,15 +129,14 @@ def test_members_read_what_stops_their_connections_and_no_more(at_noon: None, me
     factories.make_connection(app_registration=switched_off, owner=bob, name="Off", status=Connection.Status.DISABLED)
     factories.make_app_only_connection(app_registration=mine, name="Of alice")
     text = page(member)
-    assert "1 connection of yours stops." in text
+    assert "1 connection of yours will stop working." in text
     assert_hides(text, "Not mine", "Switched off", "A name for admins", "Outlasted", "Of alice")
 
 
 def test_a_stranger_sees_that_nothing_concerns_them(at_noon: None, bob: User, stranger: Client) -> None:
-    app = app_that_ends(4)
-    shared = factories.make_connection(app_registration=app, owner=bob)
+    shared = factories.make_connection(app_registration=app_that_ends(4), owner=bob)
     Share.objects.create(connection=shared, person=bob, until=NOW + days(2))
-    assert "Nothing ends within the next twelve months" in page(stranger)
+    assert "No upcoming expirations" in page(stranger)
 
 
 def test_the_number_of_queries_does_not_grow(at_noon: None, admin: Client, alice: User, bob: User) -> None:
@@ -155,7 +163,7 @@ def test_a_long_list_is_cut(at_noon: None, admin: Client, monkeypatch: pytest.Mo
     for number in range(3):
         app_that_ends(10 + number, f"App {number}")
     text = page(admin)
-    assert "only the first 2 are shown" in text
+    assert "Only the first 2 of each type are shown" in text
     assert ">App 2</a>" not in text
 
 
@@ -163,8 +171,8 @@ def test_a_connection_says_when_why_and_who(at_noon: None, member: Client, bob: 
     connection = factories.make_connection(app_registration=app_that_ends(12), owner=bob)
     text = " ".join(member.get(f"/connections/{connection.pk}/").content.decode().split())
     plain = re.sub(r"<[^>]+>", "", text)
-    assert "Will stop in 12 days, on 30 November 2026: the app registration" in plain
-    assert_shows(plain, "An IT admin must add a new one.", "every hour")
+    assert "Expires in 12 days, on 30 November 2026: the app registration" in plain
+    assert_shows(plain, "An IT admin needs to add a new credential.", "every hour")
 
 
 def test_a_connection_with_nothing_in_sight_or_missing_says_so(at_noon: None, member: Client, bob: User) -> None:
@@ -172,8 +180,7 @@ def test_a_connection_with_nothing_in_sight_or_missing_says_so(at_noon: None, me
     factories.make_secret(app, expires_at=None)
     connection = factories.make_connection(app_registration=app, owner=bob)
     page = member.get(f"/connections/{connection.pk}/").content.decode()
-    assert "Nothing in sight" in page
-    assert "exactly what it needs" in page
+    assert_shows(page, "No upcoming expirations.", "exactly the permissions needed")
 
 
 def test_the_list_shows_ends_and_missing_permissions(at_noon: None, admin: Client) -> None:
@@ -193,11 +200,11 @@ def test_drift_offers_a_click_to_the_owner_and_a_sentence_to_others(admin: Clien
     granted = {"capabilities": ["mail.read", "calendar.events"], "granted_scopes": "Mail.ReadWrite Files.Read"}
     connection = factories.make_connection(owner=bob, **granted)
     own = member.get(f"/connections/{connection.pk}/").content.decode()
-    assert "Sign in and grant exactly what is needed" in own
-    assert_shows(own, "2 permissions more than it needs", "Mail.Read would do")
+    assert "Sign in to grant missing permissions" in own
+    assert_shows(own, "2 more permissions than needed", "Mail.Read is enough")
     other = admin.get(f"/connections/{connection.pk}/").content.decode()
-    assert "Bob Member must sign in once more" in other
-    assert "Sign in and grant exactly" not in other
+    assert "The owner needs to sign in again to grant the missing permissions" in other
+    assert "Sign in to grant missing permissions" not in other
 
 
 def test_missing_roles_lead_an_admin_to_consent_and_script(admin: Client, alice: User) -> None:
@@ -210,7 +217,7 @@ def test_missing_roles_lead_an_admin_to_consent_and_script(admin: Client, alice:
 def test_the_page_says_which_credential_is_used_and_where_its_date_comes_from(admin: Client) -> None:
     app = factories.make_app_registration()
     text = admin.get(f"/apps/{app.pk}/").content.decode()
-    assert_shows(text, "Used first", "as entered here", "Application.Read.All", "Generate the next certificate")
+    assert_shows(text, "Used first", "Entered manually", "Application.Read.All", "Generate next certificate")
 
 
 def test_a_check_reads_the_true_dates_where_the_app_may(admin: Client, sandbox: Control) -> None:
@@ -218,18 +225,16 @@ def test_a_check_reads_the_true_dates_where_the_app_may(admin: Client, sandbox: 
     factories.make_secret(app, factories.ROBOTS_CLIENT_SECRET, expires_at=None)
     gone = factories.make_secret(app, "xyz~deleted", label="Deleted", created_at=timezone.now() - days(3))
     text = admin.post(f"/apps/{app.pk}/verify/", follow=True).content.decode()
-    assert_shows(text, "read from Entra", "Entra no longer lists Deleted")
-    gone.refresh_from_db()
-    assert gone.unlisted_at is not None
+    assert_shows(text, "Read from Entra", "Deleted is no longer listed in Entra")
+    assert factories.reloaded(gone).unlisted_at is not None
 
 
 def test_an_outage_of_graph_keeps_the_credential_accepted(admin: Client, sandbox: Control) -> None:
     app = factories.make_app_registration(secret=factories.ROBOTS_CLIENT_SECRET, client_id=factories.ROBOTS_CLIENT_ID)
     sandbox.weather("unavailable", "graph")
     text = admin.post(f"/apps/{app.pk}/verify/", follow=True).content.decode()
-    assert "could not be read from Entra" in text
-    app.refresh_from_db()
-    assert app.is_ready
+    assert "Expiration dates couldn&#x27;t be read from Entra" in text
+    assert factories.reloaded(app).is_ready
 
 
 def test_retiring_the_only_accepted_credential_is_not_called_safe(admin: Client, alice: User) -> None:
@@ -238,5 +243,24 @@ def test_retiring_the_only_accepted_credential_is_not_called_safe(admin: Client,
     credentials.next_certificate(app, actor=alice)
     factories.make_connection(app_registration=app)
     text = admin.get(f"/apps/{app.pk}/credentials/{credential.pk}/retire/").content.decode()
-    assert "Nothing stops" not in text
-    assert "1 connection will stop within the hour" in text
+    assert "Connections keep working" not in text
+    assert "1 connection will stop working within an hour" in text
+
+
+def test_the_portals_own_sign_in_secret_is_listed_for_it_admins(
+    at_noon: None, admin: Client, member: Client, settings: Any
+) -> None:
+    settings.LOGIN_MICROSOFT_SECRET_EXPIRES = (NOW + days(20)).date()
+    assert_shows(page(admin), "Sign-in to this portal", "LOGIN_MICROSOFT_CLIENT_SECRET")
+    assert_hides(page(member), "Sign-in to this portal")
+    settings.LOGIN_MICROSOFT_SECRET_EXPIRES = None
+    assert_hides(page(admin), "Sign-in to this portal")
+
+
+def test_it_admins_are_warned_once_for_each_step_before_it_expires(alice: User, settings: Any) -> None:
+    settings.LOGIN_MICROSOFT_SECRET_EXPIRES = (NOW + days(100)).date()
+    for count in (0, 41, 42, 71, 87, 94, 99.4, 101, 101):
+        sign_in_secret.warn_due(now=NOW + days(count))
+    subjects = list(Delivery.objects.order_by("pk").values_list("subject", flat=True))
+    assert subjects == [*["Client secret of the portal's own sign-in expires soon"] * 5, subjects[-1]]
+    assert subjects[-1].endswith("has expired")

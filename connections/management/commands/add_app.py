@@ -13,16 +13,18 @@ from connections.services.registry import app_registrations, credentials
 class Command(BaseCommand):
     """``manage.py add_app Contoso "Mail robots" CLIENT-ID --secret-file /run/secrets/robots --expires 2027-03-31``."""
 
-    help = "Try an application's credential at Microsoft and register it. The secret is never given as an argument."
+    help = (
+        "Test an application's credential with Microsoft and add the app registration. The secret is never an argument."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("tenant", help="name or directory ID of a registered tenant")
+        parser.add_argument("tenant", help="name or directory ID of a tenant")
         parser.add_argument("name")
         parser.add_argument("client_id", help="application (client) ID")
         parser.add_argument("--audience", choices=AppRegistration.Audience.values, default="single")
         parser.add_argument("--delegated", action=BooleanOptionalAction, default=True)
         parser.add_argument("--app-only", action=BooleanOptionalAction, default=False)
-        parser.add_argument("--capability", action="append", default=[], help="ticked in advance; may be repeated")
+        parser.add_argument("--capability", action="append", default=[], help="default capability; can be repeated")
         cli.add_credential_arguments(parser)
         cli.add_actor_argument(parser)
 
@@ -43,5 +45,5 @@ class Command(BaseCommand):
             app = app_registrations.register(**values, credential=new, actor=actor, allow_untried=options["untried"])
         except PortalError as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(f"Registered {app}: {'ready' if app.is_ready else 'not tried yet'}.")
+        self.stdout.write(f"Added {app}: {'ready' if app.is_ready else 'not tested'}.")
         self.stdout.write(app.credentials.defer("secret", "private_key").get().certificate, ending="")

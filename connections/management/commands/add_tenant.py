@@ -12,7 +12,7 @@ from connections.services.registry import tenants
 class Command(BaseCommand):
     """``manage.py add_tenant Contoso contoso.com --environment global``."""
 
-    help = "Look a directory up at Microsoft and register it as a tenant."
+    help = "Verify a directory with Microsoft and add it as a tenant."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("name")
@@ -26,5 +26,5 @@ class Command(BaseCommand):
             tenant = tenants.add(**values, actor=cli.find_actor(options["actor"]))
         except PortalError as error:
             raise CommandError(str(error)) from error
-        note = "" if tenant.tid or tenant.is_shared_endpoint else " (Microsoft could not be reached: not looked up yet)"
-        self.stdout.write(f"Registered {tenant}{note}.")
+        note = "" if tenant.tid or tenant.is_shared_endpoint else " (not verified: Microsoft can't be reached)"
+        self.stdout.write(f"Added {tenant}{note}.")

@@ -16,19 +16,29 @@ PENDING = 2  # exit code of --plan if anything would change
 MARKS = {Verb.ADD: "+", Verb.CHANGE: "~", Verb.REMOVE: "-"}
 
 
+def _told(path: str, error: PortalError) -> str:
+    """Return a line for each problem, beginning with the file."""
+    return "\n".join(f"{path}, {line}" for line in str(error).splitlines())
+
+
 class Command(BaseCommand):
-    help = "Show what would change, ask, and do it all or nothing."
+    help = "Preview the changes, ask for confirmation, and apply all or none of them."
+    requires_system_checks = ()  # they would load all pages and the API
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", help="a configuration file, or - for standard input")
-        parser.add_argument("--as", dest="username", default="", help="user name of the IT admin who does it")
         parser.add_argument(
-            "--plan", action="store_true", help=f"only show; exit code {PENDING} if anything would change"
+            "--as", dest="username", default="", help="user name of the IT admin to record in the audit trail"
         )
-        parser.add_argument("--prune", action="store_true", help="also remove what the file's sections do not name")
-        parser.add_argument("--yes", action="store_true", help="do not ask")
         parser.add_argument(
-            "--untried", action="store_true", help="store new secrets even if Microsoft cannot be asked"
+            "--plan", action="store_true", help=f"preview only; exit code {PENDING} if there are changes"
+        )
+        parser.add_argument(
+            "--prune", action="store_true", help="also remove objects that aren't in the file's sections"
+        )
+        parser.add_argument("--yes", action="store_true", help="don't ask for confirmation")
+        parser.add_argument(
+            "--untried", action="store_true", help="save new secrets without testing if Microsoft can't be reached"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -36,7 +46,7 @@ class Command(BaseCommand):
         try:
             planned = plan.plan(wanted, prune=options["prune"])
         except PortalError as error:
-            raise CommandError(f"{options['file']}, {error}") from error
+            raise CommandError(_told(options["file"], error)) from error
         self._show(planned)
         if options["plan"]:
             if planned.steps:
@@ -46,19 +56,19 @@ class Command(BaseCommand):
             return
         actor = cli.find_actor(options["username"])
         if actor is None:
-            raise CommandError(
-                "Say who does it with --as and the user name of an IT admin: the audit trail names them."
-            )
+            raise CommandError("Use --as with the user name of an IT admin. The audit trail records it.")
         if not options["yes"]:
             if options["file"] == "-" or not sys.stdin.isatty():
-                raise CommandError("Nobody can be asked here. Nothing was changed; --yes does it without asking.")
-            if input("Do this? Type yes: ").strip().lower() != "yes":
+                raise CommandError(
+                    "Nothing was changed, because there is no terminal to confirm. Use --yes to skip the confirmation."
+                )
+            if input("Apply these changes? Type yes: ").strip().lower() != "yes":
                 raise CommandError("Nothing was changed.")
         choices = {"prune": options["prune"], "allow_untried": options["untried"]}
         try:
             plan.apply(wanted, planned, actor=actor, now=timezone.now(), **choices)
         except PortalError as error:
-            raise CommandError(f"{options['file']}, {error}\nNothing was changed.") from error
+            raise CommandError(f"{_told(options['file'], error)}\nNothing was changed.") from error
         self.stdout.write("Done.")
 
     @staticmethod
@@ -66,13 +76,13 @@ class Command(BaseCommand):
         try:
             text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
         except OSError as problem:
-            raise CommandError(f"{path} cannot be read: {problem.strerror}.") from problem
+            raise CommandError(f"{path} can't be read: {problem.strerror}.") from problem
         except UnicodeDecodeError as problem:
-            raise CommandError(f"{path} is not written in UTF-8.") from problem
+            raise CommandError(f"{path} isn't UTF-8.") from problem
         try:
             return config_file.parse(text)
         except PortalError as error:
-            raise CommandError(f"{path}, {error}") from error
+            raise CommandError(_told(path, error)) from error
 
     def _show(self, plan: Plan) -> None:
         for step in plan.steps:
@@ -84,9 +94,9 @@ class Command(BaseCommand):
         for note in plan.notes:
             self.stdout.write(f"! {note}")
         if plan.kept:
-            self.stdout.write(f"Not in the file, and kept: {', '.join(plan.kept)}. --prune removes them.")
+            self.stdout.write(f"Kept, although not in the file: {', '.join(plan.kept)}. Use --prune to remove them.")
         if not plan.steps:
-            self.stdout.write("No change.")
+            self.stdout.write("No changes.")
             return
         counts = {verb: sum(step.verb is verb for step in plan.steps) for verb in Verb}
         self.stdout.write(f"To add: {counts[Verb.ADD]}, change: {counts[Verb.CHANGE]}, remove: {counts[Verb.REMOVE]}.")

@@ -8,12 +8,12 @@ from connections.services.sharing import history_check
 class Command(BaseCommand):
     """``manage.py check_access_history``. The exit code is 1 if anything differs."""
 
-    help = "Replay the audit trail and compare who could use what, and when, with the access history."
+    help = "Compare the access history with the audit trail."
 
     def handle(self, *args: Any, **options: Any) -> None:
         differences = history_check.differences()
         for line in differences:
             self.stdout.write(line)
         if differences:
-            raise CommandError(f"{len(differences)} difference{'' if len(differences) == 1 else 's'} between the two.")
-        self.stdout.write("The access history and the audit trail tell the same story.")
+            raise CommandError(f"{len(differences)} difference{'' if len(differences) == 1 else 's'} found.")
+        self.stdout.write("The access history matches the audit trail.")

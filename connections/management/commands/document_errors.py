@@ -11,11 +11,11 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "what-went-wrong.md"
 
 
 class Command(BaseCommand):
-    help = "Write docs/what-went-wrong.md from the tables of Microsoft's codes."
+    help = "Generate docs/what-went-wrong.md from the Microsoft error tables."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--check", action="store_true", help="write nothing; fail when the page is out of date")
+        parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
 
     def handle(self, *args: Any, **options: Any) -> None:
         page = error_guide.render()
@@ -24,5 +24,5 @@ class Command(BaseCommand):
             self.stdout.write(f"{PAGE.name} written")
             return
         if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-            raise CommandError(f"{PAGE.name} is out of date: run manage.py document_errors")
+            raise CommandError(f"{PAGE.name} is out of date. Run manage.py document_errors.")
         self.stdout.write(f"{PAGE.name} is up to date")

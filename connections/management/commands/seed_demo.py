@@ -23,7 +23,7 @@ from connections.services.registry.credentials import NewSecret
 class Command(BaseCommand):
     """Creates people with known passwords, so it runs only where a sandbox is configured."""
 
-    help = "Create the people, the tenant and the app registration of the demo, unless they exist."
+    help = "Create the demo's people, tenant and app registration, unless they exist."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", type=Path, help="JSON with people, tenant and app")
@@ -31,7 +31,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.MICROSOFT_SANDBOX_URL:
             raise CommandError(
-                "This makes people with known passwords; it runs only where MICROSOFT_SANDBOX_URL is set."
+                "This command creates people with known passwords. It runs only if MICROSOFT_SANDBOX_URL is set."
             )
         try:
             wanted = json.loads(options["file"].read_text())
@@ -41,9 +41,7 @@ class Command(BaseCommand):
             admin = next(user for user in users if user.groups.filter(name=IT_ADMINS).exists())
             add_app_registration(add_tenant(**tenant, actor=admin), **app, actor=admin)
         except (OSError, ValueError, KeyError, TypeError, StopIteration) as problem:
-            raise CommandError(
-                f"{options['file']} cannot be used: {problem!r}. See the help of this command."
-            ) from None
+            raise CommandError(f"{options['file']} isn't valid: {problem!r}. See this command's help.") from None
         except PortalError as problem:
             raise CommandError(str(problem)) from problem
 
@@ -53,7 +51,7 @@ def add_person(username: str, *, name: str, password: str, group: str) -> User:
     if person is not None:
         return person
     if group not in ("", IT_ADMINS, AUDITORS):
-        raise ValueError(f"there is no group {group}")
+        raise ValueError(f"the group {group} doesn't exist")
     first, _, last = name.partition(" ")
     user = User.objects.create_user(username, f"{username}@contoso.example", password, first_name=first, last_name=last)
     if group:

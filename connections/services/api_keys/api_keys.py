@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Q
 
 from connections import audit
@@ -19,6 +19,8 @@ from connections.errors import AlreadyExists, InUse, InvalidApiKey, InvalidInput
 from connections.models import ApiKey, Connection, User
 from connections.models.audit import AuditAction
 from connections.services.api_keys import token_requests
+from connections.services.policy import four_eyes, self_access
+from connections.uniqueness import atomic_or
 
 KEY_PREFIX = "m365p"  # lets secret scanners recognise a leaked key; the checksum avoids false positives
 _ALPHABET = string.ascii_letters + string.digits
@@ -37,71 +39,78 @@ def issue(
     expires_at: datetime | None,
     connections: Sequence[Connection] = (),
     networks: Sequence[str] = (),
+    can_narrow: bool = False,
     actor: User,
     now: datetime,
 ) -> tuple[ApiKey, str]:
     """Create a key limited to ``connections`` (empty: all its owner may use), and return it with its text.
 
-    Raises NotAllowed, InvalidInput or AlreadyExists.
+    Raises NotAllowed, InvalidInput, AlreadyExists, or SecondPersonNeeded for a service account that can use connections
+    of others.
     """
     roles.require(
         permissions.can_issue_key(actor, owner),
-        cause="People make their own keys, and IT admins those of service accounts.",
-        action="Ask the owner, or an IT admin.",
+        cause="You can create only your own API keys. IT admins create those of service accounts.",
+        action="Ask the owner or an IT admin.",
     )
     _check_owner(owner, scopes)
     _check_expiry(expires_at, now)
     text, prefix = generate_key()
-    try:
-        with transaction.atomic():
-            key = ApiKey.objects.create(
-                name=name,
-                owner=owner,
-                prefix=prefix,
-                digest=digest(text),
-                scopes=list(scopes),
-                networks=[str(ipaddress.ip_network(network, strict=False)) for network in networks],
-                only_chosen=bool(connections),
-                expires_at=expires_at,
-                created_at=now,
-            )
-            key.connections.set(connections)
-            facts = {
-                "prefix": prefix,
-                "scopes": audit.join_values(scopes),
-                "expires_at": _text(expires_at),
-                "connections": audit.join_values(connections),
-                "networks": audit.join_values(key.networks),
-            }
-            audit.record(AuditAction.API_KEY_ISSUED, key, actor=actor, changes=facts)
-    except IntegrityError as taken:
-        cause = f"You already have a key called “{name}”."
-        raise AlreadyExists(cause, action="Choose another name.", field="name") from taken
+    cause = f"You already have a key named “{name}”."
+    with atomic_or(lambda: AlreadyExists(cause, action="Choose another name.", field="name")):
+        change = self_access.of_key(owner, key=None, chosen=connections, actor=actor)
+        four_eyes.require(change, actor=actor, now=now)
+        key = ApiKey.objects.create(
+            name=name,
+            owner=owner,
+            prefix=prefix,
+            digest=digest(text),
+            scopes=list(scopes),
+            networks=[str(ipaddress.ip_network(network, strict=False)) for network in networks],
+            only_chosen=bool(connections),
+            can_narrow=can_narrow,
+            expires_at=expires_at,
+            created_at=now,
+            issued_by=actor,
+        )
+        key.connections.set(connections)
+        audit.record(AuditAction.API_KEY_ISSUED, key, actor=actor, changes=_facts(key, connections))
     return key, text
+
+
+def _facts(key: ApiKey, connections: Sequence[Connection]) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "prefix": key.prefix,
+        "scopes": audit.join_values(key.scopes),
+        "expires_at": _text(key.expires_at),
+        "connections": audit.join_values(connections),
+        "networks": audit.join_values(key.networks),
+    }
+    return facts | ({"can_narrow": True} if key.can_narrow else {})
 
 
 def _check_owner(owner: User, scopes: Sequence[str]) -> None:
     if not scopes:
-        raise InvalidInput("Choose at least one thing the key may be used for.", field="scopes")
+        raise InvalidInput("Choose at least one scope.", field="scopes")
     excess = [scope for scope in scopes if scope not in permissions.scopes_for(owner)]
     if excess:
         raise InvalidInput(f"Keys of {owner} cannot be for {audit.join_values(excess)}.", field="scopes")
-    if not owner.is_active:
-        raise InvalidInput(f"{owner} is disabled, so no key of it would work.", action="Enable it first.")
+    if owner.is_suspended:
+        raise InvalidInput(f"{owner} is disabled or has left, so no key of it would work.", action="Enable it first.")
 
 
 def _check_expiry(expires_at: datetime | None, now: datetime) -> None:
     max_days = settings.API_KEY_MAX_DAYS
     if expires_at is None:
         if max_days:
-            action = f"At most {max_days} days from now."
-            raise InvalidInput("A key needs a last day.", action=action, field="expires_at")
+            action = f"Choose a date at most {max_days} days from today."
+            raise InvalidInput("Enter an expiration date.", action=action, field="expires_at")
         return
     if expires_at <= now:
-        raise InvalidInput("The end must be in the future.", field="expires_at")
+        raise InvalidInput("Choose a date in the future.", field="expires_at")
     # Add a day, because a key works until the end of its last day.
     if max_days and expires_at > now + timedelta(days=max_days + 1):
-        raise InvalidInput(f"A key may last {max_days} days at most.", field="expires_at")
+        raise InvalidInput(f"API keys can be valid for at most {max_days} days.", field="expires_at")
 
 
 def rotate(
@@ -109,14 +118,15 @@ def rotate(
 ) -> tuple[ApiKey, str]:
     """Replace the key's secret and return its text. The old one still works for ``overlap``, unless it has expired.
 
-    Raises NotAllowed, InvalidInput, or InUse if the key was rotated or revoked at the same moment.
+    Raises NotAllowed, InvalidInput, SecondPersonNeeded as for a new key, or InUse if the key was rotated or revoked at
+    the same moment.
     """
     allowed = permissions.can_issue_key(actor, key.owner)
-    roles.require(allowed, action="Ask its owner; for a service account, an IT admin.")
+    roles.require(allowed, action="Ask its owner, or an IT admin for a service account's key.")
     if key.revoked_at is not None:
-        raise InvalidInput("This key is revoked.", action="Make another one.")
+        raise InvalidInput("This key is revoked.", action="Create a new one.")
     if not timedelta() <= overlap <= MAX_OVERLAP:
-        raise InvalidInput(f"The old secret can go on for {MAX_OVERLAP.days} days at most.", field="overlap")
+        raise InvalidInput(f"The old secret can stay valid for at most {MAX_OVERLAP.days} days.", field="overlap")
     _check_expiry(expires_at, now)
     text, prefix = generate_key()
     until = now + overlap if overlap and key.is_valid(now) else None
@@ -125,6 +135,7 @@ def rotate(
         "digest": digest(text),
         "expires_at": expires_at,
         "rotated_at": now,
+        "rotated_by": actor,
         "warned_days": None,
         "last_used_at": None,
         "last_used_from": None,
@@ -134,8 +145,9 @@ def rotate(
         "previous_used_at": key.last_used_at if until else None,
     }
     with transaction.atomic():
+        four_eyes.require(self_access.of_key(key.owner, key=key, actor=actor), actor=actor, now=now)
         if not ApiKey.objects.filter(pk=key.pk, prefix=key.prefix, revoked_at=None).update(**values):
-            raise InUse("This key has just been rotated or revoked by somebody else.", action="Look again.")
+            raise InUse("Someone else rotated or revoked this key.", action="Refresh the page.")
         facts = {
             "prefix": [key.prefix, prefix],
             "expires_at": [_text(key.expires_at), _text(expires_at)],
@@ -185,8 +197,8 @@ def _text(moment: datetime | None) -> str | None:
 def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
     """Return the key that a client sent, and record its use.
 
-    Raises InvalidApiKey, with the same message for unknown, wrong, revoked and expired keys and for keys of disabled
-    accounts. Only a wrong network has its own message, because only the holder of a valid key sees it.
+    Raises InvalidApiKey, with the same message for unknown, wrong, revoked and expired keys and for keys of people
+    who have left or are disabled. Only a wrong network has its own message, because only the holder of a valid key sees it.
     """
     prefix = prefix_of(text)
     either = Q(prefix=prefix) | Q(previous_prefix=prefix)
@@ -198,17 +210,17 @@ def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
 
 def check(key: ApiKey | None, text: str, *, address: str | None, now: datetime) -> ApiKey:
     """Return ``key``, found by the prefix of ``text``. Raises InvalidApiKey if it may not be used from ``address``."""
-    is_previous = key is not None and key.prefix != prefix_of(text)
+    is_previous = key is not None and not _has_prefix(text, key.prefix)
     known = _DUMMY_DIGEST if key is None else key.previous_digest if is_previous else key.digest
     is_right = hmac.compare_digest(known, digest(text))
-    if key is None or not is_right or not key.is_valid(now) or not key.owner.is_active:
+    if key is None or not is_right or not key.is_valid(now) or key.owner.is_suspended:
         raise InvalidApiKey
     if is_previous and not key.takes_previous(now):
         raise InvalidApiKey
     if key.networks and not _is_within(address, key.networks):
         raise InvalidApiKey(
-            f"This API key may not be used from {address or 'this address'}.",
-            action="Use it from the networks it is for, or issue another one.",
+            f"This API key isn't allowed from {address or 'this address'}.",
+            action="Use it from an allowed network, or create another key.",
         )
     return key
 
@@ -220,7 +232,7 @@ def rate_limit_of(key: ApiKey) -> int:
 
 def note_use(key: ApiKey, text: str, *, address: str | None, now: datetime) -> None:
     """Record when and from where the key was used, at most once a minute."""
-    is_previous = key.prefix != prefix_of(text)
+    is_previous = not _has_prefix(text, key.prefix)
     column = "previous_used_at" if is_previous else "last_used_at"
     before: datetime | None = getattr(key, column)
     if before is None or now - before >= USE_RECORDED_EVERY:
@@ -230,10 +242,20 @@ def note_use(key: ApiKey, text: str, *, address: str | None, now: datetime) -> N
         same.update(**values)
 
 
-def record_token_request(key: ApiKey, connection: Connection, *, address: str | None, now: datetime) -> None:
-    """Count a token that is about to be sent, in one row per key, connection, address and minute."""
+def record_token_request(
+    key: ApiKey,
+    connection: Connection,
+    *,
+    resource: str = "graph",
+    reference: str = "",
+    address: str | None,
+    now: datetime,
+) -> None:
+    """Count a token that is about to be sent. ``reference`` is the name of the connection reference asked for."""
     owner = f"{key.owner} <{key.owner.username}>"
-    request = token_requests.TokenRequest(key.pk, key.name, owner, connection.pk, connection.name, address)
+    request = token_requests.TokenRequest(
+        key.pk, key.name, owner, connection.pk, connection.name, address, resource, reference
+    )
     token_requests.record([request], now=now)
 
 
@@ -249,6 +271,10 @@ def prefix_of(text: str) -> str:
     parts = body.split("_")
     well_formed = len(parts) == 3 and parts[0] == KEY_PREFIX and len(parts[2]) == _SECRET_LENGTH
     return parts[1] if well_formed and text.isascii() and _checksum(body) == checksum else ""
+
+
+def _has_prefix(text: str, prefix: str) -> bool:
+    return text.startswith(f"{KEY_PREFIX}_{prefix}_")
 
 
 def _checksum(body: str) -> str:

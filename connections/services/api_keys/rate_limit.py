@@ -12,6 +12,8 @@ from functools import cache
 import redis
 from django.conf import settings
 
+from connections import counters
+
 logger = logging.getLogger(__name__)
 
 WINDOW = 60  # seconds
@@ -19,6 +21,7 @@ LEASE = 200  # a process reserves 1/LEASE of a limit at a time
 # Redis must not delay calls: after a failure we do not try it again for RETRY_AFTER.
 TIMEOUT = 0.5  # seconds
 RETRY_AFTER = 5.0  # seconds
+NOT_LIMITED = "portal_api_calls_not_limited_total"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class _Leases:
         # Atomic, because INCRBY counts; EXPIRE only cleans up.
         with client().pipeline(transaction=True) as pipe:
             for name, number in numbers.items():
-                key = f"rate:{name}:{window}"
+                key = f"{settings.REDIS_PREFIX}:rate:{name}:{window}"
                 pipe.incrby(key, number)
                 pipe.expire(key, 2 * WINDOW)
             totals = pipe.execute()[::2]
@@ -106,21 +109,17 @@ class _Outage:
     """Whether Redis is unreachable; shared by the threads of this process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._until = 0.0
-        self.uncounted = 0  # calls of this process that no limit could be applied to
 
     def begin(self, calls: int) -> None:
-        with self._lock:
-            self._until = time.monotonic() + RETRY_AFTER
-            self.uncounted += calls
+        self._until = time.monotonic() + RETRY_AFTER
+        counters.add(NOT_LIMITED, times=calls)
         logger.warning("The cache cannot be reached; calls of the API are not limited.")
 
     def is_on(self, calls: int) -> bool:
         if time.monotonic() >= self._until:
             return False
-        with self._lock:
-            self.uncounted += calls
+        counters.add(NOT_LIMITED, times=calls)
         return True
 
 
@@ -130,4 +129,6 @@ outage = _Outage()
 @cache
 def client() -> redis.Redis:
     """Return the Redis client itself, with short time-outs, for operations that must be atomic."""
-    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+    return redis.Redis.from_url(
+        settings.REDIS_URL, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, **settings.REDIS_TLS
+    )

@@ -1,5 +1,6 @@
 """Token requests: how often each key fetched tokens for each connection, for the audit trail."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.db import connection as database
 
+from connections import prepared
 from connections.models import ApiKey, Connection, TokenFetch
 
 _TABLE = TokenFetch._meta.db_table
@@ -17,28 +19,35 @@ _TABLE = TokenFetch._meta.db_table
 # Rows are locked in order of id, so that processes counting the same rows cannot deadlock. Sealed rows never change.
 _COUNT_MANY = f"""
 WITH request AS (
-    SELECT * FROM unnest(%s::int[], %s::bigint[], %s::bigint[], %s::inet[], %s::int[])
-    AS request (n, key_id, connection_id, address, count)
+    SELECT * FROM json_to_recordset(%s::json) AS request (
+        n int, key_id bigint, connection_id bigint, address inet, resource text, reference text, count int
+    )
 ), found AS (
     SELECT counter.id, request.n, request.count FROM {_TABLE} AS counter
     JOIN request ON counter.key_id = request.key_id AND counter.connection_id = request.connection_id
-        AND counter.address IS NOT DISTINCT FROM request.address
+        AND counter.address IS NOT DISTINCT FROM request.address AND counter.resource = request.resource
+        AND counter.reference = request.reference
     WHERE counter.minute = %s AND counter.seal IS NULL ORDER BY counter.id FOR UPDATE OF counter
 )
 UPDATE {_TABLE} AS counter SET count = counter.count + found.count FROM found WHERE counter.id = found.id RETURNING found.n
 """  # noqa: S608 - a name of our own table
 _COUNT_ONE = f"""
 UPDATE {_TABLE} SET count = count + %s
-WHERE key_id = %s AND connection_id = %s AND address IS %s AND minute = %s AND seal IS NULL
+WHERE key_id = %s AND connection_id = %s AND address IS %s AND resource = %s AND reference = %s AND minute = %s
+    AND seal IS NULL
 """  # noqa: S608
 # A key or connection that has been removed in the meantime is still named, just as if it were removed afterwards.
 _INSERT = f"""
-INSERT INTO {_TABLE} (key_id, key_ref, key_name, owner_name, connection_id, connection_ref, connection_name, minute, address, count)
+INSERT INTO {_TABLE} (
+    key_id, key_ref, key_name, owner_name, connection_id, connection_ref, connection_name, minute, address, resource,
+    reference, count
+)
 VALUES (
     (SELECT id FROM {ApiKey._meta.db_table} WHERE id = %s), %s, %s, %s,
-    (SELECT id FROM {Connection._meta.db_table} WHERE id = %s), %s, %s, %s, %s, %s
+    (SELECT id FROM {Connection._meta.db_table} WHERE id = %s), %s, %s, %s, %s, %s, %s, %s
 )
-ON CONFLICT (key_id, connection_id, address, minute) WHERE seal IS NULL DO UPDATE SET count = {_TABLE}.count + excluded.count
+ON CONFLICT (key_id, connection_id, address, minute, resource, reference) WHERE seal IS NULL
+DO UPDATE SET count = {_TABLE}.count + excluded.count
 """  # noqa: S608
 
 
@@ -50,10 +59,15 @@ class TokenRequest:
     connection_pk: int
     connection_name: str
     address: str | None
+    resource: str = "graph"
+    reference: str = ""  # the name of the connection reference that was asked for
 
 
 def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
-    """Count the requests, one row per key, connection, address and minute. They are stored once this returns."""
+    """Count the requests, one row per key, connection, address, resource, reference and minute.
+
+    They are stored once this returns.
+    """
     counts = Counter(requests)
     if not counts:
         return
@@ -61,7 +75,7 @@ def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
     minute = database.ops.adapt_datetimefield_value(now.replace(second=0, microsecond=0))
     count_up = _count_many if database.vendor == "postgresql" else _count_each
     uncounted = count_up(counts, minute)
-    uncounted.sort(key=lambda request: (request.key_pk, request.connection_pk, str(request.address)))
+    uncounted.sort(key=lambda each: (each.key_pk, each.connection_pk, str(each.address), each.resource, each.reference))
     while uncounted:
         try:
             with transaction.atomic(), database.cursor() as cursor:
@@ -76,12 +90,18 @@ def _count_many(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest
     """Increase the counts of existing rows; returns the requests that have no row yet."""
     requests = list(counts)
     rows = [
-        (number, request.key_pk, request.connection_pk, request.address, counts[request])
-        for number, request in enumerate(requests)
+        {
+            "n": number,
+            "key_id": each.key_pk,
+            "connection_id": each.connection_pk,
+            "address": each.address,
+            "resource": each.resource,
+            "reference": each.reference,
+            "count": counts[each],
+        }
+        for number, each in enumerate(requests)
     ]
-    with database.cursor() as cursor:
-        cursor.execute(_COUNT_MANY, [*map(list, zip(*rows, strict=True)), minute])
-        counted = {number for (number,) in cursor.fetchall()}
+    counted = {number for (number,) in prepared.rows(_COUNT_MANY, [json.dumps(rows), minute])}
     return [request for number, request in enumerate(requests) if number not in counted]
 
 
@@ -89,7 +109,8 @@ def _count_each(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest
     uncounted = []
     with transaction.atomic(), database.cursor() as cursor:
         for request, count in counts.items():
-            cursor.execute(_COUNT_ONE, [count, request.key_pk, request.connection_pk, _stored_address(request), minute])
+            which = [request.key_pk, request.connection_pk, _stored_address(request)]
+            cursor.execute(_COUNT_ONE, [count, *which, request.resource, request.reference, minute])
             if not cursor.rowcount:
                 uncounted.append(request)
     return uncounted
@@ -98,7 +119,8 @@ def _count_each(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest
 def _insert(cursor: Any, request: TokenRequest, count: int, minute: Any) -> None:
     key = [request.key_pk, request.key_pk, request.key_name, request.owner_name[:320]]
     connection = [request.connection_pk, request.connection_pk, request.connection_name]
-    cursor.execute(_INSERT, [*key, *connection, minute, _stored_address(request), count])
+    which = [minute, _stored_address(request), request.resource, request.reference]
+    cursor.execute(_INSERT, [*key, *connection, *which, count])
 
 
 def _stored_address(request: TokenRequest) -> Any:

@@ -30,7 +30,9 @@ COLUMNS = (
 
 
 def require_permission(actor: User) -> None:
-    roles.require(permissions.can_export_audit(actor), cause="Only auditors export.", action="Ask one of them.")
+    roles.require(
+        permissions.can_export_audit(actor), cause="Only auditors can export the audit trail.", action="Ask an auditor."
+    )
 
 
 def export(

@@ -7,6 +7,7 @@ is killed in between, the same seals are sent twice, which is harmless.
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -14,7 +15,7 @@ from django.db.models import F, Q
 
 from connections.models import AuditSeal, SealPublication
 from connections.outbound import safe_http, webhooks
-from connections.services.audit import sealing
+from connections.services.audit import seal_format
 
 logger = structlog.get_logger(__name__)
 
@@ -67,7 +68,7 @@ def _publish_batch(place: str, now: datetime) -> int | None:
 
 
 def _to_file(seals: list[AuditSeal], now: datetime) -> str:
-    text = "".join(f"{sealing.published_line(seal)}\n" for seal in seals)
+    text = "".join(f"{seal_format.published_line(seal)}\n" for seal in seals)
     try:
         with open(settings.AUDIT_SEAL_FILE, "a+b") as file:
             end = file.seek(0, os.SEEK_END)
@@ -79,14 +80,26 @@ def _to_file(seals: list[AuditSeal], now: datetime) -> str:
             file.flush()
             os.fsync(file.fileno())
     except OSError as problem:
-        return f"The file could not be written: {problem.strerror or type(problem).__name__}."
+        return f"The file can't be written: {problem.strerror or type(problem).__name__}."
     return ""
 
 
 def _to_webhook(seals: list[AuditSeal], now: datetime) -> str:
-    data = {"seals": [{**sealing.sealed_fields(seal), "hash": seal.hash} for seal in seals]}
-    body = webhooks.body("sealed", at=seals[-1].sealed_at.isoformat(), data=data)
+    data = {"seals": [seal_format.published_fields(seal) for seal in seals]}
     message_id = f"seals-{seals[0].number}-{seals[-1].number}-{seals[-1].hash[:12]}"
+    return _post("sealed", data, message_id=message_id, at=seals[-1].sealed_at, now=now)
+
+
+def send_alarm(event: str, data: dict[str, Any], *, message_id: str, now: datetime) -> None:
+    """Post an alarm to AUDIT_SEAL_WEBHOOK, if there is one. A failure is only logged. Call it outside transactions."""
+    if settings.AUDIT_SEAL_WEBHOOK:
+        problem = _post(event, data, message_id=message_id, at=now, now=now)
+        if problem:
+            logger.error("the audit alarm could not be posted", event_type=event, problem=problem)
+
+
+def _post(event: str, data: dict[str, Any], *, message_id: str, at: datetime, now: datetime) -> str:
+    body = webhooks.body(event, at=at.isoformat(), data=data)
     secrets = [settings.AUDIT_SEAL_WEBHOOK_SECRET] if settings.AUDIT_SEAL_WEBHOOK_SECRET else []
     headers = webhooks.headers(message_id, body, timestamp=int(now.timestamp()), signing_secrets=secrets)
     if not secrets:

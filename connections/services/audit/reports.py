@@ -6,9 +6,10 @@ from typing import Any
 from django.db.models import Count, Max, Min, QuerySet, Sum, TextField, Value
 from django.db.models.functions import Concat
 
-from connections.models import AuditEvent, Connection, TokenFetch
+from connections.models import AuditEvent, Connection, Tally, TokenFetch
 from connections.models.audit import AuditAction
 
+MOST_EVENTS = 10_000  # of a period, the latest; a report over all of them would take minutes
 MAX_ROWS = 200  # per grouped report; the functions return one more row if there are more
 
 
@@ -35,6 +36,12 @@ def token_requests(fetches: QuerySet[TokenFetch]) -> list[TokenRequestCount]:
     return [TokenRequestCount(*row) for row in grouped.order_by("-latest", *columns)[: MAX_ROWS + 1]]
 
 
+def latest(events: QuerySet[AuditEvent]) -> tuple[QuerySet[AuditEvent], bool]:
+    """Return the latest MOST_EVENTS, and whether there are more."""
+    oldest = list(events.order_by("-pk").values_list("pk", flat=True)[MOST_EVENTS : MOST_EVENTS + 1])
+    return (events.filter(pk__gt=oldest[0]), True) if oldest else (events, False)
+
+
 def objects_changed(events: QuerySet[AuditEvent]) -> list[Any]:
     """Return dicts of target_type, target_id, name, times, first and last, most frequently changed object first."""
     changes = events.filter(outcome=AuditEvent.Outcome.DONE).exclude(action__startswith="account.signed_")
@@ -48,15 +55,16 @@ def actions_counted(events: QuerySet[AuditEvent]) -> list[tuple[str, int]]:
     return list(rows.order_by("-times", "action"))
 
 
-def permissions_in_use(connections: QuerySet[Connection]) -> dict[str, int]:
+def permissions_in_use() -> dict[str, int]:
+    """Return the number of connections that are not disabled by granted permission, from the kept counts."""
     counts: Counter[str] = Counter()
-    granted = connections.exclude(status=Connection.Status.DISABLED).order_by().select_related(None)
-    for text in granted.values_list("granted_scopes", flat=True).iterator(chunk_size=2000):
-        counts.update(set(text.split()))
+    for granted, number in Tally.objects.filter(subject=Tally.PERMISSIONS).totals("value"):
+        counts.update(dict.fromkeys(granted.split(), number))
     return dict(sorted(counts.items(), key=lambda item: item[0].lower()))
 
 
 def connections_with_permission(connections: QuerySet[Connection], scope: str) -> QuerySet[Connection]:
     enabled = connections.exclude(status=Connection.Status.DISABLED)
-    padded = Concat(Value(" "), "granted_scopes", Value(" "), output_field=TextField())
+    every = (Value(" "), "granted_scopes", Value(" "), "other_granted", Value(" "))
+    padded = Concat(*every, output_field=TextField())
     return enabled.annotate(padded_scopes=padded).filter(padded_scopes__contains=f" {scope} ")

@@ -1,11 +1,10 @@
-"""Seal the audit trail: rows are hashed in batches, and each batch is chained to the one before."""
+"""Seal the audit trail: rows are hashed in batches, and each batch is chained to the one before and signed."""
 
-import hashlib
-import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import structlog
 from django.db import connection as database
 from django.db import transaction
 from django.db.models import Max
@@ -13,9 +12,10 @@ from django.db.models.expressions import RawSQL
 
 from connections.models import AuditEvent, AuditSeal, AuditSealing, TokenFetch
 from connections.models.audit import AuditAction
-from connections.services.audit import serialization
+from connections.services.audit import merkle, published, seal_format, serialization
 
-GENESIS_HASH = "0" * 64  # the previous hash of the first seal
+logger = structlog.get_logger(__name__)
+
 BATCH = 1000  # maximum number of events, and of token requests, in one seal
 MAX_SEALS = 2000  # per run
 # A minute of token requests is closed this long after it ends. A later request gets a new row.
@@ -24,14 +24,16 @@ GRACE = timedelta(minutes=1)
 # leave no room for the events recorded afterwards.
 LAST_ISSUED_ID = "(SELECT last_value FROM connections_auditevent_id_seq)"
 MAX_CLOCK_SKEW = timedelta(hours=1)  # a minute further in the future comes from a wrong clock and is closed at once
-_SEALED_AS_THEY_ARE = (
-    "number", "previous_hash", "summary", "events_after", "events_upto", "events_count", "events_hash", "fetches_count",
-    "fetches_hash",
-)  # fmt: skip
 
 
 def seal_due(now: datetime, *, batch: int = BATCH) -> int:
-    """Seal everything that can be sealed by now; returns the number of new seals. Only one worker seals at a time."""
+    """Seal everything that can be sealed by now; returns the number of new seals. Only one worker seals at a time.
+
+    Seals nothing while published seals are missing here: their numbers must not be given out again.
+    """
+    if missing := published.seals_missing_here():
+        logger.error("sealing stopped: published seals are missing", published=missing[0], newest=missing[1])
+        return 0
     count = 0
     while count < MAX_SEALS and _seal_next(now, batch):
         count += 1
@@ -52,15 +54,17 @@ def seal_containing(event: AuditEvent) -> AuditSeal | None:
 
 def _seal_next(now: datetime, batch: int) -> bool:
     with transaction.atomic():
-        state = _lock()
+        state = lock_sealer()
         if state is None:
             return False
         upto = _final_upto(state)
-        newest = AuditSeal.objects.defer("marks").first()
+        newest = newest_seal()
         after = newest.events_upto if newest else 0
         events = serialization.rows(serialization.events(), "id > %s AND id <= %s", [after, upto], limit=batch)
         fetches = _closed_fetches(now, batch)
-        if not events and not fetches:
+        # The first signed seal is made at once, even without rows: it vouches for all seals of earlier versions.
+        is_first_signed = newest is not None and not newest.key_id
+        if not events and not fetches and not is_first_signed:
             return False
         seal = _build_seal(newest, events, fetches, now=now)
         seal.save(force_insert=True)
@@ -68,9 +72,38 @@ def _seal_next(now: datetime, batch: int) -> bool:
         return True
 
 
-def _lock() -> AuditSealing | None:
-    """Lock the sealer's row until the transaction ends. Returns None if another sealer has locked it."""
-    unlocked = AuditSealing.objects.select_for_update(skip_locked=True).filter(pk=1)
+def newest_seal() -> AuditSeal | None:
+    return AuditSeal.objects.defer("marks").first()
+
+
+def seal_restore(restore: dict[str, Any], *, now: datetime) -> AuditSeal:
+    """Make the seal that declares a restore. Its number follows the highest published one and it covers no rows.
+
+    Call it in the transaction that records the declaration, in which it waits for other sealers.
+    """
+    lock_sealer(wait=True)
+    newest = newest_seal()
+    seal = _build_seal(newest, [], [], now=now)
+    seal.number = max(seal.number, restore["published"] + 1)
+    seal.restore = restore | {"follows": newest.number if newest else 0}
+    seal_format.sign(seal)
+    seal.save(force_insert=True)
+    return seal
+
+
+def is_stalled(now: datetime, *, limit: timedelta) -> bool:
+    """Whether events have been waiting for a seal for longer than ``limit``."""
+    newest = newest_seal()
+    # An event may be dated back, so a seal made lately shows as well that sealing goes on.
+    if newest is not None and newest.sealed_at > now - limit:
+        return False
+    waiting = AuditEvent.objects.filter(pk__gt=newest.events_upto if newest else 0)
+    return waiting.filter(at__lt=now - limit).exists()
+
+
+def lock_sealer(*, wait: bool = False) -> AuditSealing | None:
+    """Lock the sealer's row until the transaction ends. Returns None if another sealer has it, unless ``wait``."""
+    unlocked = AuditSealing.objects.select_for_update(skip_locked=not wait).filter(pk=1)
     state = unlocked.first()
     if state is None and not AuditSealing.objects.filter(pk=1).exists():
         AuditSealing.objects.bulk_create([AuditSealing(pk=1)], ignore_conflicts=True)
@@ -138,27 +171,29 @@ def _build_seal(
 ) -> AuditSeal:
     event_kind, fetch_kind = serialization.events(), serialization.fetches()
     after = newest.events_upto if newest else 0
-    times = sorted(_moment(row[1], now) for row in [*events, *fetches])
+    times = sorted(_moment(row[1], now) for row in [*events, *fetches]) or [now]
     summary = Counter(str(row[2]) for row in events)
     if fetches:
         summary[AuditAction.CONNECTION_TOKEN_FETCHED] = sum(row[6] for row in fetches if type(row[6]) is int)
+    event_lines, fetch_lines = serialization.lines(event_kind, events), serialization.lines(fetch_kind, fetches)
     seal = AuditSeal(
         number=newest.number + 1 if newest else 1,
         events_after=after,
         events_upto=events[-1][0] if events else after,
         events_count=len(events),
-        events_hash=serialization.digest(event_kind, events),
+        events_hash=serialization.digest(event_lines),
         fetches_count=len(fetches),
-        fetches_hash=serialization.digest(fetch_kind, fetches),
+        fetches_hash=serialization.digest(fetch_lines),
         covers_from=times[0],
         covers_until=times[-1],
         summary=dict(summary),
         marks=serialization.pack_digests(event_kind, events, after=after)
         + serialization.pack_digests(fetch_kind, fetches, after=0),
+        root=merkle.root([merkle.leaf_hash(line) for line in [*event_lines, *fetch_lines]]).hex(),
         sealed_at=now,
-        previous_hash=newest.hash if newest else GENESIS_HASH,
+        previous_hash=newest.hash if newest else seal_format.GENESIS_HASH,
     )
-    seal.hash = compute_hash(seal)
+    seal_format.sign(seal)
     return seal
 
 
@@ -168,25 +203,3 @@ def _moment(value: Any, now: datetime) -> datetime:
         return datetime.fromisoformat(str(value).removesuffix("AD").removesuffix("+00:00")).replace(tzinfo=UTC)
     except ValueError:
         return now
-
-
-def sealed_fields(seal: AuditSeal) -> dict[str, Any]:
-    fields = {name: getattr(seal, name) for name in _SEALED_AS_THEY_ARE}
-    for name in ("covers_from", "covers_until", "sealed_at"):
-        fields[name] = getattr(seal, name).astimezone(UTC).isoformat(timespec="microseconds")
-    fields["marks_hash"] = hashlib.sha256(bytes(seal.marks)).hexdigest()
-    return dict(sorted(fields.items()))
-
-
-def compute_hash(seal: AuditSeal) -> str:
-    """Return the SHA-256 of sealed_fields() as compact JSON with sorted keys, in hex."""
-    return hashlib.sha256(_json(sealed_fields(seal)).encode()).hexdigest()
-
-
-def published_line(seal: AuditSeal) -> str:
-    """Return sealed_fields() and the seal's hash as one line of JSON."""
-    return _json(sealed_fields(seal) | {"hash": seal.hash})
-
-
-def _json(facts: dict[str, Any]) -> str:
-    return json.dumps(facts, sort_keys=True, separators=(",", ":"))

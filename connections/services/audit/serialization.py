@@ -112,8 +112,19 @@ def _fetch_line(row: Row) -> str:
     return (
         f'{{"address":{_text(row[3])},"connection_id":{_number(row[4])},"connection_name":{_text(row[5])},'
         f'"count":{_number(row[6])},"id":{_number(row[0])},"key_id":{_number(row[7])},"key_name":{_text(row[8])},'
-        f'"kind":"token_fetch","minute":{_time(row[1])},"owner_name":{_text(row[9])}}}'
+        f'"kind":"token_fetch","minute":{_time(row[1])},"owner_name":{_text(row[9])}{_resource(row[13])}'
+        f"{_reference(row[14])}}}"
     )
+
+
+def _resource(value: Any) -> str:
+    """Name the resource unless it is Graph, so that lines from before other resources existed stay the same."""
+    return "" if value == "graph" else f',"resource":{_text(value)}'
+
+
+def _reference(value: Any) -> str:
+    """Only requests by a reference name it, so that rows from before there were references keep their lines."""
+    return "" if value == "" else f',"reference":{_text(value)}'
 
 
 _EVENT_COLUMNS = (
@@ -122,7 +133,7 @@ _EVENT_COLUMNS = (
 )
 _FETCH_COLUMNS = (
     f"id, {{minute}}, '{AuditAction.CONNECTION_TOKEN_FETCHED}', address, connection_ref, connection_name, count, "
-    "key_ref, key_name, owner_name, connection_id, key_id, seal"
+    "key_ref, key_name, owner_name, connection_id, key_id, seal, resource, reference"
 )
 
 
@@ -172,10 +183,14 @@ def fetches_of(first: int, last: int) -> Iterator[Row]:
         seal, pk = page[-1][12], page[-1][0]
 
 
-def digest(kind: Kind, rows: Sequence[Row]) -> str:
-    """Return the SHA-256 of the rows' lines, each with its line feed, in hex."""
+def lines(kind: Kind, rows: Sequence[Row]) -> list[bytes]:
     line = kind.line
-    return hashlib.sha256("".join([f"{line(row)}\n" for row in rows]).encode()).hexdigest()
+    return [line(row).encode() for row in rows]
+
+
+def digest(lines: Sequence[bytes]) -> str:
+    """Return the SHA-256 of these lines, each with its line feed, in hex."""
+    return hashlib.sha256(b"".join([line + b"\n" for line in lines])).hexdigest()
 
 
 def content_digest(kind: Kind, row: Row) -> bytes:

@@ -2,35 +2,26 @@
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 from itertools import accumulate, groupby, islice
 from typing import Any
 
 from django.db import connection as database
 
-from connections.models import ApiKey, AuditEvent, AuditSeal, Connection, User
-from connections.models.audit import AuditAction
-from connections.services.audit import sealing, serialization
+from connections.models import ApiKey, AuditSeal, Connection, User
+from connections.services.audit import pruning, sealing, serialization
+from connections.services.audit.chain import Chain
+from connections.services.audit.findings import Finding
 from connections.services.audit.serialization import Kind, Row
 
 SEALS_PER_STEP = 20
 MAX_IDS_NAMED = 20  # wrong rows named per seal; the rest are only counted
 MAX_FINDINGS = 200  # kept per verification; the first broken seals matter most
 
-_LABELS = {"event": "Event", "token_fetch": "Token hand-out"}
+_LABELS = {"event": "Event", "token_fetch": "Token request"}
 _EMPTY = hashlib.sha256().hexdigest()
 _MODELS: dict[int, Any] = {13: User, 10: Connection, 11: ApiKey}  # by index of the column that refers to them
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A mismatch. ``kind`` is altered, removed, inserted, reordered, seal or published."""
-
-    seal: int
-    kind: str
-    what: str
 
 
 @dataclass(slots=True)
@@ -47,47 +38,34 @@ def check_seals(*, since: int = 0, upto: int | None = None) -> Iterator[Progress
 
     The last report covers rows outside all seals. Call this outside transactions, because it may take minutes.
     """
-    before = AuditSeal.objects.defer("marks").filter(number=since).first()
-    if since and before is None:
-        yield Progress(since, 0, [Finding(since, "removed", f"Seal {since} does not exist.")])
-    number = since
-    pruned_seal, pruned_upto, pruned_findings = _pruned()
+    pruned = pruning.find_pruned()
+    chain = Chain(since=since)
+    findings = [*chain.begin(), *pruned.findings]
     existing = {column: set(model._default_manager.values_list("pk", flat=True)) for column, model in _MODELS.items()}
     in_range = AuditSeal.objects.order_by("number")
     if upto is not None:
         in_range = in_range.filter(number__lte=upto)
-    while seals := list(in_range.filter(number__gt=number)[:SEALS_PER_STEP]):
-        findings = pruned_findings if number == since else []
+    while seals := list(in_range.filter(number__gt=chain.number)[:SEALS_PER_STEP]):
+        emptied = max(chain.number, pruned.seal)
         for seal in seals:
-            findings += _check_chain(before, seal, expected=number + 1)
-            before, number = seal, seal.number
-        kept = [seal for seal in seals if seal.number > pruned_seal]
+            findings += chain.check_next(seal)
+        kept = [seal for seal in seals if seal.number > pruned.seal]
         counted = 0
-        for kind, rows, seal_of in _contents(kept):
+        for kind, rows, seal_of in _contents(kept, after=emptied):
             mismatches, count = _compare(kind, rows, seal_of, kept, existing)
             findings += mismatches
             counted += count
-        yield Progress(number, counted, sorted(findings, key=lambda finding: finding.seal))
-    yield Progress(number, 0, _rows_outside_seals(number if upto is None else None, pruned_seal, pruned_upto))
+        yield Progress(chain.number, counted, sorted(findings, key=lambda finding: finding.seal))
+        findings = []
+    findings += _rows_outside_seals(chain.number if upto is None else None, pruned.seal, pruned.events_upto)
+    yield Progress(chain.number, 0, findings)
 
 
-def _check_chain(before: AuditSeal | None, seal: AuditSeal, *, expected: int) -> list[Finding]:
-    findings = []
-    if seal.number > expected:
-        missing = f"Seal {expected} is" if seal.number == expected + 1 else f"Seals {expected} to {seal.number - 1} are"
-        findings.append(Finding(expected, "removed", f"{missing} missing."))
-    if sealing.compute_hash(seal) != seal.hash:
-        what = f"Seal {seal.number} itself was altered: its hash does not fit."
-        return [*findings, Finding(seal.number, "seal", what)]
-    previous, after = (before.hash, before.events_upto) if before else (sealing.GENESIS_HASH, 0)
-    if seal.number == expected and (seal.previous_hash != previous or seal.events_after != after):
-        what = f"Seal {seal.number} was made after another seal than {seal.number - 1}."
-        findings.append(Finding(max(seal.number - 1, 1), "seal", what))
-    return findings
+def _contents(seals: list[AuditSeal], *, after: int) -> Iterator[tuple[Kind, Iterable[Row], Callable[[Row], int]]]:
+    """Return both kinds of rows covered by these seals, with a function from a row to its seal's number (0: none).
 
-
-def _contents(seals: list[AuditSeal]) -> Iterator[tuple[Kind, Iterable[Row], Callable[[Row], int]]]:
-    """Return both kinds of rows covered by these seals, with a function from a row to its seal's number (0: none)."""
+    ``after`` is the last seal of the step before: no token request may belong to a number in between.
+    """
     if not seals:
         return
     # Force an ascending order, so that a seal that was tampered with does not make the ones before it look broken.
@@ -101,7 +79,7 @@ def _contents(seals: list[AuditSeal]) -> Iterator[tuple[Kind, Iterable[Row], Cal
 
     yield serialization.events(), serialization.events_between(begins[0], ends[-1]), seal_of_event
     numbers = {seal.number for seal in seals}
-    fetches = serialization.fetches_of(seals[0].number, seals[-1].number)
+    fetches = serialization.fetches_of(after + 1, seals[-1].number)
     yield serialization.fetches(), fetches, lambda row: row[12] if row[12] in numbers else 0
 
 
@@ -126,10 +104,12 @@ def _compare(
             count += len(page)
             changed = [row for row in page if row[key] != row[sealed_key] or row[key2] != row[sealed_key2]]
             findings += [
-                Finding(number, "altered", f"{_label(kind, row[0])} refers to somebody or something else.")
+                Finding(number, "altered", f"{_label(kind, row[0])} refers to a different object.")
                 for row in changed
                 if not _is_explained(kind, row, existing)
             ]
+            if number == 0 and kind.name == "token_fetch":
+                findings += [_without_seal(kind, row) for row in page[:MAX_IDS_NAMED]]
         counts[number], digests[number] = count, digest.hexdigest()
         total += count
     for seal in seals:
@@ -138,6 +118,10 @@ def _compare(
         if (counts.get(seal.number, 0), digests.get(seal.number, _EMPTY)) != sealed:
             findings += _find_wrong_rows(kind, seal)
     return findings, total
+
+
+def _without_seal(kind: Kind, row: Row) -> Finding:
+    return Finding(row[12], "inserted", f"{_label(kind, row[0])} belongs to seal {row[12]}, which is missing.")
 
 
 def _is_explained(kind: Kind, row: Row, existing: dict[int, set[int]]) -> bool:
@@ -169,7 +153,7 @@ def _find_wrong_rows(kind: Kind, seal: AuditSeal) -> list[Finding]:
     rows = serialization.rows(kind, where, bounds, limit=2 * len(sealed) + MAX_IDS_NAMED)
     current = {row[0]: serialization.content_digest(kind, row) for row in rows}
     differences = list(_differences(kind, sealed, current)) or [
-        ("altered", f"{_LABELS[kind.name]}s do not fit: {count} were sealed, {len(current)} are there.")
+        ("altered", f"{_LABELS[kind.name]}s don't match: {count} were sealed, {len(current)} exist.")
     ]
     findings = [Finding(seal.number, change, what) for change, what in differences[:MAX_IDS_NAMED]]
     more = len(differences) - MAX_IDS_NAMED
@@ -206,41 +190,16 @@ def _label(kind: Kind, pk: Any) -> str:
     return f"{_LABELS[kind.name]} {pk}"
 
 
-def last_pruned_seal() -> int:
-    """Return the number of the last seal whose rows retention has removed, or 0 if there is none."""
-    return _pruned()[0]
-
-
-def _pruned() -> tuple[int, int | None, list[Finding]]:
-    """Return the last seal that retention recorded as pruned, its last event id, and findings about that record."""
-    events = AuditEvent.objects.filter(action=AuditAction.AUDIT_PRUNED)
-    claims = [event for event in events if isinstance(event.changes, dict) and type(event.changes.get("upto")) is int]
-    if not claims:
-        return 0, None, []
-    claim = max(claims, key=lambda event: int(event.changes["upto"]))
-    # If that very seal is missing, the check of the chain reports it; the seals before it are still pruned.
-    seal = AuditSeal.objects.defer("marks").filter(number__lte=claim.changes["upto"]).first()
-    if seal is None:
-        return 0, None, []
-    days = claim.changes.get("days")
-    claim_seal = sealing.seal_containing(claim)
-    # An event dated later than its seal would make everything look old enough to prune.
-    is_ahead = claim_seal is not None and claim.at > claim_seal.sealed_at + sealing.MAX_CLOCK_SKEW
-    findings = []
-    if type(days) is not int or days < 1 or is_ahead or seal.covers_until > claim.at - timedelta(days=days):
-        what = f"Event {claim.pk} says that retention removed what was too young for it."
-        findings.append(Finding(seal.number, "removed", what))
-    return seal.number, seal.events_upto, findings
-
-
 def _rows_outside_seals(newest: int | None, pruned_seal: int, pruned_upto: int | None) -> list[Finding]:
-    """Find rows that should be gone and, unless ``newest`` is None, rows with ids never issued or missing seals."""
+    """Find rows that should be gone and, unless ``newest`` is None, rows whose id was never issued or whose
+    seal is missing.
+    """
     events, fetches = serialization.events(), serialization.fetches()
     findings = []
     if pruned_upto is not None:
         for kind, where, limit in ((events, "id <= %s", pruned_upto), (fetches, "seal <= %s", pruned_seal)):
             for row in serialization.rows(kind, where, [limit], limit=MAX_IDS_NAMED):
-                what = f"{_label(kind, row[0])} stands among those that retention removed."
+                what = f"{_label(kind, row[0])} is among the entries that retention removed."
                 findings.append(Finding(pruned_seal, "inserted", what))
     if newest is None:
         return findings
@@ -249,39 +208,6 @@ def _rows_outside_seals(newest: int | None, pruned_seal: int, pruned_upto: int |
         findings.append(Finding(newest + 1, "removed", what))
     if database.vendor == "postgresql":
         for row in serialization.rows(events, f"id > {sealing.LAST_ISSUED_ID}", [], limit=MAX_IDS_NAMED):
-            what = f"{_label(events, row[0])} was inserted: the database never gave out its number."
+            what = f"{_label(events, row[0])} was inserted: the database never issued its number."
             findings.append(Finding(newest + 1, "inserted", what))
-    return findings
-
-
-def tables_without_triggers() -> list[str]:
-    names = {"connections_auditevent", "connections_tokenfetch", "connections_auditseal"}
-    with database.cursor() as cursor:
-        if database.vendor == "postgresql":
-            cursor.execute(
-                "SELECT tgrelid::regclass::text FROM pg_trigger WHERE tgname IN "
-                "('portal_audit_guard', 'portal_audit_guard_all') AND tgenabled IN ('O', 'A') "
-                "GROUP BY tgrelid HAVING count(*) = 2"
-            )
-        else:
-            cursor.execute(
-                "SELECT tbl_name FROM sqlite_master WHERE type = 'trigger' "
-                "AND name IN (tbl_name || '_no_update', tbl_name || '_no_delete') GROUP BY tbl_name HAVING count(*) = 2"
-            )
-        return sorted(names - {row[0] for row in cursor.fetchall()})
-
-
-def compare_published(published: Sequence[tuple[int, str]], *, where: str) -> list[Finding]:
-    """Compare known ``published`` seals (number, hash) with the stored ones; ``where`` completes the sentence."""
-    findings = []
-    for start in range(0, len(published), 500):
-        batch = published[start : start + 500]
-        stored = dict(
-            AuditSeal.objects.filter(number__in=[number for number, _ in batch]).values_list("number", "hash")
-        )
-        for number, known in batch:
-            if number not in stored:
-                findings.append(Finding(number, "removed", f"Seal {number} stands {where}, but is missing here."))
-            elif stored[number] != known:
-                findings.append(Finding(number, "published", f"Seal {number} is another one than {where}."))
     return findings

@@ -1,11 +1,28 @@
 """Export the set-up without secrets, and without connections and shares, because a file cannot restore grants."""
 
+import re
+from itertools import count
 from typing import Any
 
-from connections.models import AlertChannel, AppCredential, AppRegistration, SharedMailbox, Team, Tenant, User
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.utils import timezone
+from social_django.models import UserSocialAuth
+
+from connections.models import (
+    AlertChannel,
+    AppCredential,
+    AppRegistration,
+    ConnectionReference,
+    SharedMailbox,
+    Team,
+    Tenant,
+    User,
+)
+from connections.models.connections import without_tokens
 from connections.services.config.people import roles_of
 from connections.services.config.schema import VERSION
 from connections.services.governance import policy
+from connections.services.people import offboarding
 
 
 def current_configuration() -> dict[str, Any]:
@@ -27,6 +44,7 @@ def current_configuration() -> dict[str, Any]:
         ],
         "service_accounts": [_account(account) for account in accounts],
         "teams": [_team(team) for team in Team.objects.prefetch_related("members")],
+        "references": [_reference(row) for row in _references()],
         "alert_channels": [
             # The full address is a secret, but the host shows where it leads.
             {"name": row.name, "kind": row.kind, "host": row.host, "enabled": row.disabled_at is None}
@@ -36,8 +54,34 @@ def current_configuration() -> dict[str, Any]:
     }
 
 
+def prepare_for_new_portal(values: dict[str, Any]) -> list[str]:
+    """Add the people, and for every secret the name of an environment variable. Returns these names.
+
+    A secret that has expired is left out, because it can't be added anywhere.
+    """
+    values["people"] = [_person(person) for person in _people()]
+    names: list[str] = []
+
+    def name(*words: str) -> str:
+        base = re.sub(r"[^A-Z0-9]+", "_", " ".join(words).upper()).strip("_") or "SECRET"
+        names.append(next(new for n in count(1) if (new := base if n == 1 else f"{base}_{n}") not in names))
+        return names[-1]
+
+    today = timezone.now().date().isoformat()
+    for app in values["app_registrations"]:
+        app["credentials"] = [one for one in app["credentials"] if one.get("expires_at", today) >= today]
+        for credential in app["credentials"]:
+            if credential["kind"] == AppCredential.Kind.SECRET and "secret_env" not in credential:
+                credential["secret_env"] = name(app["name"], credential.get("label", ""), "secret")
+    for channel in values["alert_channels"]:
+        channel["url_env"] = name(channel["name"], "url")
+    return names
+
+
 def _app(app: AppRegistration) -> dict[str, Any]:
     allowed = {"delegated": app.allows_delegated, "app_only": app.allows_app_only}
+    consents = app.consents.exclude(tenant=app.tenant_id).order_by("tenant__name")
+    others = list(consents.values_list("tenant__name", flat=True))
     live = app.credentials.live().defer("secret", "private_key")
     return {
         "name": app.name,
@@ -46,6 +90,9 @@ def _app(app: AppRegistration) -> dict[str, Any]:
         "audience": app.audience,
         "allows": [kind for kind, is_allowed in allowed.items() if is_allowed],
         "default_capabilities": list(app.default_capabilities),
+        **({"object_id": app.object_id} if app.object_id else {}),
+        **({"renews_credentials": True} if app.renews_credentials else {}),
+        **({"other_tenants": others} if others else {}),
         "credentials": [_credential(credential) for credential in live.order_by("created_at", "pk")],
     }
 
@@ -55,8 +102,25 @@ def _credential(credential: AppCredential) -> dict[str, Any]:
         "kind": credential.kind,
         "label": credential.label,
         "thumbprint": credential.thumbprint,
+        "source": credential.source,
         "expires_at": credential.expires_at.date().isoformat() if credential.expires_at else "",
     }
+    return {name: value for name, value in values.items() if value}
+
+
+def _people() -> QuerySet[User]:
+    """Active people, with their Microsoft accounts."""
+    uid = (
+        UserSocialAuth.objects.filter(provider=offboarding.MICROSOFT, user=OuterRef("pk")).order_by("pk").values("uid")
+    )
+    people = User.objects.filter(kind=User.Kind.PERSON, is_active=True, left_at=None).order_by("username")
+    return people.annotate(uid=Subquery(uid[:1]))
+
+
+def _person(person: User) -> dict[str, str]:
+    directory, _, object_id = str(getattr(person, "uid") or "").partition(".")  # noqa: B009 - annotated by _people
+    values = {"user_name": person.username, "name": person.get_full_name(), "email": person.email}
+    values |= {"directory": directory, "object_id": object_id}
     return {name: value for name, value in values.items() if value}
 
 
@@ -65,6 +129,24 @@ def _account(account: User) -> dict[str, Any]:
     if account.responsible is not None:
         values["responsible"] = account.responsible.username
     return {**values, "roles": roles_of(account), "enabled": account.is_active}
+
+
+def _references() -> QuerySet[ConnectionReference]:
+    """References of the organisation that have a connection; people's defaults are their own."""
+    rows = ConnectionReference.objects.filter(connector="", removed_at=None, connection__isnull=False)
+    return without_tokens(rows.select_related("connection__owner", "team"))
+
+
+def _reference(reference: ConnectionReference) -> dict[str, Any]:
+    connection = reference.connection
+    assert connection is not None  # noqa: S101 - filtered
+    return {
+        "name": reference.name,
+        "connection": connection.name,
+        "connection_owner": connection.owner.username,
+        "team": reference.team.name if reference.team else "",
+        "description": reference.description,
+    }
 
 
 def _team(team: Team) -> dict[str, Any]:

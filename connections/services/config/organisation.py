@@ -24,8 +24,9 @@ def plan_mailboxes(plan: Plan, wanted: Configuration) -> list[Step]:
     rows = SharedMailbox.objects.select_related("tenant")
     unnamed = {(mailbox.tenant_id, mailbox.address.lower()): mailbox for mailbox in rows}
     for entry in wanted.shared_mailboxes:
-        tenant = find_tenant(wanted, entry.tenant, entry.line)
-        _plan_mailbox(plan, entry, unnamed.pop((tenant.pk, entry.address.lower()), None))
+        with plan.problems.noted():
+            tenant = find_tenant(wanted, entry.tenant, entry.line)
+            _plan_mailbox(plan, entry, unnamed.pop((tenant.pk, entry.address.lower()), None))
     return removals(
         "shared mailbox", unnamed.values(), lambda mailbox, context: mailboxes.remove(mailbox, actor=context.actor)
     )
@@ -37,7 +38,7 @@ def _plan_mailbox(plan: Plan, entry: MailboxEntry, existing: SharedMailbox | Non
         plan.add("shared mailbox", entry.address, facts, entry.line, partial(_register_mailbox, entry))
         return
     name = existing.display_name if entry.display_name is None else entry.display_name
-    values = {"address": mailboxes.normalize_address(entry.address), "display_name": name}
+    values = {"address": entry.address, "display_name": name}
     changes = differences({key: getattr(existing, key) for key in values}, values)
 
     def run(context: StepContext) -> None:
@@ -57,10 +58,11 @@ def plan_channels(plan: Plan, wanted: Configuration) -> list[Step]:
     unnamed = {channel.name: channel for channel in AlertChannel.objects.all()}
     for entry in wanted.alert_channels:
         existing = unnamed.pop(entry.name, None)
-        if existing is None:
-            _plan_new_channel(plan, entry)
-        else:
-            _plan_channel(plan, entry, existing)
+        with plan.problems.noted():
+            if existing is None:
+                _plan_new_channel(plan, entry)
+            else:
+                _plan_channel(plan, entry, existing)
     return removals(
         "alert channel", unnamed.values(), lambda channel, context: channels.remove(channel, actor=context.actor)
     )
@@ -69,24 +71,24 @@ def plan_channels(plan: Plan, wanted: Configuration) -> list[Step]:
 def _plan_new_channel(plan: Plan, entry: ChannelEntry) -> None:
     if not entry.url:
         raise WrongEntry(
-            f"The alert channel {entry.name} is not in the portal, and the file does not say where its address is.",
-            action="Name it with url_file or url_env, or take the channel out.",
+            f"The alert channel {entry.name} isn't in the portal, and the file contains no address for it.",
+            action="Set url_file or url_env, or remove the channel.",
             line=entry.line,
         )
     plan.targets.append(entry)
     plan.add("alert channel", entry.name, {"kind": entry.kind}, entry.line, partial(_save_channel, None, entry))
     if entry.kind == AlertChannel.Kind.WEBHOOK:
         plan.notes.append(
-            f"line {entry.line}: nobody will have seen the signing secret of the webhook {entry.name}. Make another one "
-            "on its page and give it to the receiver."
+            f"line {entry.line}: the signing secret of the webhook {entry.name} is never shown. Replace it on the "
+            "channel's page and give the new one to the receiver."
         )
 
 
 def _plan_channel(plan: Plan, entry: ChannelEntry, existing: AlertChannel) -> None:
     if entry.kind != existing.kind:
         raise WrongEntry(
-            f"The alert channel {entry.name} is a {existing.kind}, and its kind cannot be changed.",
-            action="Give the new one another name.",
+            f"The alert channel {entry.name} is a {existing.kind}. You can't change its kind.",
+            action="Use another name for the new channel.",
             line=entry.line,
         )
     changes = []
@@ -120,7 +122,8 @@ def plan_policy(plan: Plan, wanted: Configuration) -> list[Step]:
     apps: dict[str, AppRegistration | None] = {app.name: app for app in AppRegistration.objects.all()}
     apps |= {entry.name: find_app_registration(wanted, entry) for entry in wanted.app_registrations or ()}
     for entry in wanted.policy:
-        _plan_rules(plan, entry, apps)
+        with plan.problems.noted():
+            _plan_rules(plan, entry, apps)
     named = {app.pk for entry in wanted.policy if (app := apps.get(entry.app_registration)) is not None}
     unnamed = [app for app in AppRegistration.objects.exclude(policy=None) if app.pk not in named]
     return removals(
@@ -133,7 +136,7 @@ def plan_policy(plan: Plan, wanted: Configuration) -> list[Step]:
 def _plan_rules(plan: Plan, entry: PolicyEntry, apps: dict[str, AppRegistration | None]) -> None:
     name = entry.app_registration
     if name and name not in apps:
-        raise WrongEntry(f"There is no app registration “{name}”, in the file or in the portal.", line=entry.line)
+        raise WrongEntry(f"The app registration “{name}” is neither in the file nor in the portal.", line=entry.line)
     app = apps[name] if name else None
     before = Rules() if name and app is None else policy.stored_policy(app).rules
     changes = tuple(

@@ -1,4 +1,4 @@
-"""Plan service accounts and teams; see organisation.py for what a ``plan_…`` function does."""
+"""Plan people, service accounts and teams; see organisation.py for what a ``plan_…`` function does."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,13 +7,50 @@ from typing import Any
 from connections.models import Team, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.services.config import steps
-from connections.services.config.schema import AccountEntry, Configuration, TeamEntry, WrongEntry
+from connections.services.config.schema import AccountEntry, Configuration, PersonEntry, TeamEntry, WrongEntry
 from connections.services.config.steps import Plan, Step, StepContext, Verb, as_text
-from connections.services.people import service_accounts
+from connections.services.people import accounts, service_accounts
 from connections.services.sharing import teams
 
 IT_ADMIN, AUDITOR = "it_admin", "auditor"
 ROLES = {IT_ADMIN: IT_ADMINS, AUDITOR: AUDITORS}  # name in the file → group
+
+
+def plan_people(plan: Plan, wanted: Configuration) -> list[Step]:
+    """Plan the people who aren't here yet. Those who are stay as they are, and nobody is removed."""
+    for entry in wanted.people or ():
+        with plan.problems.noted():
+            _plan_person(plan, entry)
+    return []
+
+
+def _plan_person(plan: Plan, entry: PersonEntry) -> None:
+    existing = User.objects.filter(username__iexact=entry.user_name).first()
+    if existing is not None and (existing.username != entry.user_name or existing.is_service):
+        text = f"The user name “{entry.user_name}” is taken by {existing.username}."
+        raise WrongEntry(text, action="Write it in the same way.", line=entry.line)
+    if existing is not None:
+        return
+    uid = f"{entry.directory}.{entry.object_id}" if entry.object_id else ""
+    if uid and (other := accounts.with_microsoft_account(uid)):
+        text = f"The Microsoft account of {entry.user_name} already signs in as {other.username}."
+        raise WrongEntry(text, action="Use that user name.", line=entry.line)
+    facts = {"name": entry.name, "email": entry.email, "sign_in": "Microsoft" if uid else "local password"}
+    plan.add(
+        "person",
+        entry.user_name,
+        facts,
+        entry.line,
+        lambda context: accounts.invite(
+            entry.user_name, name=entry.name, email=entry.email, uid=uid, actor=context.actor, now=context.now
+        ),
+    )
+    if not uid:
+        plan.notes.append(f"line {entry.line}: set a password with manage.py changepassword {entry.user_name}.")
+
+
+def _added_people(wanted: Configuration) -> set[str]:
+    return {entry.user_name for entry in wanted.people or ()}
 
 
 def plan_service_accounts(plan: Plan, wanted: Configuration) -> list[Step]:
@@ -21,7 +58,8 @@ def plan_service_accounts(plan: Plan, wanted: Configuration) -> list[Step]:
         return []
     unnamed = {account.first_name: account for account in User.objects.filter(kind=User.Kind.SERVICE)}
     for entry in wanted.service_accounts:
-        _plan_account(plan, entry, unnamed.pop(entry.name, None))
+        with plan.problems.noted():
+            _plan_account(plan, wanted, entry, unnamed.pop(entry.name, None))
     return steps.removals(
         "service account",
         unnamed.values(),
@@ -35,7 +73,7 @@ def roles_of(account: User) -> list[str]:
     return [role for role, group in ROLES.items() if group in groups]
 
 
-def _plan_account(plan: Plan, entry: AccountEntry, existing: User | None) -> None:
+def _plan_account(plan: Plan, wanted: Configuration, entry: AccountEntry, existing: User | None) -> None:
     before: dict[str, Any] = {"purpose": "", "responsible": "", "roles": []}
     if existing is not None:
         responsible = existing.responsible.username if existing.responsible else ""
@@ -47,10 +85,11 @@ def _plan_account(plan: Plan, entry: AccountEntry, existing: User | None) -> Non
         changes += (("enabled", as_text(existing.is_active), as_text(entry.enabled)),)
     if existing is not None and not changes:
         return
-    if not User.objects.filter(username=after["responsible"], kind=User.Kind.PERSON, is_active=True).exists():
+    people = User.objects.filter(username=after["responsible"], kind=User.Kind.PERSON, is_active=True)
+    if after["responsible"] not in _added_people(wanted) and not people.exists():
         raise WrongEntry(
-            f"Nobody who can sign in is responsible for the service account {entry.name}.",
-            action="Name an active person's user name as responsible.",
+            f"The service account {entry.name} has no active person who is responsible for it.",
+            action="Set responsible to the user name of an active person.",
             line=entry.line,
         )
     run = partial(_save_account, entry, existing, after)
@@ -84,7 +123,8 @@ def plan_teams(plan: Plan, wanted: Configuration) -> list[Step]:
     unnamed = {team.name: team for team in Team.objects.prefetch_related("members")}
     unnamed_members: list[Step] = []
     for entry in wanted.teams:
-        unnamed_members += _plan_team(plan, wanted, entry, unnamed.pop(entry.name, None))
+        with plan.problems.noted():
+            unnamed_members += _plan_team(plan, wanted, entry, unnamed.pop(entry.name, None))
     return unnamed_members + steps.removals(
         "team", unnamed.values(), lambda team, context: teams.remove(team, actor=context.actor, now=context.now)
     )
@@ -94,8 +134,8 @@ def _plan_team(plan: Plan, wanted: Configuration, entry: TeamEntry, existing: Te
     group = entry.entra_group if entry.entra_group is not None else existing.entra_group if existing else ""
     if group and entry.members:
         raise WrongEntry(
-            f"The members of the team {entry.name} come and go with its Entra group.",
-            action="Leave the members out, or the group.",
+            f"The members of the team {entry.name} are synchronised with its Entra group.",
+            action="Remove either the members or the group.",
             line=entry.line,
         )
     if existing is None:
@@ -122,14 +162,10 @@ def _plan_members(plan: Plan, wanted: Configuration, entry: TeamEntry, existing:
     members = [member.username for member in existing.members.all()] if existing else []
     known = set(User.objects.filter(username__in=names, is_active=True).values_list("username", flat=True))
     known |= {service_accounts.username_of(account.name) for account in wanted.service_accounts or ()}
-    known |= set(members)
+    known |= {*members, *_added_people(wanted)}
     for name in names:
-        if name not in known:
-            raise WrongEntry(
-                f"There is no active person with the user name “{name}”.",
-                action="People join the portal by signing in; take the name out until then.",
-                line=entry.line,
-            )
+        with plan.problems.noted():
+            _require_known(name, known, entry)
         if name not in members:
             run = partial(_save_member, teams.add_member, entry.name, name)
             plan.add("member", f"{name} of the team {entry.name}", {}, entry.line, run)
@@ -139,6 +175,12 @@ def _plan_members(plan: Plan, wanted: Configuration, entry: TeamEntry, existing:
         for name in members
         if name not in names
     ]
+
+
+def _require_known(name: str, known: set[str], entry: TeamEntry) -> None:
+    if name not in known:
+        action = "Add them to the section people, or remove the name until they have signed in."
+        raise WrongEntry(f"No active person has the user name “{name}”.", action=action, line=entry.line)
 
 
 def _save_member(change: Callable[..., None], team: str, username: str, context: StepContext) -> None:

@@ -13,8 +13,8 @@ from connections.access import permissions, roles
 from connections.errors import Conflict, MicrosoftRefused, MicrosoftUnavailable, PortalError
 from connections.models import User
 from connections.models.audit import AuditAction
-from connections.services.config import organisation, people, registry
-from connections.services.config.schema import Configuration, WrongEntry
+from connections.services.config import organisation, people, references, registry
+from connections.services.config.schema import Configuration, Problems, WrongEntry
 from connections.services.config.steps import Plan, Step, StepContext, Verb
 from connections.services.notifications import channels
 from connections.services.registry import app_registrations, credentials
@@ -25,23 +25,27 @@ _SECTIONS: tuple[Callable[[Plan, Configuration], list[Step]], ...] = (
     registry.plan_tenants,
     registry.plan_app_registrations,
     organisation.plan_mailboxes,
+    people.plan_people,
     people.plan_service_accounts,
     people.plan_teams,
+    references.plan_references,
     organisation.plan_channels,
     organisation.plan_policy,
 )
 
 
 def plan(wanted: Configuration, *, prune: bool = False) -> Plan:
-    """Plan the steps that make the portal match the file, without changing anything or sending requests.
+    """Plan how to make the portal match the file. ``prune``: also remove what it leaves out.
 
-    ``prune``: remove what a section of the file does not mention. Raises WrongEntry.
+    Raises WrongEntry; WrongEntries if it finds several.
     """
     planned = Plan()
     unnamed: list[Step] = []
     for section in _SECTIONS:
-        # Dependents are removed before what they depend on.
-        unnamed = [*section(planned, wanted), *unnamed]
+        with planned.problems.noted():
+            # Dependents are removed before what they depend on.
+            unnamed = [*section(planned, wanted), *unnamed]
+    planned.problems.raise_all()
     if prune:
         planned.steps += unnamed
     else:
@@ -58,13 +62,17 @@ def apply(
     ``allow_untried``: store secrets even if Microsoft cannot be reached or requires consent first. Raises NotAllowed,
     WrongEntry with the line that failed, or Conflict if the portal has changed since the plan was ``seen``.
     """
-    roles.require(permissions.can_manage_registry(actor), cause="IT admins apply a configuration.", action="Ask one.")
+    roles.require(
+        permissions.can_manage_registry(actor),
+        cause="Only IT admins can apply a configuration.",
+        action="Ask an IT admin.",
+    )
     context = _ask_outside(seen, StepContext(actor, now), allow_untried=allow_untried)
     with transaction.atomic():
         current = plan(wanted, prune=prune)
         if current.steps != seen.steps:
             raise Conflict(
-                "The portal has changed since this was planned. Nothing was done.", action="Look at the plan again."
+                "The portal has changed since this was planned. Nothing was changed.", action="Review the plan again."
             )
         for step in current.steps:
             with _at(step.line, step):
@@ -76,21 +84,22 @@ def apply(
 
 
 def _ask_outside(seen: Plan, context: StepContext, *, allow_untried: bool) -> StepContext:
-    """Look up directories and hosts, and test secrets. Raises WrongEntry."""
+    """Look up directories and hosts, and test secrets. Raises WrongEntry, or WrongEntries."""
+    problems = Problems()
     directories = {}
     for entry in seen.lookups:
-        with _at(entry.line):
+        with problems.noted(), _at(entry.line):
             try:
                 directories[entry.directory] = tenant_services.look_up_directory(entry.environment, entry.directory_id)
             except MicrosoftUnavailable:
                 # As on the tenant's page, it is registered anyway and looked up later.
                 directories[entry.directory] = ""
     for channel in seen.targets:
-        with _at(channel.line):
+        with problems.noted(), _at(channel.line):
             channels.host_of(channel.url)
     accepted = {}
     for trial in seen.trials:
-        with _at(trial.line):
+        with problems.noted(), _at(trial.line):
             try:
                 accepted[trial.line] = credentials.is_accepted(
                     trial.app_registration, trial.secret, allow_untried=allow_untried
@@ -99,6 +108,7 @@ def _ask_outside(seen: Plan, context: StepContext, *, allow_untried: bool) -> St
                 if not (allow_untried and app_registrations.can_be_saved_untested(error)):
                     raise
                 accepted[trial.line] = False
+    problems.raise_all()
     return replace(context, directories=directories, accepted=accepted)
 
 

@@ -4,13 +4,13 @@ import hmac
 from functools import partial
 from typing import Any
 
-from connections.errors import UnreadableSecret
+from connections.errors import InvalidInput, UnreadableSecret
 from connections.microsoft import clouds, token_endpoint
 from connections.models import AppCredential, AppRegistration, Tenant
 from connections.services.config import steps
 from connections.services.config.schema import AppEntry, Configuration, CredentialEntry, TenantEntry, WrongEntry
 from connections.services.config.steps import CredentialTest, Plan, Step, StepContext, differences, removals
-from connections.services.registry import app_registrations, credential_checks, credentials, tenants
+from connections.services.registry import app_consents, app_registrations, credential_checks, credentials, tenants
 
 
 def plan_tenants(plan: Plan, wanted: Configuration) -> list[Step]:
@@ -23,7 +23,8 @@ def plan_tenants(plan: Plan, wanted: Configuration) -> list[Step]:
             # If a tenant has this name and no entry has its directory, it has moved to another directory.
             moved = next((key for key, tenant in unnamed.items() if tenant.name == entry.name), None)
             existing = unnamed.pop(moved) if moved else None
-        _plan_tenant(plan, entry, existing)
+        with plan.problems.noted():
+            _plan_tenant(plan, entry, existing)
     return removals("tenant", unnamed.values(), lambda tenant, context: tenants.remove(tenant, actor=context.actor))
 
 
@@ -31,7 +32,7 @@ def _plan_tenant(plan: Plan, entry: TenantEntry, existing: Tenant | None) -> Non
     if existing is None or (existing.environment, existing.directory_id) != entry.directory:
         if entry.environment not in clouds.CLOUDS:
             known = f"Use one of {', '.join(clouds.CLOUDS)}."
-            raise WrongEntry(f"There is no environment “{entry.environment}”.", action=known, line=entry.line)
+            raise WrongEntry(f"The environment “{entry.environment}” doesn't exist.", action=known, line=entry.line)
         plan.lookups.append(entry)
     values = {"environment": entry.environment, "directory_id": entry.directory_id}
     run = partial(_save_tenant, existing, entry)
@@ -60,7 +61,7 @@ def find_tenant(wanted: Configuration, name: str, line: int) -> Tenant:
             return tenant or Tenant(name=name, environment=entry.environment, directory_id=entry.directory_id)
     tenant = Tenant.objects.filter(name=name).first()
     if tenant is None:
-        raise WrongEntry(f"There is no tenant “{name}”, in the file or in the portal.", line=line)
+        raise WrongEntry(f"The tenant “{name}” is neither in the file nor in the portal.", line=line)
     return tenant
 
 
@@ -68,24 +69,41 @@ def plan_app_registrations(plan: Plan, wanted: Configuration) -> list[Step]:
     if wanted.app_registrations is None:
         return []
     unnamed = {app.pk: app for app in AppRegistration.objects.all()}
-    unnamed_credentials: list[Step] = []
+    unnamed_parts: list[Step] = []
     for entry in wanted.app_registrations:
-        existing = find_app_registration(wanted, entry)
-        if existing is not None:
-            unnamed.pop(existing.pk, None)
-        _plan_app(plan, entry, existing)
-        unnamed_credentials += _plan_credentials(plan, wanted, entry, existing)
-    return unnamed_credentials + removals(
+        with plan.problems.noted():
+            existing = find_app_registration(wanted, entry)
+            if existing is not None:
+                unnamed.pop(existing.pk, None)
+            _plan_app(plan, entry, existing)
+            unnamed_parts += _plan_other_tenants(plan, wanted, entry, existing)
+            unnamed_parts += _plan_credentials(plan, wanted, entry, existing)
+    return unnamed_parts + removals(
         "app registration", unnamed.values(), lambda app, context: app_registrations.remove(app, actor=context.actor)
     )
 
 
 def find_app_registration(wanted: Configuration, entry: AppEntry) -> AppRegistration | None:
-    """The existing app registration with the entry's tenant and client ID, whatever its name, or None."""
+    """The existing app registration with the entry's environment and client ID, whatever its name, or None."""
     tenant = find_tenant(wanted, entry.tenant, entry.line)
-    if tenant._state.adding:
-        return None
-    return AppRegistration.objects.filter(tenant=tenant, client_id=entry.client_id).first()
+    app = AppRegistration.objects.filter(environment=tenant.environment, client_id=entry.client_id).first()
+    if app is not None and app.tenant_id != tenant.pk:
+        raise WrongEntry(
+            f"The app registration {app} is registered in the tenant {app.tenant}, which can't be changed.",
+            action="List other tenants that use it under other_tenants.",
+            line=entry.line,
+        )
+    return app
+
+
+_APP_COLUMNS = (
+    "audience",
+    "allows_delegated",
+    "allows_app_only",
+    "default_capabilities",
+    "object_id",
+    "renews_credentials",
+)
 
 
 def _plan_app(plan: Plan, entry: AppEntry, existing: AppRegistration | None) -> None:
@@ -94,13 +112,14 @@ def _plan_app(plan: Plan, entry: AppEntry, existing: AppRegistration | None) -> 
         allows_delegated=entry.allows_delegated,
         allows_app_only=entry.allows_app_only,
         default_capabilities=None if entry.default_capabilities is None else list(entry.default_capabilities),
+        object_id=entry.object_id,
+        renews_credentials=entry.renews_credentials,
     )
     if existing is None:
         facts = {"tenant": entry.tenant, "client_id": entry.client_id, **values}
         plan.add("app registration", entry.name, facts, entry.line, partial(_register_app, entry, values))
         return
-    names = ("name", "audience", "allows_delegated", "allows_app_only", "default_capabilities")
-    current: dict[str, Any] = {name: getattr(existing, name) for name in names}
+    current: dict[str, Any] = {name: getattr(existing, name) for name in ("name", *_APP_COLUMNS)}
     values = current | values | {"name": entry.name}
 
     def run(context: StepContext) -> None:
@@ -112,6 +131,30 @@ def _plan_app(plan: Plan, entry: AppEntry, existing: AppRegistration | None) -> 
 def _register_app(entry: AppEntry, values: dict[str, Any], context: StepContext) -> None:
     tenant = Tenant.objects.get(name=entry.tenant)
     app_registrations.register(tenant, name=entry.name, client_id=entry.client_id, actor=context.actor, **values)
+
+
+def _plan_other_tenants(
+    plan: Plan, wanted: Configuration, entry: AppEntry, existing: AppRegistration | None
+) -> list[Step]:
+    if entry.other_tenants is None:
+        return []
+    others = existing.consents.exclude(tenant=existing.tenant_id).select_related("tenant") if existing else ()
+    unnamed = {consent.tenant.name: consent for consent in others}
+    for name in entry.other_tenants:
+        tenant = find_tenant(wanted, name, entry.line)
+        if unnamed.pop(tenant.name, None) is None:
+            run = partial(_add_tenant, entry.name, name)
+            plan.add("tenant of app registration", f"{name} for {entry.name}", {}, entry.line, run)
+    return removals(
+        "tenant of app registration",
+        unnamed.values(),
+        lambda consent, context: app_consents.remove(consent, actor=context.actor, now=context.now),
+    )
+
+
+def _add_tenant(app_name: str, tenant_name: str, context: StepContext) -> None:
+    app, tenant = AppRegistration.objects.get(name=app_name), Tenant.objects.get(name=tenant_name)
+    app_consents.add(app, tenant, actor=context.actor)
 
 
 def _plan_credentials(
@@ -128,11 +171,13 @@ def _plan_credentials(
             del unnamed[same.pk]
         elif entry.value:
             _plan_secret(plan, wanted, app_entry, entry)
+        elif entry.source:
+            _plan_federated(plan, wanted, app_entry, entry)
         else:
             which = f"{entry.kind} {entry.label or entry.thumbprint[:8]}".strip()
             plan.notes.append(
-                f"line {entry.line}: {app_entry.name} has no {which}. The file only "
-                "mentions it and holds no secret: name one with secret_file or secret_env, or add it in the portal."
+                f"line {entry.line}: {app_entry.name} has no {which}. The file contains no "
+                "secret for it: set secret_file or secret_env, or add it in the portal."
             )
     return removals(
         "credential", unnamed.values(), lambda credential, context: credentials.retire(credential, actor=context.actor)
@@ -143,6 +188,8 @@ def _is_same(entry: CredentialEntry, credential: AppCredential) -> bool:
     """Whether the secret or thumbprint is equal or, if the entry has neither, the label."""
     if credential.kind != entry.kind:
         return False
+    if entry.source:
+        return credential.source == entry.source
     if not entry.value:
         return credential.thumbprint == entry.thumbprint if entry.thumbprint else credential.label == entry.label
     try:
@@ -151,6 +198,27 @@ def _is_same(entry: CredentialEntry, credential: AppCredential) -> bool:
         return False
     return isinstance(opened, token_endpoint.ClientSecret) and hmac.compare_digest(
         opened.value.encode(), entry.value.encode()
+    )
+
+
+def _plan_federated(plan: Plan, wanted: Configuration, app_entry: AppEntry, entry: CredentialEntry) -> None:
+    new = credentials.NewFederated(entry.source, entry.label)
+    try:
+        credentials.check_possible(new, find_tenant(wanted, app_entry.tenant, app_entry.line))
+    except InvalidInput as error:
+        raise WrongEntry(error.cause, action=error.action, line=entry.line) from error
+    plan.add(
+        "credential",
+        f"{entry.label or 'federated credential'} of {app_entry.name}",
+        {"source": entry.source},
+        entry.line,
+        lambda context: credentials.add(
+            AppRegistration.objects.get(name=app_entry.name), new, actor=context.actor, allow_untried=True
+        ),
+    )
+    plan.notes.append(
+        f"line {entry.line}: {app_entry.name} gets a new federated credential. Create it in Entra with the values on "
+        "the app registration's page."
     )
 
 

@@ -4,6 +4,8 @@
 ``line`` is the line in the file. Secrets are read from the place the file refers to, and repr() never shows them.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -27,6 +29,39 @@ class WrongEntry(PortalError):
         return f"line {self.line}: {super().__str__()}" if self.line else super().__str__()
 
 
+class WrongEntries(WrongEntry):
+    """Several things in a file cannot be used; all are told at once, by their lines."""
+
+    def __init__(self, problems: list[WrongEntry]) -> None:
+        self.problems = sorted(problems, key=lambda problem: problem.line)
+        first = self.problems[0]
+        super().__init__(first.cause, action=first.action, line=first.line)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
+
+
+class Problems:
+    """What is wrong with a file, collected to be told at once."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, WrongEntry] = {}  # by its words, because two checks may find the same
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note a WrongEntry raised in the block instead of stopping at it."""
+        try:
+            yield
+        except WrongEntry as problem:
+            self._found[str(problem)] = problem
+
+    def raise_all(self) -> None:
+        if len(self._found) == 1:
+            raise next(iter(self._found.values()))
+        if self._found:
+            raise WrongEntries(list(self._found.values()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     line: int = field(default=0, compare=False)
@@ -47,18 +82,22 @@ class TenantEntry(Entry):
 
 @dataclass(frozen=True, slots=True)
 class CredentialEntry(Entry):
-    """A reference to a credential in the portal or, if ``value`` is set, a client secret to add."""
+    """A reference to a credential in the portal, or one to add: a client secret, or a federated credential.
+
+    A secret has a ``value``, a federated credential a ``source`` (AppCredential.Source).
+    """
 
     kind: str
     label: str = ""
     thumbprint: str = ""
     expires_at: datetime | None = None
     value: str = field(default="", repr=False)
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AppEntry(Entry):
-    """An app registration, identified by its tenant and client ID so that it can be renamed."""
+    """An app registration, identified by its environment and client ID so that it can be renamed."""
 
     name: str
     tenant: str
@@ -67,6 +106,9 @@ class AppEntry(Entry):
     allows_delegated: bool | None = None
     allows_app_only: bool | None = None
     default_capabilities: tuple[str, ...] | None = None
+    object_id: str | None = None
+    renews_credentials: bool | None = None
+    other_tenants: tuple[str, ...] | None = None  # names of tenants that use it, too
     credentials: tuple[CredentialEntry, ...] | None = None
 
 
@@ -75,6 +117,17 @@ class MailboxEntry(Entry):
     address: str
     tenant: str
     display_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PersonEntry(Entry):
+    """A person, added if the user name is unknown. ``directory`` and ``object_id`` identify their Microsoft account."""
+
+    user_name: str
+    name: str = ""
+    email: str = ""
+    directory: str = ""
+    object_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +148,17 @@ class TeamEntry(Entry):
     name: str
     entra_group: str | None = None
     members: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceEntry(Entry):
+    """A connection reference; ``connection_owner`` is the user name of the connection's owner."""
+
+    name: str
+    connection: str
+    connection_owner: str
+    team: str | None = None
+    description: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +186,9 @@ class Configuration:
     tenants: tuple[TenantEntry, ...] | None = None
     app_registrations: tuple[AppEntry, ...] | None = None
     shared_mailboxes: tuple[MailboxEntry, ...] | None = None
+    people: tuple[PersonEntry, ...] | None = None
     service_accounts: tuple[AccountEntry, ...] | None = None
     teams: tuple[TeamEntry, ...] | None = None
+    references: tuple[ReferenceEntry, ...] | None = None
     alert_channels: tuple[ChannelEntry, ...] | None = None
     policy: tuple[PolicyEntry, ...] | None = None

@@ -1,5 +1,3 @@
-"""A plan and its steps, each of which can carry itself out."""
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +8,7 @@ from typing import Any, TypeVar
 from django.db import models
 
 from connections.models import AppRegistration, User
-from connections.services.config.schema import ChannelEntry, TenantEntry
+from connections.services.config.schema import ChannelEntry, Problems, TenantEntry
 from connections.services.registry.credentials import NewSecret
 
 M = TypeVar("M", bound=models.Model)
@@ -66,6 +64,7 @@ class Plan:
     lookups: list[TenantEntry] = field(default_factory=list)
     trials: list[CredentialTest] = field(default_factory=list)
     targets: list[ChannelEntry] = field(default_factory=list)
+    problems: Problems = field(default_factory=Problems)
 
     def add(self, noun: str, name: str, facts: dict[str, Any], line: int, run: Run) -> None:
         values = tuple((key, "", as_text(value)) for key, value in facts.items() if value not in (None, "", [], ()))

@@ -13,7 +13,10 @@ REQUESTED_COLUMNS = ("capabilities", "extra_scopes")
 
 
 def check_policy(connection: Connection, before: dict[str, Any]) -> tuple[Reason, ...]:
-    """Return why a change from the values ``before`` needs an approval. Raises PolicyForbids for added permissions."""
+    """Return the reasons why the change since ``before`` needs an approval.
+
+    Raises PolicyForbids for added permissions.
+    """
     unchanged = copy.copy(connection)
     for field, value in before.items():
         setattr(unchanged, field, value)

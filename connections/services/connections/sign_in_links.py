@@ -16,11 +16,13 @@ from connections.access import permissions, roles
 from connections.errors import NotAllowed, PortalError
 from connections.models import Connection, SignInLink, User
 from connections.models.audit import AuditAction
+from connections.models.connections import RELATED
+from connections.services.notifications import alerts
 from connections.services.policy import approvals
 
 LIFETIME = timedelta(minutes=30)
 RETENTION = timedelta(days=1)  # after a link expires, so that its page can still say so
-PRUNE_BATCH = 1000  # rows per run
+PRUNE_BATCH = 1000  # rows deleted at once
 
 
 class LinkUnusable(PortalError):
@@ -28,8 +30,8 @@ class LinkUnusable(PortalError):
 
     code = "link_over"
     status = 410
-    cause = "This link is not valid."
-    action = "Ask whoever sent it for a new one."
+    cause = "This link isn't valid."
+    action = "Ask the sender for a new one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def create(connection: Connection, *, actor: User, now: datetime) -> tuple[SignI
     with transaction.atomic():
         Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
         connection.refresh_from_db(fields=["owner"])
-        roles.require(_has_right(connection, actor), action="Only its owner can let somebody sign in.")
+        roles.require(_has_right(connection, actor), action="Only its owner can create a sign-in link.")
         obstacle = _obstacle(connection)
         if obstacle is not None:
             raise obstacle
@@ -74,17 +76,47 @@ def bind_to_browser(token: str, *, browser: str, now: datetime) -> OpenedLink:
     return opened
 
 
-def resume(pk: int, *, browser: str, now: datetime) -> OpenedLink:
-    """Return the link whose sign-in returns from Microsoft in this browser. Raises LinkUnusable."""
-    opened = _require_usable(SignInLink.objects.select_related("made_by").filter(pk=pk).first(), now)
+def resume(pk: int, *, browser: str, now: datetime, is_later_step: bool = False) -> OpenedLink:
+    """Return the link whose sign-in returns from Microsoft in this browser. Raises LinkUnusable.
+
+    The sign-in's first step uses the link up; ``is_later_step`` is one for another resource, shortly after it.
+    """
+    link = SignInLink.objects.select_related("made_by").filter(pk=pk).first()
+    if is_later_step and link is not None and link.used_at is not None and link.used_at > now - LIFETIME:
+        link.used_at = None
+        link.expires_at = max(link.expires_at, now + LIFETIME)
+    opened = _require_usable(link, now)
     _require_browser(opened.link, browser)
     return opened
 
 
-def mark_used(link: SignInLink, *, now: datetime) -> None:
-    """Mark the link as used, in the sign-in's transaction. Raises LinkUnusable if it was already used or revoked."""
-    if not SignInLink.objects.filter(pk=link.pk, used_at=None, ended_at=None).update(used_at=now):
+def mark_used(link: SignInLink, *, account: str, now: datetime) -> None:
+    """Mark the link as used by ``account`` (a user name), and email its creator and the connection's owner.
+
+    Call it in the sign-in's transaction. Raises LinkUnusable if the link was already used or revoked.
+    """
+    unused = SignInLink.objects.filter(pk=link.pk, used_at=None, ended_at=None)
+    if not unused.update(used_at=now, account=account[:320]):
         raise _used()
+    connection = Connection.objects.select_related("owner").get(pk=link.connection_id)
+    message = alerts.Message(
+        subject=f"Sign-in link used: {connection}",
+        paragraphs=(
+            f"{account} signed in with the link that {link.made_by} created.",
+            "If you don't know this account, disable the connection and ask an IT admin.",
+        ),
+        path=f"/connections/{connection.pk}/",
+        button="View connection",
+        why="You received this email because you own this connection or created the link.",
+        facts=(("Connection", connection.name), ("Account", account), ("Link created by", str(link.made_by))),
+    )
+    people = [link.made_by, *([connection.owner.contact] if connection.owner.contact else [])]
+    alerts.notify(people, message, about=f"sign-in-link:{link.pk}:used", now=now, is_alarm=True)
+
+
+def last_used(connection: Connection) -> SignInLink | None:
+    """Return the link that was used last, as long as links are kept."""
+    return SignInLink.objects.filter(connection=connection).exclude(used_at=None).select_related("made_by").first()
 
 
 def actor_name(link: SignInLink) -> str:
@@ -100,8 +132,10 @@ def revoke_open(connection: Connection, *, now: datetime) -> None:
 def prune(*, now: datetime) -> int:
     """Delete links that expired more than a day ago, and return how many."""
     old = SignInLink.objects.filter(expires_at__lte=now - RETENTION).order_by("expires_at")
-    deleted, _ = SignInLink.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:PRUNE_BATCH])).delete()
-    return deleted
+    total = 0
+    while pks := list(old.values_list("pk", flat=True)[:PRUNE_BATCH]):
+        total += SignInLink.objects.filter(pk__in=pks).delete()[0]
+    return total
 
 
 def _require_usable(link: SignInLink | None, now: datetime) -> OpenedLink:
@@ -110,26 +144,28 @@ def _require_usable(link: SignInLink | None, now: datetime) -> OpenedLink:
     if link.used_at is not None:
         raise _used()
     if link.ended_at is not None:
-        raise LinkUnusable(
-            "A newer link has been made, or something else is asked for now, so this one no longer works."
-        )
+        raise LinkUnusable("This link was replaced by a newer one, or the requested permissions have changed.")
     if link.expires_at <= now:
-        raise LinkUnusable("This link is too old: it worked for 30 minutes.")
-    connection = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=link.connection_id)
-    # Not audited as denied, because the reader may be signed in as somebody unrelated to the link.
+        raise LinkUnusable("This link has expired. Links are valid for 30 minutes.")
+    connection = Connection.objects.select_related(*RELATED, "owner").get(pk=link.connection_id)
+    # This is not audited as a denial, because the person signed in here may have nothing to do with the link.
     if not _has_right(connection, link.made_by) or _obstacle(connection) is not None:
-        raise LinkUnusable("Whoever sent this link may no longer connect mailboxes here.")
+        raise LinkUnusable("The sender of this link can no longer connect accounts here.")
     return OpenedLink(link, connection, link.made_by)
 
 
 def _has_right(connection: Connection, creator: User) -> bool:
-    return creator.is_active and permissions.can_reconnect(creator, connection)
+    return not creator.is_suspended and permissions.can_reconnect(creator, connection)
 
 
 def _obstacle(connection: Connection) -> NotAllowed | None:
     """Return why no person can sign in for the connection, or None if somebody can."""
+    app = connection.app_registration
+    if app.is_personal:  # whoever opens the link would give the member's own application access to their mailbox
+        cause = f"Only the person who added {app} can sign in with it."
+        return NotAllowed(cause, action="Ask an IT admin to open it to everyone.")
     if not connection.is_delegated:
-        return NotAllowed("An app-only connection has no person who could sign in.", action="Use “Check now” instead.")
+        return NotAllowed("App-only connections don't have a sign-in.", action="Use “Check now” instead.")
     if connection.status == Connection.Status.DISABLED:
         return NotAllowed("This connection is disabled.", action="Enable it first.")
     return None
@@ -141,9 +177,7 @@ def _require_browser(link: SignInLink, browser: str) -> None:
 
 
 def _used() -> LinkUnusable:
-    return LinkUnusable(
-        "This link has been used: somebody has signed in with it.", action="Nothing more needs to be done."
-    )
+    return LinkUnusable("This link was already used to sign in.", action="No action needed.")
 
 
 def _digest(text: str) -> str:

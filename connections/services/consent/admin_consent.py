@@ -10,20 +10,22 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from connections import audit
 from connections.access import permissions, roles
 from connections.errors import InvalidInput, MicrosoftRefused, MicrosoftUnavailable, PortalError, SignInExpired
-from connections.microsoft import capabilities, clouds, token_endpoint
+from connections.microsoft import capabilities, resources, token_endpoint
 from connections.microsoft import consent as microsoft
 from connections.microsoft.error_types import Kind
-from connections.models import AppRegistration, AuditEvent, ConsentLink, User
+from connections.models import AppRegistration, ConsentLink, User
+from connections.models.app_registrations import AuthenticationType
 from connections.models.audit import AuditAction
 from connections.models.tenants import SHARED_ENDPOINTS
-from connections.services.consent import request_status
-from connections.services.registry import credential_checks
+from connections.services.consent import outcomes, request_status
+from connections.services.registry import app_consents, credential_checks, tenants
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,9 @@ State = ConsentLink.State
 VALID_FOR = timedelta(days=7)  # how long a link can be used
 CHECKED_FOR = timedelta(days=2)  # how much longer tokens are checked for the consent
 BATCH = 20  # links checked per run
+OUTAGE_WAIT = timedelta(minutes=10)
+CHECKED = (State.OPEN, State.GRANTED, State.PARTIAL)  # states in which tokens can verify the consent
+WRONG_DIRECTORY = "wrong_directory"
 
 
 def start(
@@ -45,11 +50,11 @@ def start(
     directory = (directory_id or tenant.tid or tenant.directory_id).lower()
     if directory not in (tenant.tid, tenant.directory_id) and app_registration.audience != "multi":
         raise InvalidInput(
-            f"{app_registration} is a single-tenant application; other directories cannot consent to it.",
+            f"{app_registration} is a single-tenant application, so other directories can't consent to it.",
             action="Leave the field empty.",
             field="directory_id",
         )
-    _cloud(app_registration)
+    tenants.cloud_of(app_registration.tenant)
     values = {"directory_id": directory, "scopes": " ".join(scopes or ())}
     unanswered = ConsentLink.objects.filter(app_registration=app_registration, state=State.OPEN, **values).first()
     if unanswered is not None and consent_url(unanswered, now=timezone.now()):
@@ -62,7 +67,8 @@ def start(
             **values,
         )
         link.state_digest = _digest(_state(link))
-        link.save(update_fields=["state_digest"])
+        link.check_after = timezone.now() if can_be_verified(link) else None
+        link.save(update_fields=["state_digest", "check_after"])
         # Recorded on the app registration, because that is what people look up.
         audit.record(AuditAction.CONSENT_REQUESTED, app_registration, actor=actor, changes=values)
     return link, _url(link)
@@ -83,23 +89,13 @@ def consent_url(link: ConsentLink, *, now: datetime) -> str:
 def _url(link: ConsentLink) -> str:
     app = link.app_registration
     return microsoft.consent_url(
-        _cloud(app),
+        tenants.cloud_of(app.tenant),
         link.directory_id,
         client_id=app.client_id,
         redirect_uri=f"{settings.PORTAL_URL}/consent/callback/",
         state=_state(link),
         scopes=link.scopes.split(),
     )
-
-
-def _cloud(app_registration: AppRegistration) -> clouds.Cloud:
-    environment = app_registration.tenant.environment
-    if environment not in clouds.CLOUDS:
-        raise InvalidInput(
-            f"The environment “{environment}” is not configured in this portal.",
-            action="An operator must configure it again.",
-        )
-    return clouds.cloud(environment)
 
 
 def _state(link: ConsentLink) -> str:
@@ -113,64 +109,91 @@ def _digest(state: str) -> str:
 
 
 def record_callback(query_string: str, *, actor: User | None, now: datetime) -> ConsentLink:
-    """Store what Microsoft's callback claims, once, and return the link with it.
+    """Store what the callback of a link claims, once, and return the link with it.
 
-    Nothing is stored without an ``actor``, because an anonymous GET must change nothing, or if Microsoft was
-    unavailable, so that the link can still be used. Raises SignInExpired if the state is unknown, used or too old.
+    The one-time ``state`` is enough, because the directory's administrator may have no account here (``actor`` None).
+    It proves only that the sender has the link, so tokens decide. Nothing is stored if Microsoft was unavailable, so
+    that the link can still be used. Raises SignInExpired if the state is unknown, used or too old.
     """
     callback = microsoft.read_callback(query_string)
     link = find_link(callback.state, now=now)
-    values = {**_claim(callback), "answered_at": now}
-    for name, value in values.items():
-        setattr(link, name, value)
-    if actor is None or callback.verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
+    if link.state == State.VERIFIED:  # tokens were faster
+        ConsentLink.objects.filter(pk=link.pk).update(answered_at=now)
         return link
-    with transaction.atomic():
-        # Conditional, so that only one of two browsers that return with the same link succeeds.
-        if not ConsentLink.objects.filter(pk=link.pk, state=State.OPEN).update(**values):
-            raise SignInExpired
-        audit.record(
-            AuditAction(f"consent.{values['state']}"),
-            link.app_registration,
-            actor=actor,
-            outcome=AuditEvent.Outcome.DONE if callback.granted else AuditEvent.Outcome.FAILED,
-            changes={"directory_id": link.directory_id, "code": values["code"]},
-        )
-        request_status.link_answered(link, actor=actor, now=now)
+    values = {**_claim(link, callback), "answered_at": now, "checks": 0, "check_after": None}
+    if callback.verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
+        for name, value in {**values, "answered_at": None}.items():
+            setattr(link, name, value)
+        return link
+    if values["state"] == State.GRANTED and can_be_verified(link):
+        values["check_after"] = now + outcomes.CHECKS[0]
+    if not outcomes.record_answer(link, values, actor=actor, now=now):
+        raise SignInExpired
     return link
 
 
 def find_link(state: str, *, now: datetime) -> ConsentLink:
     """Return the unanswered link that a callback's ``state`` belongs to. Raises SignInExpired if there is none."""
-    links = ConsentLink.objects.filter(state_digest=_digest(state), state=State.OPEN, requested_at__gt=now - VALID_FOR)
-    link = links.select_related("app_registration__tenant", "requested_by").first()
+    links = ConsentLink.objects.filter(
+        state_digest=_digest(state),
+        state__in=(State.OPEN, State.VERIFIED),
+        answered_at=None,
+        requested_at__gt=now - VALID_FOR,
+    )
+    link = links.select_related("app_registration__tenant", "requested_by__alert_choice").first()
     if link is None:
         raise SignInExpired(
-            "This answer from Microsoft belongs to no consent link that is still open: the link was already used, "
-            "or is older than seven days. Nothing was changed.",
-            action="The page of the app registration shows how the consent stands; an IT admin can make a new link there.",
+            "This response from Microsoft matches no open consent link. The link was already used or is older than "
+            "seven days. Nothing was changed.",
+            action="Check the consent status on the app registration's page. IT admins can create a new link there.",
         )
     return link
 
 
-def _claim(callback: microsoft.ConsentCallback) -> dict[str, Any]:
+def _claim(link: ConsentLink, callback: microsoft.ConsentCallback) -> dict[str, Any]:
+    """Return what the callback says about the link, compared with what the link asks for."""
     verdict = callback.verdict
-    state, cause, action = State.FAILED, verdict.cause, verdict.action
-    if callback.granted:
+    state, code, cause, action = State.FAILED, verdict.code[:60], verdict.cause, verdict.action
+    missing: tuple[str, ...] = ()
+    if callback.granted and callback.tenant and _is_elsewhere(link, callback.tenant):
+        code = WRONG_DIRECTORY
+        cause = "Microsoft reported consent for a different directory. The link's directory granted nothing."
+        action = "Create a new link. An administrator of the link's directory needs to sign in with it."
+    elif callback.granted:
         state, cause, action = State.GRANTED, "", ""
+        missing = capabilities.missing(link.scopes.split(), callback.scopes) if callback.scopes else ()
+        if missing:
+            cause = f"Microsoft's response doesn't list these permissions: {', '.join(missing)}."
+            action = "The portal checks it at the next sign-in."
     elif callback.cancelled:
         state = State.DECLINED
-        cause = "Consent was cancelled at Microsoft, so nothing was granted."
-        action = "Start again whenever you like; somebody who may grant consent in the directory must accept."
+        cause = "Consent was cancelled at Microsoft. Nothing was granted."
+        action = "You can start again at any time. An administrator who can grant consent needs to accept."
     elif verdict.code in ("AADSTS90093", "AADSTS90094", "AADSTS90095"):
-        action = "Send the link to somebody who may grant consent for the whole directory, and make a new link for it."
-    return {"state": state, "code": verdict.code[:60], "cause": cause, "action": action}
+        action = "Create a new link and send it to an administrator who can grant consent for the directory."
+    return {
+        "state": state,
+        "code": code,
+        "cause": cause,
+        "action": action,
+        "reported_tid": callback.tenant,
+        "missing": " ".join(missing),
+    }
 
 
 def expected_roles(app_registration: AppRegistration) -> tuple[str, ...]:
     if not app_registration.allows_app_only:
         return ()
-    return capabilities.application_roles(app_registration.default_capabilities)
+    roles_needed = capabilities.application_roles(app_registration.default_capabilities)
+    # Which SharePoint or Dataverse an application uses is known only by its connections.
+    return tuple(name for name in roles_needed if not resources.needs_host(resources.of(name)))
+
+
+def _expected(link: ConsentLink) -> tuple[str, ...]:
+    """Return the roles that the app registration usually needs, and those that people requested with this link."""
+    requests = link.requests.filter(closed_at=None, authentication_type=AuthenticationType.CLIENT_CREDENTIALS)
+    names = [name for request in requests for name in request.permission_names]
+    return tuple(dict.fromkeys((*expected_roles(link.app_registration), *names)))
 
 
 def can_be_verified(link: ConsentLink) -> bool:
@@ -187,21 +210,31 @@ def verify(link: ConsentLink, *, actor: User | None, now: datetime) -> bool:
     """
     if link.state == State.VERIFIED:
         return True
-    if not can_be_verified(link) or link.state not in (State.OPEN, State.GRANTED):
+    if not can_be_verified(link) or link.state not in CHECKED:
         return False
-    granted = _granted_roles(link)
-    expected = expected_roles(link.app_registration)
+    expected = _expected(link)
+    granted = _granted_roles(link, expected)
     missing = capabilities.missing(expected, granted)
     # Any role may be older than an unanswered link; only a complete set of expected roles verifies it.
-    if granted and not missing and (expected or link.state == State.GRANTED):
+    if granted and not missing and (expected or link.state != State.OPEN):
         _mark_verified(link, granted, actor=actor, now=now)
+        _note_roles(link, granted, now=now)
         return True
-    if link.state == State.GRANTED:
-        _explain_missing(link, granted, missing)
+    if link.state != State.OPEN:
+        outcomes.note_missing(link, granted, missing, now=now)
     return False
 
 
-def _granted_roles(link: ConsentLink) -> tuple[str, ...]:
+def _granted_roles(link: ConsentLink, expected: Iterable[str]) -> tuple[str, ...]:
+    """Return the roles in new tokens of all resources that are expected."""
+    cloud = tenants.cloud_of(link.app_registration.tenant)
+    granted: list[str] = []
+    for key in resources.needed(expected) or [resources.GRAPH]:
+        granted += _roles_of_resource(link, resources.audience(cloud, key, {}))
+    return tuple(granted)
+
+
+def _roles_of_resource(link: ConsentLink, audience: token_endpoint.Audience) -> tuple[str, ...]:
     """Return the roles in a new token from the link's directory, or () if the application is not known there (yet)."""
     refusal: MicrosoftRefused | None = None
     tenant = link.app_registration.tenant
@@ -209,7 +242,8 @@ def _granted_roles(link: ConsentLink) -> tuple[str, ...]:
     foreign = link.directory_id not in (tenant.tid, tenant.directory_id)
     for _, application in credential_checks.live_applications(link.app_registration):
         try:
-            return token_endpoint.request_app_only_token(replace(application, directory_id=link.directory_id)).granted
+            there = replace(application, directory_id=link.directory_id)
+            return token_endpoint.request_app_only_token(there, audience=audience).granted
         except MicrosoftUnavailable:
             raise
         except MicrosoftRefused as error:
@@ -224,50 +258,63 @@ def _granted_roles(link: ConsentLink) -> tuple[str, ...]:
     return ()
 
 
+def _note_roles(link: ConsentLink, granted: tuple[str, ...], *, now: datetime) -> None:
+    """Store the roles with the tenant that the link is for, if the app registration is used there."""
+    is_there = Q(tenant__tid=link.directory_id) | Q(tenant__directory_id=link.directory_id)
+    for consent in link.app_registration.consents.filter(is_there).select_related("app_registration", "tenant"):
+        app_consents.accept(consent.app_registration, consent.tenant, roles=granted, now=now, known=consent)
+
+
 def _mark_verified(link: ConsentLink, granted: Iterable[str], *, actor: User | None, now: datetime) -> None:
     seen = tuple(scope for scope in granted if scope not in token_endpoint.OIDC_SCOPES)
-    cause = f"Tokens carry {', '.join(seen)}." if seen else "A person has signed in."
-    values = {"state": State.VERIFIED, "verified_at": now, "code": "", "cause": cause, "action": ""}
+    cause = f"Tokens contain {', '.join(seen)}." if seen else "A person signed in."
+    values = {
+        "state": State.VERIFIED,
+        "verified_at": now,
+        "code": "",
+        "cause": cause,
+        "action": "",
+        "missing": "",
+        "check_after": None,
+    }
     with transaction.atomic():
-        if ConsentLink.objects.filter(pk=link.pk, state__in=(State.OPEN, State.GRANTED)).update(**values):
+        if ConsentLink.objects.filter(pk=link.pk, state__in=CHECKED).update(**values):
+            for name, value in values.items():
+                setattr(link, name, value)
             changes = {"directory_id": link.directory_id, "permissions": " ".join(seen)}
             audit.record(AuditAction.CONSENT_VERIFIED, link.app_registration, actor=actor, changes=changes)
+            outcomes.tell_verified(link, actor=actor, now=now)
         request_status.link_verified(link, seen=seen, now=now)
-    for name, value in values.items():
-        setattr(link, name, value)
-
-
-def _explain_missing(link: ConsentLink, granted: tuple[str, ...], missing: tuple[str, ...]) -> None:
-    cause = "Microsoft said that consent was granted, but tokens carry no permission yet."
-    action = (
-        "It can take some minutes. If it stays so, an IT admin must check in Entra that the app registration "
-        "declares application permissions, and grant consent again."
-    )
-    if granted:
-        cause = f"Tokens carry {', '.join(granted)}, but not yet {', '.join(missing)}."
-        action = (
-            "It can take some minutes. If it stays so, an IT admin must add the missing permissions to the app "
-            "registration in Entra and grant consent again."
-        )
-    link.cause, link.action = cause, action
-    ConsentLink.objects.filter(pk=link.pk, state=State.GRANTED).update(cause=cause, action=action)
+    link.state, link.cause, link.action = State.VERIFIED, cause, ""
 
 
 def verify_open(*, now: datetime) -> int:
-    """Look for consent in tokens, even for links that were not answered, and return how many were verified."""
-    links = ConsentLink.objects.filter(
-        state__in=(State.OPEN, State.GRANTED),
-        requested_at__gt=now - VALID_FOR - CHECKED_FOR,
-        app_registration__allows_app_only=True,
-        scopes="",
-        app_registration__rejected_at=None,
-    ).exclude(directory_id__in=SHARED_ENDPOINTS)
+    """Make the checks that are due, even for links that were not answered, and return how many were verified.
+
+    A check is claimed before Microsoft is asked, so that several workers don't repeat it. An outage doesn't count.
+    """
+    due = ConsentLink.objects.filter(
+        check_after__lte=now, state__in=CHECKED, requested_at__gt=now - VALID_FOR - CHECKED_FOR
+    ).order_by("check_after", "pk")
     verified = 0
-    for link in links.select_related("app_registration__tenant")[:BATCH]:
+    for link in due.select_related("app_registration__tenant", "requested_by__alert_choice")[:BATCH]:
+        row, following = (
+            ConsentLink.objects.filter(pk=link.pk, check_after=link.check_after),
+            outcomes.next_check(link, now),
+        )
+        if not row.update(check_after=following, checks=F("checks") + 1):
+            continue
+        problem = ""
         try:
             verified += verify(link, actor=None, now=now)
+        except MicrosoftUnavailable:
+            ConsentLink.objects.filter(pk=link.pk).update(check_after=now + OUTAGE_WAIT, checks=link.checks)
+            continue
         except PortalError as error:
             logger.info("consent %s could not be verified: %s", link.pk, error.code)
+            problem = f"The portal couldn't check the consent. {error.cause}"
+        if following is None and link.state == State.GRANTED:
+            outcomes.give_up(link, now=now, problem=problem)
     return verified
 
 
@@ -278,18 +325,23 @@ def verify_from_token(
 
     An unanswered link stays open, because people may also consent for themselves. ``tid`` is the account's directory.
     """
-    for link in ConsentLink.objects.filter(app_registration=app_registration, state=State.GRANTED):
+    granted = tuple(granted)
+    links = ConsentLink.objects.filter(app_registration=app_registration, state__in=(State.GRANTED, State.PARTIAL))
+    for link in links.select_related("app_registration__tenant", "requested_by__alert_choice"):
         if can_be_verified(link) and expected_roles(app_registration):
             continue
         if tid and _is_elsewhere(link, tid):
             continue
         expected = link.scopes.split() or capabilities.delegated_scopes(app_registration.default_capabilities)
-        if not capabilities.missing(expected, granted):
+        if not (missing := capabilities.missing(expected, granted)):
             _mark_verified(link, granted, actor=None, now=now)
+        elif link.state == State.GRANTED and set(link.missing.split()) & set(missing):
+            # Microsoft's answer already left them out, so this sign-in isn't just one that asks for less.
+            outcomes.mark_partial(link, granted, missing, now=now)
 
 
 def _is_elsewhere(link: ConsentLink, tid: str) -> bool:
     """Whether the link is for a directory other than ``tid``; False if it names a domain whose GUID is not known."""
     tenant = link.app_registration.tenant
     directory = tenant.tid if tenant.tid and link.directory_id == tenant.directory_id else link.directory_id
-    return len(directory) == len(tid) and directory.count("-") == 4 and directory != tid
+    return microsoft.is_directory_id(directory) and directory != tid

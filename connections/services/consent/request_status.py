@@ -29,7 +29,7 @@ def move(
     facts: dict[str, Any] | None = None,
     **values: Any,
 ) -> bool:
-    """Move a request to ``state`` and audit ``facts``; return False if it has left ``coming_from`` in the meantime."""
+    """Move a request to ``state`` and audit ``facts``; return False if it is no longer in ``coming_from``."""
     return request_workflow.change_state(
         request,
         AuditAction(f"consent_request.{state}"),
@@ -50,10 +50,22 @@ def link_answered(link: ConsentLink, *, actor: User | None, now: datetime) -> No
             _notify_failed(request, link, now=now)
 
 
+def link_incomplete(link: ConsentLink, *, now: datetime) -> None:
+    """Fail the requests whose permissions the link's grant lacks, so that an IT admin can approve them again."""
+    for request in _requests_of(link, State.APPROVED, State.GRANTED):
+        lacking = link.missing.split() if link.state == ConsentLink.State.PARTIAL else request.permission_names
+        names = [name for name in request.permission_names if name in lacking]
+        if not names:
+            continue
+        answer = f"Microsoft reported consent, but these permissions weren't granted: {', '.join(names)}."
+        if move(request, State.FAILED, coming_from=(State.APPROVED, State.GRANTED), actor=None, now=now, answer=answer):
+            _notify_failed(request, link, now=now)
+
+
 def link_verified(link: ConsentLink, *, seen: Iterable[str], now: datetime) -> None:
     """After a token with the permissions ``seen``, mark delegated requests as granted and check app-only ones."""
     granted = tuple(seen)
-    for request in _requests_of(link, State.APPROVED, State.GRANTED):
+    for request in _requests_of(link, State.APPROVED, State.GRANTED, State.FAILED):
         if request.authentication_type == AuthenticationType.CLIENT_CREDENTIALS:
             _check_granted(request, granted, now=now)
         else:
@@ -77,7 +89,7 @@ def _check_granted(request: ConsentRequest, granted: tuple[str, ...], *, now: da
     missing = capabilities.missing(request.permission_names, granted)
     if missing:
         if request.state == State.GRANTED:
-            request.answer = f"Microsoft's newest token still lacks {', '.join(missing)}."
+            request.answer = f"Microsoft's latest token is still missing {', '.join(missing)}."
             ConsentRequest.objects.filter(pk=request.pk, state=State.GRANTED).update(answer=request.answer)
         return
     facts = {"permissions": request.permissions}
@@ -85,8 +97,14 @@ def _check_granted(request: ConsentRequest, granted: tuple[str, ...], *, now: da
         catalogue, names = permissions.CATALOGUE, request.permission_names
         # The link is verified even if it was never answered here, if only an administrator can have granted this.
         if request.link_id and any(name in catalogue and catalogue[name].admin_only for name in names):
-            ConsentLink.objects.filter(pk=request.link_id, state=ConsentLink.State.OPEN).update(
-                state=ConsentLink.State.VERIFIED, verified_at=now, cause=f"A token carries {request.permissions}."
+            unverified = (ConsentLink.State.OPEN, ConsentLink.State.GRANTED, ConsentLink.State.PARTIAL)
+            ConsentLink.objects.filter(pk=request.link_id, state__in=unverified).update(
+                state=ConsentLink.State.VERIFIED,
+                verified_at=now,
+                cause=f"A token carries {request.permissions}.",
+                action="",
+                missing="",
+                check_after=None,
             )
         _notify_verified(request, now=now)
 
@@ -98,14 +116,14 @@ def connection_removed(connection: Connection, *, actor: User, now: datetime) ->
 
 
 def notify_requester(
-    request: ConsentRequest, occasion: str, *, now: datetime, button: str = "Look at the request", **words: Any
+    request: ConsentRequest, occasion: str, *, now: datetime, button: str = "View request", **words: Any
 ) -> None:
     if request.requester is None:
         return
     message = alerts.Message(
         path=f"/requests/{request.pk}/",
         button=button,
-        why="You get this because you asked an IT admin for it.",
+        why="You received this email because you sent this request.",
         facts=(("Connection", request.connection_name), ("Permissions", ", ".join(request.permission_names))),
         **words,
     )
@@ -115,19 +133,21 @@ def notify_requester(
 def _mark_granted(request: ConsentRequest, *, actor: User | None, now: datetime) -> None:
     if not move(request, State.GRANTED, coming_from=(State.APPROVED,), actor=actor, now=now, answer=""):
         return
-    button = "Look at the request"
-    next_step = "The portal looks for it in the next token; nothing is left for you to do."
+    button = "View request"
+    next_step = "The portal is checking it. We'll email you the result. No action needed."
     if request.authentication_type == AuthenticationType.AUTHORIZATION_CODE:
-        button = "Sign in now"
-        next_step = "Sign in for the connection now; Microsoft does not ask you for approval any more."
+        button = "Sign in"
+        next_step = "Sign in for the connection now. The portal then checks the permissions in the token."
     notify_requester(
         request,
         f"granted:{request.link_id}",  # a second link may be granted if the first one did not help
         now=now,
-        subject=f"Consent is granted: {request.connection_name}",
-        paragraphs=(f"An administrator has granted what {request.connection_name} needs.", next_step),
+        subject=f"Consent reported: {request.connection_name}",
+        paragraphs=(
+            f"An administrator reported granting the permissions that {request.connection_name} needs.",
+            next_step,
+        ),
         button=button,
-        tone="ok",
     )
 
 
@@ -139,22 +159,30 @@ def _notify_verified(request: ConsentRequest, *, now: datetime) -> None:
         request,
         "verified",
         now=now,
-        subject=f"Done: {request.connection_name} has the permissions you asked for",
-        paragraphs=("Its newest token carries them. Nothing is left for you to do.",),
+        subject=f"Completed: {request.connection_name} has the requested permissions",
+        paragraphs=("Its latest token contains them. No action needed.",),
         tone="ok",
     )
 
 
 def _notify_failed(request: ConsentRequest, link: ConsentLink, *, now: datetime) -> None:
-    """Email the IT admin who approved the request, because they have to find another way."""
+    """Email the requester, and the IT admin who approved the request, so that they can try another way."""
+    notify_requester(
+        request,
+        f"failed:{link.pk}",
+        now=now,
+        subject=f"Not granted: consent for {request.connection_name}",
+        paragraphs=(request.answer, "An IT admin can review the request and approve it again."),
+        tone="broken",
+    )
     if request.decided_by is None:
         return
     message = alerts.Message(
-        subject=f"No consent for {request.connection_name}",
-        paragraphs=(link.cause, f"What to do: {link.action}" if link.action else ""),
+        subject=f"Consent failed: {request.connection_name}",
+        paragraphs=(request.answer, f"What to do: {link.action}" if link.action else ""),
         path=f"/requests/{request.pk}/",
-        button="Look at the request",
-        why="You get this because you approved the request.",
+        button="View request",
+        why="You received this email because you approved the request.",
         tone="broken",
     )
     alerts.notify([request.decided_by], message, about=f"consent-request:{request.pk}:failed:{link.pk}", now=now)

@@ -27,8 +27,8 @@ _UNDECIDED = (State.ASKED, State.APPROVED, State.FAILED)
 class DecidedMeanwhile(PortalError):
     code = "decided_meanwhile"
     status = 409
-    cause = "Somebody else has decided about this request in the meantime."
-    action = "Look at it again."
+    cause = "Someone else has already decided this request."
+    action = "Refresh the page."
 
 
 def _required_permissions(connection: Connection) -> tuple[str, ...]:
@@ -49,14 +49,15 @@ def request_consent(connection: Connection, *, reason: str, actor: User, now: da
         with transaction.atomic():
             # Makes simultaneous requests wait for each other; in a database without row locks, a constraint stops one.
             if not Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk).exists():
-                raise InvalidInput("The connection was removed in the meantime.", action="Nothing was asked.")
+                raise InvalidInput("The connection was removed.", action="No request was sent.")
             connection.refresh_from_db(fields=["owner"])
             roles.require(
-                access_permissions.can_ask_consent(actor, connection), action="Only who signs in for it can ask."
+                access_permissions.can_ask_consent(actor, connection),
+                action="Only the person who signs in for this connection can request consent.",
             )
             approvals.require_sign_in(connection)
             if not reason or len(reason) > LONGEST_TEXT:
-                raise InvalidInput("Say in a few sentences what you need it for.", field="reason")
+                raise InvalidInput("Enter a justification in a few sentences.", field="reason")
             names = _required_permissions(connection)
             current = connection.consent_requests.filter(closed_at=None).first()
             if current is not None and current.permission_names == names:
@@ -70,7 +71,7 @@ def request_consent(connection: Connection, *, reason: str, actor: User, now: da
 
 
 def _create(connection: Connection, names: tuple[str, ...], reason: str, actor: User, now: datetime) -> ConsentRequest:
-    tenant = connection.app_registration.tenant
+    tenant = connection.tenant
     directory = tenant.tid or tenant.directory_id
     if tenant.is_shared_endpoint and connection.account_tid:
         directory = connection.account_tid
@@ -100,13 +101,16 @@ def _create(connection: Connection, names: tuple[str, ...], reason: str, actor: 
             _mark_approved(request, other.link, actor=other.decided_by, now=now)
             return request
     message = alerts.Message(
-        subject=f"{request.requester_name} asks for consent: {request.connection_name}",
-        paragraphs=(f"“{request.reason}”", "Microsoft lets only an administrator grant what this connection needs."),
+        subject=f"{request.requester_name} requests consent: {request.connection_name}",
+        paragraphs=(
+            f"“{request.reason}”",
+            "Only an administrator can grant the permissions that this connection needs.",
+        ),
         path=f"/requests/{request.pk}/",
-        button="Approve or decline",
-        why="You get this because you are an IT admin.",
+        button="Review request",
+        why="You received this email because you're an IT admin.",
         facts=(
-            ("Asked by", request.requester_name),
+            ("Requested by", request.requester_name),
             ("Connection", request.connection_name),
             ("App registration", str(request.app_registration)),
             ("Permissions", ", ".join(request.permission_names)),
@@ -165,9 +169,9 @@ def _mark_approved(request: ConsentRequest, link: ConsentLink, *, actor: User | 
             now=now,
             subject=f"Approved: consent for {request.connection_name}",
             paragraphs=(
-                f"{request.decided_by_name or 'An IT admin'} has approved your request.",
-                "An administrator of the directory must now accept it at Microsoft. After that, sign in for the "
-                "connection; its page has the button.",
+                f"{request.decided_by_name or 'An IT admin'} approved your request.",
+                "An administrator of the directory now needs to accept it at Microsoft. After that, sign in on the "
+                "connection's page.",
             ),
             tone="ok",
         )
@@ -183,7 +187,7 @@ def decline(
     roles.require(access_permissions.can_manage_registry(actor), action="Ask an IT admin.")
     reason = reason.strip()
     if not reason or len(reason) > LONGEST_TEXT:
-        raise InvalidInput("Say why, so that they know what to do instead.", field="reason")
+        raise InvalidInput("Enter a reason. The requester will see it.", field="reason")
     with transaction.atomic():
         current, others = _lock_with_same(request)
         if current.state == State.DECLINED and seen in _UNDECIDED and current.decided_by_id == actor.pk:
@@ -198,7 +202,7 @@ def decline(
                     "declined",
                     now=now,
                     subject=f"Declined: consent for {row.connection_name}",
-                    paragraphs=(f"{actor} has declined your request:", f"“{reason}”"),
+                    paragraphs=(f"{actor} declined your request:", f"“{reason}”"),
                     tone="broken",
                 )
     return current
@@ -207,7 +211,7 @@ def decline(
 def withdraw(request: ConsentRequest, *, actor: User, now: datetime) -> None:
     """Withdraw the actor's own request. Doing it twice is harmless. Raises NotAllowed or DecidedMeanwhile."""
     roles.require(
-        access_permissions.can_withdraw_consent_request(actor, request), action="Only who asked can take it back."
+        access_permissions.can_withdraw_consent_request(actor, request), action="Only the requester can withdraw it."
     )
     with transaction.atomic():
         current = ConsentRequest.objects.select_for_update().get(pk=request.pk)
@@ -218,7 +222,7 @@ def withdraw(request: ConsentRequest, *, actor: User, now: datetime) -> None:
 
 
 def _lock_with_same(request: ConsentRequest) -> tuple[ConsentRequest, list[ConsentRequest]]:
-    """Lock and reload the request and the undecided ones for the same permissions, in the order of their IDs."""
+    """Lock and reload the request and all undecided ones for the same permissions, in ID order."""
     group = ConsentRequest.objects.filter(Q(pk=request.pk) | Q(pk__in=same_requests(request).values("pk")))
     locked = group.select_for_update(of=("self",)).order_by("pk")
     rows = list(locked.select_related("app_registration__tenant", "requester__alert_choice"))
@@ -229,7 +233,7 @@ def _lock_with_same(request: ConsentRequest) -> tuple[ConsentRequest, list[Conse
 def _decided_meanwhile(request: ConsentRequest) -> DecidedMeanwhile:
     name = request.decided_by_name or request.requester_name
     state = request.get_state_display().lower()
-    return DecidedMeanwhile(f"This request has changed in the meantime. It is now: {state} ({name}).")
+    return DecidedMeanwhile(f"This request was changed in the meantime. Its status is now: {state} ({name}).")
 
 
 def purposes(source: ConsentRequest | Connection) -> list[tuple[str, tuple[str, ...]]]:
@@ -241,4 +245,4 @@ def purposes(source: ConsentRequest | Connection) -> list[tuple[str, tuple[str, 
         if needed_names := tuple(name for name in names if name in needed):
             rows.append((capability.label, needed_names))
     rest = tuple(name for name in names if not any(name in shown for _, shown in rows))
-    return [*rows, ("Asked for by name", rest)] if rest else rows
+    return [*rows, ("Additional permissions", rest)] if rest else rows

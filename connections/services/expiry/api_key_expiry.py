@@ -1,5 +1,3 @@
-"""Warn people before their API keys expire."""
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -49,30 +47,27 @@ def _warn(key: ApiKey, expires_at: datetime, now: datetime) -> bool:
 
 
 def _message(key: ApiKey, ends: datetime, days: int, now: datetime) -> alerts.Message:
-    when = "within a day" if days == 1 else f"within {days} days"
+    when = "within 1 day" if days == 1 else f"within {days} days"
     used = f"{key.used_at.astimezone(UTC):%d %B %Y}" if key.used_at else "never"
     if key.used_at is None or now - key.used_at > IDLE:
-        needed = f"It was last used {used}: if nobody needs it any more, let it end."
+        needed = f"Last used: {used}. If nobody needs this key, let it expire."
     else:
-        needed = "It is in use: whatever uses it stops then."
+        needed = "This key is in use. Automations that use it will stop working."
     service = key.owner.is_service
     return alerts.Message(
-        subject=f"API key {key.name} ends {when}",
-        paragraphs=(
-            f"{needed} What to do: rotate it. It gets a new secret, and the old one goes on while you replace it.",
-        ),
+        subject=f"API key {key.name} expires {when}",
+        paragraphs=(f"{needed} What to do: rotate the key. The old secret stays valid while you replace it.",),
         path=f"/api-keys/{key.pk}/rotate/",
-        button="Rotate the key",
+        button="Rotate key",
         why=(
-            f"You get this because of the service account {key.owner}, which you are responsible for as far as the portal "
-            "knows."
+            f"You received this email because you're responsible for the service account {key.owner}."
             if service
-            else "You get this because the key is yours."
+            else "You received this email because you own this API key."
         ),
         facts=(
             ("Key", f"{key.name} (m365p_{key.prefix}…)"),
             ("Owner", f"{key.owner}{' (service account)' if service else ''}"),
-            ("Ends", f"{ends.day} {ends:%B %Y, %H:%M} UTC"),
+            ("Expires", f"{ends.day} {ends:%B %Y, %H:%M} UTC"),
             ("Last used", used),
             ("Portal", settings.PORTAL_URL),
         ),

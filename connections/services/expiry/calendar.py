@@ -1,15 +1,17 @@
 """Expirations within the next year: credentials, sign-ins limited by a policy, unused grants, shares, API keys."""
 
+import operator
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import reduce
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
 
-from connections.models import ApiKey, AppCredential, AppRegistration, Connection
-from connections.models.connections import without_tokens
+from connections.models import ApiKey, AppConsent, AppCredential, AppRegistration, Connection, Tally
+from connections.models.connections import APP_REJECTED, RELATED, without_tokens
 from connections.models.sharing import ShareQuerySet
-from connections.services.expiry import forecast
+from connections.services.expiry import forecast, renewal_rules, sign_in_secret
 from connections.services.expiry.forecast import PARKED, CredentialLifetime, Reason
 
 AHEAD = timedelta(days=366)
@@ -19,7 +21,10 @@ IN_USE = timedelta(days=30)  # an API key is considered in use for this long aft
 
 @dataclass(frozen=True, slots=True)
 class Expiration:
-    """One expiration. A credential's has no connection; an API key's has neither connection nor app registration."""
+    """One expiration. A credential's has no connection; an API key's has neither connection nor app registration.
+
+    The portal's own sign-in secret has none of the three.
+    """
 
     at: datetime
     reason: Reason
@@ -32,6 +37,7 @@ class Expiration:
     stops: int  # number of connections that stop working
     connection: Connection | None = None
     key: ApiKey | None = None
+    is_renewed: bool = False  # the portal renews it by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +49,34 @@ class Expirations:
 
 
 def of_connections(connections: QuerySet[Connection], *, now: datetime) -> Expirations:
-    """Expirations of sign-ins that a policy limits, and of grants that are not renewed. Takes two queries."""
-    delegated = connections.filter(authentication_type="authorization_code").select_related("app_registration__tenant")
-    limited = delegated.filter(
-        status=Connection.Status.ACTIVE, app_registration__rejected_at=None, sign_in_max_age__isnull=False
-    )
-    stopped = Q(status__in=PARKED) | Q(status=Connection.Status.ACTIVE, app_registration__rejected_at__isnull=False)
-    parked = delegated.filter(stopped, refreshed_at__isnull=False)
+    """Expirations of sign-ins that a policy limits, and of grants that are not renewed. Takes at most five queries."""
+    delegated = connections.filter(authentication_type="authorization_code").select_related(*RELATED)
+    active = delegated.filter(status=Connection.Status.ACTIVE)
+    limited = active.filter(~APP_REJECTED, sign_in_max_age__isnull=False).order_by("connected_at", "pk")
+    parked = delegated.filter(status__in=PARKED, refreshed_at__isnull=False).order_by("refreshed_at", "pk")
     is_cut, expirations = False, list[Expiration]()
-    for query in (limited.order_by("connected_at", "pk"), parked.order_by("refreshed_at", "pk")):
+    # What Microsoft rejects stopped at one moment, so that its connections need no order.
+    for query in (limited, parked, *(active.filter(rejected).order_by() for rejected in _rejected())):
         rows = list(query[: MOST + 1])
         is_cut |= len(rows) > MOST
         expirations += [expiration for row in rows[:MOST] for expiration in _of_connection(row, now)]
     return Expirations(sorted(expirations, key=lambda expiration: expiration.at), is_cut)
 
 
+def _rejected() -> list[Q]:
+    """Return conditions for the connections of rejected app registrations that the database has an index for."""
+    apps = list(AppRegistration.objects.filter(rejected_at__isnull=False).values_list("pk", flat=True)[:MOST])
+    consents = AppConsent.objects.filter(rejected_at__isnull=False).exclude(app_registration__in=apps)
+    conditions = [Q(app_registration__in=apps, refreshed_at__isnull=False)] if apps else []
+    pairs = [
+        Q(app_registration=app, tenant=tenant, refreshed_at__isnull=False)
+        for app, tenant in consents.values_list("app_registration", "tenant")[:MOST]
+    ]
+    return [*conditions, reduce(operator.or_, pairs)] if pairs else conditions
+
+
 def _of_connection(connection: Connection, now: datetime) -> Iterable[Expiration]:
-    titles = {Reason.SIGN_IN: "Sign-in runs out", Reason.IDLE: "Grant is forgotten"}
+    titles = {Reason.SIGN_IN: "Sign-in expires", Reason.IDLE: "Unused sign-in expires"}
     for event in forecast.summarize(connection, now=now, credentials=()).forecasts:
         if event.reason in titles and event.at <= now + AHEAD:
             yield Expiration(
@@ -79,7 +96,9 @@ def _of_connection(connection: Connection, now: datetime) -> Iterable[Expiration
 def of_shares(shares: ShareQuerySet, *, now: datetime) -> Expirations:
     """Expirations of shares. Takes one query."""
     expiring = shares.active(now).filter(until__lte=now + AHEAD).order_by("until", "pk")
-    related = expiring.select_related("person", "team", "connection__app_registration__tenant", "connection__owner")
+    related = expiring.select_related(
+        "person", "team", "connection__app_registration__tenant", "connection__tenant", "connection__owner"
+    )
     rows = list(without_tokens(related)[: MOST + 1])
     expirations = [
         Expiration(
@@ -87,8 +106,8 @@ def of_shares(shares: ShareQuerySet, *, now: datetime) -> Expirations:
             Reason.SHARE,
             row.connection.app_registration,
             f"Share with {row.person or row.team}",
-            "From then on they can no longer use the connection.",
-            "Whoever manages the connection can extend the share on its page.",
+            "They can't use the connection after that.",
+            "The owner can extend the share on the connection's page.",
             Connection.Who.OWNER,
             certain=True,
             stops=0,
@@ -114,8 +133,8 @@ def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Expirations:
                 Reason.KEY,
                 None,
                 "API key",
-                "Whatever uses it is refused from then on." if used else "Nobody has used it for a month.",
-                "Rotate it before then: the old secret goes on while the new one is put in place.",
+                "Automations that use this key stop working." if used else "Not used in the last 30 days.",
+                "Rotate the key before then. The old secret stays valid while you replace it.",
                 Connection.Who.OWNER,
                 certain=True,
                 stops=int(used),
@@ -125,18 +144,33 @@ def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Expirations:
     return Expirations(expirations, len(rows) > MOST)
 
 
+def of_sign_in_secret(*, now: datetime) -> Expirations:
+    """Return when the secret of the portal's own sign-in expires, if that is known."""
+    at = sign_in_secret.expires_at()
+    if at is None or at > now + AHEAD:
+        return Expirations([])
+    texts = (sign_in_secret.WHAT, sign_in_secret.CONSEQUENCE, sign_in_secret.ACTION)
+    return Expirations(
+        [Expiration(at, Reason.CREDENTIAL, None, *texts, Connection.Who.IT_ADMIN, certain=True, stops=0)]
+    )
+
+
 def of_credentials(
     apps: QuerySet[AppRegistration], connections: QuerySet[Connection], *, now: datetime, in_detail: bool
 ) -> Expirations:
-    """Expirations of usable credentials, with the number of ``connections`` that stop. Takes three queries.
+    """Expirations of usable credentials, with the number of ``connections`` that stop. Takes at most six queries.
 
-    Without ``in_detail``, credentials are not named, and those that another one outlasts are left out.
+    Without ``in_detail``, credentials are not named, and those that another one outlasts are left out. With it, the
+    connections are all there are.
     """
-    rows = list(apps.order_by("pk"))
+    expiring = AppCredential.objects.live().filter(expires_at__lte=now + AHEAD).order_by()
+    first = expiring.filter(app_registration=OuterRef("pk")).order_by("expires_at").values("expires_at")[:1]
+    soonest = apps.filter(pk__in=expiring.values("app_registration")).order_by(Subquery(first), "pk")
+    rows = list(soonest[: MOST + 1])
     credentials = forecast.credentials_of([app.pk for app in rows])
-    enabled = connections.exclude(status=Connection.Status.DISABLED).order_by()
-    used = dict(enabled.values_list("app_registration_id").annotate(Count("pk")))
+    used = _used(rows, connections, all_connections=in_detail)
     expirations: list[Expiration] = []
+    renewed = renewal_rules.renewed_by_portal(rows, now=now)
     for app in rows:
         if not in_detail and not used.get(app.pk):
             continue
@@ -146,10 +180,33 @@ def of_credentials(
                 continue
             if credential.expires_at is not None and credential.expires_at <= now + AHEAD:
                 count = used.get(app.pk, 0)
-                expirations.append(
-                    _of_credential(app, credential, credential.expires_at, lifetime, count, in_detail=in_detail)
+                expiration = _of_credential(
+                    app, credential, credential.expires_at, lifetime, count, in_detail=in_detail
                 )
-    return Expirations(sorted(expirations, key=lambda expiration: expiration.at)[:MOST], len(expirations) > MOST)
+                is_renewed = app.pk in renewed and expiration.who == Connection.Who.IT_ADMIN
+                expirations.append(_renewed(expiration) if is_renewed else expiration)
+    is_cut = len(rows) > MOST or len(expirations) > MOST
+    return Expirations(sorted(expirations, key=lambda expiration: expiration.at)[:MOST], is_cut)
+
+
+def _used(apps: list[AppRegistration], connections: QuerySet[Connection], *, all_connections: bool) -> dict[int, int]:
+    """Return the number of connections of each app registration that are not disabled, by its id."""
+    if all_connections:
+        kept = Tally.objects.connections().exclude(value=Connection.Status.DISABLED)
+        return dict(kept.filter(app_consent__app_registration__in=apps).totals("app_consent__app_registration"))
+    enabled = connections.exclude(status=Connection.Status.DISABLED).order_by()
+    return dict(enabled.values_list("app_registration_id").annotate(Count("pk")))
+
+
+def _renewed(expiration: Expiration) -> Expiration:
+    return replace(
+        expiration,
+        consequence="The portal renews it before then.",
+        action="IT admins are informed if that fails.",
+        who=Connection.Who.NOBODY,
+        stops=0,
+        is_renewed=True,
+    )
 
 
 def _of_credential(
@@ -163,17 +220,18 @@ def _of_credential(
 ) -> Expiration:
     kind = credential.get_kind_display()
     who = Connection.Who.IT_ADMIN
-    if credential != lifetime.last:
-        consequence = f"Nothing stops: {lifetime.last} lasts longer, and the portal goes on with it."
-        action, who, count = "Retire it here and delete it in Entra when it suits you.", Connection.Who.NOBODY, 0
+    if lifetime.lasting is not None or credential != lifetime.last:
+        other = f"{lifetime.lasting} never expires" if lifetime.lasting else f"{lifetime.last} expires later"
+        consequence = f"No connection is affected. {other}, and the portal uses it."
+        action, who, count = "Retire it here and delete it in Entra at any time.", Connection.Who.NOBODY, 0
     else:
-        whose = "of this app registration" if in_detail else "of yours"
-        consequence = f"{count} connection{'' if count == 1 else 's'} {whose} stop{'s' if count == 1 else ''}."
+        whose = "" if in_detail else " of yours"
+        consequence = f"{count} connection{'' if count == 1 else 's'}{whose} will stop working."
         if not count:
-            consequence = "No connection uses it just now."
-        action = "Add the next credential before then."
+            consequence = "No connection uses it."
+        action = "Add a new credential before then."
         if lifetime.waiting is not None:
-            action = "Upload the certificate that is ready to Entra, then try it here."
+            action = "Upload the prepared certificate to Entra, then test it here."
     return Expiration(
         expires_at,
         Reason.CREDENTIAL,

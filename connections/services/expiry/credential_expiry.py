@@ -6,23 +6,25 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 
 from connections import audit
-from connections.errors import MicrosoftRefused, MicrosoftUnavailable, PortalError
+from connections.access import permissions, roles
+from connections.errors import Conflict, MicrosoftRefused, MicrosoftUnavailable, PortalError
 from connections.microsoft import certificates, clouds, credential_expiry
 from connections.microsoft.credential_expiry import CredentialList, ListedCredential
 from connections.models import AppCredential, AppRegistration, User
 from connections.models.audit import AuditAction
-from connections.services.expiry import api_key_expiry, forecast
+from connections.services.expiry import api_key_expiry, forecast, renewal_rules
 from connections.services.notifications import alerts
-from connections.services.registry import credential_checks
+from connections.services.registry import app_consents, credential_checks
 
 logger = logging.getLogger(__name__)
 
 THRESHOLDS = (60, 30, 14, 7, 1)  # days left
 EVERY = timedelta(days=1)
 AGAIN = timedelta(hours=1)  # retry after an outage; also the lease of a claim
+RENEWED_UNTIL = timedelta(days=14)  # by then the portal should have renewed what it renews by itself
 BATCH = 20  # app registrations per run; Microsoft allows 150 such reads a minute
 SETTLED_AFTER = timedelta(hours=1)  # a new credential may be missing from Entra's list for this long
 
@@ -31,7 +33,7 @@ SETTLED_AFTER = timedelta(hours=1)  # a new credential may be missing from Entra
 class CredentialListing:
     """An app registration's credentials, compared with Entra's list."""
 
-    permitted: bool  # False if the application may not read itself or belongs to another directory
+    permitted: bool  # False if the application isn't allowed to read itself or belongs to another directory
     confirmed: tuple[AppCredential, ...] = ()
     unlisted: tuple[AppCredential, ...] = ()
     accepted: tuple[AppCredential, ...] = ()  # uploaded certificates that Microsoft has now accepted
@@ -47,7 +49,7 @@ def read_due(*, now: datetime, limit: int = BATCH) -> int:
     """Read dates for up to ``limit`` app registrations, each once a day; return how many could be read."""
     due = AppRegistration.objects.filter(
         Q(read_expiries_after=None) | Q(read_expiries_after__lte=now),
-        Q(paused_until=None) | Q(paused_until__lte=now),
+        ~app_consents.is_paused_at_home(now),
         verified_at__isnull=False,
         rejected_at=None,
     ).select_related("tenant")
@@ -70,11 +72,20 @@ def warn_due(*, now: datetime) -> int:
     )
     rows = list(expiring.select_related("app_registration__tenant").defer("secret", "private_key", "certificate"))
     credentials = forecast.credentials_of({row.app_registration_id for row in rows})
+    renewed = renewal_rules.renewed_by_portal([row.app_registration for row in rows], now=now)
     return sum(
         _warn(row, row.expires_at, now)
         for row in rows
-        if row.expires_at and forecast.credential_lifetime(credentials[row.app_registration_id]).last == row
+        if row.expires_at
+        and _is_last(row, credentials[row.app_registration_id])
+        and (row.app_registration_id not in renewed or row.expires_at <= now + RENEWED_UNTIL)
     )
+
+
+def _is_last(credential: AppCredential, live: list[AppCredential]) -> bool:
+    """Whether nothing works after this credential has expired."""
+    lifetime = forecast.credential_lifetime(live)
+    return lifetime.lasting is None and lifetime.last == credential
 
 
 def _warn(credential: AppCredential, expires_at: datetime, now: datetime) -> bool:
@@ -98,6 +109,8 @@ def read(app_registration: AppRegistration, *, actor: User | None, now: datetime
         return CredentialListing(permitted=False)
     confirmed, unlisted, uploaded = [], [], []
     for credential in forecast.credentials_of([app_registration.pk])[app_registration.pk]:
+        if credential.kind == AppCredential.Kind.FEDERATED:
+            continue  # it has no date, and is not in this list
         listed = match(credential, listing)
         if listed is not None and credential_checks.awaits_upload(credential):
             uploaded.append(credential)
@@ -119,6 +132,27 @@ def read(app_registration: AppRegistration, *, actor: User | None, now: datetime
         except MicrosoftRefused as error:
             logger.info("certificate %s is listed but not accepted yet: %s", credential.pk, error.verdict.code)
     return CredentialListing(True, tuple(confirmed), tuple(unlisted), tuple(accepted))
+
+
+def enter(credential: AppCredential, expires_at: datetime, *, actor: User, now: datetime) -> None:
+    """Record the expiration date of a secret, as Entra shows it. Raises NotAllowed, or Conflict if it is known.
+
+    Reminders are sent before this date. A date read from Entra later replaces it.
+    """
+    roles.require(permissions.can_manage_registry(actor), action="Ask an IT admin.")
+    with transaction.atomic():
+        undated = AppCredential.objects.filter(pk=credential.pk, expires_at=None, retired_at=None)
+        if not undated.update(expires_at=expires_at, warned_days=None):
+            raise Conflict("This credential has an expiration date, or it is retired.", action="Refresh the page.")
+        changes = {"expires_at": [None, expires_at.isoformat()]}
+        audit.record(AuditAction.CREDENTIAL_EXPIRY_ENTERED, credential, actor=actor, at=now, changes=changes)
+
+
+def without_date(apps: QuerySet[AppRegistration], *, limit: int) -> list[AppCredential]:
+    """Return live secrets of these app registrations whose expiration nobody has entered, at most ``limit``."""
+    undated = AppCredential.objects.live().filter(kind=AppCredential.Kind.SECRET, expires_at=None)
+    rows = undated.filter(app_registration__in=apps.order_by()).select_related("app_registration")
+    return list(rows.defer("secret", "private_key").order_by("app_registration__name", "pk")[:limit])
 
 
 def _request_listing(app: AppRegistration, now: datetime) -> CredentialList | None:
@@ -166,6 +200,8 @@ def _is_deleted(credential: AppCredential, listing: CredentialList, now: datetim
 def _confirm(credential: AppCredential, listed: ListedCredential, *, actor: User | None, now: datetime) -> None:
     before = credential.expires_at
     values: dict[str, object] = {"expires_at": listed.expires_at, "expiry_read_at": now, "unlisted_at": None}
+    if credential.verified_at is not None:
+        values["key_id"] = listed.key_id[:36]
     if before is None or listed.expires_at > before:
         values["warned_days"] = None  # warn again as the new date approaches
     with transaction.atomic():

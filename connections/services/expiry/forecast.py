@@ -74,20 +74,18 @@ def summarize(
         forecasts.append(idle)
     elif connection.is_delegated:
         remarks.append(
-            "The portal renews its grant at least every hour, so Microsoft's limit of 90 days without use never "
-            "comes closer."
+            "The portal renews access at least every hour, so Microsoft's 90-day inactivity limit doesn't apply."
         )
     else:
-        remarks.append("No person has signed in, so there is no sign-in that could run out.")
+        remarks.append("App-only access depends on no person.")
     if connection.status == Status.ACTIVE and not connection.is_blocked_by_app:
         app_id = connection.app_registration_id
         lifetime = credential_lifetime(credentials_of([app_id])[app_id] if credentials is None else credentials)
         forecasts += [*_sign_in_limit(connection, now), *_credential_expiry(connection, lifetime, now)]
+        if lifetime.lasting is not None:
+            remarks.append(f"{connection.app_registration} has a federated credential, which never expires.")
         if lifetime.unknown is not None:
-            remarks.append(
-                f"Nobody has entered when a credential of {connection.app_registration} expires, so its end is not "
-                "foretold."
-            )
+            remarks.append(f"No expiration date is recorded for a credential of {connection.app_registration}.")
     return ForecastSummary(tuple(sorted(forecasts, key=lambda forecast: forecast.at)), tuple(remarks))
 
 
@@ -119,11 +117,13 @@ class CredentialLifetime:
     last: AppCredential | None = None  # the usable one that expires last
     unknown: AppCredential | None = None  # a usable one without an expiration date
     waiting: AppCredential | None = None  # a certificate that still has to be uploaded to Entra
+    lasting: AppCredential | None = None  # a usable one that never expires
 
     @property
     def until(self) -> datetime | None:
-        """When the last one expires; None if that is unknown."""
-        return self.last.expires_at if self.last is not None and self.unknown is None else None
+        """When the last one expires; None if that is unknown, or never."""
+        is_known = self.unknown is None and self.lasting is None
+        return self.last.expires_at if self.last is not None and is_known else None
 
 
 def credential_lifetime(credentials: Iterable[AppCredential]) -> CredentialLifetime:
@@ -133,9 +133,18 @@ def credential_lifetime(credentials: Iterable[AppCredential]) -> CredentialLifet
     return CredentialLifetime(
         len(usable),
         last=max(dated, key=lambda pair: pair[0])[1] if dated else None,
-        unknown=next((credential for credential in usable if credential.expires_at is None), None),
-        waiting=next((credential for credential in live if credential_checks.awaits_upload(credential)), None),
+        unknown=next((row for row in usable if row.expires_at is None and not _never_expires(row)), None),
+        lasting=next(filter(_never_expires, usable), None),
+        waiting=next((credential for credential in live if _awaits_upload(credential)), None),
     )
+
+
+def _never_expires(credential: AppCredential) -> bool:
+    return credential.kind == AppCredential.Kind.FEDERATED
+
+
+def _awaits_upload(credential: AppCredential) -> bool:
+    return credential.kind == AppCredential.Kind.CERTIFICATE and credential_checks.awaits_upload(credential)
 
 
 def successor(credential: AppCredential, live: Iterable[AppCredential]) -> AppCredential | None:
@@ -143,7 +152,7 @@ def successor(credential: AppCredential, live: Iterable[AppCredential]) -> AppCr
     if credential.retired_at is not None or credential.expires_at is None:
         return None
     for other in live:
-        longer = other.expires_at is not None and other.expires_at > credential.expires_at
+        longer = _never_expires(other) or (other.expires_at is not None and other.expires_at > credential.expires_at)
         if longer and other.created_at > credential.created_at and other.verified_at and is_usable(other):
             return other
     return None
@@ -151,11 +160,13 @@ def successor(credential: AppCredential, live: Iterable[AppCredential]) -> AppCr
 
 def _credential_expiry(connection: Connection, lifetime: CredentialLifetime, now: datetime) -> Iterable[Forecast]:
     name = connection.app_registration.name
-    action = "An IT admin must add a new one."
+    action = "An IT admin needs to add a new credential."
+    if connection.app_registration.renews_credentials:
+        action = f"The portal renews it if your policy allows automatic renewal. Otherwise: {action}"
     if lifetime.waiting is not None:
-        action = "An IT admin must upload the certificate that is ready to Entra and press “I uploaded it”."
+        action = "An IT admin needs to upload the prepared certificate to Entra, then test it here."
     if not lifetime.working:
-        cause = f"the app registration {name} has no credential left that Microsoft would accept."
+        cause = f"the app registration {name} has no credential that Microsoft accepts."
         yield Forecast(now, Reason.CREDENTIAL, cause, action, Who.IT_ADMIN, certain=False)
     last, until = lifetime.last, lifetime.until
     if last is None or until is None:
@@ -163,9 +174,9 @@ def _credential_expiry(connection: Connection, lifetime: CredentialLifetime, now
     if until <= now and connection.refreshed_at is not None and connection.refreshed_at > until:
         return  # Microsoft has accepted it since then, so the stored date is wrong
     kind = last.get_kind_display().lower()
-    subject = f"the app registration's only {kind}" if lifetime.working == 1 else "the last credential that works"
+    subject = f"the app registration's only {kind}" if lifetime.working == 1 else "the last working credential"
     certain = is_certain(last)
-    cause = f"{subject} ({name}) expires{'' if certain else ', by the date that was entered here'}."
+    cause = f"{subject} ({name}) expires{'' if certain else ', according to the date entered here'}."
     yield Forecast(until, Reason.CREDENTIAL, cause, action, Who.IT_ADMIN, certain)
 
 
@@ -179,9 +190,9 @@ def _sign_in_limit(connection: Connection, now: datetime) -> Iterable[Forecast]:
     yield Forecast(
         at,
         Reason.SIGN_IN,
-        f"a policy of {connection.app_registration.tenant} asks for a new sign-in every "
-        f"{classifier.format_interval(connection.sign_in_max_age)}; Microsoft said so when it last refused this connection.",
-        "Its owner can sign in again before then: the time starts anew.",
+        f"a policy in {connection.tenant} requires a new sign-in every "
+        f"{classifier.format_interval(connection.sign_in_max_age)}, as Microsoft last reported.",
+        "The owner can sign in again before then to restart the period.",
         Who.OWNER,
         certain=False,
     )
@@ -196,13 +207,13 @@ def _idle_limit(connection: Connection, now: datetime) -> Forecast | None:
         return None
     who = Who.IT_ADMIN
     if connection.status == Status.DISABLED:
-        action, who = "Enable it before then; afterwards its owner must sign in again.", Who.OWNER
+        action, who = "Enable it before then. After that, the owner needs to sign in again.", Who.OWNER
     elif is_blocked:
-        action = "An IT admin must mend the app registration before then."
+        action = "An IT admin needs to fix the app registration before then."
     elif connection.status == Status.ACTIVE:
-        action = "An operator must find out why the portal does not refresh it."
+        action = "An operator needs to find out why the portal doesn't refresh it."
     else:
-        action = "What stops it must be mended before then; afterwards its owner must sign in again."
+        action = "Fix the problem before then. After that, the owner needs to sign in again."
         who = Who(connection.status_who or Who.IT_ADMIN)
-    cause = "nothing renews its grant just now, and Microsoft forgets a grant that was not used for 90 days."
+    cause = "the portal can't renew access now, and Microsoft ends a sign-in after 90 days without use."
     return Forecast(connection.refreshed_at + IDLE_LIMIT, Reason.IDLE, cause, action, who, certain=True)

@@ -1,5 +1,3 @@
-"""Filter access reviews by state, and list all items of one as a table to download."""
-
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any

@@ -38,7 +38,7 @@ def _start_planned(now: datetime) -> None:
     with transaction.atomic():
         due = ReviewPlan.objects.filter(is_on=True).exclude(quarter=quarter)
         plan = due.select_for_update().first()
-        # Conditional, so that only one of two simultaneous runs starts the review.
+        # Checked again in the update, so that only one of two simultaneous runs starts the review.
         if plan is None or not due.filter(pk=plan.pk).update(quarter=quarter):
             return
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -79,10 +79,10 @@ def _remind(review: AccessReview, *, now: datetime) -> None:
             review,
             f"reminder-{step}",
             now=now,
-            subject=f"Still to confirm until {last_day}: {review.name}",
+            subject=f"Reminder: access review “{review.name}” is due on {last_day}",
             paragraphs=(
-                "Some shares of your connections are not answered yet.",
-                f"What is not answered by the end of {last_day} stops working for whoever uses it.",
+                "You haven't reviewed all shares of your connections yet.",
+                f"Unanswered access is removed after {last_day}.",
             ),
             tone="warning",
         )
@@ -100,7 +100,7 @@ def _warn_users(review: AccessReview, *, now: datetime) -> None:
     columns = ("connection_name", "owner_name", "share__person", "share__team")
     for name, owner, person, team in items.values_list(*columns).iterator():
         for user_id in members.get(team, []) if team else [person]:
-            lines.setdefault(user_id, []).append(f"{name} (of {owner.partition(' <')[0]})")
+            lines.setdefault(user_id, []).append(f"{name} (owner: {owner.partition(' <')[0]})")
     users = User.objects.filter(pk__in=lines).select_related("alert_choice", "responsible__alert_choice")
     for user in users.order_by("pk").iterator():
         contact = user.contact
@@ -108,17 +108,17 @@ def _warn_users(review: AccessReview, *, now: datetime) -> None:
             continue
         # One message per account, even if one person is responsible for several.
         about = f"access-review:{review.pk}:warning-{user.pk}"
-        name = f"the service account {user} uses" if user.is_service else "you use"
+        name = f"Access of the service account {user}" if user.is_service else "Your access"
         message = alerts.Message(
-            subject=f"What {name} may end on {access_reviews.format_day(review.last_day)}",
+            subject=f"{name} may be removed after {access_reviews.format_day(review.last_day)}",
             paragraphs=(
-                "Owners are asked to confirm who uses their connections. These have not been confirmed for you yet.",
-                "If you still need one, ask its owner to confirm it. Otherwise your access ends, and automations "
-                "with your keys get no more tokens of it.",
+                "Owners are reviewing who can use their connections. Your access to these isn't confirmed yet.",
+                "If you still need a connection, ask its owner to confirm your access. Otherwise your access is removed, "
+                "and your API keys get no more tokens for it.",
             ),
             path="/connections/",
-            button="Open the connections",
-            why="You get this because the connections are shared with you or with a team of yours.",
+            button="View connections",
+            why="You received this email because the connections are shared with you or one of your teams.",
             lines=tuple(lines[user.pk]),
             lines_label="Not confirmed yet",
             tone="warning",
@@ -127,7 +127,7 @@ def _warn_users(review: AccessReview, *, now: datetime) -> None:
 
 
 def _end_unanswered(review: AccessReview, *, now: datetime) -> None:
-    # Terminates, because handled items are no longer open.
+    # The loop ends because handled items are no longer open.
     while pks := list(
         review.items.filter(decision=Decision.OPEN).order_by("pk").values_list("pk", flat=True)[:AT_ONCE]
     ):
@@ -142,7 +142,7 @@ def _end_share(review: AccessReview, pk: int, *, now: datetime) -> None:
     open_item = ReviewItem.objects.filter(pk=pk, decision=Decision.OPEN)
     related = open_item.select_related("share__connection", "share__person", "share__team")
     item = without_tokens(related, "share__connection").first()
-    # Conditional, because an owner may have answered first.
+    # Update the item only while it is open, because its owner may have answered first.
     if item is None or not open_item.update(decision=Decision.EXPIRED, decided_at=now, ended_at=now):
         return
     why = f"{access_reviews.end_reason(review)}: not answered by {item.owner_name.partition(' <')[0]}"
@@ -156,7 +156,7 @@ def _close(review: AccessReview, *, now: datetime) -> None:
         current = locked.first()
         if current is None or current.items.filter(decision=Decision.OPEN).exists():
             return
-        # Conditional, because not every database has row locks.
+        # Checked again in the update, because not every database has row locks.
         if locked.update(closed_at=now):
             counts = dict(access_reviews.count_decisions(current))
             audit.record(AuditAction.ACCESS_REVIEW_CLOSED, current, actor=None, changes=counts, at=now)
@@ -165,21 +165,23 @@ def _close(review: AccessReview, *, now: datetime) -> None:
 
 def _notify_closed(review: AccessReview, counts: dict[str, int], *, now: datetime) -> None:
     report = alerts.Message(
-        subject=f"{review.name} is closed",
-        paragraphs=("Every share is answered or has ended. The report cannot change any more.",),
+        subject=f"Access review “{review.name}” is closed",
+        paragraphs=("All shares are reviewed or removed. The report is final.",),
         path=f"/reviews/{review.pk}/",
-        button="Open the report",
-        why="You get this because you are an IT admin.",
+        button="View report",
+        why="You received this email because you're an IT admin.",
         facts=tuple((str(decision.label), str(counts[decision])) for decision in Decision if decision != Decision.OPEN),
         tone="ok",
     )
     alerts.notify_it_admins(report, about=f"access-review:{review.pk}:closed", now=now)
     ended = replace(
         report,
-        subject=f"Shares of your connections have ended: {review.name}",
-        paragraphs=("You did not answer for them, so they ended. Whoever still needs one: share it again.",),
-        button="See which",
-        why="You get this because you own these connections.",
+        subject=f"Access to your connections was removed: {review.name}",
+        paragraphs=(
+            "You didn't review these shares, so access was removed. Share a connection again if someone still needs it.",
+        ),
+        button="View shares",
+        why="You received this email because you own these connections.",
         facts=(),
         tone="warning",
     )

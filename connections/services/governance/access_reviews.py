@@ -44,8 +44,8 @@ ANSWERS = (Decision.CONFIRMED, Decision.REMOVED)
 class ReviewClosed(PortalError):
     code = "review_is_over"
     status = 409
-    cause = "This review is over. Nothing was changed."
-    action = "Shares are changed on the connection's page."
+    cause = "This review is closed. Nothing was changed."
+    action = "You can change shares on the connection's page."
 
 
 def start(
@@ -64,7 +64,7 @@ def start(
     if actor is not None:
         roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
     if not now + SHORTEST <= due_at <= now + LONGEST:
-        raise InvalidInput("The last day must be at least two days ahead, and within half a year.", field="due")
+        raise InvalidInput("The last day must be between two days and half a year from today.", field="due")
     scope_name = f"Tenant {tenant.name}" if tenant is not None else "All shares"
     if app_registration is not None:
         scope_name = f"App registration {app_registration.name} ({app_registration.tenant.name})"
@@ -81,7 +81,7 @@ def start(
         )
         count = _freeze(review, now)
         if not count and actor is not None:
-            raise InvalidInput("Nothing is shared there just now, so there is nothing to review.")
+            raise InvalidInput("There are no shares to review.")
         changes = {"covers": review.scope_name, "due": due_at.isoformat(), "shares": count}
         audit.record(AuditAction.ACCESS_REVIEW_STARTED, review, actor=actor, changes=changes, at=now)
         ask_owners(review, now=now)
@@ -105,7 +105,7 @@ def _freeze(review: AccessReview, now: datetime) -> int:
     if review.app_registration is not None:
         shares = shares.filter(connection__app_registration=review.app_registration)
     if review.tenant is not None:
-        shares = shares.filter(connection__app_registration__tenant=review.tenant)
+        shares = shares.filter(connection__tenant=review.tenant)
     # When a person's keys last fetched a token for a connection, by (connection, person).
     fetches = TokenFetch.objects.filter(connection__in=shares.values("connection"), key__isnull=False).order_by()
     grouped = fetches.values_list("connection", "key__owner").annotate(last=Max("minute"))
@@ -156,10 +156,10 @@ def ask_owners(review: AccessReview, *, now: datetime) -> None:
         review,
         "asked",
         now=now,
-        subject=f"Who uses your connections? Please confirm: {review.name}",
+        subject=f"Action required: access review “{review.name}”",
         paragraphs=(
-            "Some of your connections are shared with others. Look through the list, and confirm or remove each.",
-            f"What is not answered by {format_day(review.last_day)} ends by itself.",
+            "Some of your connections are shared with others. Confirm or remove each share.",
+            f"Unanswered access is removed after {format_day(review.last_day)}.",
         ),
     )
 
@@ -172,8 +172,8 @@ def notify_owners(
         subject=subject,
         paragraphs=paragraphs,
         path=f"/reviews/{review.pk}/",
-        button="Look through the list",
-        why="You get this because you own connections that are shared.",
+        button="Start review",
+        why="You received this email because you own shared connections.",
         tone=tone,
     )
     about = f"access-review:{review.pk}:{occasion}"
@@ -184,10 +184,10 @@ def notify_owners(
     left = items.filter(querysets.OWNER_CANNOT_ANSWER).count()
     if left:
         text = (
-            f"{left} of the shares belong to connections whose owners have left or are service accounts; an IT admin "
-            "answers for these."
+            f"{left} of the shares belong to connections whose owner has left or is a service account. IT admins review "
+            "these."
         )
-        why = "You get this because you are an IT admin."
+        why = "You received this email because you're an IT admin."
         message = replace(message, paragraphs=(text, *paragraphs[1:]), why=why)
         alerts.notify_it_admins(message, about=f"{about}:left", now=now)
 
@@ -216,10 +216,10 @@ def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, 
     Items that the actor may not answer, or no longer may, are skipped. Raises ReviewClosed or InvalidInput.
     """
     if any(item.decision not in ANSWERS or len(item.note) > NOTE_LENGTH for item in answers.values()):
-        raise InvalidInput("An answer is “confirm” or “remove”; a note has at most 500 characters.")
+        raise InvalidInput("Choose “confirm” or “remove”. A note can have at most 500 characters.")
     counts = dict.fromkeys(("confirmed", "removed"), 0)
     with transaction.atomic():
-        # Locked, so that the review cannot be closed in the meantime.
+        # Lock the review, so that it cannot be closed in the meantime.
         if not AccessReview.objects.select_for_update().get(pk=review.pk).is_running:
             raise ReviewClosed
         mine = querysets.review_items_of(actor).filter(review=review, pk__in=list(answers))
@@ -278,8 +278,8 @@ def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
             current,
             "cancelled",
             now=now,
-            subject=f"Nothing left to confirm: {current.name} was cancelled",
-            paragraphs=(f"{actor} has cancelled this review.", "No share ends because of it."),
+            subject=f"Access review “{current.name}” was cancelled",
+            paragraphs=(f"{actor} cancelled this review.", "All access stays as it is."),
         )
         AccessReview.objects.filter(pk=review.pk).update(cancelled_at=now, cancelled_by_name=display_name(actor))
         audit.record(
@@ -295,7 +295,7 @@ def set_schedule(*, is_on: bool, days: int, actor: User, now: datetime) -> None:
     """Switch the quarterly review on (from the next quarter) or off. Raises NotAllowed or InvalidInput."""
     roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
     if not LEAST_DAYS <= days <= MOST_DAYS:
-        raise InvalidInput(f"Between {LEAST_DAYS} and {MOST_DAYS} days.", field="days")
+        raise InvalidInput(f"Enter a number of days from {LEAST_DAYS} to {MOST_DAYS}.", field="days")
     with transaction.atomic():
         current = ReviewPlan.objects.select_for_update().first() or ReviewPlan(pk=1)
         changes = audit.changed_fields(current, {"is_on": is_on, "days": days})

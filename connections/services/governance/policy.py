@@ -5,8 +5,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from django.db import IntegrityError, transaction
-
 from connections import audit
 from connections.access import permissions, roles
 from connections.errors import Conflict
@@ -14,9 +12,10 @@ from connections.models import AppRegistration, Policy, User
 from connections.models.audit import AuditAction
 from connections.services.governance import violations
 from connections.services.governance.violations import Impact
-from connections.services.policy import describe, evaluate
+from connections.services.policy import describe, evaluate, four_eyes, loosening
 from connections.services.policy import rules as policy_rules
 from connections.services.policy.rules import Rules
+from connections.uniqueness import atomic_or
 
 
 class ConnectionAction(StrEnum):
@@ -75,33 +74,34 @@ def change(
     version: int | None = None,
     seen: str | None = None,
 ) -> Outcome:
-    """Replace the rules of the organisation or of one app registration.
+    """Replace rules.
 
-    Raises NotAllowed, InvalidInput, or Conflict if ``version`` or ``seen`` (a preview's fingerprint) is out of date.
+    Raises NotAllowed, InvalidInput, SecondPersonNeeded for looser rules while app-only connections need a second IT
+    admin, or Conflict if ``version`` or ``seen`` (a preview's fingerprint) is out of date.
     """
-    roles.require(permissions.can_change_policy(actor), cause="IT admins make the policy.", action="Ask one of them.")
+    roles.require(
+        permissions.can_change_policy(actor), cause="Only IT admins can change the policy.", action="Ask an IT admin."
+    )
     # Converted to plain values and back, so that only rules that can be read again are stored.
     rules = policy_rules.from_dict(policy_rules.to_dict(rules), of_app=app_registration is not None)
     disable = ConnectionAction(on_connections) is ConnectionAction.DISABLE
     fix = ShareAction(on_shares) is ShareAction.MEND
-    try:
-        with transaction.atomic():
-            before = _replace(app_registration, rules, actor=actor, now=now, version=version)
-            outcome = _apply_to_existing(seen, disable=disable, fix=fix, actor=actor, now=now)
-            changes: dict[str, Any] = describe.differences(before, rules)
-            for label, count in (
-                ("connections disabled", outcome.disabled),
-                ("shares ended", outcome.ended),
-                ("shares shortened", outcome.shortened),
-            ):
-                if count:
-                    changes[label] = count
-            if changes:
-                target = Policy.objects.filter(app_registration=app_registration).first()
-                target = target or Policy(app_registration=app_registration)
-                audit.record(AuditAction.POLICY_CHANGED, target, actor=actor, changes=changes)
-    except IntegrityError as error:
-        raise _changed_meanwhile() from error
+    with atomic_or(lambda: _changed_meanwhile()):
+        before = _replace(app_registration, rules, actor=actor, now=now, version=version)
+        outcome = _apply_to_existing(seen, disable=disable, fix=fix, actor=actor, now=now)
+        changes: dict[str, Any] = describe.differences(before, rules)
+        for label, count in (
+            ("connections disabled", outcome.disabled),
+            ("shares ended", outcome.ended),
+            ("shares shortened", outcome.shortened),
+        ):
+            if count:
+                changes[label] = count
+        if changes:
+            target = Policy.objects.filter(app_registration=app_registration).first()
+            target = target or Policy(app_registration=app_registration)
+            audit.record(AuditAction.POLICY_CHANGED, target, actor=actor, changes=changes)
+            loosening.record(target, before, rules, actor=actor, now=now)
     return replace(outcome, changed=before != rules)
 
 
@@ -114,6 +114,8 @@ def _replace(
     before = policy_rules.from_database(policy.rules) if policy else Rules()
     if before == rules:
         return before
+    change = loosening.needs_second_admin(app_registration, before, rules)
+    four_eyes.require(change, actor=actor, now=now)
     values = {"rules": policy_rules.to_dict(rules), "changed_at": now, "changed_by": actor}
     if policy is None:
         Policy.objects.create(app_registration=app_registration, **values)
@@ -126,8 +128,8 @@ def _apply_to_existing(seen: str | None, *, disable: bool, fix: bool, actor: Use
     impact = violations.impact(evaluate.load_policies(), now=now, keep=None)
     if seen is not None and seen != impact.fingerprint:
         raise Conflict(
-            "What would break the policy is not what it was when you looked. Nothing was changed.",
-            action="Look at the list again, then save.",
+            "The policy violations have changed since your preview. Nothing was changed.",
+            action="Review the list again, then save.",
         )
     outcome = Outcome(left_connections=impact.connection_count, left_shares=impact.share_count)
     if fix:
@@ -141,8 +143,8 @@ def _apply_to_existing(seen: str | None, *, disable: bool, fix: bool, actor: Use
 
 def _changed_meanwhile() -> Conflict:
     return Conflict(
-        "Somebody else has changed this policy while you were looking at it. Nothing was changed.",
-        action="Look at the rules as they are now, then change them.",
+        "Someone else changed this policy in the meantime. Nothing was changed.",
+        action="Review the current rules, then change them.",
     )
 
 

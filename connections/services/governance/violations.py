@@ -28,8 +28,8 @@ _LIVE = (
     Connection.Status.BLOCKED,
 )
 _COLUMNS = (
-    "name", "owner", "app_registration", "authentication_type", "capabilities", "extra_scopes", "granted_scopes",
-    "account_tid", "account_username", "status", "connected_at",
+    "name", "owner", "app_registration", "tenant", "authentication_type", "capabilities", "extra_scopes",
+    "granted_scopes", "other_granted", "account_tid", "account_username", "status", "connected_at",
 )  # fmt: skip
 
 
@@ -71,14 +71,15 @@ class ViolationFinder:
 
     @cached_property
     def _approvals(self) -> dict[int | None, Approval]:
-        approved = Approval.objects.filter(state=Approval.State.APPROVED, connection__isnull=False).order_by("pk")
+        permitted = Approval.objects.filter(state=Approval.State.APPROVED, account_oid="")
+        approved = permitted.filter(connection__isnull=False).order_by("pk")
         return {approval.connection_id: approval for approval in approved}
 
 
 def _share_violations(policies: PolicySet, *, now: datetime) -> Iterator[ShareViolation]:
     active = Share.objects.active(now).exclude(connection__status=Connection.Status.DISABLED)
     ordered = active.order_by("connection__name", "pk").prefetch_related(
-        "person", "team", "connection__app_registration__tenant", "connection__owner"
+        "person", "team", "connection__app_registration", "connection__tenant", "connection__owner"
     )
     for share in ordered.iterator(BATCH):
         sources = policies.of(share.connection.app_registration)
@@ -113,7 +114,7 @@ def impact(policies: PolicySet, *, now: datetime, keep: int | None = LISTED) -> 
     if policies.restricts:
         finder = ViolationFinder(policies)
         live = Connection.objects.filter(status__in=_LIVE).only(*_COLUMNS).order_by("name", "pk")
-        live = live.prefetch_related("owner", "app_registration__tenant")
+        live = live.prefetch_related("owner", "app_registration", "tenant")
         for violation in filter(None, map(finder.of, live.iterator(BATCH))):
             result.connection_count += 1
             digest.update(f"c{violation.connection.pk}:{violation.effect};".encode())
@@ -137,7 +138,7 @@ def disable_connections(violations: list[ConnectionViolation], *, actor: User, n
         by_cause: dict[str, list[int]] = {}
         events = []
         for pk, status in rows.values_list("pk", "status"):
-            cause = f"Disabled because it breaks the policy. {' '.join(batch[pk].sentences)}"
+            cause = f"Disabled because it violates the policy. {' '.join(batch[pk].sentences)}"
             by_cause.setdefault(cause, []).append(pk)
             changes = {"status": [status, Connection.Status.DISABLED.value], "because": cause}
             events.append((batch[pk].connection, changes))
@@ -146,7 +147,7 @@ def disable_connections(violations: list[ConnectionViolation], *, actor: User, n
                 Connection.Status.DISABLED,
                 code="policy",
                 cause=cause,
-                action="Change what it should do and enable it again, or ask an IT admin to change the policy.",
+                action="Change its permissions and enable it again, or ask an IT admin to change the policy.",
                 who=Connection.Who.OWNER,
                 since=now,
             )

@@ -1,11 +1,10 @@
-"""Register shared mailboxes, once per tenant, and attach them to connections."""
-
+from collections.abc import Sequence
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.utils import timezone
 
-from connections import audit
+from connections import audit, mail_addresses
 from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InUse, InvalidInput
 from connections.microsoft import capabilities, exchange_script, mailbox_errors
@@ -13,55 +12,58 @@ from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant,
 from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 from connections.services.mailboxes import probes
+from connections.services.notifications.owner_messages import tell_owner
 from connections.services.policy import permission_drift
+from connections.uniqueness import atomic_or
+
+_MAILBOX_PERMISSIONS = ("Mail.", "MailboxSettings.", "MailboxFolder", "Calendars.", "Contacts.", "exchange/")
 
 
 def register(tenant: Tenant, *, address: str, display_name: str = "", actor: User) -> SharedMailbox:
     """Register a mailbox; addresses are unique, ignoring case. Raises NotAllowed, InvalidInput or AlreadyExists."""
     allowed = permissions.can_register_mailbox(actor)
-    roles.require(allowed, cause="Auditors only look.", action="Ask a member to register it.")
+    roles.require(allowed, cause="Auditors have read-only access.", action="Ask a member to register it.")
     if tenant.is_shared_endpoint:
         raise InvalidInput(
-            f"“{tenant.directory_id}” is no directory, so it has no mailboxes.",
-            action="Choose the tenant the mailbox lives in; an IT admin can register it.",
+            f"“{tenant.directory_id}” isn't a directory, so it has no mailboxes.",
+            action="Choose the mailbox's tenant. An IT admin can add it.",
             field="tenant",
         )
-    normalized = normalize_address(address)
+    normalized = mail_addresses.parse(address)
     mailbox = SharedMailbox(tenant=tenant, address=normalized, display_name=display_name, created_by=actor)
-    _check_unique(mailbox)
-    try:
-        with transaction.atomic():
-            mailbox.save(force_insert=True)
-            audit.record(AuditAction.MAILBOX_REGISTERED, mailbox, actor=actor, changes={"tenant": tenant.name})
-    except IntegrityError as error:
-        raise _duplicate(mailbox) from error
+    with atomic_or(lambda: _duplicate(mailbox)):
+        mailbox.save(force_insert=True)
+        audit.record(AuditAction.MAILBOX_REGISTERED, mailbox, actor=actor, changes={"tenant": tenant.name})
     return mailbox
+
+
+def find_or_register(tenant: Tenant, addresses: Sequence[str], *, actor: User) -> list[SharedMailbox]:
+    """Return the mailboxes with these addresses, registering unknown ones. Raises the same errors as register()."""
+    known = {mailbox.address.lower(): mailbox for mailbox in tenant.shared_mailboxes.all()} if addresses else {}
+    unique = {address.lower(): address for address in addresses}
+    return [known.get(lower) or register(tenant, address=address, actor=actor) for lower, address in unique.items()]
 
 
 def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: User) -> None:
     """Change the name or address; a new address discards all probe results. Raises NotAllowed or AlreadyExists."""
-    roles.require(permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it.")
-    values = {"address": normalize_address(address), "display_name": display_name}
+    roles.require(permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin or the person who added it.")
+    values = {"address": mail_addresses.parse(address), "display_name": display_name}
     changes = audit.changed_fields(mailbox, values)
     if not changes:
         return
-    _check_unique(SharedMailbox(pk=mailbox.pk, tenant=mailbox.tenant, **values))
-    try:
-        with transaction.atomic():
-            SharedMailbox.objects.filter(pk=mailbox.pk).update(**values)
-            if "address" in changes:
-                unprobed = {"state": MailboxAccess.State.UNPROBED, "probed_at": None, "probe_after": timezone.now()}
-                mailbox.accesses.update(code="", lack="", cause="", action="", **unprobed)
-            audit.record(AuditAction.MAILBOX_CHANGED, mailbox, actor=actor, changes=changes)
-    except IntegrityError as error:
-        raise _duplicate(mailbox) from error
+    with atomic_or(lambda: _duplicate(SharedMailbox(tenant=mailbox.tenant, **values))):
+        SharedMailbox.objects.filter(pk=mailbox.pk).update(**values)
+        if "address" in changes:
+            unprobed = {"state": MailboxAccess.State.UNPROBED, "probed_at": None, "probe_after": timezone.now()}
+            mailbox.accesses.update(code="", lack="", cause="", action="", **unprobed)
+        audit.record(AuditAction.MAILBOX_CHANGED, mailbox, actor=actor, changes=changes)
     for name, value in values.items():
         setattr(mailbox, name, value)
 
 
 def remove(mailbox: SharedMailbox, *, actor: User) -> None:
     """Delete the mailbox. Raises NotAllowed, or InUse while it is attached to a connection."""
-    roles.require(permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin, or whoever registered it.")
+    roles.require(permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin or the person who added it.")
     with transaction.atomic():
         # The lock keeps it from being attached between the count and the deletion.
         if not SharedMailbox.objects.select_for_update().filter(pk=mailbox.pk).exists():
@@ -74,22 +76,10 @@ def remove(mailbox: SharedMailbox, *, actor: User) -> None:
         SharedMailbox.objects.filter(pk=mailbox.pk).delete()
 
 
-def normalize_address(address: str) -> str:
-    """The address with its domain in lower case; the part before the @ is kept as entered."""
-    local, _, domain = address.strip().rpartition("@")
-    return f"{local}@{domain.lower()}"
-
-
-def _check_unique(mailbox: SharedMailbox) -> None:
-    same = SharedMailbox.objects.filter(tenant=mailbox.tenant, address__iexact=mailbox.address)
-    if same.exclude(pk=mailbox.pk).exists():
-        raise _duplicate(mailbox)
-
-
 def _duplicate(mailbox: SharedMailbox) -> AlreadyExists:
     return AlreadyExists(
-        f"{mailbox.address} is already registered in {mailbox.tenant}.",
-        action="Choose it from the list instead of adding it again.",
+        f"{mailbox.address} already exists in {mailbox.tenant}.",
+        action="Choose it from the list.",
         field="address",
     )
 
@@ -99,7 +89,7 @@ def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> Ma
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not is_reachable_by(connection, mailbox):
         raise InvalidInput(
-            f"{mailbox} belongs to the tenant {mailbox.tenant}, which this connection does not reach.",
+            f"{mailbox} belongs to the tenant {mailbox.tenant}, which this connection can't access.",
             action="Use a connection to that tenant.",
             field="mailbox",
         )
@@ -109,7 +99,8 @@ def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> Ma
         )
         if is_new:
             changes = {"mailbox": str(mailbox)}
-            audit.record(AuditAction.CONNECTION_MAILBOX_ATTACHED, connection, actor=actor, changes=changes)
+            event = audit.record(AuditAction.CONNECTION_MAILBOX_ATTACHED, connection, actor=actor, changes=changes)
+            tell_owner(connection, event, f"added {mailbox} to {connection}", actor=actor, now=timezone.now())
     return access
 
 
@@ -119,13 +110,13 @@ def attach_address(connection: Connection, *, address: str, actor: User) -> Mail
     tenant = home_tenant(connection)
     if tenant is None:
         raise InvalidInput(
-            "The directory of the connected account is not registered in this portal."
+            "The connected account's directory isn't a tenant in this portal."
             if connection.account_tid
-            else "Nobody has signed in yet, so the directory of this connection is not known.",
-            action="Ask an IT admin to register it as a tenant." if connection.account_tid else "Sign in first.",
+            else "Nobody has signed in yet, so the connection's directory is unknown.",
+            action="Ask an IT admin to add it as a tenant." if connection.account_tid else "Sign in first.",
             field="address",
         )
-    mailbox = SharedMailbox.objects.filter(tenant=tenant, address__iexact=normalize_address(address)).first()
+    mailbox = SharedMailbox.objects.filter(tenant=tenant, address__iexact=mail_addresses.parse(address)).first()
     with transaction.atomic():
         mailbox = mailbox or register(tenant, address=address, actor=actor)
         return attach(connection, mailbox, actor=actor)
@@ -140,12 +131,14 @@ def detach(attached: MailboxAccess, *, actor: User) -> None:
         if deleted:
             incidents.mailbox_reachable(attached, now=timezone.now())
             changes = {"mailbox": str(attached.mailbox)}
-            audit.record(AuditAction.CONNECTION_MAILBOX_DETACHED, connection, actor=actor, changes=changes)
+            event = audit.record(AuditAction.CONNECTION_MAILBOX_DETACHED, connection, actor=actor, changes=changes)
+            what = f"removed {attached.mailbox} from {connection}"
+            tell_owner(connection, event, what, actor=actor, now=timezone.now())
 
 
 def is_reachable_by(connection: Connection, mailbox: SharedMailbox) -> bool:
     """Whether the mailbox belongs to the connection's directory."""
-    tenant = connection.app_registration.tenant
+    tenant = connection.tenant
     if mailbox.tenant_id == tenant.pk:
         return True
     if not tenant.is_shared_endpoint or mailbox.tenant.environment != tenant.environment:
@@ -156,12 +149,18 @@ def is_reachable_by(connection: Connection, mailbox: SharedMailbox) -> bool:
 
 def home_tenant(connection: Connection) -> Tenant | None:
     """The tenant whose mailboxes the connection may reach; None if it is unknown."""
-    tenant = connection.app_registration.tenant
+    tenant = connection.tenant
     if not tenant.is_shared_endpoint:
         return tenant
     if not connection.account_tid:
         return None
     return Tenant.objects.filter(environment=tenant.environment, tid=connection.account_tid).first()
+
+
+def reads_mailboxes(connection: Connection) -> bool:
+    """Whether the connection asks for, or has, permissions for mailboxes."""
+    names = {*permission_drift.required_permissions(connection), *connection.granted}
+    return any(name.startswith(_MAILBOX_PERMISSIONS) for name in names)
 
 
 def missing_permission(connection: Connection) -> str:
@@ -172,10 +171,10 @@ def missing_permission(connection: Connection) -> str:
         return ""
     required = permission_drift.required_permissions(connection)
     if not capabilities.missing([purpose.scope], required):
-        return f"The permission {purpose.scope} is not granted yet; the next sign-in asks for it."
+        return f"The permission {purpose.scope} isn't granted yet. The next sign-in requests it."
     return (
-        f"The permission {purpose.scope} is missing. Add the capability {purpose.capability} to the connection and "
-        "sign in again; the sign-in then asks for it."
+        f"The permission {purpose.scope} is missing. Add the capability {purpose.capability} to the connection, then "
+        "sign in again."
     )
 
 
@@ -193,10 +192,13 @@ def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | e
     }
     if connection.is_delegated and addresses and (account := connection.account_username):
         return exchange_script.AccountPlan(**shared, account=account, sends=probes.may_send(connection))
-    app_roles = exchange_script.roles_for(application_roles(connection))
-    if not addresses or not app_roles:
+    required = application_roles(connection)
+    app_roles, protocols = exchange_script.roles_for(required), exchange_script.protocols_for(required)
+    if not addresses or not (app_roles or protocols):
         return None
-    return exchange_script.ApplicationPlan(**shared, client_id=app.client_id, app_name=app.name, roles=app_roles)
+    return exchange_script.ApplicationPlan(
+        **shared, client_id=app.client_id, app_name=app.name, roles=app_roles, protocols=protocols
+    )
 
 
 def application_roles(connection: Connection) -> tuple[str, ...]:

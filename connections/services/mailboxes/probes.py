@@ -14,13 +14,13 @@ from django.db.models import Q
 from connections import audit
 from connections.access import permissions, roles
 from connections.errors import ConnectionUnusable, InvalidInput, PortalError
-from connections.microsoft import capabilities, clouds, exchange_script, mailbox_errors, mailbox_probe
-from connections.microsoft.clouds import Cloud
+from connections.microsoft import capabilities, exchange_script, mailbox_errors, mailbox_probe, resources
 from connections.microsoft.mailbox_errors import MissingAccess, ReachState
 from connections.models import AuditEvent, Connection, MailboxAccess, SharedMailbox, User
 from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 from connections.services.policy import permission_drift
+from connections.services.registry import tenants
 from connections.services.tokens import apply_results, fetch
 from connections.services.tokens.single_flight import TokenRequirement
 
@@ -37,7 +37,9 @@ State = MailboxAccess.State
 
 
 def can_be_probed(connection: Connection) -> bool:
-    """Whether the connection may have a token, so that a probe makes sense."""
+    """Whether the connection's status allows it to have a token of Graph, without which nothing can be probed."""
+    if connection.resource != resources.GRAPH:
+        return False
     return connection.status == Connection.Status.ACTIVE or is_flagged_without_roles(connection)
 
 
@@ -97,9 +99,12 @@ def probe(
     if only is not None:
         query = query.filter(pk__in=[access.pk for access in only])
     rows = list(query)
+    if connection.resource != resources.GRAPH:
+        query.update(probe_after=None)
+        return []
     if not rows:
         return []
-    cloud = _cloud(connection)
+    cloud = tenants.cloud_of(connection.tenant)
     token = access_token or _token(connection, now=now)
     others = connection.mailbox_accesses.exclude(pk__in=[row.pk for row in rows]).filter(state=State.REACHABLE)
     outcomes = mailbox_probe.probe_mailboxes(
@@ -119,14 +124,13 @@ def probe(
 
 
 def probe_mailbox(mailbox: SharedMailbox, *, actor: User, now: datetime) -> tuple[list[MailboxAccess], int]:
-    """Probe through all connections that ``actor`` may check. Raises NotAllowed if there are none.
-
-    Returns the rows that were probed, and how many are left for the scheduled probe.
-    """
+    """Probe through all connections that ``actor`` may check; return the rows, and how many are left for later."""
     attached = mailbox.accesses.with_connection().order_by("pk")
     allowed = [row for row in attached if permissions.can_check(actor, row.connection)]
     roles.require(
-        bool(allowed), cause="None of your connections has this mailbox attached.", action="Attach it to one of them."
+        bool(allowed),
+        cause="This mailbox isn't attached to any of your connections.",
+        action="Attach it to a connection first.",
     )
     rows = [row for row in allowed if can_be_probed(row.connection)]
     probed: list[MailboxAccess] = []
@@ -138,16 +142,6 @@ def probe_mailbox(mailbox: SharedMailbox, *, actor: User, now: datetime) -> tupl
     left = {row.pk for row in rows} - {row.pk for row in probed}
     MailboxAccess.objects.filter(pk__in=left).update(probe_after=now)
     return probed, len(left)
-
-
-def _cloud(connection: Connection) -> Cloud:
-    environment = connection.app_registration.tenant.environment
-    if environment not in clouds.CLOUDS:
-        raise InvalidInput(
-            f"The environment “{environment}” is not configured in this portal.",
-            action="An operator must configure it again.",
-        )
-    return clouds.cloud(environment)
 
 
 def _token(connection: Connection, *, now: datetime) -> str:
@@ -177,10 +171,10 @@ def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) ->
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not may_send(connection):
         raise InvalidInput(
-            f"{connection} is not meant to send from shared mailboxes.",
+            f"{connection} isn't set up to send from shared mailboxes.",
             action="Add that capability to the connection first.",
         )
-    cloud, token = _cloud(connection), _token(connection, now=now)
+    cloud, token = tenants.cloud_of(connection.tenant), _token(connection, now=now)
     outcome = mailbox_probe.send_test(
         cloud, token, attached.mailbox.address, granted=connection.granted, delegated=connection.is_delegated
     )
@@ -224,7 +218,7 @@ def _keep_send_result(row: MailboxAccess, outcome: mailbox_errors.Probe) -> mail
 def _store(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User | None, now: datetime) -> None:
     old_state, old_lack = row.state, row.lack
     is_unanswered = outcome.state is ReachState.UNKNOWN and outcome.code != mailbox_errors.NOT_TESTED
-    # Random, so that mailboxes attached at the same time are not always probed together.
+    # A random interval keeps mailboxes attached at the same time from always being probed together.
     delay = (AGAIN_AFTER_UNKNOWN if is_unanswered else EVERY) * random.uniform(0.85, 1.1)
     values = {
         "state": outcome.state.value,
@@ -272,7 +266,10 @@ def _claim(now: datetime, limit: int) -> dict[Connection, list[MailboxAccess]]:
         connection__status=Connection.Status.CONSENT_NEEDED, connection__status_code=apply_results.NO_ROLES.code
     )
     due = MailboxAccess.objects.filter(
-        probeable, probe_after__lte=now, connection__app_registration__rejected_at=None
+        probeable,
+        probe_after__lte=now,
+        connection__app_registration__rejected_at=None,
+        connection__app_consent__rejected_at=None,
     ).order_by("probe_after", "pk")
     if database.features.has_select_for_update_skip_locked:
         due = due.select_for_update(skip_locked=True, of=("self",))

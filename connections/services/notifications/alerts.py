@@ -25,7 +25,7 @@ Event = Delivery.Event
 
 # Why somebody gets an alert; stored in the row and explained in the e-mail.
 OWNER, IT_ADMIN, COPY, LIST, EXPIRY, CHANNEL, TEST = "owner", "it_admin", "copy", "list", "expiry", "channel", "test"
-PERSONAL = "personal"
+PERSONAL, AUDITOR = "personal", "auditor"
 
 # Times from the opening of an incident to its reminders. After the last of these, there is one every week.
 REMINDERS = (timedelta(hours=4), timedelta(days=1), timedelta(days=3), timedelta(days=7))
@@ -44,6 +44,11 @@ class Recipient:
     email: str = ""
     channel_id: int | None = None
     can_wait: bool = True  # False for webhooks: a program reads them, so they are neither delayed nor combined
+    time_zone: str = ""  # that the person chose for the times in the email
+
+    @classmethod
+    def person(cls, user: User, reason: str, *, can_wait: bool = True) -> "Recipient":
+        return cls(reason, user.email.lower(), can_wait=can_wait, time_zone=user.time_zone)
 
     @property
     def key(self) -> str:
@@ -101,7 +106,7 @@ def _next_reminder(opened_at: datetime, now: datetime) -> datetime:
 
 def credential_expires(credential: AppCredential, *, days: int, now: datetime) -> None:
     """Warn that a credential expires within ``days`` days, once for each number of days and expiration date."""
-    people = [Recipient(EXPIRY, user.email.lower()) for user in _it_admins() if preferences_of(user).expiry_warnings]
+    people = [Recipient.person(user, EXPIRY) for user in _it_admins() if preferences_of(user).expiry_warnings]
     recipients = [*people, *_copy_list(), *_channels()]
     with transaction.atomic():
         _queue(Event.EXPIRY, recipients, now=now, credential=credential, number=days)
@@ -115,23 +120,25 @@ class Message:
     paragraphs: tuple[str, ...]
     path: str  # the page of the portal to open, such as "/requests/7/"
     button: str
-    why: str  # "You get this because …"
+    why: str  # "You received this email because …"
     facts: tuple[tuple[str, str], ...] = ()
     lines: tuple[str, ...] = ()  # the affected items, of which the message shows the first few
     lines_label: str = ""
     tone: str = "info"  # broken, ok, warning or info
 
 
-def notify(people: Iterable[User], message: Message, *, about: str, now: datetime) -> None:
+def notify(people: Iterable[User], message: Message, *, about: str, now: datetime, is_alarm: bool = False) -> None:
     """Queue a message to each of ``people``, except those who have left or have switched messages off.
+
+    An alarm cannot be switched off, and never waits for others.
 
     ``about`` identifies the event, for example "review:3:opened". Each person gets one message per event, however
     often this is called. Call it in the event's transaction.
     """
     recipients = [
-        Recipient(PERSONAL, user.email.lower())
+        Recipient.person(user, PERSONAL, can_wait=not is_alarm)
         for user in people
-        if user.is_active and user.email and preferences_of(user).messages
+        if not user.is_suspended and user.email and (is_alarm or preferences_of(user).messages)
     ]
     columns = {"event": Event.MESSAGE, "subject": message.subject[:200]}
     _create_rows(about, recipients, columns, {"message": asdict(message)}, now=now)
@@ -147,10 +154,10 @@ def send_test(target: AlertChannel | User, *, actor: User, now: datetime) -> Del
         roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
         recipient = Recipient(CHANNEL, channel_id=target.pk, can_wait=False)
     else:
-        roles.require(target.pk == actor.pk, cause="A test goes to your own address only.")
+        roles.require(target.pk == actor.pk, cause="You can send a test only to your own address.")
         if not target.email:
-            raise InvalidInput("Your account has no e-mail address.", action="Ask an operator of the portal to add it.")
-        recipient = Recipient(TEST, target.email.lower(), can_wait=False)
+            raise InvalidInput("Your account has no email address.", action="Ask an operator to add it.")
+        recipient = Recipient.person(target, TEST, can_wait=False)
     return Delivery.objects.create(
         key=f"test:{uuid.uuid4()}:{recipient.key}",
         event=Event.TEST,
@@ -171,7 +178,7 @@ def preferences_of(user: User) -> AlertChoice:
 
 def set_preferences(user: User, *, actor: User, **preferences: bool) -> None:
     """Set e-mail preferences (columns of AlertChoice). Raises NotAllowed if they are another person's."""
-    roles.require(actor.pk == user.pk, cause="Everybody chooses for themselves.")
+    roles.require(actor.pk == user.pk, cause="You can change only your own notification settings.")
     changes = audit.changed_fields(preferences_of(user), preferences)
     if not changes:
         return
@@ -182,24 +189,35 @@ def set_preferences(user: User, *, actor: User, **preferences: bool) -> None:
 
 def _recipients(incident: Incident, *, remind: bool = False) -> list[Recipient]:
     """An open incident's recipients, the strongest reason first. ``remind``: only those who want reminders."""
+    if incident.kind == Incident.Kind.AUDIT_TRAIL:
+        return [*_overseers(), *_copy_list(), *_channels()]
     admins = _it_admins()
     people: list[tuple[User, str]] = []
     if incident.who == Connection.Who.OWNER:
         owner = incident.assignee.contact if incident.assignee else None
-        if owner is not None and owner.is_active and owner.email and preferences_of(owner).own_incidents:
+        if owner is not None and not owner.is_suspended and owner.email and preferences_of(owner).own_incidents:
             people.append((owner, OWNER))
     if incident.who == Connection.Who.IT_ADMIN:
         people += [(admin, IT_ADMIN) for admin in admins if preferences_of(admin).own_incidents]
+    if incident.kind == Incident.Kind.ALTERED_SECRET:
+        people += [(auditor, AUDITOR) for auditor in querysets.auditors().exclude(email="").order_by("pk")]
     if not settings.ALERT_COPY_TO:  # otherwise the copies go to that list
         people += [(admin, COPY) for admin in admins if preferences_of(admin).organisation_incidents]
     by_email = [
-        Recipient(reason, user.email.lower()) for user, reason in people if preferences_of(user).reminders or not remind
+        Recipient.person(user, reason) for user, reason in people if preferences_of(user).reminders or not remind
     ]
     return [*by_email, *_copy_list(), *_channels()]
 
 
 def _it_admins() -> list[User]:
     return list(querysets.it_admins().exclude(email="").select_related("alert_choice").order_by("pk"))
+
+
+def _overseers() -> list[Recipient]:
+    """All IT admins and auditors, at once and whatever they chose, because one of them may have reason to hide it."""
+    admins = {admin.pk for admin in _it_admins()}
+    people = querysets.overseers().exclude(email="").order_by("pk")
+    return [Recipient.person(user, IT_ADMIN if user.pk in admins else AUDITOR, can_wait=False) for user in people]
 
 
 def _copy_list() -> list[Recipient]:
@@ -215,18 +233,18 @@ def _alerted(incident: Incident) -> list[Recipient]:
     """Those who were alerted, except people who have left or do not want to know that the incident is resolved."""
     rows = incident.deliveries.filter(event__in=(Event.OPENED, Event.REMINDER)).order_by("pk")
     alerted = {
-        email or channel_id: (email, channel_id, payload.get("reason", ""))
+        email or channel_id: (email, channel_id, payload.get("reason", ""), payload.get("time_zone", ""))
         for email, channel_id, payload in rows.values_list("email", "channel_id", "payload")
     }
     known = User.objects.annotate(address=Lower("email")).filter(address__in=[key for key in alerted if key])
     people: dict[str, bool] = {}
     for user in known.select_related("alert_choice"):
-        wants = user.is_active and preferences_of(user).recoveries
+        wants = not user.is_suspended and preferences_of(user).recoveries
         people[user.address] = people.get(user.address, False) or wants
     enabled = {channel.channel_id: channel for channel in _channels()}
     return [
-        Recipient(reason, email) if email else enabled[channel_id]
-        for email, channel_id, reason in alerted.values()
+        Recipient(reason, email, time_zone=zone) if email else enabled[channel_id]
+        for email, channel_id, reason, zone in alerted.values()
         if (reason == LIST or people.get(email, True) if email else channel_id in enabled)
     ]
 
@@ -262,7 +280,7 @@ def _create_rows(
             key=f"{about}:{key}",
             email=recipient.email,
             channel_id=recipient.channel_id,
-            payload={"reason": recipient.reason} | payload,
+            payload={"reason": recipient.reason, "time_zone": recipient.time_zone} | payload,
             created_at=now,
             next_attempt_at=held.get(key, now),
             **columns,

@@ -3,14 +3,16 @@
 from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import transaction
 
 from connections import audit
 from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InvalidInput
+from connections.fields import secret_field
 from connections.models import AlertChannel, Delivery, User
 from connections.models.audit import AuditAction
 from connections.outbound import safe_http, webhooks
+from connections.uniqueness import atomic_or
 
 OVERLAP = timedelta(hours=24)  # how long alerts are also signed with the old secret
 
@@ -18,40 +20,32 @@ Kind = AlertChannel.Kind
 
 
 def add(*, name: str, kind: str, url: str, actor: User) -> tuple[AlertChannel, str]:
-    """Add a channel; return it and, for a webhook, its signing secret, which is never shown again.
-
-    Raises NotAllowed, AlreadyExists, or InvalidInput if the address is not allowed.
-    """
+    """Add a channel; return it and a webhook's secret, once only. Raises NotAllowed, AlreadyExists or InvalidInput."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     secret = webhooks.new_secret() if kind == Kind.WEBHOOK else ""
     channel = AlertChannel(
         name=name, kind=kind, url=url, host=host_of(url), signing_secret=secret or None, created_by=actor
     )
     facts = {"kind": kind, "host": channel.host}
-    try:
-        with transaction.atomic():
-            channel.save(force_insert=True)
-            audit.record(AuditAction.ALERT_CHANNEL_ADDED, channel, actor=actor, changes=facts)
-    except IntegrityError as taken:
-        raise _taken(name) from taken
+    with atomic_or(lambda: _taken(name)):
+        channel.save(force_insert=True)
+        audit.record(AuditAction.ALERT_CHANNEL_ADDED, channel, actor=actor, changes=facts)
     return channel, secret
 
 
 def change(channel: AlertChannel, *, name: str, url: str = "", actor: User) -> None:
     """Change the name, and the address unless ``url`` is empty. Raises NotAllowed, AlreadyExists or InvalidInput."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
-    values = {"name": name} | ({"host": host_of(url)} if url else {})
+    values: dict[str, str] = {"name": name} | ({"host": host_of(url)} if url else {})
     changes: dict[str, object] = dict(audit.changed_fields(channel, values))
     if url:
-        values["url"], changes["address"] = url, audit.SET
+        values["url"] = secret_field(AlertChannel, "url").encrypt(url, channel.identity)
+        changes["address"] = audit.SET
     if not changes:
         return
-    try:
-        with transaction.atomic():
-            AlertChannel.objects.filter(pk=channel.pk).update(**values)
-            audit.record(AuditAction.ALERT_CHANNEL_CHANGED, channel, actor=actor, changes=changes)
-    except IntegrityError as taken:
-        raise _taken(name) from taken
+    with atomic_or(lambda: _taken(name)):
+        AlertChannel.objects.filter(pk=channel.pk).update(**values)
+        audit.record(AuditAction.ALERT_CHANNEL_CHANGED, channel, actor=actor, changes=changes)
     channel.name = name
 
 
@@ -61,7 +55,7 @@ def disable(channel: AlertChannel, *, actor: User, now: datetime) -> None:
     with transaction.atomic():
         if AlertChannel.objects.filter(pk=channel.pk, disabled_at=None).update(disabled_at=now):
             Delivery.objects.filter(channel=channel, delivered_at=None, given_up_at=None).update(
-                given_up_at=now, next_attempt_at=None, last_error="The channel was switched off."
+                given_up_at=now, next_attempt_at=None, last_error="The channel is disabled."
             )
             audit.record(AuditAction.ALERT_CHANNEL_DISABLED, channel, actor=actor)
 
@@ -84,13 +78,10 @@ def remove(channel: AlertChannel, *, actor: User) -> None:
 
 
 def replace_secret(channel: AlertChannel, *, actor: User, now: datetime) -> str:
-    """Return a new signing secret. Alerts are also signed with the old one for OVERLAP.
-
-    Raises NotAllowed, or InvalidInput if the channel is not a webhook.
-    """
+    """Return a new signing secret; the old one also signs for OVERLAP. Raises NotAllowed, or InvalidInput for chats."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     if channel.kind != Kind.WEBHOOK:
-        raise InvalidInput("Only webhooks are signed; the address of a chat is its secret.")
+        raise InvalidInput("Only webhooks have a signing secret. The address of a chat is its secret.")
     secret = webhooks.new_secret()
     current = signing_secrets(channel, now=now)[:1]
     with transaction.atomic():
@@ -121,10 +112,10 @@ def host_of(url: str) -> str:
         raise InvalidInput(refused.cause, action=refused.action, field="url") from refused
     except OSError as unknown:
         raise InvalidInput(
-            "The host of this address is not known to the name server.", action="Check its spelling.", field="url"
+            "The host name in this address can't be resolved.", action="Check the spelling.", field="url"
         ) from unknown
     return target.host
 
 
 def _taken(name: str) -> AlreadyExists:
-    return AlreadyExists(f"There is already a channel named “{name}”.", action="Choose another name.", field="name")
+    return AlreadyExists(f"A channel named “{name}” already exists.", action="Choose another name.", field="name")

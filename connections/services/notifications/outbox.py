@@ -18,8 +18,9 @@ from django.conf import settings
 from django.core import mail
 from django.db import transaction
 from django.db.models import QuerySet
+from django.utils import timezone
 
-from connections import audit
+from connections import audit, time_zones
 from connections.access import permissions, roles
 from connections.errors import PortalError, UnreadableSecret
 from connections.models import AlertChannel, Delivery, User
@@ -33,13 +34,13 @@ LEASE = timedelta(minutes=10)  # longer than any batch can take
 WAITS = (30, 60, 120, 300, 900, 1800, 3600, 7200, 14400, 28800, 43200, 57600, 86400)
 JITTER = 0.2  # the random share by which a wait is longer or shorter
 MAX_COMBINED = 1000
-COMBINE_FROM = 4  # a recipient gets this many alerts or more in one message
+COMBINE_FROM = 4  # at least so many waiting alerts of a recipient become one message
 
 
 class NothingToRetry(PortalError):
     code = "cannot_retry"
     status = 409
-    cause = "This alert was delivered already."
+    cause = "This alert was already delivered."
     action = ""
 
 
@@ -83,10 +84,7 @@ def deliver_due(now: datetime, limit: int = 100) -> Summary:
 
 
 def send_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
-    """Send one delivery now, even if it was given up, and return it with the outcome.
-
-    Raises NotAllowed, or NothingToRetry if it was delivered or another worker is sending it.
-    """
+    """Send one delivery now, even if it was given up, and return it. Raises NotAllowed or NothingToRetry."""
     mine = delivery.event == Delivery.Event.TEST and delivery.email == actor.email.lower()
     roles.require(mine or permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     if delivery.delivered_at is not None:
@@ -96,7 +94,7 @@ def send_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
         audit.record(AuditAction.DELIVERY_TRIED_AGAIN, delivery, actor=actor)
     claimed = _claim(_waiting().filter(pk=delivery.pk), now=now, limit=1)
     if not claimed:
-        raise NothingToRetry("It has been delivered, or is being sent just now.", action="Look again in a moment.")
+        raise NothingToRetry("This alert was delivered or is being sent.", action="Refresh in a moment.")
     _send(claimed, now=now)
     delivery.refresh_from_db()
     return delivery
@@ -167,29 +165,35 @@ def _send_mail(message: OutgoingMessage, connection: Any) -> tuple[str, bool]:
         connection.send_messages([_mail(message)])
     except smtplib.SMTPRecipientsRefused as refused:
         answers = list(refused.recipients.values())
-        return f"The mail server refused the address: {_answer(*answers[0]) if answers else ''}", False
+        return f"The mail server rejected the address: {_answer(*answers[0]) if answers else ''}", False
     except smtplib.SMTPAuthenticationError as refused:
-        return f"The mail server refused the sign-in ({refused.smtp_code}).", True
+        return f"The mail server rejected the sign-in ({refused.smtp_code}).", True
     except smtplib.SMTPSenderRefused as refused:
-        return f"The mail server refused the sender: {_answer(refused.smtp_code, refused.smtp_error)}", True
+        return f"The mail server rejected the sender: {_answer(refused.smtp_code, refused.smtp_error)}", True
     except smtplib.SMTPConnectError as refused:
         return f"The mail server is not ready: {_answer(refused.smtp_code, refused.smtp_error)}", True
     except smtplib.SMTPServerDisconnected:
-        return "The mail server ended the connection.", True
+        return "The mail server closed the connection.", True
     except smtplib.SMTPResponseException as refused:
-        return f"The mail server refused the message: {_answer(refused.smtp_code, refused.smtp_error)}", False
+        return f"The mail server rejected the message: {_answer(refused.smtp_code, refused.smtp_error)}", False
     except smtplib.SMTPException as failed:
-        return f"The mail server could not be used ({type(failed).__name__}).", True
+        return f"The mail server reported an error ({type(failed).__name__}).", True
     except TimeoutError:
-        return "The mail server did not answer in time.", True
+        return "The mail server didn't respond in time.", True
     except OSError:
-        return "The mail server could not be reached.", True
+        return "The mail server can't be reached.", True
     except ValueError:
-        return "No e-mail can be written to this address.", False
+        return "This email address isn't valid.", False
     return "", False
 
 
 def _mail(message: OutgoingMessage) -> mail.EmailMultiAlternatives:
+    """Build the mail, with times in the zone that the recipient chose."""
+    with timezone.override(time_zones.find(message.first.payload.get("time_zone", ""))):
+        return _built_mail(message)
+
+
+def _built_mail(message: OutgoingMessage) -> mail.EmailMultiAlternatives:
     first, alerts = message.first, message.alerts()
     if len(alerts) > 1:
         ids = [_message_id(delivery) for delivery in message.deliveries]
@@ -219,7 +223,7 @@ def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
         if channel is None or (channel.disabled_at and message.first.event != Delivery.Event.TEST):
             refused = [delivery.pk for delivery in message.deliveries]
             Delivery.objects.filter(pk__in=refused, delivered_at=None).update(
-                last_error="The channel was switched off.", next_attempt_at=None, given_up_at=now
+                last_error="The channel is disabled.", next_attempt_at=None, given_up_at=now
             )
             continue
         problem = trouble.get(channel.pk, "")

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Q
 
 from connections.models import AppCredential, Connection, Delivery, Incident
 from connections.services.notifications import alerts
@@ -25,7 +26,7 @@ def _facts(delivery: Delivery, incidents: dict[int, dict[str, Any]]) -> dict[str
         facts: dict[str, Any] = {"incident": incidents[incident.pk]}
         if delivery.payload.get("reason") in (alerts.COPY, alerts.LIST, alerts.CHANNEL):
             owner = incident.assignee.contact if incident.assignee else None
-            is_reachable = owner is not None and owner.is_active and bool(owner.email)
+            is_reachable = owner is not None and not owner.is_suspended and bool(owner.email)
             facts["nobody_else_was_told"] = incident.who == Connection.Who.OWNER and not is_reachable
         return facts
     if delivery.credential is not None:
@@ -61,10 +62,11 @@ def _incident(incident: Incident) -> dict[str, Any]:
 
 def _credential(credential: AppCredential, days: int) -> dict[str, Any]:
     app = credential.app_registration
-    # Whether the app registration has another accepted credential that expires later.
+    # Whether the app registration has another accepted credential that expires later or never.
     others = AppCredential.objects.live().filter(app_registration=app).exclude(pk=credential.pk)
     accepted = others.filter(rejected_at=None, verified_at__isnull=False)
-    is_covered = bool(credential.expires_at) and accepted.filter(expires_at__gt=credential.expires_at).exists()
+    outlasting = Q(expires_at__gt=credential.expires_at) | Q(kind=AppCredential.Kind.FEDERATED)
+    is_covered = bool(credential.expires_at) and accepted.filter(outlasting).exists()
     return {
         "id": credential.pk,
         "url": f"{settings.PORTAL_URL}/apps/{app.pk}/",

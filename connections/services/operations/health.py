@@ -1,83 +1,139 @@
-"""Read-only health checks and metrics of the portal."""
+"""Health checks and metrics of the portal."""
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import redis
 from django.conf import settings
 from django.core.cache import cache
 from django.db import DatabaseError
+from django.db import connection as database
 from django.db.models import Count
 from django.utils import timezone
 
-from connections.errors import UnreadableSecret
-from connections.fields import decrypt, encrypt
-from connections.models import AppCredential, AppRegistration, AuditSeal, Connection, MailboxAccess
-from connections.services.api_keys import rate_limit
+from connections import keys
+from connections.access import counts
+from connections.effective_status import EffectiveStatus
+from connections.models import AppCredential, AppRegistration, AuditSeal, Connection, Incident, KeyUsage, MailboxAccess
 from connections.services.audit import publishing, sealing
+from connections.services.operations import clocks, redis_checks, running_keys, status_counts, write_check
+from connections.services.operations.checks import Result, State, ok, problem, warning
 
-MOST = 10_000  # unsealed rows are counted up to this number
+MOST = 10_000  # due connections, unreachable mailboxes and unsealed rows are counted up to this number
+PROCESSES = ("web", "worker", "beat")
+EXPIRY_WINDOWS = (0, 7, 30)  # days
 LAST_SWEEP = "sweep:last"  # cache key: unix time in seconds, written at the end of each sweep
-
-
-@dataclass(frozen=True, slots=True)
-class HealthCheck:
-    name: str
-    ok: bool
-    detail: str
-
-
-def run_checks() -> list[HealthCheck]:
-    """Check database, broker, encryption keys and the sweep independently of each other. Never raises."""
-    checks = {"database": _database, "broker": _broker, "encryption_keys": _encryption_keys, "sweep": _sweep}
-    return [_run(name, check) for name, check in checks.items()]
 
 
 def seconds_since_sweep() -> float | None:
     """Seconds since the last finished sweep; None if there was none. Raises RedisError if the broker is down."""
-    last = cache.get(LAST_SWEEP)
-    return None if last is None else max(0.0, time.time() - float(last))
-
-
-def _run(name: str, check: Callable[[], tuple[bool, str]]) -> HealthCheck:
     try:
-        ok, detail = check()
-    except (DatabaseError, redis.RedisError, OSError) as error:
-        # Show only the class, because drivers' messages contain addresses and user names.
-        return HealthCheck(name, ok=False, detail=f"not reachable ({type(error).__name__})")
-    except UnreadableSecret:
-        return HealthCheck(name, ok=False, detail="a stored secret cannot be opened with the configured keys")
-    return HealthCheck(name, ok, detail)
+        last = cache.get(LAST_SWEEP)
+    except redis.ResponseError:  # the value isn't a string, so it isn't ours
+        return None
+    if not isinstance(last, float) or not math.isfinite(last):
+        return None
+    return max(0.0, time.time() - last)
 
 
-def _database() -> tuple[bool, str]:
-    Connection.objects.exists()
-    return True, "answers"
+def database_answers() -> Result:
+    """Whether it has the portal's tables and can be written to. Raises DatabaseError if it cannot be reached."""
+    try:
+        Connection.objects.exists()
+    except DatabaseError:
+        if Connection._meta.db_table in database.introspection.table_names():
+            raise
+        return problem("has no tables of the portal yet", "Run manage.py migrate.")
+    try:
+        write_check.require_writable()
+    except DatabaseError as error:
+        action = "Free disk space, end the lock, or point DATABASE_URL to the primary server."
+        return problem(f"answers, but can't be written to ({type(error).__name__})", action)
+    return ok("answers and takes what is written")
 
 
-def _broker() -> tuple[bool, str]:
-    cache.get(LAST_SWEEP)
-    return True, "answers"
+def broker_answers() -> Result:
+    cache.has_key(LAST_SWEEP)
+    return ok("answers")
 
 
-def _encryption_keys() -> tuple[bool, str]:
-    """Decrypt the oldest and the newest stored secret, because a failed key rotation makes one of them unreadable."""
-    if decrypt(encrypt("probe")) != "probe":
-        return False, "the first key does not open what it sealed"
-    stored = AppCredential.objects.filter(secret__isnull=False)
-    for order in ("pk", "-pk"):
-        # Reading the column decrypts it; the value is discarded.
-        stored.order_by(order).values_list("secret", flat=True).first()
-    return True, "open what is stored"
+def encryption_keys() -> Result:
+    """Whether this process knows the key of every stored value, as last counted, and the keys of other processes."""
+    if keys.current().decrypt(keys.current().encrypt(b"probe")) != b"probe":
+        return problem("the first key does not open what it sealed", "Check FIELD_ENCRYPTION_KEYS.")
+    if newer := running_keys.encrypting_elsewhere(now=timezone.now()):
+        return problem(
+            f"this process runs with old keys: others encrypt with {', '.join(sorted(newer))}",
+            "Give this process the same FIELD_ENCRYPTION_KEYS as the others, and restart it or send it SIGHUP.",
+        )
+    counts = _secret_counts()
+    if counts.missing:
+        named = ", ".join(sorted(counts.missing))
+        return problem(
+            f"{sum(counts.missing.values())} stored secrets need a key that is missing here: {named}",
+            "Add the key to FIELD_ENCRYPTION_KEYS. manage.py keys lists what each key opens.",
+        )
+    others = [f"{counts.unreadable} that no key opens"] if counts.unreadable else []
+    others += [f"{counts.altered} moved or altered"] if counts.altered else []
+    if others:
+        return warning(f"open what is stored, except {' and '.join(others)}", "Run manage.py keys to list the rows.")
+    return ok("open what is stored")
 
 
-def _sweep() -> tuple[bool, str]:
+@dataclass(frozen=True, slots=True)
+class _SecretCounts:
+    """Stored secrets as last counted, seen with this process's keys."""
+
+    by_key: Counter[str]
+    missing: Counter[str]  # by the id of a key that this process does not have
+    unreadable: int  # values that name no key, and that no key opens
+    altered: int
+
+
+def _secret_counts() -> _SecretCounts:
+    """Sum up the last count (secret_check.count). Values that another process could not open may open here."""
+    by_key: Counter[str] = Counter()
+    altered = 0
+    for key_id, is_altered, count in KeyUsage.objects.values_list("key_id", "altered", "count"):
+        if is_altered:
+            altered += count
+        else:
+            by_key[key_id] += count
+    unreadable = by_key.pop("", 0)
+    missing = Counter({key_id: count for key_id, count in by_key.items() if key_id not in keys.current().ids})
+    return _SecretCounts(by_key, missing, unreadable, altered)
+
+
+def sweep() -> Result:
+    """Whether workers refresh what is due."""
     age = seconds_since_sweep()
+    action = "Start a worker and beat, and look for errors of the task sweep in the log."
     if age is None:
-        return False, "no sweep has finished yet"
+        return problem("no sweep has finished yet", action)
     limit = max(4 * settings.SWEEP_INTERVAL, 120.0)
-    return age <= limit, f"last one finished {age:.0f} seconds ago"
+    return Result(State.OK if age <= limit else State.PROBLEM, f"last sweep finished {age:.0f} seconds ago", action)
+
+
+def clock_differences() -> Result:
+    """Name the clocks that differ. The portal works all the same, so this is no reason to take it out of service."""
+    differing = [str(clock) for clock in clocks.readings() if clock.is_off]
+    if differing:
+        return warning("; ".join(differing), "Let NTP set the clocks of all machines.")
+    return ok(f"differ by less than {clocks.TOLERANCE:.0f} seconds")
+
+
+def processes() -> Result:
+    """Whether a process of each kind has been seen in the last two minutes."""
+    running = running_keys.running(now=timezone.now())
+    numbers = Counter(process.name.partition(" ")[0] for process in running)
+    missing = [kind for kind in PROCESSES if not numbers[kind]]
+    if missing:
+        return problem(f"not running: {', '.join(missing)}", "Start it, and look for errors in its log.")
+    return ok(", ".join(f"{number} {kind}" for kind, number in sorted(numbers.items())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,28 +146,71 @@ class Metric:
 
 def metrics() -> Iterator[Metric]:
     """Yield metrics for Prometheus. Raises DatabaseError if the database is down."""
-    counts = dict(Connection.objects.order_by().values_list("status").annotate(Count("pk")))
-    for status in Connection.Status:
-        count = counts.get(status.value, 0)
+    by_status = status_counts.of_organization()
+    for status in EffectiveStatus:
+        count = by_status[status]
         yield Metric("portal_connections", "Connections by status", count, (("status", status.value),))
     due = Connection.objects.filter(status=Connection.Status.ACTIVE, refresh_after__lte=timezone.now())
-    yield Metric("portal_connections_due", "Active connections whose refresh is due", due.count())
+    yield Metric(
+        "portal_connections_due", f"Active connections whose refresh is due, up to {MOST}", counts.capped(due, MOST)
+    )
     rejected = AppRegistration.objects.filter(rejected_at__isnull=False).count()
     yield Metric("portal_app_registrations_rejected", "App registrations that Microsoft rejects", rejected)
-    unreachable = MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE).count()
-    yield Metric("portal_mailboxes_unreachable", "Shared mailboxes a connection cannot reach", unreachable)
-    uncounted = rate_limit.outage.uncounted
-    yield Metric("portal_api_calls_not_limited", "API calls let through while the cache was away", uncounted)
+    unreachable = counts.capped(MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE), MOST)
     yield Metric(
-        "portal_audit_unsealed", "Events and token hand-outs not sealed yet", sealing.count_unsealed(most=MOST)
+        "portal_mailboxes_unreachable", f"Shared mailboxes that a connection can't reach, up to {MOST}", unreachable
     )
+    incidents = dict(Incident.objects.filter(closed_at=None).order_by().values_list("kind").annotate(Count("pk")))
+    for kind in Incident.Kind:
+        where = (("kind", kind.value),)
+        yield Metric("portal_incidents_open", "Open incidents by kind", incidents.get(kind.value, 0), where)
+    yield from _expiry_metrics()
+    kinds = Counter(process.name.partition(" ")[0] for process in running_keys.running(now=timezone.now()))
+    for kind_of_process in PROCESSES:
+        where = (("kind", kind_of_process),)
+        yield Metric("portal_processes", "Processes seen in the last two minutes", kinds[kind_of_process], where)
+    yield Metric("portal_build_info", "The version that answers", 1, (("version", settings.VERSION),))
+    yield Metric("portal_audit_unsealed", "Events and token requests not sealed yet", sealing.count_unsealed(most=MOST))
     newest = AuditSeal.objects.values_list("number", flat=True).first() or 0
     for place in publishing.publication_states():
         where = (("place", str(place.place)),)
         yield Metric("portal_audit_seals_unpublished", "Seals not published yet", max(newest - place.upto, 0), where)
+    yield from _secret_metrics()
     try:
-        age = seconds_since_sweep()
+        age, clock_readings, waiting = seconds_since_sweep(), clocks.readings(), redis_checks.waiting_ticks()
     except (redis.RedisError, OSError):
-        age = None
+        return
+    yield Metric("portal_ticks_waiting", "Ticks that wait for a worker", waiting)
     if age is not None:
-        yield Metric("portal_seconds_since_last_sweep", "Seconds since a sweep finished", age)
+        at = time.time() - age
+        yield Metric("portal_last_sweep_timestamp_seconds", "Unix time at which the last sweep finished", at)
+    for clock in clock_readings:
+        where = (("clock", clock.name),)
+        yield Metric("portal_clock_ahead_seconds", "Seconds a clock is ahead of that of Redis", clock.ahead, where)
+
+
+def _expiry_metrics() -> Iterator[Metric]:
+    now = timezone.now()
+    live = AppCredential.objects.live().order_by()
+    for days in EXPIRY_WINDOWS:
+        count = live.filter(expires_at__lt=now + timedelta(days=days)).count()
+        name, text = "portal_credentials_expiring", "Credentials of app registrations that expire within so many days"
+        yield Metric(name, text, count, (("days", str(days)),))
+    day = settings.LOGIN_MICROSOFT_SECRET_EXPIRES
+    if day is not None:
+        at = datetime.combine(day, datetime.min.time(), UTC).timestamp()
+        yield Metric(
+            "portal_sign_in_secret_expiry_timestamp_seconds", "Unix time at which the sign-in secret expires", at
+        )
+
+
+def _secret_metrics() -> Iterator[Metric]:
+    counts = _secret_counts()
+    for key_id, count in sorted(counts.by_key.items()):
+        where = (("key", key_id),)
+        yield Metric(
+            "portal_secrets", "Stored secrets by the key they are encrypted with, as last counted", count, where
+        )
+    unreadable = counts.unreadable + sum(counts.missing.values())
+    yield Metric("portal_secrets_unreadable", "Stored secrets that no key of this process opens", unreadable)
+    yield Metric("portal_secrets_altered", "Stored secrets that were moved or altered", counts.altered)

@@ -5,7 +5,6 @@ the chain can still be verified. Rows that do not match their seal are never rem
 """
 
 from datetime import datetime, timedelta
-from itertools import takewhile
 
 import structlog
 from django.conf import settings
@@ -16,7 +15,7 @@ from django.db.models import Q
 from connections import audit
 from connections.models import AuditSeal, AuditSealing, Delivery
 from connections.models.audit import AuditAction
-from connections.services.audit import verification_checks
+from connections.services.audit import pruning, verification_checks
 from connections.services.sharing import history
 
 logger = structlog.get_logger(__name__)
@@ -44,10 +43,9 @@ def prune(now: datetime) -> int:
 
 def _prune_some(days: int, now: datetime) -> int | None:
     """Remove the rows of the next few seals; None if there is nothing left to remove."""
-    first = verification_checks.last_pruned_seal()
+    first = pruning.last_pruned_seal()
     seals = AuditSeal.objects.defer("marks").filter(number__gt=first).order_by("number")[:TOGETHER]
-    # Consecutive seals that cover only rows older than that.
-    old = list(takewhile(lambda seal: seal.covers_until < now - timedelta(days=days), seals))
+    old = list(pruning.old_enough(seals, before=now - timedelta(days=days)))
     if not old:
         return None
     last = old[-1]
@@ -59,7 +57,7 @@ def _prune_some(days: int, now: datetime) -> int | None:
     with transaction.atomic():
         # This is also the lock: a second worker waits here and then sees that the work is done.
         state = AuditSealing.objects.select_for_update().get(pk=1)
-        if verification_checks.last_pruned_seal() != first:
+        if pruning.last_pruned_seal() != first:
             return 0
         return _remove(state, first, last, days=days, now=now)
 
@@ -76,10 +74,11 @@ def _remove(state: AuditSealing, first: int, last: AuditSeal, *, days: int, now:
         fetches = int(cursor.rowcount)
         if database.vendor == "postgresql":
             cursor.execute("SELECT set_config('portal.audit_retention', 'off', true)")
-    history.prune(last.covers_until)
+    until = pruning.covered_until(last.number) or last.covers_until
+    history.prune(until)
     state.retention_open = False
     state.save(update_fields=["retention_open"])
-    facts = {"seals": f"{first + 1} to {last.number}", "upto": last.number, "days": days}
-    facts |= {"until": last.covers_until.isoformat(), "events": events, "token_fetches": fetches}
+    facts = pruning.facts_of_removal(last, days=days, at=now) | {"seals": f"{first + 1} to {last.number}"}
+    facts |= {"until": until.isoformat(), "events": events, "token_fetches": fetches}
     audit.record(AuditAction.AUDIT_PRUNED, audit.TRAIL, actor=None, changes=facts, at=now)
     return events + fetches

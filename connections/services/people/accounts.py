@@ -1,5 +1,8 @@
 """People's accounts, created at their first Microsoft sign-in and updated from their directory at every later one."""
 
+import uuid
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -8,23 +11,26 @@ from django.contrib.auth.models import Group
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
+from social_django.models import UserSocialAuth
 
 from connections import audit
 from connections.access import permissions, querysets
 from connections.access import roles as access_roles
-from connections.errors import InUse
-from connections.models import AuditEvent, User
+from connections.errors import InUse, NotAllowed
+from connections.microsoft import guests
+from connections.microsoft.classifier import Verdict
+from connections.models import User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.audit import AuditAction
-from connections.services.people import offboarding
-from connections.services.sharing import history, shares, teams
+from connections.services.incidents import incidents
+from connections.services.notifications import alerts
+from connections.services.people import offboarding, sessions, sign_in_limits
+from connections.services.sharing import history, references, shares, teams
 
 
 def create_from_directory(*, claims: dict[str, Any]) -> User:
-    """Create an account at a person's first Microsoft sign-in.
-
-    It is never linked to an existing one: other directories can choose any name, and only (tid, oid) identifies.
-    """
+    """Create an account at a person's first Microsoft sign-in."""
+    # Never link an existing account: other directories can choose any name, and only (tid, oid) identifies a person.
     username = str(claims.get("preferred_username") or claims["oid"])[:140]
     with transaction.atomic():
         if User.objects.filter(username__iexact=username).exists():
@@ -36,8 +42,75 @@ def create_from_directory(*, claims: dict[str, Any]) -> User:
     return user
 
 
-def update_from_directory(user: User, *, claims: dict[str, Any]) -> None:
-    """Update name, address, roles and teams from the directory's claims, and record the sign-in."""
+def with_microsoft_account(uid: str) -> User | None:
+    """Return who signs in with the Microsoft account: tenant ID, a dot, and object ID."""
+    login = UserSocialAuth.objects.filter(provider=offboarding.MICROSOFT, uid=uid).select_related("user").first()
+    return login.user if login else None
+
+
+def invite(username: str, *, name: str, email: str, uid: str, actor: User, now: datetime) -> User:
+    """Create a person's account, without roles, before their first sign-in. Raises NotAllowed and InUse.
+
+    ``uid`` is their Microsoft account as tenant ID, a dot, and object ID; empty for a local account, which can't sign in
+    until an operator sets its password.
+    """
+    access_roles.require(permissions.can_manage_people(actor), cause="Only IT admins add people.", action="Ask one.")
+    first_name, _, last_name = name.partition(" ")
+    with transaction.atomic():
+        if User.objects.filter(username__iexact=username).exists() or (uid and with_microsoft_account(uid)):
+            raise InUse(f"{username} has an account already.")
+        user = User(username=username, first_name=first_name[:150], last_name=last_name[:150], email=email)
+        user.set_unusable_password()
+        user.save()
+        if uid:
+            UserSocialAuth.objects.create(user=user, provider=offboarding.MICROSOFT, uid=uid)
+        changes = {"invited": True, "sign_in": "microsoft" if uid else "password"}
+        audit.record(AuditAction.ACCOUNT_ADDED, user, actor=actor, at=now, changes=changes)
+    return user
+
+
+def require_admitted(claims: dict[str, Any]) -> None:
+    """Raise NotAllowed for accounts of other directories and for guests, unless the settings let them in.
+
+    The sign-in tenant's own accounts are always admitted. Names in the claims admit nobody, because they can be chosen.
+    """
+    tid, tenant = str(claims.get("tid", "")).lower(), settings.LOGIN_MICROSOFT["tenant"].lower()
+    directories = {directory.strip().lower() for directory in settings.LOGIN_MICROSOFT_DIRECTORIES}
+    # A tenant may be configured by its domain; Microsoft then issues tokens for that directory only.
+    is_foreign = _is_directory_id(tenant) and tid != tenant
+    is_guest = guests.is_guest(claims)
+    listed = {guest.strip().lower() for guest in settings.LOGIN_MICROSOFT_GUESTS}
+    if is_foreign and tid not in directories:
+        kind = "an account of another organisation"
+    elif is_guest and not ({"*", str(claims.get("oid", "")).lower()} & listed or _home(claims) in directories):
+        kind = "a guest account"
+    else:
+        return
+    sign_in_failed(str(claims.get("preferred_username") or ""), reason="guest_not_allowed")
+    raise NotAllowed(
+        f"You signed in to Microsoft with {kind}, and this portal does not let it in.",
+        action="Use your account in this organisation. If you need access as a guest, ask an operator of the portal.",
+    )
+
+
+def _home(claims: dict[str, Any]) -> str:
+    """Return the guest's own directory, or "-" if the token does not name one other than the sign-in tenant."""
+    home = guests.home_directory(claims)
+    return home if home and home != str(claims.get("tid", "")).lower() else "-"
+
+
+def _is_directory_id(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def update_from_directory(user: User, *, claims: dict[str, Any], confirms: bool = False) -> None:
+    """Update name, address, roles and teams from the directory's claims, and record the sign-in.
+
+    ``confirms`` says that the person was signed in already and has proved again who they are.
+    """
     first_name, _, last_name = str(claims.get("name") or "").partition(" ")
     values = {
         "first_name": first_name[:150],
@@ -52,17 +125,19 @@ def update_from_directory(user: User, *, claims: dict[str, Any]) -> None:
                 setattr(user, field, value)
             audit.record(AuditAction.ACCOUNT_UPDATED, user, actor=user, changes=changes)
         _follow_groups(user, claims, now=timezone.now())
-        signed_in(user, actor=user, method="microsoft")
+        (confirmed if confirms else signed_in)(user, actor=user, method="microsoft")
+        incidents.portal_sign_in_accepted(now=timezone.now())
 
 
 def remove(user: User, *, actor: User, now: datetime) -> None:
     """Remove an account with its shares, memberships and API keys. Raises InUse while it owns connections."""
     with transaction.atomic():
-        # Locked, so that creating something that refers to the account fails instead of being undone by the deletion.
+        # With the row locked, creating something that refers to the account fails instead of being deleted with it.
         User.objects.select_for_update().filter(pk=user.pk).first()
         require_removable(user)
         shares.end_all_of(person=user, actor=actor, now=now)
         teams.remove_from_all(user, actor=actor, now=now)
+        references.owner_removed(user, actor=actor, now=now)
         history.person_removed(user, actor=actor, now=now)
         roles = sorted(user.groups.values_list("name", flat=True))
         changes = {"roles": roles, "superuser": user.is_superuser, "active": user.is_active}
@@ -75,15 +150,12 @@ def require_removable(user: User) -> None:
     if owned:
         raise InUse(
             f"{user} still owns connections: {audit.join_values(owned[:3])}{'…' if len(owned) > 3 else ''}.",
-            action="Hand them over or remove them first.",
+            action="Transfer or remove them first.",
         )
 
 
 def disable_person(user: User, *, actor: User, now: datetime) -> None:
-    """Lock a person out at once: end sessions and refuse API keys, but keep connections and shares. Safe to repeat.
-
-    Raises NotAllowed, even for the actor's own account, or InUse for the last IT admin.
-    """
+    """Lock a person out at once. Safe to repeat. Raises NotAllowed, or InUse for the last IT admin."""
     _require_may_disable(user, actor)
     with transaction.atomic():
         # Lock all IT admins in the same order, so that two who disable each other at once cannot both succeed.
@@ -92,13 +164,14 @@ def disable_person(user: User, *, actor: User, now: datetime) -> None:
         locked = User.objects.select_for_update(no_key=True)
         list(locked.filter(Q(pk__in=admins) | Q(pk=user.pk)).order_by("pk"))
         active = set(User.objects.filter(pk__in=(user.pk, actor.pk), is_active=True).values_list("pk", flat=True))
-        access_roles.require(actor.pk in active, cause="Your own account has just been disabled.")
+        access_roles.require(actor.pk in active, cause="Your own account was disabled.")
         if user.pk not in active:
             return
         if not querysets.it_admins().exclude(pk=user.pk).exists():
-            raise InUse(f"{user} is the last IT admin.", action="Make somebody else an IT admin first.")
-        User.objects.filter(pk=user.pk).update(is_active=False, signed_out_at=now)
-        user.is_active, user.signed_out_at = False, now
+            raise InUse(f"{user} is the last IT admin.", action="Add another IT admin first.")
+        User.objects.filter(pk=user.pk).update(is_active=False)
+        user.is_active = False
+        sessions.forget_all(user, now=now)
         history.account_changed(user, actor=actor, now=now)
         audit.record(AuditAction.ACCOUNT_DISABLED, user, actor=actor, at=now)
         cause = f"{actor} disabled the account in this portal."
@@ -120,13 +193,15 @@ def enable_person(user: User, *, actor: User, now: datetime) -> None:
 
 def _require_may_disable(user: User, actor: User) -> None:
     access_roles.require(
-        permissions.can_manage_people(actor), cause="Accounts are disabled by IT admins.", action="Ask one."
+        permissions.can_manage_people(actor), cause="Only IT admins can disable accounts.", action="Ask an IT admin."
     )
-    access_roles.require(user.pk != actor.pk, cause="You cannot shut yourself out.", action="Ask another IT admin.")
+    access_roles.require(
+        user.pk != actor.pk, cause="You can't disable your own account.", action="Ask another IT admin."
+    )
     access_roles.require(
         permissions.can_disable_person(actor, user),
-        cause="This is an operator's account.",
-        action="Only another operator of the portal can disable or enable it.",
+        cause="This account belongs to an operator.",
+        action="Only another operator can disable or enable it.",
     )
 
 
@@ -143,38 +218,71 @@ def has_groups_overage(claims: dict[str, Any]) -> bool:
     return (isinstance(names, dict) and "groups" in names) or claims.get("hasgroups") in (True, "true")
 
 
+def confirm_from_directory(
+    user: User, *, roles: Collection[str] | None, groups: Collection[str], now: datetime
+) -> None:
+    """Update roles and teams from what the directory said in the background; None if it did not tell the roles.
+
+    ``groups`` are those the portal knows, of which the person is a member. Like a sign-in, it renews what it confirms.
+    """
+    with transaction.atomic():
+        known = set(groups) if _are_groups_ids(user) else None
+        _follow_roles(user, None if roles is None else set(roles), known, now=now)
+        if known is not None:
+            teams.sync_groups(user, known)
+            _set(user, groups_read_at=now)
+
+
+def _are_groups_ids(user: User) -> bool:
+    """Whether the groups behind this person's roles and teams are known by their IDs, which Graph asks for."""
+    followed = user.teams.exclude(entra_group="").values_list("entra_group", flat=True)
+    mapped = [settings.LOGIN_MICROSOFT[key] for name, key in _ROLE_VALUES if name in _roles_by_group(user)]
+    return all(map(_is_directory_id, followed)) and all(any(map(_is_directory_id, values)) for values in mapped)
+
+
 def _follow_groups(user: User, claims: dict[str, Any], *, now: datetime) -> None:
     """Update teams and roles from the claims; keep those that come from groups if Microsoft left the groups out."""
     left_out = has_groups_overage(claims)
-    _follow_roles(user, claims, left_out=left_out)
+    groups = _values(claims, "groups")
+    _follow_roles(user, _values(claims, "roles"), None if left_out else groups, now=now)
     if not left_out:
-        teams.sync_groups(user, _values(claims, "groups"))
+        teams.sync_groups(user, groups)
     elif user.groups_left_out_at is None:
         changes = {
             "roles_kept": audit.join_values(_roles_by_group(user)),
             "teams_kept": audit.join_values(user.teams.all()),
         }
         audit.record(AuditAction.ACCOUNT_GROUPS_LEFT_OUT, user, actor=None, changes=changes)
-    groups_left_out_at = now if left_out else None
-    if user.groups_left_out_at != groups_left_out_at:
-        User.objects.filter(pk=user.pk).update(groups_left_out_at=groups_left_out_at)
-        user.groups_left_out_at = groups_left_out_at
+    # What Microsoft left out is not confirmed, so it keeps the age it has.
+    groups_read_at = user.groups_read_at if left_out and user.groups_read_at else now
+    _set(user, groups_left_out_at=now if left_out else None, groups_read_at=groups_read_at)
 
 
-def _follow_roles(user: User, claims: dict[str, Any], *, left_out: bool) -> None:
-    roles, groups = _values(claims, "roles"), _values(claims, "groups")
+def _set(user: User, **values: Any) -> None:
+    if audit.changed_fields(user, values):
+        User.objects.filter(pk=user.pk).update(**values)
+        for name, value in values.items():
+            setattr(user, name, value)
+
+
+def _follow_roles(user: User, roles: set[str] | None, groups: set[str] | None, *, now: datetime) -> None:
+    """Set the roles that these app roles and groups give. What is None is unknown: roles from there are kept."""
     login = settings.LOGIN_MICROSOFT
-    kept = _roles_by_group(user) if left_out else set()
     before = set(user.groups.values_list("name", flat=True))
-    held = {name for name, key in _ROLE_VALUES if (roles | groups) & set(login[key]) or name in kept}
+    kept = _roles_by_group(user) if groups is None else set()
+    if roles is None:
+        kept |= before & {name for name, _ in _ROLE_VALUES} - set(user.roles_by_group or ())
+    values = (roles or set()) | (groups or set())
+    confirmed = {name for name, key in _ROLE_VALUES if values & set(login[key])}
+    held = confirmed | kept
     after = before - {name for name, _ in _ROLE_VALUES} | held
     if after != before:
         _set_groups(user, sorted(before), sorted(after), actor=None)
-    if not left_out:
-        by_group = sorted(name for name, key in _ROLE_VALUES if groups & set(login[key]))
-        if user.roles_by_group != by_group:
-            User.objects.filter(pk=user.pk).update(roles_by_group=by_group)
-            user.roles_by_group = by_group
+    if groups is not None:
+        _set(user, roles_by_group=sorted(name for name, key in _ROLE_VALUES if groups & set(login[key])))
+    # Roles that are only kept are not confirmed, so they keep the age they have.
+    if held <= confirmed or user.roles_read_at is None:
+        _set(user, roles_read_at=now)
 
 
 def _set_groups(user: User, before: list[str], after: list[str], *, actor: User | None) -> None:
@@ -194,11 +302,23 @@ def _values(claims: dict[str, Any], name: str) -> set[str]:
     return set(map(str, values)) if isinstance(values, list) else set()
 
 
-def signed_in(user: User, *, actor: User, method: str) -> None:
-    """Record a sign-in, which also shows that the person has not left. ``method`` is ``password`` or ``microsoft``."""
+def signed_in(user: User, *, actor: User, method: str, second_factor: str = "") -> None:
+    """Record a sign-in. ``method`` is ``password``, or ``microsoft``, which also shows that the person has not left."""
     with transaction.atomic():
-        audit.record(AuditAction.ACCOUNT_SIGNED_IN, user, actor=actor, changes={"method": method})
-        offboarding.mark_returned(user, now=timezone.now())
+        changes = {"method": method} | ({"second_factor": second_factor} if second_factor else {})
+        audit.record(AuditAction.ACCOUNT_SIGNED_IN, user, actor=actor, changes=changes)
+        if method == "microsoft":
+            offboarding.mark_returned(user, now=timezone.now())
+
+
+def microsoft_sign_in_rejected(verdict: Verdict, *, now: datetime) -> None:
+    """Open the incident that Microsoft rejects the secret of the portal's own sign-in; the next sign-in closes it."""
+    incidents.portal_sign_in_rejected(verdict, now=now)
+
+
+def confirmed(user: User, *, actor: User, method: str) -> None:
+    """Record that a signed-in person has proved again who they are."""
+    audit.record(AuditAction.ACCOUNT_CONFIRMED, user, actor=actor, changes={"method": method})
 
 
 def signed_out(user: User, *, actor: User) -> None:
@@ -206,16 +326,65 @@ def signed_out(user: User, *, actor: User) -> None:
 
 
 def sign_in_failed(username: str, *, reason: str) -> None:
-    """Record a failed sign-in with the name that was entered."""
-    target = User(username=username[:150] or "(unknown)")
-    audit.record(
-        AuditAction.ACCOUNT_SIGN_IN_FAILED,
-        target,
-        actor=None,
-        actor_name=target.username,
-        changes={"reason": reason},
-        outcome=AuditEvent.Outcome.DENIED,
+    """Record a refused sign-in with the name that was entered. Repeats from one address become one event."""
+    sign_in_limits.refused_elsewhere(username, reason=reason, address=audit.origin.get().address, now=timezone.now())
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What makes an account powerful: its roles, and the rights of Django's admin site."""
+
+    roles: list[str]
+    staff: bool
+    superuser: bool
+    permissions: list[str]
+
+
+def rights_of(user: User) -> Rights:
+    names = user.user_permissions.order_by("codename").values_list("codename", flat=True)
+    roles = user.groups.order_by("name").values_list("name", flat=True)
+    return Rights(list(roles), user.is_staff, user.is_superuser, list(names))
+
+
+def rights_changed(user: User, *, before: Rights | None, actor: User, now: datetime) -> None:
+    """Record what has changed since ``before`` (None: a new account), and tell all IT admins and auditors.
+
+    Call it in the transaction of the change. Does nothing if nothing has changed.
+    """
+    old, new = before or Rights([], staff=False, superuser=False, permissions=[]), rights_of(user)
+    changes = audit.changed_fields(old, asdict(new))
+    if not changes:
+        return
+    event = audit.record(AuditAction.ACCOUNT_ROLES_CHANGED, user, actor=actor, at=now, changes=changes)
+    message = alerts.Message(
+        f"{actor} changed the rights of {user}",
+        ("The change was made on the admin site. If you did not expect it, ask them, and disable the account.",),
+        f"/audit/{event.pk}/",
+        "View event",
+        "You received this email because you are an IT admin or an auditor.",
+        facts=tuple(
+            (name.capitalize(), f"{_in_words(previous)} → {_in_words(current)}")
+            for name, (previous, current) in changes.items()
+        ),
+        tone="warning",
     )
+    alerts.notify(querysets.overseers(), message, about=f"rights:{event.pk}", now=now, is_alarm=True)
+
+
+def _in_words(value: list[str] | bool) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else audit.join_values(value) or "none"
+
+
+def change_password(user: User, *, password: str, actor: User) -> None:
+    """Set a new local password, which ends every session that does not know it. Raises NotAllowed."""
+    access_roles.require(user.pk == actor.pk, cause="Everybody changes their own password.")
+    access_roles.require(
+        user.has_usable_password(), cause="You sign in with Microsoft.", action="Change your password there."
+    )
+    with transaction.atomic():
+        user.set_password(password)
+        user.save(update_fields=["password"])
+        audit.record(AuditAction.ACCOUNT_PASSWORD_CHANGED, user, actor=actor)
 
 
 def set_roles(user: User, *, admin: bool, auditor: bool, actor: User | None) -> None:

@@ -1,4 +1,8 @@
-"""Check once a day whether people are still in their directory, if an application may read it."""
+"""Check whether people are still in their directory and still have their roles and teams, if an application may read it.
+
+Without a directory that can be read, roles and teams from Entra sleep after ENTRA_AUTHORITY_MAX_AGE hours, until the
+next sign-in.
+"""
 
 import logging
 import random
@@ -9,15 +13,16 @@ from django.db.models import F, Q
 from social_django.models import UserSocialAuth
 
 from connections.errors import InvalidInput, PortalError, UnreadableSecret
-from connections.microsoft import clouds, token_endpoint, user_lookup
+from connections.microsoft import authority_lookup, clouds, token_endpoint, user_lookup
 from connections.microsoft.user_lookup import AccountState
-from connections.models import Tenant, User
-from connections.services.people import offboarding
+from connections.models import Team, Tenant, User
+from connections.models.accounts import AUDITORS, IT_ADMINS
+from connections.services.people import accounts, microsoft_accounts, offboarding
 from connections.services.registry import credential_checks
 
 logger = logging.getLogger(__name__)
 
-EVERY = timedelta(days=1)
+EVERY = timedelta(days=1)  # at most; four times within ENTRA_AUTHORITY_MAX_AGE
 AGAIN = timedelta(hours=1)  # wait after an outage; a worker's claim on a directory also lasts this long
 BATCH = 10  # directories per run
 
@@ -60,21 +65,56 @@ def sync(tenant: Tenant, *, now: datetime) -> bool:
         for oid, state in states.items():
             person = people[oid]
             if state is not AccountState.ENABLED:
+                microsoft_accounts.check_connections(tenant.environment, tenant.tid, oid, now=now)
                 offboarding.mark_departed(person, how=User.Left.DIRECTORY, cause=_CAUSES[state], now=now)
             elif person.left_how != User.Left.DISABLED:
                 offboarding.mark_returned(person, now=now)
-    Tenant.objects.filter(pk=tenant.pk).update(people_read_after=now + EVERY * random.uniform(0.9, 1.1))
+        present = {oid: people[oid] for oid, state in states.items() if state is AccountState.ENABLED}
+        if authority_lookup.may_read_groups(token.granted):
+            _confirm_authority(tenant, token, present, now=now)
+    Tenant.objects.filter(pk=tenant.pk).update(people_read_after=now + _interval() * random.uniform(0.9, 1.1))
     return token is not None
+
+
+def _interval() -> timedelta:
+    hours = settings.ENTRA_AUTHORITY_MAX_AGE
+    return min(EVERY, timedelta(hours=hours) / 4) if hours else EVERY
+
+
+def _confirm_authority(
+    tenant: Tenant, token: token_endpoint.TokenSet, present: dict[str, User], *, now: datetime
+) -> None:
+    """Read the roles and groups of those who have a role or follow an Entra group, and renew or remove them."""
+    with_role = Q(groups__name__in=(IT_ADMINS, AUDITORS)) | Q(teams__entra_group__gt="")
+    having = User.objects.filter(with_role, pk__in=[person.pk for person in present.values()]).distinct()
+    pks = set(having.values_list("pk", flat=True))
+    people = {oid: person for oid, person in present.items() if person.pk in pks}
+    login = settings.LOGIN_MICROSOFT
+    followed = Team.objects.exclude(entra_group="").values_list("entra_group", flat=True)
+    answers = authority_lookup.read(
+        clouds.cloud(tenant.environment),
+        token.access_token,
+        list(people),
+        groups={*followed, *login["admins"], *login["auditors"]},
+        client_id=login["client_id"],
+        held=token.granted,
+    )
+    for oid, authority in answers.items():
+        accounts.confirm_from_directory(people[oid], roles=authority.roles, groups=authority.groups, now=now)
 
 
 def _token(tenant: Tenant, now: datetime) -> token_endpoint.TokenSet | None:
     """Return an app-only token that may read people, from the first app registration that can get one."""
-    usable = tenant.app_registrations.filter(
-        Q(paused_until=None) | Q(paused_until__lte=now), verified_at__isnull=False, rejected_at=None
+    usable = tenant.app_consents.filter(
+        Q(paused_until=None) | Q(paused_until__lte=now),
+        rejected_at=None,
+        app_registration__verified_at__isnull=False,
+        app_registration__rejected_at=None,
     )
-    for app in usable.select_related("tenant").order_by("pk"):
+    for consent in usable.select_related("app_registration").order_by("app_registration"):
+        app = consent.app_registration
         try:
-            token = credential_checks.app_only_token(app, now=now)
+            token = credential_checks.app_only_token(app, tenant=tenant, now=now)
         except (UnreadableSecret, InvalidInput) as error:
             logger.info("app registration %s cannot be asked for a token: %s", app.pk, error.code)
             continue

@@ -1,5 +1,8 @@
 """People who leave: how the portal notices, and the incident that stays open while they own connections.
 
+Leaving suspends a person's sessions, keys, shares and rights as an owner (``User.is_suspended``, which connections/access
+asks). Nothing is deleted, so all of it counts again once they are back. What they shared with others goes on.
+
 A person has left when an IT admin has disabled them here, Microsoft refuses their own account, or the directory says
 so. A failed sign-in in a browser proves nothing, because it does not show which account was tried.
 """
@@ -16,6 +19,7 @@ from connections.microsoft.classifier import Verdict
 from connections.models import Connection, User
 from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
+from connections.services.sharing import history
 
 MICROSOFT = "microsoft"  # the sign-in whose uid is "{tid}.{oid}"
 
@@ -25,10 +29,12 @@ def mark_departed(person: User, *, how: str, cause: str, now: datetime, actor: U
     with transaction.atomic():
         current = User.objects.select_for_update(no_key=True).get(pk=person.pk)
         if current.left_at is None or (how == User.Left.DISABLED and current.left_how != User.Left.DISABLED):
-            values = {"left_at": current.left_at or now, "left_how": how, "left_cause": cause}
+            current.left_at = current.left_at or now
+            values = {"left_at": current.left_at, "left_how": how, "left_cause": cause}
             User.objects.filter(pk=person.pk).update(**values)
-            changes = {"how": User.Left(how).label, "cause": cause}
-            audit.record(AuditAction.ACCOUNT_LEFT, current, actor=actor, changes=changes)
+            history.account_changed(current, actor=actor, now=now)
+            changes = {"how": User.Left(how).label, "cause": cause, "suspended": True}
+            audit.record(AuditAction.ACCOUNT_LEFT, current, actor=actor, at=now, changes=changes)
         update_incident(person, now=now)
     person.refresh_from_db(fields=["left_at", "left_how", "left_cause"])
 
@@ -40,7 +46,9 @@ def mark_returned(person: User, *, now: datetime, actor: User | None = None) -> 
     with transaction.atomic():
         people = User.objects.filter(pk=person.pk, is_active=True, left_at__isnull=False)
         if people.update(left_at=None, left_how="", left_cause=""):
-            audit.record(AuditAction.ACCOUNT_BACK, person, actor=actor)
+            person.left_at = None
+            history.account_changed(person, actor=actor, now=now)
+            audit.record(AuditAction.ACCOUNT_BACK, person, actor=actor, at=now)
         update_incident(person, now=now)
     person.refresh_from_db(fields=["left_at", "left_how", "left_cause"])
 
@@ -58,7 +66,7 @@ def update_incident(person: User, *, now: datetime) -> None:
 def account_refused(connection: Connection, verdict: Verdict, *, now: datetime) -> None:
     """If Microsoft's refusal shows that this connection's account is gone, mark its person as having left."""
     cause = account_status.cause(verdict)
-    if not cause or connection.app_registration.tenant.environment != settings.LOGIN_MICROSOFT["environment"]:
+    if not cause or connection.tenant.environment != settings.LOGIN_MICROSOFT["environment"]:
         return
     uid = f"{connection.account_tid}.{connection.account_oid}"
     login = UserSocialAuth.objects.filter(provider=MICROSOFT, uid=uid).select_related("user").first()

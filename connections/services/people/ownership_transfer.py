@@ -13,14 +13,16 @@ from connections import audit
 from connections.access import permissions, querysets, roles
 from connections.errors import AlreadyExists, InvalidInput
 from connections.microsoft import account_status
-from connections.models import Connection, HandOver, User
+from connections.models import Connection, HandOver, ResourceToken, User
 from connections.models.audit import AuditAction
-from connections.models.connections import SECRETS, status_columns, without_tokens
+from connections.models.connections import RELATED, SECRETS, status_columns, without_tokens
 from connections.services.incidents import incidents
+from connections.services.notifications.owner_messages import tell_owner
 from connections.services.people import offboarding
-from connections.services.sharing import history, shares
+from connections.services.policy import four_eyes, next_steps, self_access
+from connections.services.sharing import history, references, shares
 
-CODE = "handed_over"  # status_code after a transfer that deleted the connection's tokens
+CODE = next_steps.AWAITS_NEW_OWNER
 
 Status = Connection.Status
 
@@ -31,13 +33,13 @@ def transfer(
     """Make ``new_owner`` the owner at once, and ask them to sign in if the connection is delegated.
 
     ``keep_grant`` keeps the old account's tokens in use until then; otherwise they are deleted now. Repeating it
-    returns the first transfer. Raises NotAllowed, InvalidInput (field ``new_owner``) or AlreadyExists (field
-    ``new_name``).
+    returns the first transfer. The old owner is told if somebody else does it. Raises NotAllowed, InvalidInput (field
+    ``new_owner``), AlreadyExists (field ``new_name``), or SecondPersonNeeded if the actor would get its tokens.
     """
     try:
         with transaction.atomic():
             connections = Connection.objects.select_for_update(of=("self",), no_key=True)
-            current = connections.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
+            current = connections.select_related(*RELATED, "owner").get(pk=connection.pk)
             roles.require(permissions.can_hand_over(actor, current), action="Ask its owner or an IT admin.")
             if current.owner_id == new_owner.pk:
                 earlier = current.hand_overs.filter(to_owner=new_owner).first()
@@ -46,17 +48,20 @@ def transfer(
             if current.owner_id != connection.owner_id:
                 raise owner_changed_error(current)
             _check(current, new_owner, new_name, actor)
+            keeps_tokens = not current.is_delegated or (keep_grant and can_keep_tokens(current))
+            change = self_access.of_transfer(current, new_owner, keeps_tokens=keeps_tokens, actor=actor)
+            four_eyes.require(change, actor=actor, now=now)
             return _change_owner(current, new_owner, new_name, keep_grant=keep_grant, actor=actor, now=now)
     except Connection.DoesNotExist as error:
-        raise InvalidInput("This connection has been removed in the meantime.") from error
+        raise InvalidInput("This connection was removed.") from error
     except IntegrityError as error:
         raise _name_taken(new_owner, new_name or connection.name) from error
 
 
 def owner_changed_error(connection: Connection) -> InvalidInput:
     return InvalidInput(
-        f"{connection} belongs to {connection.owner} now: somebody has handed it over in the meantime.",
-        action="Look again before you hand it over once more.",
+        f"{connection} was transferred to {connection.owner} in the meantime.",
+        action="Refresh the page before you transfer it again.",
     )
 
 
@@ -93,35 +98,51 @@ def remind_new_owner(connection: Connection, *, now: datetime) -> None:
     """After a connection has been enabled, ask its new owner to sign in if they have not yet."""
     pending = pending_transfer(connection)
     if pending is not None:
-        incidents.ownership_transferred(connection, pending, now=now)
+        _ask_new_owner(connection, pending, now=now)
+
+
+def _ask_new_owner(connection: Connection, transfer: HandOver, *, now: datetime) -> None:
+    """Open the incident for the new owner, with what must happen first if the policy does not let them sign in."""
+    advice = next_steps.sign_in_advice(connection)
+    first, who = (advice.action, advice.who) if advice is not None else ("", Connection.Who.OWNER)
+    incidents.ownership_transferred(connection, transfer, first=first, who=who, now=now)
 
 
 def _check(connection: Connection, new_owner: User, new_name: str, actor: User) -> None:
     if connection.owner_id == new_owner.pk:
-        raise InvalidInput(f"{new_owner} owns this connection already.", field="new_owner")
-    # Locked, so that the new owner cannot be disabled in the meantime.
+        raise InvalidInput(f"{new_owner} already owns this connection.", field="new_owner")
+    # Lock the new owner, who must not be disabled in the meantime.
     User.objects.select_for_update(no_key=True).filter(pk=new_owner.pk).first()
     if not querysets.possible_owners().filter(pk=new_owner.pk).exists():
         raise InvalidInput(
-            f"{new_owner} cannot own a connection.",
-            action="Choose somebody who can sign in to the portal and is not only an auditor.",
+            f"{new_owner} can't own connections.",
+            action="Choose an active member or IT admin.",
             field="new_owner",
         )
     if not connection.is_delegated and not any(map(permissions.can_connect_app_only, (actor, new_owner))):
         raise InvalidInput(
-            f"{new_owner} cannot get it from you: an app-only connection reaches the whole tenant.",
-            action="Ask an IT admin to hand it over, or choose one.",
+            f"App-only connections cover the whole tenant, so you can't transfer this one to {new_owner}.",
+            action="Ask an IT admin to transfer it, or choose an IT admin as the owner.",
+            field="new_owner",
+        )
+    app = connection.app_registration
+    if connection.is_delegated and not permissions.can_connect_through(new_owner, app):
+        raise InvalidInput(
+            f"Only the person who added {app} can sign in with it.",
+            action="Ask an IT admin to open it to everyone.",
             field="new_owner",
         )
     name = new_name or connection.name
     if Connection.objects.filter(owner=new_owner, name=name).exists():
         raise _name_taken(new_owner, name)
+    if new_name and new_name != connection.name:
+        references.require_free_name(new_name, actor=actor, field="new_name")
 
 
 def _name_taken(new_owner: User, name: str) -> AlreadyExists:
     return AlreadyExists(
-        f"{new_owner} already has a connection called “{name}”.",
-        action="Give it another name while handing it over.",
+        f"{new_owner} already has a connection named “{name}”.",
+        action="Enter another name for the transfer.",
         field="new_name",
     )
 
@@ -155,18 +176,21 @@ def _change_owner(
     if is_delegated:
         changes["grant"] = "kept until the new owner signs in" if kept else "deleted"
     # Recorded before the owner changes, so that the old owner's history ends with it.
-    audit.record(AuditAction.CONNECTION_HANDED_OVER, connection, actor=actor, at=now, changes=changes)
+    event = audit.record(AuditAction.CONNECTION_HANDED_OVER, connection, actor=actor, at=now, changes=changes)
+    tell_owner(connection, event, f"transferred {connection} to {new_owner}", actor=actor, now=now)
     incidents.owner_changed(connection, is_cut=is_cut, now=now)
     connection.hand_overs.filter(completed_at=None, superseded_at=None).update(superseded_at=now)
     deleted = _deleted_tokens(connection, old_owner, now) if is_cut else {}
+    if is_cut:
+        ResourceToken.objects.filter(connection=connection).update(access_token=None, expires_at=None)
     Connection.objects.filter(pk=connection.pk).update(owner=new_owner, sign_in_started_at=None, **renamed, **deleted)
     hand_over.save(force_insert=True)
     # An owner needs no share.
     shares.end_all_of(connection=connection, person=new_owner, actor=actor, now=now)
-    current = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
+    current = Connection.objects.select_related(*RELATED, "owner").get(pk=connection.pk)
     history.ownership_began(current, actor=actor, now=now)
     if is_delegated and current.status != Status.DISABLED:
-        incidents.ownership_transferred(current, hand_over, now=now)
+        _ask_new_owner(current, hand_over, now=now)
     offboarding.update_incident(old_owner, now=now)
     return hand_over
 
@@ -192,8 +216,8 @@ def awaiting_sign_in(*, from_name: str, now: datetime) -> dict[str, Any]:
     return status_columns(
         Status.RECONNECT_NEEDED,
         code=CODE,
-        cause=f"It was handed over from {from_name}, and the tokens of the old sign-in were deleted.",
-        action="Sign in for it with your own account or the service account it is meant for.",
+        cause=f"Ownership was transferred from {from_name}, and the old account's tokens were deleted.",
+        action="Sign in with your own account or the intended service account.",
         who=Connection.Who.OWNER,
         since=now,
     )

@@ -14,16 +14,16 @@ def approval_requested(approval: Approval, *, now: datetime) -> None:
     """Ask every IT admin except the requester. Call it in the transaction of the request."""
     others = querysets.it_admins().exclude(pk=approval.requested_by_id or 0).select_related("alert_choice")
     name = approval.requested_by_name
-    purpose = f"{name} needs it for: {approval.reason}" if approval.reason else f"{name} gave no reason."
+    purpose = f"Justification from {name}: {approval.reason}" if approval.reason else "No justification provided."
     message = alerts.Message(
-        subject=f"{name} asks for approval: {approval.connection_name}",
+        subject=f"{name} requests approval: {approval.connection_name}",
         paragraphs=(*approval.reasons, purpose),
         path=f"/approvals/{approval.pk}/",
-        button="Approve or decline",
-        why="You get this because you are an IT admin and did not ask for it yourself.",
+        button="Review request",
+        why="You received this email because you're an IT admin.",
         facts=_facts(approval),
         lines=tuple(approval.permissions),
-        lines_label="Permissions it comes to",
+        lines_label="Resulting permissions" if approval.permissions else "",
     )
     alerts.notify(others, message, about=f"approval:{approval.pk}:asked", now=now)
 
@@ -35,14 +35,14 @@ def approval_answered(approval: Approval, *, now: datetime) -> None:
     word = approval.get_state_display().lower()
     next_step = "Nothing was changed at Microsoft."
     if approval.state == State.APPROVED:
-        next_step = "Connect it to go on." if approval.is_app_only else "Sign in at Microsoft to go on."
+        next_step = "Next step: connect it." if approval.is_app_only else "Next step: sign in at Microsoft."
     paragraphs = (f"{approval.decided_by_name} {word} it.", approval.decision_reason, next_step)
     message = alerts.Message(
         subject=f"{approval.connection_name} is {word}",
         paragraphs=tuple(filter(None, paragraphs)),
         path=f"/approvals/{approval.pk}/",
-        button="Look at it",
-        why="You get this because you asked for it.",
+        button="View connection",
+        why="You received this email because you requested approval.",
         facts=_facts(approval),
         tone=_TONES[State(approval.state)],
     )
@@ -53,6 +53,6 @@ def _facts(approval: Approval) -> tuple[tuple[str, str], ...]:
     return (
         ("Connection", approval.connection_name),
         ("App registration", approval.app_name),
-        ("Kind", "App-only: acts without any person" if approval.is_app_only else "Delegated"),
+        ("Kind", "App-only" if approval.is_app_only else "Delegated"),
         ("Asked by", approval.requested_by_name),
     )

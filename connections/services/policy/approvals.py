@@ -16,9 +16,9 @@ from connections.errors import ApprovalNeeded, Conflict, InvalidInput, PolicyFor
 from connections.microsoft import capabilities
 from connections.models import Approval, Connection, User
 from connections.models.audit import AuditAction
-from connections.models.connections import status_columns
+from connections.models.connections import RELATED, status_columns
 from connections.services.policy import approval_notifications, evaluate, request_workflow
-from connections.services.policy.evaluate import ConnectionRequest, Decision, Reason
+from connections.services.policy.evaluate import ConnectionRequest, Decision, PolicySet, Reason
 
 State, Who = Approval.State, Connection.Who
 REASON_LENGTH = 2000
@@ -40,20 +40,23 @@ def unapproved_reasons(decision: Decision, request: ConnectionRequest, approval:
 
 
 def latest_request(connection: Connection, **state: str) -> Approval | None:
-    """Return the connection's latest request, in any state unless ``state`` is given."""
+    """Return the connection's latest request about permissions, in any state unless ``state`` is given."""
     # Filter by id, because the connection may not be saved yet.
-    return Approval.objects.filter(connection_id=connection.pk or 0, **state).order_by("-pk").first()
+    requests = Approval.objects.filter(connection_id=connection.pk or 0, account_oid="", **state)
+    return requests.order_by("-pk").first()
 
 
 def open_request(connection: Connection) -> Approval | None:
     return latest_request(connection, state=State.WAITING)
 
 
-def evaluate_approval(connection: Connection, granted: Iterable[str] = ()) -> tuple[Decision, tuple[Reason, ...]]:
+def evaluate_approval(
+    connection: Connection, granted: Iterable[str] = (), *, policies: PolicySet | None = None
+) -> tuple[Decision, tuple[Reason, ...]]:
     """Return the policy's decision about the connection, and those of its reasons that still need an approval."""
-    policies = evaluate.load_policies().of(connection.app_registration)
+    sources = (policies or evaluate.load_policies()).of(connection.app_registration)
     request = evaluate.request_of(connection)
-    decision = evaluate.evaluate_connection(policies, request, granted)
+    decision = evaluate.evaluate_connection(sources, request, granted)
     if not decision.approval:
         return decision, ()
     return decision, unapproved_reasons(decision, request, latest_request(connection, state=State.APPROVED))
@@ -97,7 +100,7 @@ def require_account(connection: Connection, tid: str) -> None:
     """Raise PolicyForbids if the policy does not allow accounts from the directory ``tid``."""
     policies = evaluate.load_policies().of(connection.app_registration)
     if tid:
-        registered = evaluate.registered_tids(connection.app_registration.tenant.environment)
+        registered = evaluate.registered_tids(connection.tenant.environment)
         evaluate.refuse_forbidden(evaluate.evaluate_account(policies, tid, registered))
 
 
@@ -105,11 +108,11 @@ def _approval_needed(connection: Connection, reasons: Iterable[Reason]) -> Appro
     cause = " ".join(Decision(tuple(reasons)).sentences)
     last = latest_request(connection)
     if last is not None and last.is_waiting:
-        return ApprovalNeeded(cause, action="It was asked for and waits for an IT admin.")
+        return ApprovalNeeded(cause, action="The request is awaiting an IT admin's approval.")
     if last is not None and last.state == State.DECLINED:
         return ApprovalNeeded(
             f"{cause} {last.decided_by_name} declined it: {last.decision_reason}",
-            action="Leave that out, or ask again with a reason.",
+            action="Remove it, or request approval again with a reason.",
         )
     return ApprovalNeeded(cause)
 
@@ -131,7 +134,7 @@ def request_approval(
     """
     request = evaluate.request_of(connection)
     with transaction.atomic():
-        older = _withdraw_open(connection, "Replaced by another request.", actor=actor, now=now)
+        older = withdraw_open(connection, "Replaced by another request.", actor=actor, now=now)
         if older is not None:
             before = older.before or before
         sentences = list(Decision(tuple(reasons)).sentences)
@@ -150,7 +153,9 @@ def request_approval(
             requested_by_name=str(actor)[:320],
             requested_at=now,
         )
-        _show(connection, " ".join(sentences), "An IT admin must approve it; nobody can sign in before.", now=now)
+        _show(
+            connection, " ".join(sentences), "An IT admin needs to approve it. Sign-in is blocked until then.", now=now
+        )
         changes = {
             "connection": connection.name,
             "permissions": audit.join_values(approval.permissions),
@@ -165,12 +170,12 @@ def request_missing(connection: Connection, *, reason: str, actor: User, now: da
     """Request the approval the connection lacks. Raises NotAllowed, PolicyForbids, or InvalidInput if it lacks none."""
     with transaction.atomic():
         rows = Connection.objects.select_for_update(of=("self",), no_key=True)
-        current = rows.select_related("app_registration__tenant").get(pk=connection.pk)
-        roles.require(permissions.can_reconnect(actor, current), action="Only its owner can ask.")
+        current = rows.select_related(*RELATED).get(pk=connection.pk)
+        roles.require(permissions.can_reconnect(actor, current), action="Only its owner can request approval.")
         decision, reasons = evaluate_approval(current, current.granted)
         evaluate.refuse_forbidden(decision)
         if not reasons:
-            raise InvalidInput("This connection needs no approval (any more).", action="Sign in for it.")
+            raise InvalidInput("This connection doesn't need approval.", action="Sign in.")
         return request_approval(current, reasons, reason=reason, actor=actor, now=now, also=_permissions(reasons))
 
 
@@ -190,7 +195,9 @@ def _permissions(reasons: Iterable[Reason]) -> list[str]:
 
 def close_if_unneeded(connection: Connection, *, actor: User, now: datetime) -> None:
     with transaction.atomic():
-        if _withdraw_open(connection, "An approval is no longer needed.", actor=actor, now=now) is not None:
+        if open_request(connection) is None:
+            return
+        if withdraw_open(connection, "An approval is no longer needed.", actor=actor, now=now) is not None:
             _show(connection, "", "", now=now)
 
 
@@ -208,7 +215,7 @@ def approve(approval: Approval, *, reason: str = "", actor: User, now: datetime)
             evaluate.refuse_forbidden(evaluate_approval(connection, approval.permissions)[0])
         _close(approval, State.APPROVED, actor=actor, reason=reason, now=now)
         if connection is not None:
-            action = "Sign in at Microsoft to finish it." if connection.is_delegated else "Press “Connect now”."
+            action = "Sign in at Microsoft to finish it." if connection.is_delegated else "Select “Connect now”."
             _show(connection, f"{actor} approved it.", action, now=now, who=Who.OWNER, code="")
 
 
@@ -221,14 +228,14 @@ def decline(approval: Approval, *, reason: str, actor: User, now: datetime) -> N
         connection = _lock_connection(approval)
         _require_decider(approval, actor)
         if not reason.strip():
-            raise InvalidInput("Say why: the requester reads it.", field="reason")
+            raise InvalidInput("Enter a reason. The requester will see it.", field="reason")
         if not _can_close(approval, State.DECLINED):
             return
         _close(approval, State.DECLINED, actor=actor, reason=reason, now=now)
         if connection is not None:
             _restore(connection, approval, actor)
             cause = f"{actor} declined it: {reason.strip()}"
-            action = "Change what it should do, or ask again with a reason."
+            action = "Change its permissions, or request approval again with a reason."
             _show(connection, cause, action, now=now, who=Who.OWNER)
 
 
@@ -236,41 +243,43 @@ def withdraw(approval: Approval, *, actor: User, now: datetime) -> None:
     """Withdraw a request. Safe to repeat. Raises NotAllowed, or Conflict if it was already decided."""
     with transaction.atomic():
         connection = _lock_connection(approval)
-        roles.require(permissions.can_withdraw_approval(actor, approval), action="Only who asked can withdraw it.")
+        roles.require(permissions.can_withdraw_approval(actor, approval), action="Only the requester can withdraw it.")
         if not _can_close(approval, State.WITHDRAWN):
             return
         _close(approval, State.WITHDRAWN, actor=actor, reason="", now=now)
         if connection is not None:
             _restore(connection, approval, actor)
-            action = "Ask for approval again, change what it should do, or remove it."
+            action = "Request approval again, change its permissions, or remove the connection."
             _show(connection, "The request for approval was withdrawn.", action, now=now, who=Who.OWNER)
 
 
 def connection_removed(connection: Connection, *, actor: User, now: datetime) -> None:
-    _withdraw_open(connection, "The connection was removed.", actor=actor, now=now)
+    withdraw_open(connection, "The connection was removed.", actor=actor, now=now)
 
 
 def _require_decider(approval: Approval, actor: User) -> None:
     roles.require(
-        permissions.can_decide_approvals(actor), cause="Only IT admins approve.", action="Wait for one of them."
+        permissions.can_decide_approvals(actor),
+        cause="Only IT admins can approve requests.",
+        action="Wait for an IT admin.",
     )
     roles.require(
         permissions.can_decide(actor, approval),
-        cause="Whoever asked for an approval, or has a part in it, cannot give it.",
-        action="Another IT admin must. If there is none, an operator of the portal can sign in with the break-glass "
-        "account (manage.py createsuperuser makes one) and decide.",
+        cause="You can't approve your own request, or one that concerns you.",
+        action="Ask another IT admin. If there is none, an operator can approve it with the break-glass account "
+        "(created with manage.py createsuperuser).",
     )
 
 
 def _lock_connection(approval: Approval) -> Connection | None:
     """Lock the connection, always before the approval to avoid deadlocks, and set ``approval.connection`` to it."""
     connections = Connection.objects.select_for_update(of=("self",), no_key=True)
-    related = connections.select_related("app_registration__tenant", "owner")
+    related = connections.select_related(*RELATED, "owner")
     approval.connection = related.filter(pk=approval.connection_id or 0).first()
     return approval.connection
 
 
-def _withdraw_open(connection: Connection, reason: str, *, actor: User, now: datetime) -> Approval | None:
+def withdraw_open(connection: Connection, reason: str, *, actor: User, now: datetime) -> Approval | None:
     """Lock the connection, withdraw its open request and return it; None if it has none."""
     Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk).first()
     request = Approval.objects.select_for_update().filter(connection=connection, state=State.WAITING).first()
@@ -289,7 +298,7 @@ def _can_close(approval: Approval, state: str) -> bool:
     if current.state == state:
         return False
     by = f" by {current.decided_by_name}" if current.decided_by_name else ""
-    raise Conflict(f"It was {current.get_state_display().lower()} meanwhile{by}.", action="Nothing is left to decide.")
+    raise Conflict(f"This request was already {current.get_state_display().lower()}{by}.", action="No action needed.")
 
 
 def _close(approval: Approval, state: str, *, actor: User, reason: str, now: datetime) -> None:

@@ -19,19 +19,24 @@ def lines(rules: Rules, *, tenants: Mapping[str, str] | None = None, of_app: boo
     if not of_app:
         result["allowed environments"] = _join(rules.environments, _environment_labels())
         result["allowed tenants"] = _join(rules.tenants, tenants or {})
+        result["automatic renewal of credentials"] = _allowed(rules.credential_renewal)
+        result["app registrations brought by members"] = _allowed(rules.member_apps)
     labels = {key: capability.label for key, capability in capabilities.CAPABILITIES.items()}
     for effect, word in ((Effect.FORBIDDEN, "forbidden"), (Effect.APPROVAL, "need approval")):
         result[f"capabilities, {word}"] = _with_effect(rules.capabilities, effect, labels)
         result[f"permissions, {word}"] = _with_effect(rules.permissions, effect, {})
-    result["permissions, allowed in spite of a pattern"] = _with_effect(rules.permissions, Effect.ALLOWED, {})
+    result["permissions allowed as exceptions to a pattern"] = _with_effect(rules.permissions, Effect.ALLOWED, {})
     days = rules.longest_share_days
     return result | {
         "personal Microsoft accounts": _allowed(rules.personal_accounts),
-        "accounts of directories not registered here": _allowed(rules.other_tenants),
-        "sharing with single people": _allowed(rules.share_with_people),
+        "accounts from other directories": _allowed(rules.other_tenants),
+        "registering tenants automatically": "on" if rules.register_tenants else "off",
+        "sharing with people": _allowed(rules.share_with_people),
         "sharing app-only connections": _allowed(rules.share_app_only),
         "longest share": "no limit" if days is None else policy_rules.days_text(days),
-        "second IT admin for app-only connections": "must approve" if rules.app_only_second_admin else "not needed",
+        "second IT admin for app-only connections": "approval required"
+        if rules.app_only_second_admin
+        else "not required",
     }
 
 
@@ -98,14 +103,14 @@ def _limits(rules: Rules) -> list[str]:
         places = _join(rules.tenants, tenant_names())
         sentences.append(f"Connections are allowed in these tenants only: {places}.")
     limited = (
-        (rules.app_only_second_admin, "App-only connections need the approval of a second IT admin."),
-        (not rules.personal_accounts, "Personal Microsoft accounts cannot be connected."),
-        (not rules.other_tenants, "Accounts of directories that are not registered here cannot be connected."),
-        (not rules.share_with_people, "Connections can be shared with teams only, not with single people."),
-        (not rules.share_app_only, "App-only connections cannot be shared."),
+        (rules.app_only_second_admin, "App-only connections need a second IT admin's approval."),
+        (not rules.personal_accounts, "Personal Microsoft accounts can't be connected."),
+        (not rules.other_tenants, "Accounts from directories that aren't tenants in this portal can't be connected."),
+        (not rules.share_with_people, "Connections can be shared only with teams."),
+        (not rules.share_app_only, "App-only connections can't be shared."),
     )
     sentences += [sentence for applies, sentence in limited if applies]
-    return sentences if days is None else [*sentences, f"A share lasts {policy_rules.days_text(days)} at most."]
+    return sentences if days is None else [*sentences, f"Shares expire after at most {policy_rules.days_text(days)}."]
 
 
 def tenant_names() -> dict[str, str]:

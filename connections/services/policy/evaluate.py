@@ -62,12 +62,12 @@ def refuse_forbidden(decision: Decision, *, field: str = "") -> None:
     """Raise PolicyForbids with every reason if anything is forbidden."""
     if not decision.forbidden:
         return
-    action = "Leave it out, or ask an IT admin to change the policy."
+    action = "Change your selection, or ask an IT admin to change the policy."
     if all(reason.granted for reason in decision.forbidden):
         # A token carries every scope consented to before (Microsoft: identity-platform/permissions-consent-overview).
         action = (
-            "Microsoft grants everything that was ever consented to for the app registration. An administrator can "
-            "take that consent back in Entra, or an IT admin can change the policy; then sign in again."
+            "Microsoft grants all permissions that ever got consent for the app registration. An administrator can "
+            "revoke the consent in Entra, or an IT admin can change the policy. Then sign in again."
         )
     raise PolicyForbids(" ".join(Decision(decision.forbidden).sentences), action=action, field=field)
 
@@ -78,7 +78,8 @@ class Source:
     name: str = "the organisation's policy"
 
     def forbids(self, rule: str, item: str, words: str, through: str = "", *, plural: bool = False) -> Reason:
-        sentence = f"{_capitalized(words)} {'are' if plural else 'is'} forbidden by {self.name}{through}."
+        verb = "aren't" if plural else "isn't"
+        sentence = f"{_capitalized(words)} {verb} allowed by {self.name}{through}."
         return Reason(Effect.FORBIDDEN, rule, item, sentence)
 
 
@@ -131,7 +132,7 @@ def _request(tenant: Tenant, kind: str, keys: Iterable[str] = (), names: Iterabl
 
 def request_of(connection: Connection) -> ConnectionRequest:
     names = map(spelling, permission_drift.required_permissions(connection))
-    tenant = connection.app_registration.tenant
+    tenant = connection.tenant
     return _request(tenant, connection.authentication_type, connection.capabilities, names)
 
 
@@ -142,16 +143,16 @@ def evaluate_connection(policies: Policies, request: ConnectionRequest, granted:
     for source in policies:
         reasons += [*_type_and_place(source, request), *_capabilities(source, request.capabilities)]
         reasons += _permissions(source, request.permissions)
-        phrase = "{name}, which Microsoft granted as well,"
+        phrase = "{name}, which Microsoft also granted,"
         reasons += (replace(reason, granted=True) for reason in _permissions(source, beyond, phrase))
     return Decision(tuple(reasons))
 
 
-def why_closed(policies: Policies, app_registration: AppRegistration) -> str:
-    """Explain why the app registration can have no connection at all; empty if it can have some."""
+def why_closed(policies: Policies, app_registration: AppRegistration, tenant: Tenant | None = None) -> str:
+    """Explain why the app registration can have no connection at all in ``tenant`` (default: its own), or ""."""
     sentences: list[str] = []
     for kind in filter(app_registration.allows, AuthenticationType.values):
-        request = _request(app_registration.tenant, kind)
+        request = _request(tenant or app_registration.tenant, kind)
         forbidden = Decision(evaluate_connection(policies, request).forbidden)
         if not forbidden.reasons:
             return ""
@@ -162,6 +163,11 @@ def why_closed(policies: Policies, app_registration: AppRegistration) -> str:
 def is_kind_forbidden(policies: Policies, authentication_type: str) -> bool:
     allowed = (source.rules.authentication_types for source in policies)
     return any(kinds is not None and authentication_type not in kinds for kinds in allowed)
+
+
+def is_tenant_forbidden(policies: Policies, tenant: Tenant) -> bool:
+    key = policy_rules.tenant_key(tenant)
+    return any(source.rules.tenants is not None and key not in source.rules.tenants for source in policies)
 
 
 def evaluate_capability(
@@ -192,7 +198,7 @@ def _type_and_place(source: Source, request: ConnectionRequest) -> Iterator[Reas
     if rules.authentication_types is not None and kind not in rules.authentication_types:
         yield source.forbids("authentication_types", kind, TYPE_WORDS[AuthenticationType(kind)], plural=True)
     if rules.app_only_second_admin and kind == APP_ONLY:
-        sentence = f"App-only connections need the approval of a second IT admin under {source.name}."
+        sentence = f"App-only connections need a second IT admin's approval under {source.name}."
         yield Reason(Effect.APPROVAL, "app_only_second_admin", "", sentence)
     if rules.environments is not None and request.environment not in rules.environments:
         cloud = clouds.CLOUDS.get(request.environment)
@@ -221,7 +227,7 @@ def _reasons(source: Source, effect: Effect, rule: str, item: str, words: str, t
     if effect is Effect.FORBIDDEN:
         yield source.forbids(rule, item, words, through)
     elif effect is Effect.APPROVAL:
-        sentence = f"{_capitalized(words)} needs the approval of an IT admin under {source.name}{through}."
+        sentence = f"{_capitalized(words)} needs an IT admin's approval under {source.name}{through}."
         yield Reason(Effect.APPROVAL, rule, item, sentence)
 
 
@@ -238,7 +244,7 @@ def evaluate_account(policies: Policies, tid: str, registered: Collection[str]) 
                 words = "connecting personal Microsoft accounts"
                 reasons.append(source.forbids("personal_accounts", tid, words))
         elif not source.rules.other_tenants and tid not in registered:
-            words = "connecting accounts of directories that are not registered here as tenants"
+            words = "connecting accounts from unregistered directories"
             reasons.append(source.forbids("other_tenants", tid, words))
     return Decision(tuple(reasons))
 
@@ -257,7 +263,7 @@ def evaluate_share(
         if authentication_type == APP_ONLY and not rules.share_app_only:
             reasons.append(source.forbids("share_app_only", "", "sharing app-only connections"))
         if not with_team and not rules.share_with_people:
-            words = "sharing with single people instead of teams"
+            words = "sharing with people instead of teams"
             reasons.append(source.forbids("share_with_people", "", words))
         if days is not None and (until is None or until > latest_end(days, now)):
             words = f"sharing for longer than {policy_rules.days_text(days)}"

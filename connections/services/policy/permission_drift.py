@@ -3,14 +3,14 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from connections.microsoft import capabilities, credential_expiry, permissions
+from connections.microsoft import capabilities, credential_expiry, permissions, user_lookup
 from connections.microsoft.token_endpoint import OIDC_SCOPES
 from connections.models import Connection
 
 # Entra adds User.Read to every new app registration. It gives access only to the person's own profile.
 _HARMLESS = OIDC_SCOPES | {"User.Read"}
-# The portal itself uses this to read the expiry dates of the application's credentials.
-_OUR_OWN = frozenset({credential_expiry.PERMISSION})
+# The portal itself uses these to read the expiry dates of the application's credentials, and who has left.
+_OUR_OWN = frozenset({credential_expiry.PERMISSION, user_lookup.PERMISSION})
 
 
 @dataclass(frozen=True, slots=True)

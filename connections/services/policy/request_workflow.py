@@ -1,4 +1,4 @@
-"""The step that approvals and consent requests share: a conditional change of state, with its audit event."""
+"""The step that approvals, consent requests and change requests share: a conditional change of state, with its audit event."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -7,12 +7,12 @@ from typing import Any
 from django.db import transaction
 
 from connections import audit
-from connections.models import Approval, ConsentRequest, User
+from connections.models import Approval, ChangeRequest, ConsentRequest, User
 from connections.models.audit import AuditAction
 
 
 def change_state(
-    request: Approval | ConsentRequest,
+    request: Approval | ChangeRequest | ConsentRequest,
     action: AuditAction,
     *,
     coming_from: Collection[str],

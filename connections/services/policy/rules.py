@@ -5,17 +5,18 @@ restrict nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
 from connections.errors import InvalidInput
-from connections.microsoft import capabilities
+from connections.microsoft import capabilities, resources
 from connections.microsoft.token_endpoint import OIDC_SCOPES
 from connections.models import Tenant
 from connections.models.app_registrations import AuthenticationType
 
 MOST_PATTERNS = 200
+_TYPED_RESOURCES = "https://*"  # all permissions of resources that are typed by their address
 LONGEST_SHARE = 3 * 365  # days; services.sharing rejects longer shares
 
 
@@ -34,6 +35,10 @@ def strictest(effects: Iterable[Effect]) -> Effect:
     return max(effects, key=_STRICTNESS.index, default=Effect.ALLOWED)
 
 
+# The rules that allow something which is off by default. Only the organisation has them.
+_PERMISSIVE = ("credential_renewal", "member_apps", "register_tenants")
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """The rules of the organisation, or of one app registration. None means "all, including future ones"."""
@@ -49,10 +54,17 @@ class Rules:
     share_app_only: bool = True
     longest_share_days: int | None = None
     app_only_second_admin: bool = False
+    # The rules that permit something; all are off by default.
+    # Whether the portal may renew secrets and certificates of the app registrations that ask for it.
+    credential_renewal: bool = False
+    # Whether members may bring their own app registrations.
+    member_apps: bool = False
+    # Whether to register the directory of an account that signs in through a shared endpoint.
+    register_tenants: bool = False
 
     @property
     def restricts(self) -> bool:
-        return self != Rules()
+        return replace(self, credential_renewal=False, member_apps=False, register_tenants=False) != Rules()
 
     def of_capability(self, key: str) -> Effect:
         return self.capabilities.get(key, Effect.ALLOWED)
@@ -65,8 +77,13 @@ class Rules:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a rule's name or pattern matches this permission: ``Mail.*`` matches all that begin with "Mail."."""
+    """Whether a rule's name or pattern matches this permission: ``Mail.*`` matches all that begin with "Mail.".
+
+    Without a resource, it also matches permissions of that name of other resources than Graph.
+    """
     pattern, name = pattern.lower(), name.lower()
+    if "/" not in pattern:
+        name = resources.short(name)
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else pattern == name
 
 
@@ -93,7 +110,51 @@ def stricter(first: Rules, second: Rules) -> Rules:
         },
         longest_share_days=min(days, default=None),
         app_only_second_admin=first.app_only_second_admin or second.app_only_second_admin,
+        # Only the organisation has these rules.
+        **{name: getattr(first, name) or getattr(second, name) for name in _PERMISSIVE},
     )
+
+
+def loosened(before: Rules, after: Rules) -> tuple[str, ...]:
+    """Return the names of the rules that allow anything more, or anything with less approval, than before."""
+    return tuple(field.name for field in fields(Rules) if _IS_LOOSER[field.name](before, after))
+
+
+def _is_list_looser(name: str) -> Callable[[Rules, Rules], bool]:
+    def is_looser(before: Rules, after: Rules) -> bool:
+        old, new = getattr(before, name), getattr(after, name)
+        return old is not None and (new is None or not set(new) <= set(old))
+
+    return is_looser
+
+
+def _is_flag_looser(name: str, *, loose: bool) -> Callable[[Rules, Rules], bool]:
+    return lambda before, after: getattr(before, name) is not loose and getattr(after, name) is loose
+
+
+def _are_capabilities_looser(before: Rules, after: Rules) -> bool:
+    return any(_is_milder(after.of_capability(key), effect) for key, effect in before.capabilities.items())
+
+
+def _are_permissions_looser(before: Rules, after: Rules) -> bool:
+    """Compare one name for each set of patterns that can match a permission: exact names, and one beyond all names."""
+    samples = {
+        pattern[:-1] + "\0" if pattern.endswith("*") else pattern for pattern in ("*", *_patterns(before, after))
+    }
+    return any(_is_milder(after.of_permission(name)[0], before.of_permission(name)[0]) for name in samples)
+
+
+def _patterns(*several: Rules) -> Iterable[str]:
+    return (pattern for rules in several for pattern in rules.permissions)
+
+
+def _is_milder(effect: Effect, than: Effect) -> bool:
+    return _STRICTNESS.index(effect) < _STRICTNESS.index(than)
+
+
+def _are_shares_longer(before: Rules, after: Rules) -> bool:
+    old, new = before.longest_share_days, after.longest_share_days
+    return old is not None and (new is None or new > old)
 
 
 def _common(first: tuple[str, ...] | None, second: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -102,10 +163,20 @@ def _common(first: tuple[str, ...] | None, second: tuple[str, ...] | None) -> tu
     return tuple(name for name in first if name in second)
 
 
-# An app registration has one tenant in one environment, so it has no rules about these.
-ORGANISATION_ONLY = ("environments", "tenants")
-_LISTS = ("authentication_types", *ORGANISATION_ONLY)
+# What an app registration has no rules about: it has one environment, and tenants are the organisation's.
+ORGANISATION_ONLY = ("environments", "tenants", *_PERMISSIVE)
+_LISTS = ("authentication_types", "environments", "tenants")
 _PERMITS = ("personal_accounts", "other_tenants", "share_with_people", "share_app_only")  # true: not restricted
+# How each rule is ordered: whether it is looser after a change than before.
+_IS_LOOSER: dict[str, Callable[[Rules, Rules], bool]] = {
+    **{name: _is_list_looser(name) for name in _LISTS},
+    **{name: _is_flag_looser(name, loose=True) for name in _PERMITS},
+    "capabilities": _are_capabilities_looser,
+    "permissions": _are_permissions_looser,
+    "longest_share_days": _are_shares_longer,
+    "app_only_second_admin": _is_flag_looser("app_only_second_admin", loose=False),
+    **{name: _is_flag_looser(name, loose=True) for name in _PERMISSIVE},
+}
 
 
 def to_dict(rules: Rules) -> dict[str, Any]:
@@ -122,13 +193,14 @@ def _to_json(value: Any) -> Any:
 def from_dict(values: Any, *, of_app: bool = False) -> Rules:
     """Parse rules from a dict. Raises InvalidInput for the first unknown or invalid rule, which ``field`` names."""
     if not isinstance(values, Mapping):
-        raise InvalidInput("The rules of a policy are a mapping of names to values.")
+        raise InvalidInput("A policy's rules must be a mapping of names to values.")
     unknown = sorted(str(name) for name in values if name not in _PARSERS)
     if unknown:
-        action = f"Rules are: {', '.join(field.name for field in fields(Rules))}."
+        action = f"Available rules: {', '.join(field.name for field in fields(Rules))}."
         raise InvalidInput(f"The policy has no rule “{unknown[0][:60]}”.", action=action)
-    if of_app and any(values.get(name) is not None for name in ORGANISATION_ONLY):
-        raise InvalidInput("Environments and tenants are rules of the organisation.", field="tenants")
+    for name in ORGANISATION_ONLY:
+        if of_app and values.get(name) not in (None, False):
+            raise InvalidInput(f"The rule {name} can be set only in the organisation's policy.", field=name)
     return Rules(**{name: _PARSERS[name](value, name) for name, value in values.items()})
 
 
@@ -184,7 +256,7 @@ def _parse_capabilities(value: Any, name: str) -> dict[str, Effect]:
     effects = _parse_effects(value, name)
     for key in effects:
         if key not in capabilities.CAPABILITIES:
-            raise InvalidInput(f"There is no capability “{key[:60]}”.", field=name)
+            raise InvalidInput(f"The capability “{key[:60]}” doesn't exist.", field=name)
     return {key: effect for key, effect in sorted(effects.items()) if effect is not Effect.ALLOWED}
 
 
@@ -193,7 +265,7 @@ def _parse_permissions(value: Any, name: str) -> dict[str, Effect]:
     for text, effect in _parse_effects(value, name).items():
         for pattern in parse_patterns(text):
             if effects.setdefault(pattern, effect) is not effect:
-                raise InvalidInput(f"“{pattern}” is named twice with different rules.", field=name)
+                raise InvalidInput(f"“{pattern}” is listed twice with different rules.", field=name)
     if len(effects) > MOST_PATTERNS:
         raise InvalidInput(f"At most {MOST_PATTERNS} permissions can have rules.", field=name)
     return dict(sorted(effects.items()))
@@ -208,6 +280,7 @@ _PARSERS: dict[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(_PERMITS, _parse_flag),
     "longest_share_days": _parse_days,
     "app_only_second_admin": _parse_flag,
+    **dict.fromkeys(_PERMISSIVE, lambda value, name: value is not None and _parse_flag(value, name)),
 }
 
 
@@ -215,17 +288,18 @@ def parse_patterns(text: str) -> tuple[str, ...]:
     """Parse names and patterns (``*`` or ``Mail.*``) in Microsoft's spelling, each once. Raises InvalidInput."""
     patterns: list[str] = []
     for word in capabilities.describe(text):
-        if word.endswith(".*"):
+        if word.endswith((".*", "/*")) and word != _TYPED_RESOURCES:
             capabilities.parse_scopes(f"{word[:-1]}X")  # valid only if a name can begin like this
-        elif "*" in word and word != "*":
+        elif "*" in word and word not in ("*", _TYPED_RESOURCES):
             raise InvalidInput(
-                f"“{word[:60]}” is no pattern.", action="A star stands alone or behind a full stop, as in Mail.*"
+                f"“{word[:60]}” isn't a valid pattern.",
+                action="Use a star alone or at the end, as in Mail.* or exchange/*",
             )
         names = [word] if word.endswith("*") else capabilities.parse_scopes(word)
         for name in names:
             if name in OIDC_SCOPES:
                 raise InvalidInput(
-                    f"{name} belongs to every sign-in, so it has no rule.",
+                    f"{name} is part of every sign-in, so it can't have a rule.",
                     action="To stop sign-ins, forbid delegated connections.",
                 )
         patterns += names

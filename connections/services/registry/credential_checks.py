@@ -4,36 +4,45 @@ A rejected registration is one problem, not one per connection: its connections 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from connections import audit
 from connections.errors import InvalidInput, MicrosoftRefused, MicrosoftUnavailable, UnreadableSecret
-from connections.microsoft import clouds, credential_probe, token_endpoint
+from connections.microsoft import certificates, clouds, credential_probe, federation, token_endpoint
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind, Who
-from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, User
+from connections.models import AppConsent, AppCredential, AppRegistration, AuditEvent, Tenant, User
 from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
+from connections.services.registry import app_consents, issuer
+from connections.services.registry.app_consents import CANARY_DELAY, NO_REJECTION
 
-CANARY_DELAY = timedelta(seconds=60)
-RECOVERY_WITHIN = timedelta(seconds=60)
-RECOVERY_AT_ONCE = 25  # at least this many connections in each time slot after a recovery
-RECOVERY_SLOTS = 20
-RECOVERY_BATCH = 1000  # rows per statement
 NO_CREDENTIAL = Verdict(
     kind=Kind.APP_CONFIG,
     code="no-credential",
-    cause="This app registration has no client secret or certificate, so Microsoft cannot be asked.",
-    action="Add a client secret or a certificate to the app registration.",
+    cause="This app registration has no credential.",
+    action="Add a credential to the app registration.",
     who=Who.IT_ADMIN,
     certain=True,
     app_wide=True,
 )
-_NO_REJECTION = {"rejected_at": None, "rejected_code": "", "rejected_cause": "", "rejected_action": ""}
+# Microsoft needs up to this long to know a new federated credential everywhere.
+PROPAGATION = timedelta(minutes=10)
+TEST_FOR = timedelta(days=1)
+TEST_AT_ONCE = 20
+PROPAGATING = Verdict(
+    kind=Kind.TRANSIENT,
+    code="federated-credential-new",
+    cause="Microsoft doesn't know the new federated credential yet. This can take ten minutes.",
+    action="Create it in Entra if you haven't yet. The portal retries automatically.",
+    who=Who.NOBODY,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +60,31 @@ class CredentialCheck:
 
 
 def build_application(
-    app_registration: AppRegistration, credential: token_endpoint.Credential
+    app_registration: AppRegistration, credential: token_endpoint.Credential, tenant: Tenant | None = None
 ) -> token_endpoint.Application:
-    """Return a (maybe unsaved) registration's client. Raises InvalidInput if its environment is not configured."""
-    tenant = app_registration.tenant
+    """Return a (maybe unsaved) registration's client in ``tenant`` (default: its home tenant).
+
+    Raises InvalidInput if its environment is not configured.
+    """
+    tenant = tenant or app_registration.tenant
     if tenant.environment not in clouds.CLOUDS:
         raise InvalidInput(
-            f"The environment “{tenant.environment}” of the tenant {tenant} is not configured in this portal.",
-            action="An operator must configure it again, or an IT admin must register the tenant anew.",
+            f"The environment “{tenant.environment}” of the tenant {tenant} isn't configured in this portal.",
+            action="An operator needs to configure it again, or an IT admin needs to add the tenant again.",
             field="tenant",
         )
-    directory = tenant.directory_id if tenant.is_shared_endpoint else tenant.tid or tenant.directory_id
     return token_endpoint.Application(
-        clouds.cloud(tenant.environment), directory, app_registration.client_id, credential
+        clouds.cloud(tenant.environment), tenant.authority_id, app_registration.client_id, credential
     )
 
 
 def decrypt_credential(credential: AppCredential) -> token_endpoint.Credential:
-    """Raises UnreadableSecret if there is nothing to decrypt."""
+    """Return what proves who the application is. Raises UnreadableSecret if the credential contains nothing."""
+    if credential.kind == AppCredential.Kind.FEDERATED:
+        if credential.source == AppCredential.Source.FILE:
+            return token_endpoint.TokenFile(settings.FEDERATED_TOKEN_PATH)
+        key = issuer.signing_key(now=timezone.now())
+        return token_endpoint.PortalAssertion(key, issuer.issuer_url(), credential.subject)
     if credential.kind == AppCredential.Kind.CERTIFICATE and credential.private_key:
         return token_endpoint.ClientCertificate(credential.private_key, credential.thumbprint)
     if credential.kind == AppCredential.Kind.SECRET and credential.secret:
@@ -76,14 +92,20 @@ def decrypt_credential(credential: AppCredential) -> token_endpoint.Credential:
     raise UnreadableSecret
 
 
-def live_applications(app_registration: AppRegistration) -> list[tuple[AppCredential, token_endpoint.Application]]:
-    """Return live credentials, in the order to try them, with clients. Raises UnreadableSecret if none is readable."""
+def live_applications(
+    app_registration: AppRegistration, tenant: Tenant | None = None
+) -> list[tuple[AppCredential, token_endpoint.Application]]:
+    """Return live credentials, in the order to try them, with clients in ``tenant`` (default: the home tenant).
+
+    Raises UnreadableSecret if none is readable.
+    """
     applications: list[tuple[AppCredential, token_endpoint.Application]] = []
     unreadable: UnreadableSecret | None = None
     # Decrypted one by one, because a single unreadable value would make a query for all of them fail.
     for credential in in_trial_order(app_registration.credentials.live().defer("secret", "private_key")):
         try:
-            applications.append((credential, build_application(app_registration, decrypt_credential(credential))))
+            opened = decrypt_credential(credential)
+            applications.append((credential, build_application(app_registration, opened, tenant)))
         except UnreadableSecret as error:
             unreadable = error
     if unreadable is not None and not applications:
@@ -97,29 +119,59 @@ def in_trial_order(credentials: Iterable[AppCredential]) -> list[AppCredential]:
 
 
 def awaits_upload(credential: AppCredential) -> bool:
-    """Whether this is an untested certificate, whose public part may not have been uploaded to Entra yet."""
+    """Whether Microsoft may not know this untested credential yet.
+
+    That is a certificate or federated credential that has to be added in Entra, or a secret that the portal has added
+    there itself (it knows its keyId).
+    """
     is_untested = credential.verified_at is None and credential.rejected_at is None
-    return is_untested and credential.kind == AppCredential.Kind.CERTIFICATE
+    return is_untested and (credential.kind != AppCredential.Kind.SECRET or credential.key_id != "")
 
 
-def request_app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.TokenSet:
-    """Return an app-only token, trying every credential. Raises MicrosoftRefused if Microsoft accepts none."""
+def unless_propagating(credential: AppCredential, verdict: Verdict, *, now: datetime) -> Verdict:
+    """Return the verdict, or that it is too early to tell: Microsoft needs minutes to know a federated credential."""
+    is_new = credential.kind == AppCredential.Kind.FEDERATED and now - credential.created_at < PROPAGATION
+    return PROPAGATING if is_new and verdict.code in federation.NOT_MATCHED else verdict
+
+
+def request_app_only_token(
+    app: AppRegistration,
+    *,
+    now: datetime,
+    tenant: Tenant | None = None,
+    audience: token_endpoint.Audience | None = None,
+) -> token_endpoint.TokenSet:
+    """Return an app-only token in ``tenant`` (default: the home tenant), for Graph without ``audience``.
+
+    Tries every credential. Raises MicrosoftRefused if Microsoft accepts none.
+    """
     refusal = MicrosoftRefused(NO_CREDENTIAL)
-    for credential, application in live_applications(app):
+    for credential, application in live_applications(app, tenant):
         try:
-            return token_endpoint.request_app_only_token(application)
+            token = token_endpoint.request_app_only_token(application, audience=audience)
         except MicrosoftRefused as error:
-            if not error.verdict.credential:
+            verdict = unless_propagating(credential, error.verdict, now=now)
+            if verdict is PROPAGATING:
+                refusal = MicrosoftUnavailable(verdict)
+                continue
+            if not verdict.credential:
                 raise
-            credential_refused(credential, error.verdict, now=now)
+            if not awaits_upload(credential):
+                credential_refused(credential, verdict, now=now)
             refusal = error
+        else:
+            credential_accepted(credential, now=now)
+            app_consents.accept(app, tenant or app.tenant, roles=token.granted, now=now)
+            return token
     raise refusal
 
 
-def app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.TokenSet | None:
+def app_only_token(
+    app: AppRegistration, *, now: datetime, tenant: Tenant | None = None
+) -> token_endpoint.TokenSet | None:
     """Like request_app_only_token, but return None if Microsoft refuses; a later sweep flags the connections."""
     try:
-        return request_app_only_token(app, now=now)
+        return request_app_only_token(app, tenant=tenant, now=now)
     except MicrosoftUnavailable:
         raise
     except MicrosoftRefused:
@@ -127,11 +179,11 @@ def app_only_token(app: AppRegistration, *, now: datetime) -> token_endpoint.Tok
 
 
 def check_credential(app_registration: AppRegistration, credential: token_endpoint.Credential) -> None:
-    """Test a credential without storing anything. Call it outside any transaction.
+    """Test a credential without storing it.
 
     Raises MicrosoftUnavailable, or MicrosoftRefused with the form's ``field``.
     """
-    result = _probe(app_registration, credential)
+    result = probe(app_registration, credential)
     if isinstance(result, Verdict):
         raise refusal_error(result)
 
@@ -162,23 +214,26 @@ def verify(
     else:
         chosen = [candidate for candidate in live if not awaits_upload(candidate)] or live
     if not chosen:
-        raise InvalidInput(
-            "There is no credential to try.", action="Add a client secret or a certificate.", field="credential"
-        )
+        raise InvalidInput("There is no credential to test.", action="Add a credential.", field="credential")
     checks = []
     for candidate in chosen:
-        result = _probe(app_registration, decrypt_credential(candidate))
+        result = probe(app_registration, decrypt_credential(candidate))
         if isinstance(result, Verdict):
+            result = unless_propagating(candidate, result, now=timezone.now())
             checks.append(CredentialCheck(candidate, verdict=result))
         else:
             checks.append(CredentialCheck(candidate, roles=result))
     _store_checks(app_registration, checks, is_complete=len(chosen) == len(live), actor=actor)
     if all(check.verdict is not None for check in checks):
-        raise refusal_error(_decisive_verdict(checks))
+        error = refusal_error(verdict := _decisive_verdict(checks))
+        if verdict.credential and (reason := _not_yet_valid(app_registration, timezone.now())):
+            error.cause = f"{error.cause} {reason}"
+        raise error
     return checks
 
 
-def _probe(app_registration: AppRegistration, credential: token_endpoint.Credential) -> tuple[str, ...] | Verdict:
+def probe(app_registration: AppRegistration, credential: token_endpoint.Credential) -> tuple[str, ...] | Verdict:
+    """Test a credential and return the application's roles, or Microsoft's verdict. Changes nothing."""
     return credential_probe.probe(
         build_application(app_registration, credential),
         shared=app_registration.tenant.is_shared_endpoint,
@@ -218,7 +273,42 @@ def _store_checks(
             AppRegistration.objects.filter(pk=app_registration.pk).update(verified_at=now)
             app_registration.verified_at = now
         elif is_complete and not any(check.inconclusive for check in checks):
-            reject_app(app_registration, verdict, now=now, actor=actor)
+            reject(app_registration, app_registration.tenant, verdict, now=now, actor=actor)
+
+
+def check_tenant(consent: AppConsent, *, now: datetime) -> tuple[str, ...]:
+    """Request an app-only token in this tenant, store what it shows, and return its roles.
+
+    A token without roles still shows that the application exists there. Raises MicrosoftRefused, MicrosoftUnavailable
+    or UnreadableSecret.
+    """
+    app, tenant = consent.app_registration, consent.tenant
+    try:
+        return request_app_only_token(app, tenant=tenant, now=now).granted
+    except MicrosoftUnavailable:
+        raise
+    except MicrosoftRefused as error:
+        if error.verdict.tenant_wide:
+            reject(app, tenant, error.verdict, now=now)
+        raise
+
+
+def try_waiting(*, now: datetime) -> None:
+    """Test new federated credentials again, so that one whose trust was created at Microsoft is used by itself."""
+    waiting = AppCredential.objects.live().filter(
+        kind=AppCredential.Kind.FEDERATED, verified_at=None, rejected_at=None, created_at__gt=now - TEST_FOR
+    )
+    for credential in waiting.select_related("app_registration__tenant")[:TEST_AT_ONCE]:
+        app = credential.app_registration
+        try:
+            answer = probe(app, decrypt_credential(credential))
+        except (UnreadableSecret, InvalidInput):  # both are reported by the next refresh
+            continue
+        if isinstance(answer, Verdict):
+            continue
+        with transaction.atomic():
+            credential_accepted(credential, now=now)
+            restore_app(app, now=now)
 
 
 def credential_refused(
@@ -234,48 +324,68 @@ def credential_refused(
         audit.record(AuditAction.CREDENTIAL_REJECTED, credential, actor=actor, changes=changes)
 
 
+def credential_accepted(credential: AppCredential, *, now: datetime) -> None:
+    """Record that Microsoft accepts a credential that it had rejected, or that had yet to be added in Entra."""
+    if credential.rejected_at is None and not awaits_upload(credential):
+        return
+    with transaction.atomic():
+        unaccepted = AppCredential.objects.filter(pk=credential.pk)
+        unaccepted = unaccepted.filter(Q(rejected_at__isnull=False) | Q(verified_at=None))
+        if unaccepted.update(rejected_at=None, rejected_code="", verified_at=now):
+            credential.rejected_at, credential.rejected_code, credential.verified_at = None, "", now
+            changes = {"app_registration": str(credential.app_registration)}
+            audit.record(AuditAction.CREDENTIAL_ACCEPTED, credential, actor=None, changes=changes)
+
+
+def reject(
+    app_registration: AppRegistration, tenant: Tenant, verdict: Verdict, *, now: datetime, actor: User | None = None
+) -> None:
+    """Reject what the verdict is true of: the app registration, or only its use in ``tenant``."""
+    verdict = app_consents.narrowed(verdict, app_registration, tenant)
+    if verdict.app_wide and verdict.tenant_wide:
+        app_consents.reject(app_registration, tenant, verdict, now=now, actor=actor)
+    elif verdict.app_wide:
+        reject_app(app_registration, verdict, now=now, actor=actor)
+
+
 def reject_app(
     app_registration: AppRegistration, verdict: Verdict, *, now: datetime, actor: User | None = None
 ) -> None:
     """Make the app's connections wait; one is tried a minute later. Only the first rejection is dated and audited."""
+    reason = _not_yet_valid(app_registration, now) if verdict.credential else ""
+    cause = f"{verdict.cause} {reason}".strip()
     values = {
         "rejected_code": verdict.code,
-        "rejected_cause": verdict.cause,
+        "rejected_cause": cause,
         "rejected_action": verdict.action,
         "canary_after": now + CANARY_DELAY,
     }
     with transaction.atomic():
         rows = AppRegistration.objects.filter(pk=app_registration.pk)
         if rows.filter(rejected_at=None).update(rejected_at=now, **values):
-            changes = {"code": verdict.code, "cause": verdict.cause}
+            changes = {"code": verdict.code, "cause": cause}
             audit.record(AuditAction.APP_REGISTRATION_REJECTED, app_registration, actor=actor, changes=changes)
-            incidents.app_rejected(app_registration, verdict, now=now)
+            incidents.app_rejected(app_registration, replace(verdict, cause=cause), now=now)
         else:
             rows.update(**values)
     app_registration.refresh_from_db(fields=["rejected_at", *values])
+
+
+def _not_yet_valid(app_registration: AppRegistration, now: datetime) -> str:
+    """Say which live certificates are not valid yet, because Microsoft's refusal does not."""
+    stored = app_registration.credentials.live().exclude(certificate="").values_list("certificate", flat=True)
+    return " ".join(filter(None, (certificates.not_yet_valid(certificate, now=now) for certificate in stored)))
 
 
 def restore_app(app_registration: AppRegistration, *, now: datetime, actor: User | None = None) -> None:
     """Record that Microsoft accepts the registration (again), so that its connections continue. Audited once."""
     with transaction.atomic():
         rows = AppRegistration.objects.filter(pk=app_registration.pk)
-        was_rejected = rows.exclude(rejected_at=None).update(**_NO_REJECTION, canary_after=None, verified_at=now)
+        was_rejected = rows.exclude(rejected_at=None).update(**NO_REJECTION, canary_after=None, verified_at=now)
         changed = was_rejected or rows.filter(verified_at=None).update(verified_at=now)
         if was_rejected:
             audit.record(AuditAction.APP_REGISTRATION_HEALED, app_registration, actor=actor)
-            _spread_waiting(app_registration, now)
+            app_consents.spread_waiting(app_registration.connections.all(), now)
             incidents.app_accepted(app_registration, now=now)
     if changed:
-        app_registration.refresh_from_db(fields=[*_NO_REJECTION, "canary_after", "verified_at"])
-
-
-def _spread_waiting(app_registration: AppRegistration, now: datetime) -> None:
-    """Spread the waiting connections over the next minute, so that Microsoft is not flooded."""
-    waiting = app_registration.connections.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=now)
-    pks = list(waiting.order_by("pk").values_list("pk", flat=True))
-    slots = min(RECOVERY_SLOTS, len(pks) // RECOVERY_AT_ONCE)
-    for slot in range(1, slots):
-        share = pks[slot::slots]
-        for start in range(0, len(share), RECOVERY_BATCH):
-            batch = Connection.objects.filter(pk__in=share[start : start + RECOVERY_BATCH])
-            batch.update(refresh_after=now + RECOVERY_WITHIN * slot / slots)
+        app_registration.refresh_from_db(fields=[*NO_REJECTION, "canary_after", "verified_at"])

@@ -1,20 +1,23 @@
-"""Add and retire app registrations' client secrets and certificates. Stored secrets are never shown again."""
+"""Add and retire app registrations' credentials. Stored secrets are never shown again."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
 from connections import audit
-from connections.errors import MicrosoftUnavailable
+from connections.errors import InvalidInput, MicrosoftUnavailable
 from connections.microsoft import certificates, token_endpoint
-from connections.models import AppCredential, AppRegistration, User
+from connections.models import AppCredential, AppRegistration, Tenant, User
 from connections.models.audit import AuditAction
-from connections.services.registry import credential_checks
+from connections.services.registry import credential_checks, issuer
 
 DEFAULT_MONTHS = 12
+# The kinds of federated credentials, as forms and the API name them.
+FEDERATED_KINDS = {"federated": AppCredential.Source.PORTAL, "token_file": AppCredential.Source.FILE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,15 @@ class NewCertificate:
     at_microsoft: bool = True
 
 
-NewCredential = NewSecret | NewCertificate
+@dataclass(frozen=True, slots=True)
+class NewFederated:
+    """A federated credential to add. It has no secret; its trust is set up in Entra."""
+
+    source: str = AppCredential.Source.PORTAL
+    label: str = ""
+
+
+NewCredential = NewSecret | NewCertificate | NewFederated
 
 
 def credential_from_form(values: dict[str, Any], *, name: str) -> NewCredential:
@@ -44,6 +55,8 @@ def credential_from_form(values: dict[str, Any], *, name: str) -> NewCredential:
         return NewSecret(values["secret"], values["expires_at"], values["label"])
     if values["kind"] == "upload":
         return NewCertificate(values["pair"], values["label"])
+    if values["kind"] in FEDERATED_KINDS:
+        return NewFederated(FEDERATED_KINDS[values["kind"]], values["label"])
     pair = certificates.generate(name, months=values["months"], now=timezone.now())
     return NewCertificate(pair, values["label"], at_microsoft=False)
 
@@ -60,9 +73,44 @@ def add_secret(
     return add(app_registration, NewSecret(value, expires_at, label), actor=actor, allow_untried=allow_untried)
 
 
+def add_federated(
+    app_registration: AppRegistration,
+    *,
+    actor: User | None,
+    source: str = AppCredential.Source.PORTAL,
+    label: str = "",
+    now: datetime | None = None,
+) -> AppCredential:
+    """Add a federated credential, which has no secret and never expires. Returns the one there is, if any.
+
+    Nothing is tested: the trust in Entra needs the new subject (issuer.trust_of). Raises InvalidInput if Microsoft
+    couldn't read the portal's keys, or if there is no token file.
+    """
+    new = NewFederated(source, label)
+    check_possible(new, app_registration.tenant)
+    with transaction.atomic():
+        AppRegistration.objects.select_for_update(no_key=True).get(pk=app_registration.pk)
+        existing = app_registration.credentials.live().defer("secret", "private_key")
+        same = existing.filter(kind=AppCredential.Kind.FEDERATED, source=source).first()
+        return same or store(app_registration, new, actor=actor, verified_at=None, now=now)
+
+
+def check_possible(new: NewCredential, tenant: Tenant) -> None:
+    """Raise InvalidInput if a federated credential could never work in this tenant's environment."""
+    if not isinstance(new, NewFederated):
+        return
+    if new.source == AppCredential.Source.FILE:
+        if not settings.FEDERATED_TOKEN_PATH:
+            action = "An operator needs to set FEDERATED_TOKEN_PATH. Until then, choose another credential."
+            raise InvalidInput("The portal has no token file.", action=action, field="credential")
+    elif reason := issuer.unavailable_reason(tenant.environment):
+        raise InvalidInput(reason, action="Choose another credential.", field="credential")
+
+
 def next_certificate(app_registration: AppRegistration, *, actor: User) -> AppCredential:
     """Return the certificate to upload next, generating it if necessary. Once accepted, it is tried first."""
-    live = app_registration.credentials.live().defer("secret", "private_key")
+    certificates_only = app_registration.credentials.live().filter(kind=AppCredential.Kind.CERTIFICATE)
+    live = certificates_only.defer("secret", "private_key")
     waiting = next((credential for credential in live if credential_checks.awaits_upload(credential)), None)
     return waiting or add_generated_certificate(app_registration, actor=actor)
 
@@ -70,10 +118,7 @@ def next_certificate(app_registration: AppRegistration, *, actor: User) -> AppCr
 def add_generated_certificate(
     app_registration: AppRegistration, *, actor: User | None, months: int = DEFAULT_MONTHS, label: str = ""
 ) -> AppCredential:
-    """Generate a key and a certificate valid for ``months``, to be used once its public part is uploaded to Entra.
-
-    The private key never leaves the database. Raises InvalidInput if ``months`` is out of range.
-    """
+    """Generate a certificate valid for ``months``. Its private key never leaves the database. Raises InvalidInput."""
     new = credential_from_form({"kind": "generate", "months": months, "label": label}, name=app_registration.name)
     return add(app_registration, new, actor=actor)
 
@@ -91,6 +136,8 @@ def add(
     Raises MicrosoftRefused or MicrosoftUnavailable and stores nothing; with ``allow_untried`` it is stored untested if
     Microsoft is unavailable. ``accepted`` is the result of is_accepted if the caller has already called it.
     """
+    if isinstance(new, NewFederated):
+        return add_federated(app_registration, actor=actor, source=new.source, label=new.label)
     if accepted is None:
         accepted = is_accepted(app_registration, new, allow_untried=allow_untried)
     now = timezone.now()
@@ -103,14 +150,10 @@ def add(
 
 def is_accepted(app_registration: AppRegistration, new: NewCredential, *, allow_untried: bool) -> bool:
     """Whether Microsoft accepts the credential; False if it was not tested. Raises the same errors as ``add``."""
-    if isinstance(new, NewSecret):
-        credential: token_endpoint.Credential = token_endpoint.ClientSecret(new.value)
-    elif new.at_microsoft:
-        credential = token_endpoint.ClientCertificate(new.pair.private_key, new.pair.thumbprint)
-    else:
+    if isinstance(new, NewFederated) or (isinstance(new, NewCertificate) and not new.at_microsoft):
         return False
     try:
-        credential_checks.check_credential(app_registration, credential)
+        credential_checks.check_credential(app_registration, to_present(new))
     except MicrosoftUnavailable:
         if not allow_untried:
             raise
@@ -118,39 +161,58 @@ def is_accepted(app_registration: AppRegistration, new: NewCredential, *, allow_
     return True
 
 
+def to_present(new: NewCredential) -> token_endpoint.Credential:
+    """Return the credential in the form in which it is presented to Microsoft. Federated ones need a stored row."""
+    if isinstance(new, NewFederated):
+        raise InvalidInput("Add a federated credential once the app registration is here.", field="credential")
+    if isinstance(new, NewSecret):
+        return token_endpoint.ClientSecret(new.value)
+    return token_endpoint.ClientCertificate(new.pair.private_key, new.pair.thumbprint)
+
+
 def store(
-    app_registration: AppRegistration, new: NewCredential, *, actor: User | None, verified_at: datetime | None
+    app_registration: AppRegistration,
+    new: NewCredential,
+    *,
+    actor: User | None,
+    verified_at: datetime | None,
+    now: datetime | None = None,
+    key_id: str = "",
 ) -> AppCredential:
     """Save the credential and its audit event, in the caller's transaction."""
-    columns: dict[str, object]
-    if isinstance(new, NewSecret):
-        columns = {"kind": AppCredential.Kind.SECRET, "secret": new.value, "hint": new.value[:3]}
-        expires_at = new.expires_at
-    else:
-        columns = {
-            "kind": AppCredential.Kind.CERTIFICATE,
-            "private_key": new.pair.private_key,
-            "certificate": new.pair.certificate,
-            "thumbprint": new.pair.thumbprint,
-        }
-        expires_at = new.pair.expires_at
     credential = AppCredential.objects.create(
         app_registration=app_registration,
         label=new.label,
         created_by=actor,
         verified_at=verified_at,
-        expires_at=expires_at,
-        **columns,
+        key_id=key_id,
+        created_at=now or timezone.now(),
+        **_columns(new),
     )
     changes = {
         "app_registration": str(app_registration),
         "kind": credential.kind,
-        "expires_at": expires_at.isoformat() if expires_at else None,
+        "expires_at": credential.expires_at.isoformat() if credential.expires_at else None,
         "accepted": verified_at is not None,
     }
     audit.record(AuditAction.CREDENTIAL_ADDED, credential, actor=actor, changes=changes)
     AppRegistration.objects.filter(pk=app_registration.pk).update(read_expiries_after=None)
     return credential
+
+
+def _columns(new: NewCredential) -> dict[str, Any]:
+    if isinstance(new, NewFederated):
+        return {"kind": AppCredential.Kind.FEDERATED, "source": new.source}
+    if isinstance(new, NewSecret):
+        kind = AppCredential.Kind.SECRET
+        return {"kind": kind, "secret": new.value, "hint": new.value[:3], "expires_at": new.expires_at}
+    return {
+        "kind": AppCredential.Kind.CERTIFICATE,
+        "private_key": new.pair.private_key,
+        "certificate": new.pair.certificate,
+        "thumbprint": new.pair.thumbprint,
+        "expires_at": new.pair.expires_at,
+    }
 
 
 def retire(credential: AppCredential, *, actor: User | None) -> None:

@@ -1,16 +1,15 @@
-"""Register, verify, change and remove tenants."""
-
 from collections.abc import Callable
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Q
 
 from connections import audit
 from connections.errors import AlreadyExists, InUse, InvalidInput, MicrosoftRefused, MicrosoftUnavailable
-from connections.microsoft import clouds, token_endpoint
-from connections.models import Tenant, User
+from connections.microsoft import clouds, directory_lookup
+from connections.models import AppRegistration, Tenant, User
 from connections.models.audit import AuditAction
 from connections.models.tenants import SHARED_ENDPOINTS
+from connections.uniqueness import atomic_or
 
 
 def add(name: str, *, environment: str, directory_id: str, actor: User | None, tid: str | None = None) -> Tenant:
@@ -23,13 +22,10 @@ def add(name: str, *, environment: str, directory_id: str, actor: User | None, t
     _check_unique(tenant)
     tenant.tid = _look_up_if_possible(tenant) if tid is None else tid
     _check_same_directory(tenant)
-    try:
-        with transaction.atomic():
-            tenant.save()
-            changes = {"environment": environment, "directory_id": tenant.directory_id, "tid": tenant.tid}
-            audit.record(AuditAction.TENANT_ADDED, tenant, actor=actor, changes=changes)
-    except IntegrityError as error:
-        raise _duplicate(tenant) from error
+    with atomic_or(lambda: _duplicate(tenant)):
+        tenant.save()
+        changes = {"environment": environment, "directory_id": tenant.directory_id, "tid": tenant.tid}
+        audit.record(AuditAction.TENANT_ADDED, tenant, actor=actor, changes=changes)
     return tenant
 
 
@@ -63,7 +59,7 @@ def change(
     new = Tenant(pk=tenant.pk, name=name, environment=environment, directory_id=directory_id.lower(), tid=tenant.tid)
     moved = (new.environment, new.directory_id) != (tenant.environment, tenant.directory_id)
     if moved:
-        _check_unused(tenant, action="Register the other directory as a tenant of its own.", field="directory_id")
+        _check_unused(tenant, action="Add the other directory as a separate tenant.", field="directory_id")
     _check_unique(new)
     if moved:
         new.tid = _look_up_if_possible(new) if tid is None else tid
@@ -72,13 +68,10 @@ def change(
     changes = audit.changed_fields(tenant, values)
     if not changes:
         return
-    try:
-        with transaction.atomic():
-            still(Tenant.objects.select_for_update().get(pk=tenant.pk))
-            Tenant.objects.filter(pk=tenant.pk).update(**{field: values[field] for field in changes})
-            audit.record(AuditAction.TENANT_CHANGED, new, actor=actor, changes=changes)
-    except IntegrityError as error:
-        raise _duplicate(new) from error
+    with atomic_or(lambda: _duplicate(new)):
+        still(Tenant.objects.select_for_update().get(pk=tenant.pk))
+        Tenant.objects.filter(pk=tenant.pk).update(**{field: values[field] for field in changes})
+        audit.record(AuditAction.TENANT_CHANGED, new, actor=actor, changes=changes)
     tenant.refresh_from_db()
 
 
@@ -93,8 +86,9 @@ def remove(tenant: Tenant, *, actor: User | None) -> None:
 def objects_using(tenant: Tenant) -> list[str]:
     """Return the names of app registrations and shared mailboxes that use this tenant, at most three of each."""
     objects = []
+    apps = AppRegistration.objects.filter(Q(tenant=tenant) | Q(consents__tenant=tenant)).distinct()
     for label, names in (
-        ("app registration", tenant.app_registrations.values_list("name", flat=True)),
+        ("app registration", apps.values_list("name", flat=True)),
         ("shared mailbox", tenant.shared_mailboxes.values_list("address", flat=True)),
     ):
         first = list(names[:4])
@@ -108,19 +102,29 @@ def look_up_directory(environment: str, directory_id: str) -> str:
     if directory_id in SHARED_ENDPOINTS:
         return clouds.CONSUMERS_TID if directory_id == "consumers" else ""
     if environment not in clouds.CLOUDS:
-        raise InvalidInput("This environment is not configured in this portal.", field="environment")
+        raise InvalidInput("This environment isn't configured in this portal.", field="environment")
     cloud = clouds.cloud(environment)
     try:
-        return token_endpoint.discover(cloud, directory_id).tid
+        return directory_lookup.discover(cloud, directory_id).tid
     except MicrosoftUnavailable:
         raise
     except MicrosoftRefused as error:
         raise InvalidInput(
-            f"Microsoft knows no directory “{directory_id}” in {cloud.label}.",
-            action="Compare it with the Tenant ID on the Overview page in Entra. If your organisation uses another "
+            f"Microsoft can't find the directory “{directory_id}” in {cloud.label}.",
+            action="Check the Tenant ID on the Overview page in Entra. If your organisation uses another "
             "Microsoft cloud, choose that environment.",
             field="directory_id",
         ) from error
+
+
+def cloud_of(tenant: Tenant) -> clouds.Cloud:
+    """Return the tenant's cloud. Raises InvalidInput if its environment is no longer configured."""
+    if tenant.environment not in clouds.CLOUDS:
+        raise InvalidInput(
+            f"The environment “{tenant.environment}” isn't configured in this portal.",
+            action="An operator needs to configure it again.",
+        )
+    return clouds.cloud(tenant.environment)
 
 
 def _look_up_if_possible(tenant: Tenant) -> str:
@@ -150,7 +154,7 @@ def _check_same_directory(tenant: Tenant) -> None:
     same = others.filter(tid=tenant.tid).first() or others.filter(directory_id=tenant.tid).first()
     if same is not None:
         raise AlreadyExists(
-            f"This is the directory of the tenant {same}.", action="Use that one.", field="directory_id"
+            f"The tenant {same} already uses this directory.", action="Use that tenant.", field="directory_id"
         )
 
 
@@ -159,6 +163,6 @@ def _duplicate(tenant: Tenant) -> AlreadyExists:
     same = others.filter(environment=tenant.environment, directory_id=tenant.directory_id).first()
     if same is not None:
         return AlreadyExists(
-            f"This directory is registered already, as {same}.", action="Use that tenant.", field="directory_id"
+            f"This directory is already registered as {same}.", action="Use that tenant.", field="directory_id"
         )
-    return AlreadyExists("Another tenant has this name.", action="Choose a name that tells them apart.", field="name")
+    return AlreadyExists("Another tenant has this name.", action="Choose another name.", field="name")

@@ -49,9 +49,9 @@ def member_left(team: Team, user: User, *, actor: User | None, now: datetime) ->
 
 
 def account_changed(user: User, *, actor: User | None, now: datetime) -> None:
-    """Record whether the account may sign in (``user.is_active``). Safe to repeat."""
+    """Record whether the account is suspended: disabled, or its person has left. Safe to repeat."""
     disabled = Q(kind=Kind.DISABLED, person_id=user.pk)
-    if user.is_active:
+    if not user.is_suspended:
         _end(disabled, actor=actor, now=now)
     elif not AccessPeriod.objects.filter(disabled, ended_at=None).exists():
         _begin(Kind.DISABLED, {"person_id": user.pk}, _person(user), actor=actor, now=now)

@@ -8,6 +8,7 @@ from typing import Any
 
 from connections.models import AccessPeriod, AuditEvent
 from connections.models.audit import AuditAction
+from connections.services.audit import pruning
 
 Kind = AccessPeriod.Kind
 Key = tuple[str, int | None, int | None, int | None]  # kind, connection, person, team
@@ -45,7 +46,7 @@ class Period:
         level = f" to {self.level}" if self.level else ""
         until = f" (planned until {_format_time(self.until)})" if self.until else ""
         span = f"from {_format_time(self.started_at)} to {_format_time(self.ended_at) if self.ended_at else 'now'}"
-        return f"{Kind(self.kind).label}{level}: {about}, {span}{until}, begun by {self.started_by or 'unknown'}"
+        return f"{Kind(self.kind).label}{level}: {about}, {span}{until}, started by {self.started_by or 'unknown'}"
 
 
 def differences() -> list[str]:
@@ -143,6 +144,12 @@ class _Replay:
     def account_enabled(self, event: AuditEvent, facts: dict[str, Any]) -> None:
         self._end(event.at, [_key(Kind.DISABLED, person_id=int(event.target_id))])
 
+    def account_left(self, event: AuditEvent, facts: dict[str, Any]) -> None:
+        if facts.get("suspended"):  # in earlier versions, leaving suspended nothing
+            self.account_disabled(event, facts)
+
+    account_back = account_enabled
+
     service_account_disabled, service_account_enabled = account_disabled, account_enabled
 
     def account_removed(self, event: AuditEvent, facts: dict[str, Any]) -> None:
@@ -167,8 +174,8 @@ def _table() -> Iterator[Period]:
 
 def history_start() -> datetime:
     """Return the time before which retention has removed events, so that earlier history is incomplete."""
-    newest = AuditEvent.objects.filter(action=AuditAction.AUDIT_PRUNED).order_by("-pk").first()
-    return datetime.fromisoformat(newest.changes["until"]) if newest is not None else LONG_AGO
+    pruned = pruning.last_pruned_seal()
+    return pruning.covered_until(pruned) or LONG_AGO if pruned else LONG_AGO
 
 
 def _compare(trail: list[Period], table: list[Period]) -> Iterator[str]:
@@ -183,9 +190,9 @@ def _compare(trail: list[Period], table: list[Period]) -> Iterator[str]:
             rows.remove(row)
             yield f"The audit trail ({period.source}) says “{period}”; the access history ({row.source}) says “{row}”."
         else:
-            yield f"Only the audit trail ({period.source}) knows “{period}”."
+            yield f"Only the audit trail ({period.source}) contains “{period}”."
     for row in rows:
-        yield f"Only the access history ({row.source}) knows “{row}”."
+        yield f"Only the access history ({row.source}) contains “{row}”."
 
 
 def _format_time(moment: datetime | None) -> str:

@@ -16,7 +16,11 @@ Row = tuple[str, ...]
 
 def export(question: AccessHistoryQuery, *, actor: User) -> list[Row]:
     """Return a header and one row per path and interval, and record the export. Raises NotAllowed."""
-    roles.require(permissions.can_export_audit(actor), cause="Only auditors export.", action="Ask one of them.")
+    roles.require(
+        permissions.can_export_audit(actor),
+        cause="Only auditors can export the access history.",
+        action="Ask an auditor.",
+    )
     rows = [
         _row(access, path, stretch)
         for access in question.answer()

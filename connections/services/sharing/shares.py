@@ -1,5 +1,6 @@
 """Sharing connections with people and teams. Removing access takes effect at once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,10 +10,11 @@ from django.db import IntegrityError, transaction
 from connections import audit
 from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InvalidInput
-from connections.models import Connection, Share, Team, User
+from connections.models import AuditEvent, Connection, Share, Team, User
 from connections.models.audit import AuditAction
-from connections.models.connections import without_tokens
-from connections.services.policy import approvals, evaluate
+from connections.models.connections import RELATED, without_tokens
+from connections.services.notifications.owner_messages import tell_owner
+from connections.services.policy import approvals, evaluate, four_eyes, self_access
 from connections.services.sharing import history
 
 MAX_DURATION = timedelta(days=3 * 366)
@@ -32,11 +34,12 @@ def share(
 ) -> Share:
     """Share the connection with a person or team, or change the level and date of an existing share.
 
-    Raises NotAllowed, InvalidInput, PolicyForbids or AlreadyExists.
+    The owner is told if somebody else does it. Raises NotAllowed, InvalidInput, PolicyForbids, AlreadyExists, or
+    SecondPersonNeeded if the actor would get access with it.
     """
     try:
         with transaction.atomic():
-            locked = _lock(connection)
+            locked = lock(connection)
             roles.require(permissions.can_share(actor, locked), action="Ask its owner or an IT admin to share it.")
             _validate(locked, person, team, until, now)
             decision = evaluate.evaluate_share(
@@ -50,18 +53,42 @@ def share(
             field = _FIELD_OF_RULE.get(rules.pop(), "") if len(rules) == 1 else ""
             evaluate.refuse_forbidden(decision, field=field)
             approvals.require(locked)
+            change = self_access.of_share(locked, person=person, team=team, level=level, until=until, actor=actor)
+            four_eyes.require(change, actor=actor, now=now)
             return _create_or_change(locked, person, team, level, until, actor, now)
     except Connection.DoesNotExist as gone:
-        raise InvalidInput("This connection has been removed in the meantime.") from gone
+        raise InvalidInput("This connection was removed.") from gone
     except IntegrityError as twice:
-        raise AlreadyExists("Somebody has shared it with them at the same moment.", action="Look again.") from twice
+        raise AlreadyExists("Someone else just shared it with them.", action="Refresh the page.") from twice
+
+
+def share_with_all(
+    connection: Connection,
+    recipients: Iterable[User | Team],
+    *,
+    level: str,
+    until: datetime | None,
+    actor: User,
+    now: datetime,
+) -> list[Share]:
+    """Share with all of these people and teams, or with none of them. Raises what share() raises."""
+    with transaction.atomic():
+        return [
+            share(connection, level=level, until=until, actor=actor, now=now, **as_recipient(recipient))
+            for recipient in recipients
+        ]
+
+
+def as_recipient(recipient: User | Team) -> dict[str, Any]:
+    """Return the keyword arguments for share() that mean this person or team."""
+    return {"team": recipient} if isinstance(recipient, Team) else {"person": recipient}
 
 
 def end_share(share: Share, *, actor: User, now: datetime) -> None:
     """End a share at once; does nothing if it has already ended. Raises NotAllowed."""
     with transaction.atomic():
         try:
-            connection = _lock(share.connection)
+            connection = lock(share.connection)
         except Connection.DoesNotExist:
             return  # its shares were deleted with it
         is_own = share.person_id == actor.pk
@@ -70,7 +97,7 @@ def end_share(share: Share, *, actor: User, now: datetime) -> None:
 
 
 def end_for_reason(share: Share, why: str, *, actor: User | None, now: datetime) -> bool:
-    """End a share and record the reason, in the caller's transaction. Returns whether it was still active."""
+    """End a share and record the reason, if any, in the caller's transaction. Returns whether it was still active."""
     return _end(share, actor=actor, now=now, why=why)
 
 
@@ -82,7 +109,9 @@ def shorten_for_reason(share: Share, why: str, *, until: datetime, actor: User, 
     before, current.until = current.until, until
     Share.objects.filter(pk=current.pk).update(until=until)
     history.share_began(current, actor=actor, now=now)
-    _record(AuditAction.CONNECTION_SHARE_CHANGED, current, actor, now, [current.level] * 2, [before, until], why=why)
+    levels: list[str | None] = [current.level, current.level]
+    event = _record(AuditAction.CONNECTION_SHARE_CHANGED, current, actor, now, levels, [before, until], why=why)
+    _tell_owner(current, event, "shortened the access to {} of {}", actor=actor, now=now)
     return True
 
 
@@ -90,7 +119,7 @@ def end_all_of(*, actor: User | None, now: datetime, **filters: Any) -> None:
     """End every share that matches (``team=``, ``person=``, ``connection=``), inside the caller's transaction."""
     active = Share.objects.filter(ended_at=None, **filters).select_related("connection", "person", "team")
     for share in without_tokens(active):
-        _end(share, actor=actor, now=now)
+        end_for_reason(share, "", actor=actor, now=now)
 
 
 def end_expired(*, now: datetime) -> int:
@@ -129,17 +158,17 @@ def _validate(
     if (person is None) == (team is None):
         raise InvalidInput("Choose a person or a team.", field="whom")
     if person is not None and person.pk == connection.owner_id:
-        raise InvalidInput(f"{person} owns this connection already.", action="Choose somebody else.", field="whom")
-    if person is not None and not person.is_active:
-        raise InvalidInput(f"{person} cannot sign in to the portal any more.", field="whom")
+        raise InvalidInput(f"{person} already owns this connection.", action="Choose someone else.", field="whom")
+    if person is not None and person.is_suspended:
+        raise InvalidInput(f"{person} can't sign in to this portal any longer.", field="whom")
     if until is not None and not now < until <= now + MAX_DURATION:
-        raise InvalidInput("The end must be in the future, within three years.", field="until")
+        raise InvalidInput("Choose an expiration date within the next three years.", field="until")
 
 
-def _lock(connection: Connection) -> Connection:
+def lock(connection: Connection) -> Connection:
     """Reload and lock the connection, because its owner may have changed. Raises Connection.DoesNotExist."""
     connections = Connection.objects.select_for_update(of=("self",), no_key=True)
-    return connections.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
+    return connections.select_related(*RELATED, "owner").get(pk=connection.pk)
 
 
 def _lock_share(share: Share) -> Share | None:
@@ -169,18 +198,49 @@ def _create_or_change(
             connection=connection, person=person, team=team, level=level, until=until, created_by=actor, created_at=now
         )
         history.share_began(share, actor=actor, now=now)
-        _record(AuditAction.CONNECTION_SHARED, share, actor, now, [None, level], [None, until])
+        event = _record(AuditAction.CONNECTION_SHARED, share, actor, now, [None, level], [None, until])
+        _tell_owner(share, event, "shared {} with {}", actor=actor, now=now)
         return share
     before = (share.level, share.until)
     if before != (level, until):
         Share.objects.filter(pk=share.pk).update(level=level, until=until)
         share.level, share.until = level, until
         history.share_began(share, actor=actor, now=now)
-        _record(AuditAction.CONNECTION_SHARE_CHANGED, share, actor, now, [before[0], level], [before[1], until])
+        event = _record(AuditAction.CONNECTION_SHARE_CHANGED, share, actor, now, [before[0], level], [before[1], until])
+        _tell_owner(share, event, "changed the access to {} of {}", actor=actor, now=now)
     return share
 
 
+def start_emergency(connection: Connection, reason: str, *, until: datetime, actor: User, now: datetime) -> Share:
+    """Create the actor's share for emergency.take(), in its transaction. An expired share with them ends first."""
+    for expired in Share.objects.filter(connection=connection, person=actor, ended_at=None, until__lte=now):
+        _expire(expired, now)
+    share = Share.objects.create(
+        connection=connection,
+        person=actor,
+        level=Share.Level.USE,
+        until=until,
+        emergency_reason=reason,
+        created_by=actor,
+        created_at=now,
+    )
+    history.share_began(share, actor=actor, now=now)
+    _record(AuditAction.CONNECTION_SHARED, share, actor, now, [None, share.level], [None, until], why=reason)
+    return share
+
+
+def _tell_owner(share: Share, event: AuditEvent, what: str, *, actor: User | None, now: datetime) -> None:
+    recipient = f"the team {share.team}" if share.team else str(share.person)
+    facts = (
+        ("Access", share.level),
+        ("Until", f"{share.until:%Y-%m-%d %H:%M} UTC" if share.until else "No expiration"),
+    )
+    what = what.format(share.connection, recipient)
+    tell_owner(share.connection, event, what, actor=actor, now=now, facts=facts)
+
+
 def _end(share: Share, *, actor: User | None, now: datetime, why: str = "") -> bool:
+    """End the share; its owner is told, unless the one who has it ends it, or has become the owner."""
     current = _lock_share(share)  # its date may have been changed in the meantime
     if current is None:
         return False
@@ -189,7 +249,11 @@ def _end(share: Share, *, actor: User | None, now: datetime, why: str = "") -> b
         return False
     Share.objects.filter(pk=current.pk).update(ended_at=now)
     history.share_ended(current, actor=actor, now=now)
-    _record(AuditAction.CONNECTION_UNSHARED, current, actor, now, [current.level, None], [current.until, None], why=why)
+    levels, dates = [current.level, None], [current.until, None]
+    event = _record(AuditAction.CONNECTION_UNSHARED, current, actor, now, levels, dates, why=why)
+    is_own = actor is not None and current.person_id == actor.pk
+    if not is_own and (current.person_id is None or current.person_id != current.connection.owner_id):
+        _tell_owner(current, event, "ended the access to {} of {}", actor=actor, now=now)
     return True
 
 
@@ -212,9 +276,9 @@ def _record(
     dates: list[datetime | None],
     *,
     why: str = "",
-) -> None:
+) -> AuditEvent:
     """Record all facts, because history_check compares them with the access history, and they outlive the share."""
-    audit.record(
+    return audit.record(
         action,
         share.connection,
         actor=actor,

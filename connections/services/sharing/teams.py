@@ -1,43 +1,45 @@
 from collections.abc import Collection
 from datetime import datetime
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from connections import audit
 from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InvalidInput
-from connections.models import Team, TeamMember, User
+from connections.models import AuditEvent, Share, Team, TeamMember, User
 from connections.models.audit import AuditAction
+from connections.services.notifications.owner_messages import tell_owner
+from connections.services.policy import four_eyes, self_access
 from connections.services.sharing import history, shares
+from connections.uniqueness import atomic_or
 
 
 def add(name: str, *, entra_group: str = "", actor: User) -> Team:
-    """Raises NotAllowed or AlreadyExists."""
+    """Create a team. Raises NotAllowed or AlreadyExists."""
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
-    try:
-        with transaction.atomic():
-            team = Team.objects.create(name=name, entra_group=entra_group, created_by=actor)
-            facts = {"entra_group": entra_group} if entra_group else {}
-            audit.record(AuditAction.TEAM_ADDED, team, actor=actor, changes=facts)
-    except IntegrityError as taken:
-        raise _duplicate(name, entra_group) from taken
+    with atomic_or(lambda: _duplicate(name, entra_group)):
+        team = Team.objects.create(name=name, entra_group=entra_group, created_by=actor)
+        facts = {"entra_group": entra_group} if entra_group else {}
+        audit.record(AuditAction.TEAM_ADDED, team, actor=actor, changes=facts)
     return team
 
 
 def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
-    """Raises NotAllowed or AlreadyExists."""
+    """Raises NotAllowed, AlreadyExists, or SecondPersonNeeded for another group of a team that others share with."""
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     changes = audit.changed_fields(team, {"name": name, "entra_group": entra_group})
     if not changes:
         return
-    try:
-        with transaction.atomic():
-            Team.objects.filter(pk=team.pk).update(name=name, entra_group=entra_group)
-            team.name, team.entra_group = name, entra_group
-            audit.record(AuditAction.TEAM_CHANGED, team, actor=actor, changes=changes)
-    except IntegrityError as taken:
-        raise _duplicate(name, entra_group) from taken
+    with atomic_or(lambda: _duplicate(name, entra_group)):
+        Team.objects.select_for_update(no_key=True).filter(pk=team.pk).first()
+        change = self_access.of_group(team, entra_group, actor=actor)
+        four_eyes.require(change, actor=actor, now=timezone.now())
+        Team.objects.filter(pk=team.pk).update(name=name, entra_group=entra_group)
+        team.name, team.entra_group = name, entra_group
+        event = audit.record(AuditAction.TEAM_CHANGED, team, actor=actor, changes=changes)
+        if "entra_group" in changes:
+            _tell_owners(team, event, "changed the Entra group of", actor=actor, now=timezone.now())
 
 
 def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
@@ -57,18 +59,28 @@ def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
 
 
 def add_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Raises NotAllowed, or InvalidInput if the team follows an Entra group. ``actor`` is None when syncing groups."""
+    """Add a member; the owners of the connections shared with the team are told. ``actor`` is None for groups of Entra.
+
+    Raises NotAllowed, InvalidInput if the team follows an Entra group, or SecondPersonNeeded if the actor would get
+    access with it.
+    """
     _require_can_change(team, actor)
     now = now or timezone.now()
     with transaction.atomic():
+        # Locked, so that a connection that is being shared with the team is considered.
+        Team.objects.select_for_update(no_key=True).filter(pk=team.pk).first()
+        if actor is not None and not TeamMember.objects.filter(team=team, user=user).exists():
+            four_eyes.require(self_access.of_member(team, user, actor=actor), actor=actor, now=now)
         _, is_new = TeamMember.objects.get_or_create(team=team, user=user)
         if is_new:
             history.member_joined(team, user, actor=actor, now=now)
-            audit.record(AuditAction.TEAM_MEMBER_ADDED, team, actor=actor, at=now, changes=_member(user))
+            event = audit.record(AuditAction.TEAM_MEMBER_ADDED, team, actor=actor, at=now, changes=_member(user))
+            what = f"added {user} to" if actor is not None else "joined, through its Entra group,"
+            _tell_owners(team, event, what, actor=actor or user, now=now, is_alarm=actor is not None)
 
 
 def remove_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Raises like add_member()."""
+    """Remove a person from the team. Raises the same errors as add_member()."""
     _require_can_change(team, actor)
     with transaction.atomic():
         _remove_member(team, user, actor, now or timezone.now())
@@ -98,8 +110,8 @@ def _require_can_change(team: Team, actor: User | None) -> None:
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     if not members_can_be_changed(team):
         raise InvalidInput(
-            f"{team} follows a group of the directory: who is in it comes and goes with that.",
-            action="Change the group in Entra; it counts from the next sign-in.",
+            f"The members of {team} are synchronised with a directory group.",
+            action="Change the group in Entra. Changes apply at each member's next sign-in.",
         )
 
 
@@ -110,11 +122,20 @@ def _remove_member(team: Team, user: User, actor: User | None, now: datetime) ->
         audit.record(AuditAction.TEAM_MEMBER_REMOVED, team, actor=actor, at=now, changes=_member(user))
 
 
+def _tell_owners(
+    team: Team, event: AuditEvent, what: str, *, actor: User, now: datetime, is_alarm: bool = True
+) -> None:
+    """Tell the owners of the connections that are shared with the team what changes who can use them."""
+    for share in Share.objects.active(now).filter(team=team).select_related("connection__owner__responsible"):
+        sentence = f"{what} the team {team}, which can use {share.connection}"
+        tell_owner(share.connection, event, sentence, actor=actor, now=now, is_alarm=is_alarm)
+
+
 def _member(user: User) -> dict[str, object]:
     return {"member": f"{user} <{user.username}>", "member_id": user.pk}
 
 
 def _duplicate(name: str, entra_group: str) -> AlreadyExists:
     if entra_group and Team.objects.filter(entra_group=entra_group).exclude(name=name).exists():
-        return AlreadyExists("Another team follows this group already.", field="entra_group")
-    return AlreadyExists(f"There is already a team called “{name}”.", action="Choose another name.", field="name")
+        return AlreadyExists("Another team already uses this group.", field="entra_group")
+    return AlreadyExists(f"A team named “{name}” already exists.", action="Choose another name.", field="name")

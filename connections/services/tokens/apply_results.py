@@ -7,34 +7,36 @@ Outages, throttling, a rejected app registration and a missing encryption key ne
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Self
+from typing import Self, TypeGuard
 
 from django.db import transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Mod
 
 from connections import audit
-from connections.errors import UnreadableSecret
-from connections.microsoft import mailbox_errors, token_endpoint
+from connections.errors import AlteredSecret, OutdatedKeys, UnreadableSecret
+from connections.microsoft import mailbox_errors, resources, token_endpoint
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind, Who
-from connections.models import AppRegistration, Connection, MailboxAccess
-from connections.models.app_registrations import AuthenticationType
+from connections.models import Connection, MailboxAccess
 from connections.models.audit import AuditAction
-from connections.models.connections import status_columns
+from connections.models.connections import RELATED, status_columns
 from connections.services.consent import request_status
 from connections.services.incidents import incidents
-from connections.services.people import offboarding
-from connections.services.registry import credential_checks
-from connections.services.tokens import store
-from connections.services.tokens.batch_client import Answer, DueConnection, RefreshBatchResult
+from connections.services.operations import running_keys, secret_check
+from connections.services.people import microsoft_accounts, offboarding
+from connections.services.policy import next_steps
+from connections.services.registry import app_consents, credential_checks
+from connections.services.tokens import account_names, store
+from connections.services.tokens.batch_results import Answer, DueConnection, RefreshBatchResult
 
 logger = logging.getLogger(__name__)
 
 CONFIRM_AFTER = timedelta(minutes=1)  # another refusal after at least this long confirms an ambiguous one
 RETRY_FLAGGED = timedelta(minutes=30)  # consent and policies can be fixed without the owner signing in again
+RETRY_ELSEWHERE = timedelta(seconds=20)  # after this process, whose keys are old, could not open the tokens
 THROTTLE_DEFAULT = timedelta(minutes=1)  # Microsoft sends Retry-After with most, but not all, of its 429 responses
 LONGEST_WAIT = timedelta(minutes=15)
 OUTAGE_AFTER = 3  # failed attempts in a row
@@ -51,9 +53,9 @@ STATUS_OF = {
 NO_ROLES = Verdict(
     kind=Kind.CONSENT,
     code="no-roles",
-    cause="Microsoft issued a token for the application, but it carries no permission at all.",
-    action="Grant admin consent for the app registration, or let Exchange admit it to the attached mailboxes. It can "
-    "take some minutes until tokens show consent, and up to two hours until Exchange acts on its own grant.",
+    cause="Microsoft issued a token for the application, but it contains no permissions.",
+    action="Grant admin consent for the app registration, or give it access to the attached mailboxes in Exchange. "
+    "Consent can take a few minutes to take effect, and Exchange up to two hours.",
     who=Who.IT_ADMIN,
     certain=True,
 )
@@ -85,51 +87,47 @@ def apply(results: Sequence[RefreshBatchResult], *, now: datetime) -> Summary:
                 summary.flagged += _handle_failure(due, answer, now)
         if result.held_back:
             _retry_later(result.held_back, result.held_back_by, now)
+        if result.unsent:
+            _give_back(result.unsent, now)
         summary.waiting += len(result.held_back)
     return summary
 
 
 def _store_tokens(results: Sequence[RefreshBatchResult], now: datetime) -> int:
     renewed: list[tuple[DueConnection, token_endpoint.TokenSet]] = []
+    tokens: list[store.RenewedToken] = []
     environments: set[str] = set()
     for result in results:
         for due, answer in result.answers:
             if isinstance(answer, token_endpoint.TokenSet):
                 renewed.append((due, answer))
-                environments.add(result.app.tenant.environment)
+                sent = result.sent.get(due.pk)
+                tokens.append(store.RenewedToken(due.pk, due.identity, due.token_version, answer, sent))
+                account_names.follow(result.app, due, answer)
+                environments.add(result.app.environment)
     if not renewed:
         return 0
-    written = store.store_renewed(
-        [
-            store.RenewedToken(due.pk, due.token_version, answer, None if _is_app_only(due) else due.token_in_use)
-            for due, answer in renewed
-        ],
-        now=now,
-    )
-    # Read after writing: another answer may have flagged a connection since it was claimed.
-    unflagged = (Connection.Status.ACTIVE, Connection.Status.DISABLED)
-    flagged = set(Connection.objects.filter(pk__in=written).exclude(status__in=unflagged).values_list("pk", flat=True))
+    written = store.store_renewed(tokens, now=now)
     recovered: list[int] = []
     for due, answer in renewed:
-        if due.pk not in written:
+        stored = written.get(due.pk)
+        if stored is None:
             continue
         # App-only tokens may contain no roles at all (identity-platform/v2-oauth2-client-creds-grant-flow).
-        if _is_app_only(due) and due.scopes and not answer.granted:
+        if due.is_app_only and resources.of_resource(due.scopes.split(), due.resource) and not answer.granted:
             # Only a probe shows whether Exchange admits the application, so probe its mailboxes after every refresh.
             MailboxAccess.objects.filter(connection_id=due.pk).update(probe_after=now)
             settle_without_roles(due.pk, now=now, version=due.token_version + 1)
             continue
-        if due.pk in flagged:
+        if stored.is_flagged:
             restore(due.pk, now=now, version=due.token_version + 1)
-        recovered.append(due.pk)
-    request_status.tokens_received(written, now=now)
+        if stored.is_flagged or stored.is_in_incident:
+            recovered.append(due.pk)
+    if waiting := [stored.pk for stored in written.values() if stored.has_request]:
+        request_status.tokens_received(waiting, now=now)
     incidents.connections_recovered(recovered, now=now)
     incidents.microsoft_reachable(environments, now=now)
     return len(written)
-
-
-def _is_app_only(due: DueConnection) -> bool:
-    return due.authentication_type == AuthenticationType.CLIENT_CREDENTIALS
 
 
 def reaches_mailbox(pk: int) -> bool:
@@ -138,7 +136,7 @@ def reaches_mailbox(pk: int) -> bool:
 
 
 def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
-    """Restore a connection without roles if it reaches a mailbox; otherwise flag it. Tokens omit Exchange's grants."""
+    """Restore a connection without roles if it reaches a mailbox (by a grant in Exchange); otherwise flag it."""
     if reaches_mailbox(pk):
         restore(pk, now=now, version=version)
         incidents.connections_recovered([pk], now=now)
@@ -150,37 +148,57 @@ def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
 
 def _update_app(result: RefreshBatchResult, now: datetime) -> None:
     for credential, verdict in result.rejected:
-        credential_checks.credential_refused(credential, verdict, now=now)
+        if not credential_checks.awaits_upload(credential):
+            credential_checks.credential_refused(credential, verdict, now=now)
+    proven = any(_proves_app(answer) for _, answer in result.answers)
+    if result.accepted is not None and proven and not any(each[0] is result.accepted for each in result.rejected):
+        credential_checks.credential_accepted(result.accepted, now=now)
     verdicts = [answer for _, answer in result.answers if isinstance(answer, Verdict)]
     if isinstance(result.held_back_by, Verdict):
         verdicts.append(result.held_back_by)
-    rejection = next((verdict for verdict in verdicts if verdict.app_wide), None)
+    # What is only true of the tenant says nothing about credentials, and comes before they are checked.
+    if there := next((verdict for verdict in verdicts if verdict.app_wide and verdict.tenant_wide), None):
+        app_consents.reject(result.app, result.tenant, there, now=now)
+    rejection = next((verdict for verdict in verdicts if verdict.app_wide and not verdict.tenant_wide), None)
     # Microsoft may have accepted a credential that was added after these requests were sent.
     live = result.app.credentials.filter(retired_at=None, rejected_at=None, verified_at__isnull=False)
     if rejection is not None and (result.tried is None or not live.exclude(pk__in=result.tried).exists()):
         credential_checks.reject_app(result.app, rejection, now=now)
-    elif result.app.rejected_at is not None and any(_proves_app(answer) for _, answer in result.answers):
+    elif result.app.rejected_at is not None and proven:
         credential_checks.restore_app(result.app, now=now)
+    if proven:
+        _accept_in_tenant(result, now)
     throttled = [verdict for verdict in verdicts if verdict.kind is Kind.THROTTLED]
     if throttled:
         wait = max((verdict.retry_after or THROTTLE_DEFAULT.total_seconds()) for verdict in throttled)
         until = now + min(timedelta(seconds=wait), timedelta(hours=1))
-        AppRegistration.objects.filter(pk=result.app.pk).update(paused_until=until)
+        app_consents.pause(result.app, result.tenant, until=until)
+
+
+def _accept_in_tenant(result: RefreshBatchResult, now: datetime) -> None:
+    """Record the roles of the last app-only token; a shared endpoint has no roles."""
+    app_only = [
+        answer for due, answer in result.answers if due.is_app_only and isinstance(answer, token_endpoint.TokenSet)
+    ]
+    roles = app_only[-1].granted if app_only else None
+    app_consents.accept(result.app, result.tenant, roles=roles, now=now, known=result.consent)
 
 
 def _proves_app(answer: Answer) -> bool:
     """Whether this answer shows that Microsoft accepts the app registration, even if it refuses the grant."""
     if isinstance(answer, token_endpoint.TokenSet):
         return True
-    return isinstance(answer, Verdict) and not answer.app_wide and answer.flags()
+    return isinstance(answer, Verdict) and not (answer.app_wide or answer.tenant_wide) and answer.flags()
 
 
 def _detect_outage(result: RefreshBatchResult, now: datetime) -> None:
     """Report an outage after several failures in a row, unless other connections in the environment get tokens."""
     for due, answer in result.answers:
+        if answer is credential_checks.PROPAGATING:
+            continue
         if isinstance(answer, Verdict) and answer.kind is Kind.TRANSIENT and due.trouble_count + 1 >= OUTAGE_AFTER:
-            environment = result.app.tenant.environment
-            connections = Connection.objects.filter(app_registration__tenant__environment=environment)
+            environment = result.app.environment
+            connections = Connection.objects.filter(app_registration__environment=environment)
             if not connections.filter(refreshed_at__gt=now - NO_OUTAGE_WITHIN, refreshed_at__lte=now).exists():
                 incidents.microsoft_unreachable(environment, answer, now=now)
             return
@@ -193,6 +211,8 @@ def _handle_failure(due: DueConnection, answer: Answer, now: datetime) -> bool:
         return False
     is_confirmed = due.suspected_at is not None and now - due.suspected_at >= CONFIRM_AFTER
     if answer.certain or is_confirmed:
+        if answer.account_wide:
+            microsoft_accounts.check_siblings(due.pk, now=now)
         return flag(due.pk, answer, now=now, version=due.token_version)
     # The refusal is ambiguous: retry soon, and keep the time of the first one.
     Connection.objects.filter(pk=due.pk, token_version=due.token_version).update(
@@ -204,12 +224,18 @@ def _handle_failure(due: DueConnection, answer: Answer, now: datetime) -> bool:
     return False
 
 
+def _for_owner(connection: Connection, verdict: Verdict) -> Verdict:
+    """Return the verdict with the step that is possible, if the policy does not let the owner sign in again."""
+    advice = next_steps.sign_in_advice(connection) if verdict.kind is Kind.REAUTH else None
+    return verdict if advice is None else replace(verdict, action=advice.action, who=Who(advice.who))
+
+
 def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
     """Set the verdict's status unless newer tokens have arrived; return whether it changed. Keeps the refresh token."""
     status = STATUS_OF[verdict.kind]
     with transaction.atomic():
         locked = Connection.objects.select_for_update(of=("self",), no_key=True)
-        related = locked.select_related("app_registration__tenant", "owner")
+        related = locked.select_related(*RELATED, "owner")
         connection = related.filter(pk=pk, token_version=version).first()
         if connection is None or connection.status == Connection.Status.DISABLED:
             return False
@@ -233,7 +259,7 @@ def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
             )
             changes = {"status": [connection.status, status], "code": verdict.code, "cause": verdict.cause}
             audit.record(AuditAction.CONNECTION_FLAGGED, connection, actor=None, changes=changes)
-            incidents.connection_flagged(connection, verdict, now=now)
+            incidents.connection_flagged(connection, _for_owner(connection, verdict), now=now)
             offboarding.account_refused(connection, verdict, now=now)
         Connection.objects.filter(pk=pk).update(**values)
     return is_new
@@ -258,10 +284,15 @@ def _retry_later(
         # They stay due, but are not claimed until the app registration is restored.
         Connection.objects.filter(pk__in=[due.pk for due in dues]).update(refresh_after=now)
         return
-    code = answer.code if isinstance(answer, Verdict | UnreadableSecret) else ""
     if isinstance(answer, UnreadableSecret):
-        logger.error("A stored secret cannot be opened with the configured keys.", extra={"connections": len(dues)})
-        incidents.secrets_unreadable([due.pk for due in dues], now=now)
+        answer = running_keys.explain(answer, now=now)
+        if isinstance(answer, OutdatedKeys):
+            # Another process can refresh them, and for it nothing is wrong with them.
+            due_again = now + RETRY_ELSEWHERE * random.uniform(0.5, 1.5)
+            Connection.objects.filter(pk__in=[due.pk for due in dues]).update(refresh_after=due_again)
+            return
+        _report_unreadable(dues, answer, now)
+    code = answer.code if isinstance(answer, Verdict | UnreadableSecret) else ""
     delay = _delay(answer, max(due.trouble_count for due in dues))
     size = max(1, -(-len(dues) // SPREAD))
     for start in range(0, len(dues), size):
@@ -269,19 +300,42 @@ def _retry_later(
         _postpone(slot, delay, code, now, **({"checked_at": now} if was_sent else {}))
 
 
+def _give_back(dues: Sequence[DueConnection], now: datetime) -> None:
+    """Let another worker claim them at once, as nothing was sent for them."""
+    Connection.objects.filter(pk__in=[due.pk for due in dues]).update(refresh_after=now)
+
+
+def _report_unreadable(dues: Sequence[DueConnection], error: UnreadableSecret, now: datetime) -> None:
+    if isinstance(error, AlteredSecret):
+        secret_check.report([error.place], now=now)
+        return
+    logger.error("A stored secret cannot be opened with the configured keys.", extra={"connections": len(dues)})
+    incidents.secrets_unreadable([due.pk for due in dues], now=now)
+
+
 def postpone(results: Sequence[RefreshBatchResult], *, now: datetime) -> None:
-    """Postpone all due connections of an app whose canary failed; otherwise every batch would wait for a timeout."""
+    """Postpone all due connections of an app whose canary failed; otherwise every batch would wait for a timeout.
+
+    If Microsoft answered for the app in another tenant, only those in the same tenant.
+    """
+    answered = {result.app.pk for result in results if not _is_transient(result.held_back_by)}
     for result in results:
         verdict = result.held_back_by
-        if not isinstance(verdict, Verdict) or verdict.kind is not Kind.TRANSIENT:
+        if not _is_transient(verdict):
             continue
         delay = _delay(verdict, max((due.trouble_count for due, _ in result.answers), default=0))
         waiting = result.app.connections.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=now)
+        if result.app.pk in answered:
+            waiting = waiting.filter(tenant=result.tenant)
         if not waiting.exists():
             continue
         for slot in range(SPREAD):
             share = waiting.annotate(slot=Mod(F("pk"), SPREAD)).filter(slot=slot)
             _postpone(waiting.filter(pk__in=share.values("pk")), delay, verdict.code, now)
+
+
+def _is_transient(answer: Answer | None) -> TypeGuard[Verdict]:
+    return isinstance(answer, Verdict) and answer.kind is Kind.TRANSIENT
 
 
 def _postpone(

@@ -7,18 +7,19 @@ from enum import StrEnum
 
 from django.utils import timezone
 
-from connections.errors import ConnectionUnusable, TokenUnavailable
-from connections.models import Connection
-from connections.services.tokens import single_flight
+from connections.errors import ConnectionUnusable, ResourceNotGranted, TokenUnavailable
+from connections.microsoft import resources
+from connections.models import Connection, ResourceToken
+from connections.services.tokens import refresh_locks, resource_tokens, single_flight
 from connections.services.tokens.single_flight import TokenRequirement
 
-LONGEST_WAIT = 10.0  # seconds that a caller waits for a refresh
+LONGEST_WAIT = 9.0  # seconds that a caller waits for a refresh, so that the answer comes within the ten of docs/api.md
 LONGEST_WAIT_FOR_BETTER = 3.0  # seconds, if the stored token is valid but expires too soon for the caller
 LOOK_EVERY = 0.1
 
 # Listed by name, so that the access token is the only encrypted column that is read.
 _COLUMNS = ("status", "status_cause", "status_action", "expires_at", "granted_scopes", "access_token")
-TOKEN_COLUMNS = (*_COLUMNS, "app_registration_id")
+TOKEN_COLUMNS = (*_COLUMNS, "resource", "app_registration_id")
 
 
 class Refresh(StrEnum):
@@ -36,6 +37,7 @@ class Token:
     scope: str
     # Why a refresh failed, if one was tried; the token itself is valid.
     trouble: str = ""
+    resource: str = resources.GRAPH
 
     @property
     def id(self) -> str:
@@ -54,7 +56,7 @@ def get_token(connection: Connection, wanted: TokenRequirement, *, now: datetime
     TokenUnavailable (try again later) or UnreadableSecret.
     """
     refresh = Refresh.NOT_TRIED
-    rows = Connection.objects.values_list(*_COLUMNS, "trouble_at", "app_registration__paused_until")
+    rows = Connection.objects.values_list(*_COLUMNS, "trouble_at", "app_consent__paused_until")
     while True:
         *columns, trouble_at, paused_until = rows.get(pk=connection.pk)
         failed = single_flight.is_trouble_recent(trouble_at, paused_until, now)
@@ -71,9 +73,14 @@ def _refresh_or_wait(pk: int, wanted: TokenRequirement) -> Refresh:
     end = time.monotonic() + LONGEST_WAIT
     while time.monotonic() < end:
         time.sleep(LOOK_EVERY)
-        if single_flight.is_done([single_flight.lock_name(pk)]):
+        if refresh_locks.is_done([refresh_locks.lock_name(pk)]):
             return Refresh.DONE
     return Refresh.UNFINISHED
+
+
+def is_refusal_recent(code: str, refused_at: datetime | None, now: datetime) -> bool:
+    """Whether Microsoft has just refused a token for a resource, so that it need not be asked again yet."""
+    return bool(code) and refused_at is not None and now - refused_at < resource_tokens.RETRY_REFUSED
 
 
 class RefreshNeeded(Exception):
@@ -85,10 +92,7 @@ class RefreshNeeded(Exception):
 
 
 def choose(token: Token | None, wanted: TokenRequirement, *, now: datetime, refresh: Refresh, failed: bool) -> Token:
-    """Choose what a caller gets, given the stored ``token`` if it is valid. Raises RefreshNeeded or TokenUnavailable.
-
-    ``failed``: Microsoft failed to answer a moment ago.
-    """
+    """Choose what a caller gets; ``failed`` if Microsoft just failed. Raises RefreshNeeded or TokenUnavailable."""
     if token is not None and token.is_as(wanted, now):
         return token
     # A token with a shorter lifetime than wanted is better than none, but a rejected one is not.
@@ -102,7 +106,23 @@ def choose(token: Token | None, wanted: TokenRequirement, *, now: datetime, refr
 
 def stored_token(connection: Connection, *, now: datetime) -> Token | None:
     """Like valid_token(), for a connection read with TOKEN_COLUMNS. May also raise UnreadableSecret."""
-    return valid_token(*(getattr(connection, name) for name in _COLUMNS), now=now)
+    return valid_token(*(getattr(connection, name) for name in _COLUMNS), now=now, resource=connection.resource)
+
+
+def stored_resource_token(connection: Connection, resource: str, *, now: datetime) -> Token | None:
+    """Like stored_token(), for another resource. Raises ConnectionUnusable also if there is no access to it."""
+    rows = ResourceToken.objects.filter(connection=connection, resource=resource).defer(None)
+    row = rows.first()
+    values = (None, "", None) if row is None else (row.expires_at, row.granted_scopes, row.access_token)
+    state = (connection.status, connection.status_cause, connection.status_action)
+    token = valid_token(*state, *values, now=now, resource=resource)
+    if row is None:
+        raise ResourceNotGranted(f"This connection has no access to {resources.label(resource)}.")
+    if token is None and is_refusal_recent(row.problem_code, row.problem_at, now):
+        refusal = ConnectionUnusable(row.problem_cause, action=row.problem_action, code=row.problem_status)
+        refusal.who = row.problem_who
+        raise refusal
+    return token
 
 
 def valid_token(
@@ -114,10 +134,11 @@ def valid_token(
     access_token: str | None,
     *,
     now: datetime,
+    resource: str = resources.GRAPH,
 ) -> Token | None:
     """The stored token, or None if it has expired. Raises ConnectionUnusable if the connection is not active."""
     if status != Connection.Status.ACTIVE:
         raise ConnectionUnusable(cause or "Nobody has signed in for this connection yet.", action=action, code=status)
     if access_token is None or expires_at is None or expires_at <= now:
         return None
-    return Token(access_token, expires_at, scope)
+    return Token(access_token, expires_at, scope, resource=resource)

@@ -11,45 +11,69 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-import psycopg
 from django.db import connection as database
 from django.utils.dateparse import parse_datetime
 
-from connections.models import ApiKey, AppRegistration, Connection, Share, TeamMember, User
+from connections import prepared
+from connections.access import roles
+from connections.models import (
+    ApiKey,
+    AppConsent,
+    AppRegistration,
+    Connection,
+    ConnectionReference,
+    ResourceToken,
+    Share,
+    Team,
+    TeamMember,
+    User,
+)
 from connections.models.accounts import AUDITORS, IT_ADMINS
 
 _KEY_COLUMNS = (
     "id", "name", "owner_id", "prefix", "digest", "scopes", "networks", "rate_limit", "expires_at", "revoked_at",
     "last_used_at", "previous_prefix", "previous_digest", "previous_until", "previous_used_at",
 )  # fmt: skip
-_OWNER_COLUMNS = ("id", "username", "first_name", "last_name", "is_active")
+_OWNER_COLUMNS = ("id", "username", "first_name", "last_name", "is_active", "left_at")
 _CONNECTION_COLUMNS = (
     "id", "name", "app_registration_id", "status", "status_cause", "status_action", "expires_at", "granted_scopes",
-    "access_token", "trouble_at",
+    "access_token", "identity", "trouble_at", "resource",
 )  # fmt: skip
+_RESOURCE_COLUMNS = (
+    "expires_at", "granted_scopes", "access_token", "identity", "trouble_at", "problem_code", "problem_at",
+    "resource",
+)  # fmt: skip
+# Whether Microsoft rejects the app registration, everywhere or in the connection's tenant, or throttles it there.
 _APP_COLUMNS = ("rejected_at", "paused_until")
 _MOMENTS = {"expires_at", "revoked_at", "last_used_at", "previous_until", "previous_used_at", "trouble_at"}
-_MOMENTS |= {"rejected_at", "paused_until"}
+_MOMENTS |= {"rejected_at", "paused_until", "left_at", "problem_at"}
 
 _CALLS = {
-    "postgresql": "SELECT * FROM unnest(%s::int[], %s::text[], %s::bigint[], %s::text[]) AS call (n, prefix, pk, name)",
-    "sqlite": """SELECT key AS n, json_extract(value, '$[0]') AS prefix, json_extract(value, '$[1]') AS pk,
-        json_extract(value, '$[2]') AS name FROM json_each(%s)""",
+    "postgresql": """SELECT * FROM json_to_recordset(%s::json)
+        AS call (n int, prefix text, pk bigint, name text, resource text)""",
+    "sqlite": """SELECT value ->> 'n' AS n, value ->> 'prefix' AS prefix, value ->> 'pk' AS pk,
+        value ->> 'name' AS name, value ->> 'resource' AS resource FROM json_each(%s)""",
 }
 _STATEMENT = """
 WITH call AS ({calls}),
 bearer AS (
-    SELECT call.n, call.pk AS wanted_pk, call.name AS wanted_name, {key_columns}, {owner_columns},
-        key.only_chosen AS only_chosen, owner.is_superuser AS is_superuser
+    SELECT call.n, call.pk AS wanted_pk, call.name AS wanted_name, call.resource AS wanted_resource,
+        {key_columns}, {owner_columns},
+        key.only_chosen AS only_chosen, owner.is_superuser AS is_superuser,
+        owner.roles_read_at AS roles_read_at, owner.groups_read_at AS groups_read_at,
+        {referenced} AS referenced_pk
     FROM call
     JOIN {keys} AS key ON key.prefix = call.prefix OR key.previous_prefix = call.prefix
-    JOIN {users} AS owner ON owner.id = key.owner_id
+    JOIN {users} AS owner ON owner.id = key.owner_id AND owner.left_at IS NULL
 ),
 wanted AS (
     SELECT n, connection.id FROM bearer JOIN {connections} AS connection ON connection.id = wanted_pk
     {by_name}
 )
-SELECT bearer.*, {connection_columns}, {app_columns},
+SELECT bearer.*, {connection_columns},
+    COALESCE(app.rejected_at, consent.rejected_at) AS app__rejected_at, consent.paused_until AS app__paused_until,
+    {resource_columns}
+    connection.id = referenced_pk AND connection.name <> wanted_name AS by_reference,
     connection.owner_id = owner__id OR EXISTS (
         SELECT 1 FROM {shares} AS share
         WHERE share.connection_id = connection.id AND {share_counts} AND {share_with_owner}
@@ -58,10 +82,22 @@ FROM bearer
 JOIN wanted ON wanted.n = bearer.n
 JOIN {connections} AS connection ON connection.id = wanted.id
 JOIN {apps} AS app ON app.id = connection.app_registration_id
+JOIN {consents} AS consent ON consent.id = connection.app_consent_id
+{join_resource}
 WHERE NOT only_chosen OR EXISTS (
     SELECT 1 FROM {chosen} AS chosen WHERE chosen.apikey_id = key__id AND chosen.connection_id = connection.id
 )
 """
+# Only for calls that name a resource.
+_JOIN_RESOURCE = f"""LEFT JOIN {ResourceToken._meta.db_table} AS other
+    ON other.connection_id = connection.id AND other.resource = bearer.wanted_resource"""
+# The connection that a reference of this name points at: one of the organisation, or the owner's own default.
+_REFERENCED = """coalesce(
+            (SELECT connection_id FROM {references} AS reference
+                WHERE reference.name = call.name AND connector = '' AND removed_at IS NULL),
+            (SELECT connection_id FROM {references} AS reference
+                WHERE reference.name = call.name AND owner_id = owner.id AND connector <> '' AND removed_at IS NULL)
+        )"""
 # Finds connections that the key's owner can see by name; left out if every call gives an ID.
 _BY_NAME = """
     UNION
@@ -74,24 +110,34 @@ _BY_NAME = """
     WHERE wanted_name IS NOT NULL
     UNION
     SELECT n, connection.id FROM bearer JOIN {connections} AS connection ON connection.name = wanted_name
-    WHERE wanted_name IS NOT NULL AND (is_superuser OR EXISTS (
+    WHERE wanted_name IS NOT NULL AND {oversees}
+    UNION
+    SELECT n, connection.id FROM bearer JOIN {connections} AS connection ON connection.id = referenced_pk
+    WHERE connection.owner_id = owner__id OR {oversees} OR EXISTS (
+        SELECT 1 FROM {shares} AS share
+        WHERE share.connection_id = connection.id AND {share_counts} AND {share_with_owner}
+    )
+"""
+_OVERSEES = """(is_superuser OR (roles_read_at IS NULL OR roles_read_at > %s) AND EXISTS (
         SELECT 1 FROM {memberships} AS membership JOIN auth_group ON auth_group.id = membership.group_id
         WHERE membership.user_id = owner__id AND auth_group.name IN ('{it_admins}', '{auditors}')
-    ))
-"""
+    ))"""
 _SHARE_COUNTS = "share.ended_at IS NULL AND (share.until IS NULL OR share.until > %s)"
 _SHARE_WITH_OWNER = f"""(share.person_id = owner__id OR share.team_id IN (
-    SELECT team_id FROM {TeamMember._meta.db_table} AS member WHERE member.user_id = owner__id
+    SELECT team_id FROM {TeamMember._meta.db_table} AS member
+    JOIN {Team._meta.db_table} AS team ON team.id = member.team_id
+    WHERE member.user_id = owner__id AND (team.entra_group = '' OR groups_read_at IS NULL OR groups_read_at > %s)
 ))"""  # noqa: S608 - a name of our own table
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What one call asks for: the prefix of its key, and the connection by ID or by name."""
+    """What one call asks for: its key's prefix, the connection by ID, name or reference, and the resource."""
 
     prefix: str
     pk: int | None
     name: str | None
+    resource: str = ""  # empty: the connection's own
 
 
 @dataclass(slots=True)
@@ -102,6 +148,9 @@ class Match:
     connection: dict[str, Any]  # its columns; the access token is still encrypted
     app: dict[str, Any]
     may_use: bool  # whether the key's owner may fetch its token
+    by_reference: bool  # whether the call names a reference, and not the connection
+    # The columns of its ResourceToken, if the call names another resource than the connection's own and there is one.
+    other: dict[str, Any] | None = None
 
 
 def find(questions: Sequence[Question], *, now: datetime) -> list[Match | None]:
@@ -114,45 +163,47 @@ def find(questions: Sequence[Question], *, now: datetime) -> list[Match | None]:
 
 
 def _rows(questions: Sequence[Question], now: datetime) -> list[tuple[Any, ...]]:
-    if database.vendor == "postgresql":
-        calls: list[Any] = [
-            list(range(len(questions))),
-            [question.prefix for question in questions],
-            [question.pk for question in questions],
-            [question.name for question in questions],
+    # One JSON text: arrays of parameters would cost the driver more than the statement costs the database.
+    calls = json.dumps(
+        [
+            {"n": n, "prefix": each.prefix, "pk": each.pk, "name": each.name, "resource": each.resource}
+            for n, each in enumerate(questions)
         ]
-    else:
-        calls = [json.dumps([(question.prefix, question.pk, question.name) for question in questions])]
+    )
     has_names = any(question.name is not None for question in questions)
-    statement = _statement(database.vendor, has_names)
-    parameters = [*calls, *[database.ops.adapt_datetimefield_value(now)] * (2 if has_names else 1)]
+    has_resources = any(question.resource for question in questions)
+    statement = _statement(database.vendor, has_names, has_resources)
+    moment, read_after = map(database.ops.adapt_datetimefield_value, (now, roles.read_after(now)))
+    by_name = [moment, read_after, read_after, read_after, moment, read_after] if has_names else []
+    parameters = [calls, *by_name, moment, read_after]
     if database.vendor != "postgresql":
         with database.cursor() as cursor:
             cursor.execute(statement, parameters)
             return list(cursor.fetchall())
-    database.ensure_connection()
-    connection: Any = database.connection
-    # Django turns prepared statements off, but planning this one takes longer than running it.
-    connection.prepare_threshold = 5
-    with database.wrap_database_errors, psycopg.Cursor(connection) as cursor:
-        return list(cursor.execute(statement, parameters).fetchall())
+    return prepared.rows(statement, parameters)
 
 
 @cache
-def _statement(vendor: str, has_names: bool) -> str:
-    return _STATEMENT.replace("{by_name}", _BY_NAME if has_names else "").format(
+def _statement(vendor: str, has_names: bool, has_resources: bool) -> str:
+    by_name = _BY_NAME.replace("{oversees}", _OVERSEES) if has_names else ""
+    statement = _STATEMENT.replace("{by_name}", by_name)
+    statement = statement.replace("{referenced}", _REFERENCED if has_names else "CAST(NULL AS bigint)")
+    return statement.format(
         calls=_CALLS[vendor],
         key_columns=_listed("key", _KEY_COLUMNS),
         owner_columns=_listed("owner", _OWNER_COLUMNS),
         connection_columns=_listed("connection", _CONNECTION_COLUMNS),
-        app_columns=_listed("app", _APP_COLUMNS),
+        resource_columns=f"{_listed('other', _RESOURCE_COLUMNS)}," if has_resources else "",
+        join_resource=_JOIN_RESOURCE if has_resources else "",
         keys=ApiKey._meta.db_table,
         chosen=ApiKey.connections.through._meta.db_table,
         users=User._meta.db_table,
         memberships=User.groups.through._meta.db_table,
         connections=Connection._meta.db_table,
         apps=AppRegistration._meta.db_table,
+        consents=AppConsent._meta.db_table,
         shares=Share._meta.db_table,
+        references=ConnectionReference._meta.db_table,
         share_counts=_SHARE_COUNTS,
         share_with_owner=_SHARE_WITH_OWNER,
         it_admins=IT_ADMINS,
@@ -164,10 +215,11 @@ def _listed(table: str, columns: tuple[str, ...]) -> str:
     return ", ".join(f"{table}.{column} AS {table}__{column}" for column in columns)
 
 
-_KEY_START = 3
+_KEY_START = 4
 _OWNER_START = _KEY_START + len(_KEY_COLUMNS)
-_CONNECTION_START = _OWNER_START + len(_OWNER_COLUMNS) + 2
+_CONNECTION_START = _OWNER_START + len(_OWNER_COLUMNS) + 5
 _APP_START = _CONNECTION_START + len(_CONNECTION_COLUMNS)
+_RESOURCE_START = _APP_START + len(_APP_COLUMNS)
 
 
 def _match(row: tuple[Any, ...], keys: dict[int, ApiKey]) -> Match:
@@ -177,7 +229,12 @@ def _match(row: tuple[Any, ...], keys: dict[int, ApiKey]) -> Match:
         keys[key.pk] = key
     connection = dict(zip(_CONNECTION_COLUMNS, _values(_CONNECTION_COLUMNS, row, _CONNECTION_START), strict=True))
     app = dict(zip(_APP_COLUMNS, _values(_APP_COLUMNS, row, _APP_START), strict=True))
-    return Match(key, connection, app, bool(row[-1]))
+    other = None
+    if len(row) > _RESOURCE_START + 2:
+        values = _values(_RESOURCE_COLUMNS, row, _RESOURCE_START)
+        other = dict(zip(_RESOURCE_COLUMNS, values, strict=True))
+    has_other = other is not None and other["identity"] is not None
+    return Match(key, connection, app, bool(row[-1]), bool(row[-2]), other if has_other else None)
 
 
 def _values(columns: tuple[str, ...], row: tuple[Any, ...], start: int) -> list[Any]:

@@ -1,35 +1,22 @@
-"""Refresh a connection on demand, once for all concurrent callers. A lock in the cache, called a turn, ensures this."""
+"""Refresh a connection on demand, once for all concurrent callers: refresh_locks.py has the locks that ensure this."""
 
 import hashlib
-import logging
-import secrets
-from collections.abc import Collection
-from contextlib import suppress
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.core.cache import cache
 from django.utils import timezone
-from redis.exceptions import RedisError
 
 from connections.errors import TokenUnavailable
-from connections.models import Connection
+from connections.microsoft.token_endpoint import TokenSet
+from connections.models import AppConsent, Connection, ResourceToken
 from connections.services.api_keys import rate_limit
-from connections.services.tokens import apply_results, batch_client, scheduler
+from connections.services.tokens import apply_results, batch_client, refresh_locks, resource_tokens, scheduler
 
-logger = logging.getLogger(__name__)
-
-# A turn expires if its holder dies. This is longer than a request to Microsoft can take.
-LOCK_SECONDS = 30
+GRANT_PATIENCE = 10.0  # seconds for which a refresh waits until another one has used the refresh token
 # Refreshes per minute of a connection whose token is still valid. Without this limit, a caller that asks for a longer
 # lifetime than Microsoft grants would cause a request with every call, until Microsoft throttles the app registration.
 MOST_EARLY = 10
-
-# In two separate steps, we could delete a turn that another process has taken in between.
-_DELETE_OURS = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
-
-# Without the cache, every process may refresh: Microsoft gets more requests, but automations still get their tokens.
-_CACHE_DOWN = (RedisError, OSError)
 
 
 def token_id(access_token: str) -> str:
@@ -49,39 +36,13 @@ class TokenRequirement:
         return bool(self.refused) and self.refused == token_id(access_token)
 
 
-def lock_name(pk: int) -> str:
-    return f"refresh:{pk}"
-
-
-def acquire(turn: str) -> int | None:
-    """Take the turn; return the mark needed to release it, or None if another process has the turn."""
-    mark = secrets.randbits(62)
-    try:
-        return mark if cache.add(turn, mark, timeout=LOCK_SECONDS) else None
-    except _CACHE_DOWN:
-        logger.warning("The cache cannot be reached; a token is refreshed without taking turns.")
-        return mark
-
-
-def release(turn: str, mark: int) -> None:
-    """End our turn, unless it has expired and another process has taken it."""
-    with suppress(*_CACHE_DOWN):  # the turn expires anyway
-        rate_limit.client().eval(_DELETE_OURS, 1, cache.make_key(turn), mark)
-
-
-def is_done(turns: Collection[str]) -> set[str]:
-    """Return the turns that no process holds any more."""
-    try:
-        taken = cache.get_many(turns) if turns else {}
-    except _CACHE_DOWN:
-        taken = {}
-    return {turn for turn in turns if turn not in taken}
-
-
-def microsoft_just_failed(pk: int, now: datetime) -> bool:
+def microsoft_just_failed(pk: int, now: datetime, resource: str = "") -> bool:
     """Whether Microsoft just failed to answer or asked us to wait, so that another request would make things worse."""
-    columns = ("trouble_at", "app_registration__paused_until")
+    columns = ("trouble_at", "app_consent__paused_until")
     trouble_at, paused_until = Connection.objects.values_list(*columns).get(pk=pk)
+    if resource:
+        of_resource = ResourceToken.objects.filter(connection=pk, resource=resource)
+        trouble_at = of_resource.values_list("trouble_at", flat=True).first()
     return is_trouble_recent(trouble_at, paused_until, now)
 
 
@@ -98,25 +59,49 @@ def may_refresh_early(pk: int, now: datetime) -> bool:
     return state is None or not state.is_exceeded
 
 
-def refresh_in_turn(pk: int, wanted: TokenRequirement) -> bool:
-    """Refresh the connection unless its token meets ``wanted`` by now; return False if another process is doing so."""
-    turn = lock_name(pk)
-    mark = acquire(turn)
+def refresh_in_turn(pk: int, wanted: TokenRequirement, resource: str = "") -> bool:
+    """Refresh the connection unless its token meets ``wanted`` by now; return False if another process is doing so.
+
+    ``resource`` is another resource than that of the connection's own token. If the sweep or a refresh for another
+    resource is using the refresh token, wait for it first.
+    """
+    turn = refresh_locks.lock_name(pk, resource)
+    mark = refresh_locks.acquire(turn)
     if mark is None:
         return False
     try:
-        # Another process may have refreshed it since the caller looked.
-        now = timezone.now()
-        connection = Connection.objects.filter(pk=pk).values_list("access_token", "expires_at").first()
-        if connection is None:
-            return True
-        access_token, expires_at = connection
-        is_early = bool(access_token and expires_at and expires_at > now)
-        will_do = bool(access_token and expires_at and wanted.accepts(access_token, expires_at, now))
-        if will_do or microsoft_just_failed(pk, now):
-            return True
-        if not is_early or may_refresh_early(pk, now):
-            apply_results.apply(batch_client.request_tokens(scheduler.claim_one(pk, now=now)), now=now)
+        with refresh_locks.grant_lock(pk, patience=GRANT_PATIENCE) as is_ours:
+            if is_ours and _needs_refresh(pk, wanted, resource, now=timezone.now()):
+                _refresh(pk, resource)
     finally:
-        release(turn, mark)
+        refresh_locks.release(turn, mark)
     return True
+
+
+def _needs_refresh(pk: int, wanted: TokenRequirement, resource: str, *, now: datetime) -> bool:
+    """Whether to ask Microsoft: another process may have refreshed the connection since the caller looked."""
+    rows = Connection.objects.filter(pk=pk, status=Connection.Status.ACTIVE)
+    if resource:
+        rows = ResourceToken.objects.filter(connection=pk, resource=resource)  # type: ignore[assignment]
+    stored = rows.values_list("access_token", "expires_at", "trouble_at").first()
+    if stored is None:
+        return False
+    access_token, expires_at, trouble_at = stored
+    is_early = bool(access_token and expires_at and expires_at > now)
+    will_do = bool(access_token and expires_at and wanted.accepts(access_token, expires_at, now))
+    paused_until = AppConsent.objects.filter(connections=pk).values_list("paused_until", flat=True).first()
+    if will_do or is_trouble_recent(trouble_at, paused_until, now):
+        return False
+    return not is_early or may_refresh_early(pk, now)
+
+
+def _refresh(pk: int, resource: str) -> None:
+    now, began = timezone.now(), time.monotonic()
+    if resource:
+        resource_tokens.refresh(pk, resource, now=now)
+        return
+    results = batch_client.request_tokens(scheduler.claim_one(pk, now=now))
+    is_renewed = any(isinstance(answer, TokenSet) for result in results for _, answer in result.answers)
+    # A token lives from the request on; a failure is as old as its answer, which may have taken long to come.
+    answered = now + timedelta(seconds=time.monotonic() - began)
+    apply_results.apply(results, now=now if is_renewed else answered)

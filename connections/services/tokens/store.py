@@ -1,18 +1,20 @@
 """The only module that writes tokens."""
 
+import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from django.db import connection as database
 from django.db import transaction
 
-from connections.fields import encrypt
+from connections.fields import Ciphertext, secret_field
 from connections.microsoft import token_endpoint
-from connections.models import Connection
+from connections.models import AffectedConnection, Connection, ConsentRequest, Incident
 from connections.models.connections import status_columns
 
 # Refresh every active connection at least this often, so that a revocation is noticed within the hour.
@@ -27,10 +29,11 @@ class RenewedToken:
     """A token response, and the ``token_version`` that was read before the request was sent."""
 
     pk: int
+    identity: UUID | str  # of the row, to which its tokens are bound
     seen_version: int
     answer: token_endpoint.TokenSet
-    # The refresh token that was sent and is now known to work, still encrypted; None for app-only connections.
-    worked: str | None
+    # The refresh token that was sent and is now known to work; None for app-only connections.
+    worked: str | None = field(repr=False)
 
 
 def next_refresh(expires_in: int, *, now: datetime) -> datetime:
@@ -48,9 +51,9 @@ def store_sign_in(
     Connection.objects.filter(pk=connection.pk).update(
         **(values or {}),
         **healthy_columns(now),
-        refresh_token=answer.refresh_token,
+        refresh_token=_encrypt("refresh_token", answer.refresh_token, connection.identity),
         previous_refresh_token=None,
-        access_token=answer.access_token,
+        access_token=_encrypt("access_token", answer.access_token, connection.identity),
         expires_at=now + timedelta(seconds=answer.expires_in),
         granted_scopes=" ".join(answer.granted),
         token_version=connection.token_version + 1,
@@ -58,6 +61,10 @@ def store_sign_in(
         refreshed_at=now,
         checked_at=now,
     )
+
+
+def _encrypt(column: str, token: str | None, identity: UUID | str) -> Ciphertext | None:
+    return secret_field(Connection, column).encrypt(token, identity) if token else None
 
 
 def healthy_columns(now: datetime) -> dict[str, Any]:
@@ -74,8 +81,9 @@ def healthy_columns(now: datetime) -> dict[str, Any]:
     }
 
 
-# One statement compares the version and writes. A refresh token that has just worked is kept as the previous one until
-# its successor has worked, too; a response without a refresh token keeps the current one.
+# One statement compares the version, writes, and says what else has to be done for a connection that got a token. A
+# refresh token that has just worked is kept as the previous one until its successor has worked, too; a response without
+# a refresh token keeps the current one.
 _COLUMNS = (
     ("pk", "bigint"),
     ("seen", "bigint"),
@@ -85,7 +93,6 @@ _COLUMNS = (
     ("granted", "text"),
     ("expires_at", "timestamptz"),
     ("refresh_after", "timestamptz"),
-    ("now", "timestamptz"),
 )
 _SET = """
     refresh_token = COALESCE({refresh_token}, {table}.refresh_token),
@@ -95,49 +102,80 @@ _SET = """
     token_version = {table}.token_version + 1,
     suspected_code = '', suspected_at = NULL, trouble_code = '', trouble_at = NULL, trouble_count = 0
 """
-_TABLE = Connection._meta.db_table
+_TABLE, _AFFECTED, _INCIDENT, _REQUEST = (
+    model._meta.db_table for model in (Connection, AffectedConnection, Incident, ConsentRequest)
+)
+_STORED = f"""
+    {{row}}.id, {{row}}.status NOT IN ('{Connection.Status.ACTIVE}', '{Connection.Status.DISABLED}'),
+    EXISTS (
+        SELECT 1 FROM {_AFFECTED} a JOIN {_INCIDENT} i ON i.id = a.incident_id
+        WHERE a.connection_id = {{row}}.id AND a.healed_at IS NULL AND i.closed_at IS NULL
+    ),
+    EXISTS (SELECT 1 FROM {_REQUEST} r WHERE r.connection_id = {{row}}.id AND r.closed_at IS NULL)
+"""  # noqa: S608 - names of our own tables and columns
 _POSTGRES = (
-    f"UPDATE {_TABLE} AS c SET {_SET.format(table='c', **{name: f'v.{name}' for name, _ in _COLUMNS})} "  # noqa: S608
+    f"UPDATE {_TABLE} AS c SET {_SET.format(table='c', now='%b', **{name: f'v.{name}' for name, _ in _COLUMNS})} "  # noqa: S608
     f"FROM unnest({', '.join(f'%b::{kind}[]' for _, kind in _COLUMNS)}) "
     f"AS v({', '.join(name for name, _ in _COLUMNS)}) "
-    "WHERE c.id = v.pk AND c.token_version = v.seen RETURNING c.id"
+    f"WHERE c.id = v.pk AND c.token_version = v.seen RETURNING {_STORED.format(row='c')}"
 )
 _SQLITE = (
-    f"UPDATE {_TABLE} SET {_SET.format(table=_TABLE, **{name: f'%({name})s' for name, _ in _COLUMNS})} "  # noqa: S608
-    "WHERE id = %(pk)s AND token_version = %(seen)s RETURNING id"
+    f"UPDATE {_TABLE} SET {_SET.format(table=_TABLE, now='%(now)s', **{n: f'%({n})s' for n, _ in _COLUMNS})} "  # noqa: S608
+    "WHERE id = %(pk)s AND token_version = %(seen)s"
 )
+_SQLITE_STORED = f"""
+SELECT {_STORED.format(row="c")} FROM {_TABLE} c JOIN json_each(%s) v ON c.id = v.value ->> 0
+WHERE c.token_version = v.value ->> 1
+"""  # noqa: S608
 
 
-def store_renewed(renewed: Sequence[RenewedToken], *, now: datetime) -> set[int]:
-    """Store each response if its connection's version is unchanged; return the IDs of the connections written."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A connection whose new tokens were stored, and what else a token may change."""
+
+    pk: int
+    is_flagged: bool  # it has a status that a token disproves
+    is_in_incident: bool
+    has_request: bool  # for consent, which the token may show
+
+
+def store_renewed(renewed: Sequence[RenewedToken], *, now: datetime) -> dict[int, Stored]:
+    """Store each response if its connection's version is unchanged; return the connections written, by ID."""
     if not renewed:
-        return set()
-    rows = [
-        (
-            token.pk,
-            token.seen_version,
-            encrypt(token.answer.refresh_token) if token.answer.refresh_token else None,
-            token.worked,
-            encrypt(token.answer.access_token),
-            " ".join(token.answer.granted),
-            now + timedelta(seconds=token.answer.expires_in),
-            next_refresh(token.answer.expires_in, now=now),
-            now,
-        )
-        for token in renewed
-    ]
+        return {}
+    rows = [_row(token, now) for token in renewed]
     with transaction.atomic():
-        if database.vendor != "postgresql":
-            return {pk for row in rows for pk in _write_sqlite(row)}
-        # Bind on the server, because Django's cursor would paste megabytes of tokens into the statement.
-        with psycopg.Cursor(database.connection) as cursor:
-            cursor.execute(_POSTGRES, [list(column) for column in zip(*rows, strict=True)])
-            return {pk for (pk,) in cursor.fetchall()}
+        if database.vendor == "postgresql":
+            # Bind on the server, because Django's cursor would paste megabytes of tokens into the statement.
+            with psycopg.Cursor(database.connection) as cursor:
+                cursor.execute(_POSTGRES, [now, now, *(list(column) for column in zip(*rows, strict=True))])
+                stored = cursor.fetchall()
+        else:
+            stored = _write_sqlite(rows, now)
+    return {pk: Stored(pk, bool(flagged), bool(in_incident), bool(wish)) for pk, flagged, in_incident, wish in stored}
 
 
-def _write_sqlite(row: tuple[Any, ...]) -> list[int]:
+def _row(token: RenewedToken, now: datetime) -> tuple[Any, ...]:
+    answer = token.answer
+    return (
+        token.pk,
+        token.seen_version,
+        _encrypt("refresh_token", answer.refresh_token, token.identity),
+        _encrypt("previous_refresh_token", token.worked, token.identity),
+        _encrypt("access_token", answer.access_token, token.identity),
+        " ".join(answer.granted),
+        now + timedelta(seconds=answer.expires_in),
+        next_refresh(answer.expires_in, now=now),
+    )
+
+
+def _write_sqlite(rows: Sequence[tuple[Any, ...]], now: datetime) -> list[tuple[Any, ...]]:
+    """Nobody else writes until the transaction ends, so what is unchanged now will be written."""
     adapt = database.ops.adapt_datetimefield_value
-    values = (adapt(value) if isinstance(value, datetime) else value for value in row)
+    names = [*(name for name, _ in _COLUMNS), "now"]
+    values = [[adapt(value) if isinstance(value, datetime) else value for value in (*row, now)] for row in rows]
     with database.cursor() as cursor:
-        cursor.execute(_SQLITE, dict(zip((name for name, _ in _COLUMNS), values, strict=True)))
-        return [pk for (pk,) in cursor.fetchall()]
+        cursor.execute(_SQLITE_STORED, [json.dumps([row[:2] for row in rows])])
+        unchanged: list[tuple[Any, ...]] = cursor.fetchall()
+        cursor.executemany(_SQLITE, [dict(zip(names, row, strict=True)) for row in values])
+    return unchanged

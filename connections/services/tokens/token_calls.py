@@ -13,23 +13,27 @@ from django.db import InterfaceError, OperationalError
 from django.db import connection as database
 from django.utils import timezone
 
-from connections.errors import InvalidApiKey, PortalError
-from connections.fields import decrypt
-from connections.models import ApiKey
+from connections.errors import ConnectionUnusable, InvalidApiKey, PortalError, TokenUnavailable
+from connections.fields import secret_field
+from connections.models import ApiKey, Connection, ResourceToken
 from connections.services.api_keys import api_keys, rate_limit, token_requests
 from connections.services.api_keys.rate_limit import RateLimitState
 from connections.services.tokens import fetch, lookup, single_flight
 from connections.services.tokens.fetch import Refresh, RefreshNeeded, Token
 from connections.services.tokens.single_flight import TokenRequirement
 
+_ACCESS_TOKEN = secret_field(Connection, "access_token")
+_OTHER_ACCESS_TOKEN = secret_field(ResourceToken, "access_token")
+
 
 @dataclass(slots=True)
 class TokenCall:
     key: str = field(repr=False)  # the whole key
     pk: int | None  # of the connection
-    name: str | None  # of the connection, if no ID is given
+    name: str | None  # of the connection or of a reference to it, if no ID is given
     wanted: TokenRequirement
     address: str | None
+    resource: str = ""  # a key of microsoft.resources; empty: the connection's own
     is_head: bool = False  # only asks whether there is a token
     is_counted: bool = False  # towards the key's rate limit; a call that waits is looked at more than once
     limit: RateLimitState | None = None
@@ -43,16 +47,25 @@ class Wait:
     connection_pk: int
     app_pk: int
     patience: float  # seconds
+    resource: str = ""  # empty: the connection's own
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """There is no token at the moment. The view's explanation is the same for all keys of this owner."""
+
+    connection_pk: int
+    owner_pk: int
 
 
 # None: the view must decide, which usually means that the call is rejected.
-Outcome = Token | Wait | None
+Outcome = Token | Wait | Refused | None
 
 
 def answer(calls: Sequence[TokenCall]) -> list[Outcome]:
     """Return the outcome of each call. By then, every token among them has been recorded."""
     now = timezone.now()
-    questions = [lookup.Question(api_keys.prefix_of(call.key), call.pk, call.name) for call in calls]
+    questions = [lookup.Question(api_keys.prefix_of(call.key), call.pk, call.name, call.resource) for call in calls]
     matches = _find(questions, now)
     outcomes = [_decide(call, match, now) for call, match in zip(calls, matches, strict=True)]
     _count(calls, matches, outcomes, now)
@@ -84,29 +97,42 @@ def _decide(call: TokenCall, match: lookup.Match | None, now: datetime) -> Outco
         if ApiKey.Scope.TOKEN_READ not in key.scopes:
             return None
         api_keys.note_use(key, call.key, address=call.address, now=now)
-        token = _stored_token(match.connection, now)
+        resource = "" if call.resource == match.connection["resource"] else call.resource
+        if resource and match.other is None:
+            return None
+        token = _stored_token(match.connection, match.other if resource else None, now)
         if match.app["rejected_at"] is not None and not (token and token.is_as(call.wanted, now)):
             return None
-        failed = single_flight.is_trouble_recent(match.connection["trouble_at"], match.app["paused_until"], now)
+        trouble_at = match.other["trouble_at"] if resource and match.other else match.connection["trouble_at"]
+        failed = single_flight.is_trouble_recent(trouble_at, match.app["paused_until"], now)
         return fetch.choose(token, call.wanted, now=now, refresh=call.refresh, failed=failed)
     except RefreshNeeded as needed:
-        return Wait(match.connection["id"], match.connection["app_registration_id"], needed.patience)
+        app_pk = match.connection["app_registration_id"]
+        return Wait(match.connection["id"], app_pk, needed.patience, resource)
+    except (ConnectionUnusable, TokenUnavailable):
+        return Refused(match.connection["id"], match.key.owner.pk)
     except (InvalidApiKey, PortalError):
         return None
 
 
-def _stored_token(connection: dict[str, Any], now: datetime) -> Token | None:
-    sealed = connection["access_token"]
-    is_over = connection["expires_at"] is None or connection["expires_at"] <= now
-    return fetch.valid_token(
+def _stored_token(connection: dict[str, Any], other: dict[str, Any] | None, now: datetime) -> Token | None:
+    """Return the connection's token, or that of its other resource. Raises ConnectionUnusable or UnreadableSecret."""
+    source, field = (connection, _ACCESS_TOKEN) if other is None else (other, _OTHER_ACCESS_TOKEN)
+    sealed = source["access_token"]
+    is_over = source["expires_at"] is None or source["expires_at"] <= now
+    token = fetch.valid_token(
         connection["status"],
         connection["status_cause"],
         connection["status_action"],
-        connection["expires_at"],
-        connection["granted_scopes"],
-        None if sealed is None or is_over else decrypt(sealed),
+        source["expires_at"],
+        source["granted_scopes"],
+        None if sealed is None or is_over else field.decrypt(sealed, source["identity"]),
         now=now,
+        resource=connection["resource"] if other is None else other["resource"],
     )
+    if other is not None and token is None and fetch.is_refusal_recent(other["problem_code"], other["problem_at"], now):
+        raise ConnectionUnusable
+    return token
 
 
 def _count(
@@ -128,4 +154,8 @@ def _count(
 def _request(call: TokenCall, match: lookup.Match) -> token_requests.TokenRequest:
     key, connection = match.key, match.connection
     owner = f"{key.owner} <{key.owner.username}>"
-    return token_requests.TokenRequest(key.pk, key.name, owner, connection["id"], connection["name"], call.address)
+    resource = call.resource or connection["resource"]
+    reference = call.name or "" if match.by_reference else ""
+    return token_requests.TokenRequest(
+        key.pk, key.name, owner, connection["id"], connection["name"], call.address, resource, reference
+    )

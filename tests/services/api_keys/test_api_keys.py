@@ -2,12 +2,11 @@
 
 import hmac
 import re
-import threading
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
-from django.db import connections as databases
 from django.utils import timezone
 
 from connections.errors import InUse, InvalidApiKey, InvalidInput, NotAllowed
@@ -16,6 +15,7 @@ from connections.services.api_keys import api_keys
 from connections.services.expiry import api_key_expiry, calendar, credential_expiry
 from connections.services.people import accounts
 from tests import factories
+from tests.api.api_client import at_once
 
 NOW = timezone.now()
 DAY = timedelta(days=1)
@@ -160,24 +160,15 @@ def test_a_wrong_secret_with_the_old_prefix_is_refused(bob: User) -> None:
 def test_only_one_of_concurrent_rotations_succeeds(bob: User) -> None:
     key, _ = issue(bob)
     stale = [ApiKey.objects.get(pk=key.pk) for _ in range(4)]
-    start, results = threading.Barrier(4), list[str]()
 
-    def rotate_stale(copy: ApiKey) -> None:
-        start.wait(10)
+    def rotate_stale(copy: ApiKey) -> str:
         try:
-            results.append(api_keys.rotate(copy, overlap=DAY, expires_at=NOW + 9 * DAY, actor=bob, now=NOW)[1])
+            return api_keys.rotate(copy, overlap=DAY, expires_at=NOW + 9 * DAY, actor=bob, now=NOW)[1]
         except InUse:
-            results.append("")
-        finally:
-            databases.close_all()
+            return ""
 
-    threads = [threading.Thread(target=rotate_stale, args=[key]) for key in stale]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    results = at_once(*[partial(rotate_stale, copy) for copy in stale])
     (text,) = [result for result in results if result]
-    assert len(results) == 4
     assert works(text)
 
 
@@ -190,8 +181,8 @@ def test_an_owner_is_warned_once_for_each_threshold(bob: User) -> None:
     for days, expected in ((20, 0), (13.9, 1), (13.5, 1), (8, 1), (6.5, 2), (0.9, 3), (0.5, 3), (-1, 3)):
         api_key_expiry.warn_due(now=NOW + 20 * DAY - days * DAY)
         assert len(warned()) == expected, days
-    assert warned()[0] == ("bob@example.org", "API key Robot ends within 14 days")
-    assert warned()[-1][1] == "API key Robot ends within a day"
+    assert warned()[0] == ("bob@example.org", "API key Robot expires within 14 days")
+    assert warned()[-1][1] == "API key Robot expires within 1 day"
 
 
 def test_a_rotated_key_is_warned_of_again_before_its_new_expiry(bob: User) -> None:
@@ -213,8 +204,7 @@ def test_no_warnings_for_revoked_keys_or_disabled_owners(bob: User) -> None:
 
 
 def test_the_responsible_person_or_the_it_admins_are_warned_of_service_account_keys(alice: User, bob: User) -> None:
-    account = factories.make_service_account(responsible=bob)
-    issue(account, expires_at=NOW + 5 * DAY, actor=alice)
+    issue(factories.make_service_account(responsible=bob), expires_at=NOW + 5 * DAY, actor=alice)
     api_key_expiry.warn_due(now=NOW)
     assert [email for email, _ in warned()] == ["bob@example.org"]
     accounts.disable_person(bob, actor=alice, now=NOW)

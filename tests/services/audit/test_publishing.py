@@ -79,7 +79,7 @@ def test_a_webhook_receives_signed_seals_after_a_failure(sealed: None, settings:
 
     monkeypatch.setattr(safe_http, "post", post)
     assert publishing.publish_due(NOW) == 0
-    assert publishing.publication_states()[0].last_error == "It answered with status 503."
+    assert publishing.publication_states()[0].last_error == "The receiver responded with status 503."
     later = NOW + timedelta(minutes=5)
     assert publishing.publish_due(later) == 5
     body, headers = sent[1]

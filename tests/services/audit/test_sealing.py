@@ -17,10 +17,18 @@ from django.db import connections as databases
 from django.db.models import Model
 
 from connections import audit
-from connections.models import ApiKey, AuditEvent, AuditSeal, AuditVerification, Connection, TokenFetch, User
+from connections.models import ApiKey, AuditEvent, AuditSeal, Connection, TokenFetch, User
 from connections.models.audit import AuditAction
 from connections.services.api_keys import api_keys
-from connections.services.audit import sealing, serialization, verification, verification_checks
+from connections.services.audit import (
+    guards,
+    seal_format,
+    sealing,
+    serialization,
+    verification,
+    verification_checks,
+    verification_records,
+)
 from tests import audit_triggers, factories
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
@@ -98,7 +106,7 @@ def test_every_event_is_sealed_once_and_in_order(connection: Connection) -> None
     assert sealing.count_unsealed() == 0
     first, second, third = AuditSeal.objects.order_by("number")
     assert [seal.events_count for seal in (first, second, third)] == [10, 10, 5]
-    assert (first.previous_hash, second.previous_hash) == (sealing.GENESIS_HASH, first.hash)
+    assert (first.previous_hash, second.previous_hash) == (seal_format.GENESIS_HASH, first.hash)
     assert third.events_upto == AuditEvent.objects.latest("pk").pk
     assert third.summary == {"connection.changed": 5}
 
@@ -177,7 +185,7 @@ def test_altering_any_column_of_an_event_is_detected(sealed: Connection, column:
     victim = ids(seal)[2]
     tamper(f"UPDATE connections_auditevent SET {column} = %s WHERE id = %s", EVENT_COLUMNS[column], victim)
     (first, *_) = verification.verify_read_only()[1]
-    change = "refers to somebody or something else" if column == "actor_ref" else "was altered"
+    change = "refers to a different object" if column == "actor_ref" else "was altered"
     assert (first.seal, first.kind, first.what) == (seal, "altered", f"Event {victim} {change}.")
 
 
@@ -230,7 +238,7 @@ def test_an_event_with_a_future_id_is_detected_and_does_not_stop_sealing(sealed:
     after, (finding,) = AuditSeal.objects.count(), verification.verify_read_only()[1]
     assert AuditEvent.objects.filter(pk__gt=AuditSeal.objects.get(number=after).events_upto).count() == 1
     assert (finding.seal, finding.kind) == (after + 1, "inserted")
-    assert finding.what == f"Event {2**40} was inserted: the database never gave out its number."
+    assert finding.what == f"Event {2**40} was inserted: the database never issued its number."
 
 
 def test_inserting_into_a_gap_is_detected(connection: Connection) -> None:
@@ -275,7 +283,9 @@ FETCH_COLUMNS = {
     "connection_name": "Another",
     "minute": "2020-01-01 00:00:00",
     "address": "10.0.0.1",
+    "resource": "azure",
     "count": 77,
+    "reference": "another",
     "seal": 1,
     "key_id": None,
     "connection_id": None,
@@ -323,6 +333,10 @@ SEAL_COLUMNS = {
     "sealed_at": "2020-01-01 00:00:00",
     "previous_hash": "1" * 64,
     "hash": "1" * 64,
+    "root": "1" * 64,
+    "key_id": "1" * 16,
+    "mac": "1" * 64,
+    "restore": "{}",
 }
 
 
@@ -350,11 +364,11 @@ def test_a_forged_seal_for_altered_rows_is_detected_by_the_next_seal(sealed: Con
     tamper("UPDATE connections_auditevent SET target_name = 'x' WHERE id = %s", ids(2)[0])
     forged = AuditSeal.objects.get(number=2)
     rows = serialization.rows(serialization.events(), "id > %s AND id <= %s", [forged.events_after, forged.events_upto])
-    forged.events_hash = serialization.digest(serialization.events(), rows)
+    forged.events_hash = serialization.digest(serialization.lines(serialization.events(), rows))
     forged.marks = serialization.pack_digests(serialization.events(), rows, after=forged.events_after)
     tamper(
         "UPDATE connections_auditseal SET events_hash = %s, marks = %s, hash = %s WHERE number = 2",
-        forged.events_hash, forged.marks, sealing.compute_hash(forged),
+        forged.events_hash, forged.marks, seal_format.compute_hash(forged),
     )  # fmt: skip
     assert findings() == [(2, "seal")]
 
@@ -362,7 +376,9 @@ def test_a_forged_seal_for_altered_rows_is_detected_by_the_next_seal(sealed: Con
 def test_removing_the_newest_seal_is_detected_by_published_seals(sealed: Connection, tmp_path: Any) -> None:
     newest = AuditSeal.objects.get(number=4)
     published = tmp_path / "seals.jsonl"
-    published.write_text("".join(f"{sealing.published_line(seal)}\n" for seal in AuditSeal.objects.order_by("number")))
+    published.write_text(
+        "".join(f"{seal_format.published_line(seal)}\n" for seal in AuditSeal.objects.order_by("number"))
+    )
     tamper("DELETE FROM connections_auditseal WHERE number = 4")
     tamper("DELETE FROM connections_tokenfetch")
     assert findings() == []
@@ -389,7 +405,7 @@ def test_an_unreadable_seal_is_detected(sealed: Connection) -> None:
     tamper("UPDATE connections_auditseal SET sealed_at = %s WHERE number = 2", planted)
     run = verification.verify(actor=None, now=lambda: LATER)
     assert run.state == "broken"
-    assert "cannot be read" in run.findings[0]["what"]
+    assert "can't be read" in run.findings[0]["what"]
 
 
 def test_an_unreadable_text_ends_the_check_with_a_finding(sealed: Connection) -> None:
@@ -444,9 +460,9 @@ def test_the_database_refuses_to_empty_the_tables(sealed: Connection, table: str
 
 
 def test_missing_triggers_are_reported(sealed: Connection) -> None:
-    assert verification_checks.tables_without_triggers() == []
+    assert guards.unguarded_tables() == []
     with audit_triggers.removed():
-        assert verification_checks.tables_without_triggers() == sorted(audit_triggers.TABLES)
+        assert guards.unguarded_tables() == sorted(audit_triggers.TABLES)
 
 
 @pytest.mark.django_db(transaction=True)  # SQLite can change its schema only outside of transactions
@@ -457,10 +473,10 @@ def test_missing_triggers_can_be_reinstalled(sealed: Connection, capsys: Any) ->
             cursor.execute("DROP TRIGGER portal_audit_guard ON connections_auditevent")
         else:
             cursor.execute("DROP TRIGGER connections_auditevent_no_update")
-    assert verification_checks.tables_without_triggers() == ["connections_auditevent"]
+    assert guards.unguarded_tables() == ["connections_auditevent"]
     call_command("audit_guards")
     assert "Guarded again: connections_auditevent" in capsys.readouterr().out
-    assert verification_checks.tables_without_triggers() == []
+    assert guards.unguarded_tables() == []
     with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
         AuditEvent._base_manager.update(action="x")
 
@@ -468,26 +484,63 @@ def test_missing_triggers_can_be_reinstalled(sealed: Connection, capsys: Any) ->
 def test_a_verification_is_carried_out_once_and_recorded(sealed: Connection, carol: User) -> None:
     requested = verification.request_verification(actor=carol, now=LATER)
     assert verification.request_verification(actor=carol, now=LATER) == requested
-    assert verification.run_due(lambda: LATER) == 1
-    assert verification.run_due(lambda: LATER) == 0
-    run = verification.latest()
-    assert run is not None
+    (run,) = verification.run_due(lambda: LATER)
+    assert verification.run_due(lambda: LATER) == []
+    assert verification_records.latest(LATER).any == run
     assert (run.state, run.checked, run.upto, run.rows) == ("intact", 4, 4, 29)
     event = AuditEvent.objects.get(action="audit.verified")
     assert (event.actor, event.outcome, event.changes["seal"]) == (carol, "done", 4)
     assert event.changes["hash"] == AuditSeal.objects.get(number=4).hash
 
 
-def test_a_verification_is_resumed_when_its_worker_died(sealed: Connection, carol: User) -> None:
+def test_a_verification_is_resumed_when_its_worker_died(sealed: Connection, carol: User, monkeypatch: Any) -> None:
+    monkeypatch.setattr(verification_checks, "SEALS_PER_STEP", 2)
     requested = verification.request_verification(actor=carol, now=LATER)
-    AuditVerification.objects.filter(pk=requested.pk).update(
-        state="running", claimed_until=LATER + timedelta(minutes=2), upto=4, checked=2, rows=20
-    )
-    assert verification.run_due(lambda: LATER) == 0
-    assert verification.run_due(lambda: LATER + timedelta(minutes=3)) == 1
-    run = verification.latest()
-    assert run is not None
-    assert (run.state, run.rows) == ("intact", 29)
+
+    def die(*args: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(verification, "_record", die)
+        with pytest.raises(SystemExit):
+            verification.run_due(lambda: LATER)
+    requested.refresh_from_db()
+    assert (requested.state, requested.checked, requested.rows) == ("running", 4, 29)
+    assert verification.run_due(lambda: LATER) == []
+    read: list[int] = []
+    genuine = serialization.events_between
+
+    def watched(after: int | None, upto: int) -> Iterator[serialization.Row]:
+        read.append(upto)
+        return genuine(after, upto)
+
+    monkeypatch.setattr(serialization, "events_between", watched)
+    (run,) = verification.run_due(lambda: LATER + timedelta(minutes=3))
+    assert (run.pk, run.state, run.rows) == (requested.pk, "intact", 29)
+    assert read == []  # all had been checked before
+
+
+@pytest.mark.parametrize("page", [1, 3, 10, 20_000])
+@pytest.mark.parametrize("step", [1, 3, 20])
+def test_every_row_is_counted_once(sealed: Connection, monkeypatch: Any, page: int, step: int) -> None:
+    """The totals of a verification are events and token requests over all seals, pages and steps."""
+    monkeypatch.setattr(serialization, "PAGE", page)
+    monkeypatch.setattr(verification_checks, "SEALS_PER_STEP", step)
+    reports = list(verification_checks.check_seals())
+    per_seal = [10, 10, 5, 4]
+    steps = [sum(per_seal[start : start + step]) for start in range(0, 4, step)]
+    assert [report.rows for report in reports] == [*steps, 0]
+    assert [report.seal for report in reports][-1] == 4
+    run = verification.verify(actor=None, now=lambda: LATER)
+    assert (run.rows, run.findings, run.unsealed) == (29, [], 0)
+    assert AuditEvent.objects.get(action="audit.verified").changes["rows"] == 29
+    run = verification.verify(actor=None, now=lambda: LATER, since=2)
+    assert (run.rows, run.findings) == (9, [])
+
+
+def test_rows_of_altered_seals_are_counted_as_they_are(sealed: Connection) -> None:
+    tamper("DELETE FROM connections_auditevent WHERE id = %s", ids(2)[0])
+    assert verification.verify_read_only()[0] == 28
 
 
 def test_a_broken_trail_is_recorded_with_its_first_broken_seal(sealed: Connection) -> None:

@@ -38,12 +38,8 @@ def connect(actor: User, app: Any, **overrides: Any) -> Connection:
 
 def test_a_delegated_connection_is_pending_until_its_owner_signs_in(bob: User) -> None:
     connection = start(bob)
-    assert (connection.owner, connection.status, connection.refresh_after, connection.connected_at) == (
-        bob,
-        Status.PENDING,
-        None,
-        None,
-    )
+    assert (connection.owner, connection.status, connection.refresh_after) == (bob, Status.PENDING, None)
+    assert connection.connected_at is None
     assert events() == [("connection.created", "done")]
 
 
@@ -67,9 +63,9 @@ def test_a_name_must_be_unique_per_owner(bob: User, dave: User) -> None:
 
 
 def test_an_authentication_type_the_app_does_not_allow_is_refused(alice: User, bob: User, sandbox: Control) -> None:
-    with pytest.raises(NotAllowed, match="not registered for delegated"):
+    with pytest.raises(NotAllowed, match="allow delegated connections"):
         start(bob, app=robots(allows_delegated=False))
-    with pytest.raises(NotAllowed, match="not registered for app-only"):
+    with pytest.raises(NotAllowed, match=r"doesn.t allow app-only connections"):
         connect(alice, factories.make_app_registration(allows_app_only=False))
     assert not Connection.objects.exists()
 
@@ -101,8 +97,7 @@ def test_nothing_is_stored_when_microsoft_is_unavailable(alice: User, sandbox: C
         connect(alice, app)
     assert not Connection.objects.exists()
     assert events() == []
-    app.refresh_from_db()
-    assert app.rejected_at is None
+    assert factories.reloaded(app).rejected_at is None
 
 
 def test_nothing_is_stored_when_microsoft_rejects_the_secret(alice: User, sandbox: Control) -> None:
@@ -113,7 +108,7 @@ def test_nothing_is_stored_when_microsoft_rejects_the_secret(alice: User, sandbo
 
 def test_a_shared_endpoint_cannot_work_app_only(alice: User, sandbox: Control) -> None:
     tenant = factories.make_tenant(name="Anybody", directory_id="organizations", tid="")
-    with pytest.raises(InvalidInput, match="cannot work app-only"):
+    with pytest.raises(InvalidInput, match="possible with “"):
         connect(alice, robots(tenant=tenant, audience="multi"))
     assert sandbox.calls()["by_endpoint"] == {}
 
@@ -124,8 +119,7 @@ def test_a_change_keeps_granted_permissions_and_returns_whether_others_are_missi
     assert connections.change(connection, name="Renamed", chosen=chosen, extra_scopes=(), actor=bob)
     connection.refresh_from_db()
     assert (connection.name, connection.scopes) == ("Renamed", "Mail.Read offline_access")
-    change = AuditEvent.objects.get(action="connection.changed")
-    assert change.changes["name"] == ["Invoices", "Renamed"]
+    assert AuditEvent.objects.get(action="connection.changed").changes["name"] == ["Invoices", "Renamed"]
 
 
 def test_a_change_without_effect_is_not_recorded(bob: User) -> None:
@@ -191,13 +185,12 @@ def test_disabling_twice_is_harmless_and_keeps_the_grant(bob: User) -> None:
 
 
 def test_an_it_admin_can_disable_a_connection_that_its_owner_has_disabled_before(alice: User, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
-    disable(connection, bob)
+    disable(factories.make_connection(owner=bob), bob)
     for _ in range(2):
         disable(Connection.objects.get(), alice)
     stored = Connection.objects.get()
     assert (stored.disabled_by_admin, stored.disabled_by, stored.status_who) == (True, alice, "it_admin")
-    with pytest.raises(NotAllowed, match="An IT admin has disabled"):
+    with pytest.raises(NotAllowed, match="An IT admin disabled"):
         enable(stored, bob)
     assert len(events()) == 2
     enable(stored, alice)
@@ -212,8 +205,7 @@ def test_enabling_makes_it_due_at_once_and_doing_it_twice_is_harmless(bob: User)
     enable(connection, bob)
     enable(connection, bob)
     connection.refresh_from_db()
-    assert connection.status == Status.ACTIVE
-    assert connection.status_cause == ""
+    assert (connection.status, connection.status_cause) == (Status.ACTIVE, "")
     assert connection.refresh_after is not None
     assert connection.refresh_after <= timezone.now()
     assert events() == [("connection.disabled", "done"), ("connection.enabled", "done")]
@@ -223,8 +215,7 @@ def test_enabling_a_connection_without_a_sign_in_makes_it_pending(bob: User) -> 
     connection = start(bob)
     disable(connection, bob)
     enable(connection, bob)
-    assert connection.status == Status.PENDING
-    assert connection.refresh_after is None
+    assert (connection.status, connection.refresh_after) == (Status.PENDING, None)
 
 
 def test_the_audit_events_of_a_removed_connection_are_kept(bob: User) -> None:

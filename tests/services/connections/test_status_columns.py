@@ -24,7 +24,8 @@ def written_columns(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.Dict):
         for key, value in zip(node.keys, node.values, strict=True):
             name = key.value if isinstance(key, ast.Constant) else None
-            is_status = name == "status" and (None in node.keys or "Status." in ast.unparse(value).partition("[")[0])
+            text = ast.unparse(value).partition("[")[0].replace("Status.choices", "")  # labels set nothing
+            is_status = name == "status" and (None in node.keys or "Status." in text)
             if is_status or name in COLUMNS:
                 yield str(name)
     for child in ast.iter_child_nodes(node):

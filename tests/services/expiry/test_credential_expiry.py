@@ -26,23 +26,17 @@ def robots(**overrides: Any) -> AppRegistration:
     return factories.make_app_registration(client_id=factories.ROBOTS_CLIENT_ID, name="Robots", **overrides)
 
 
-def in_entra(sandbox: Control) -> tuple[str, datetime]:
-    """Add a secret to the robots app that is valid for 100 days; return its value and expiration date."""
-    secret = sandbox.add_secret(factories.ROBOTS_CLIENT_ID, expires_at=(NOW + days(100)).timestamp())
-    return secret["value"], datetime.fromtimestamp(int(secret["expires_at"]), UTC)
-
-
 def test_the_date_from_entra_replaces_the_entered_one(alice: User, sandbox: Control) -> None:
     app = robots(secret=None)
     entered = factories.make_secret(app, factories.ROBOTS_CLIENT_SECRET, expires_at=NOW + days(9), warned_days=14)
     listing = credential_expiry.read(app, actor=alice, now=NOW)
     assert (listing.permitted, listing.confirmed, listing.unlisted) == (True, (entered,), ())
-    entered.refresh_from_db()
-    assert entered.expires_at is not None
-    assert entered.expires_at > NOW + days(600)
+    expires_at = factories.reloaded(entered).expires_at
+    assert expires_at is not None
+    assert expires_at > NOW + days(600)
     assert (entered.expiry_read_at, entered.warned_days) == (NOW, None)
     event = AuditEvent.objects.get(action="credential.expiry_read")
-    assert (event.actor, event.changes["expires_at"][1]) == (alice, entered.expires_at.isoformat())
+    assert (event.actor, event.changes["expires_at"][1]) == (alice, expires_at.isoformat())
 
 
 def test_reading_the_same_date_twice_is_audited_once(alice: User, sandbox: Control) -> None:
@@ -57,9 +51,9 @@ def test_without_the_permission_the_entered_date_is_kept(sandbox: Control) -> No
     before = AppCredential.objects.values().get()
     assert not credential_expiry.read(app, actor=None, now=NOW).permitted
     assert AppCredential.objects.values().get() == before
-    app.refresh_from_db()
-    assert app.read_expiries_after is not None
-    assert app.read_expiries_after > NOW + days(0.8)
+    next_reading = factories.reloaded(app).read_expiries_after
+    assert next_reading is not None
+    assert next_reading > NOW + days(0.8)
 
 
 def test_a_secret_that_entra_no_longer_lists_is_audited_once_unless_it_is_new(alice: User, sandbox: Control) -> None:
@@ -69,9 +63,7 @@ def test_a_secret_that_entra_no_longer_lists_is_audited_once_unless_it_is_new(al
     certificate = credentials.add_generated_certificate(app, actor=alice)
     for _ in range(2):
         assert credential_expiry.read(app, actor=None, now=NOW).unlisted == (gone,)
-    gone.refresh_from_db()
-    certificate.refresh_from_db()
-    assert (gone.unlisted_at, certificate.unlisted_at) == (NOW, None)
+    assert (factories.reloaded(gone).unlisted_at, factories.reloaded(certificate).unlisted_at) == (NOW, None)
     assert AuditEvent.objects.filter(action="credential.unlisted").count() == 1
 
 
@@ -80,8 +72,7 @@ def test_an_uploaded_certificate_is_tested_and_accepted(alice: User, sandbox: Co
     certificate = credentials.next_certificate(app, actor=alice)
     sandbox.add_certificate(factories.ROBOTS_CLIENT_ID, certificate.certificate)
     assert credential_expiry.read(app, actor=None, now=NOW).accepted == (certificate,)
-    certificate.refresh_from_db()
-    assert certificate.verified_at is not None
+    assert factories.reloaded(certificate).verified_at is not None
     assert certificate.expiry_read_at == NOW
 
 
@@ -89,8 +80,7 @@ def test_the_next_credential_is_used_when_the_first_is_rejected(sandbox: Control
     app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
     newest = factories.make_secret(app, "xyz~not accepted")
     assert credential_expiry.read(app, actor=None, now=NOW).permitted
-    newest.refresh_from_db()
-    assert newest.rejected_code == "AADSTS7000215"
+    assert factories.reloaded(newest).rejected_code == "AADSTS7000215"
 
 
 def test_reading_is_retried_an_hour_after_an_outage(sandbox: Control) -> None:
@@ -98,8 +88,7 @@ def test_reading_is_retried_an_hour_after_an_outage(sandbox: Control) -> None:
     sandbox.weather("unavailable", "graph")
     assert credential_expiry.read_due(now=NOW) == 0
     assert AppCredential.objects.get().expiry_read_at is None
-    app.refresh_from_db()
-    assert app.read_expiries_after == NOW + credential_expiry.AGAIN
+    assert factories.reloaded(app).read_expiries_after == NOW + credential_expiry.AGAIN
     sandbox.weather("normal")
     assert credential_expiry.read_due(now=NOW + credential_expiry.AGAIN) == 1
 
@@ -117,13 +106,13 @@ def test_each_app_registration_is_read_once_a_day(sandbox: Control) -> None:
 def test_a_new_credential_is_read_at_the_next_run(alice: User, sandbox: Control) -> None:
     app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
     credential_expiry.read_due(now=NOW)
-    value, ends = in_entra(sandbox)
+    in_entra = sandbox.add_secret(factories.ROBOTS_CLIENT_ID, expires_at=(NOW + days(100)).timestamp())
+    value, ends = in_entra["value"], datetime.fromtimestamp(int(in_entra["expires_at"]), UTC)
     credential = credentials.add_secret(
         app, value=value, expires_at=ends.replace(hour=0, minute=0, second=0), actor=alice
     )
     assert credential_expiry.read_due(now=NOW + timedelta(minutes=10)) == 1
-    credential.refresh_from_db()
-    assert credential.expires_at == ends
+    assert factories.reloaded(credential).expires_at == ends
 
 
 ALIKE = (("abc", 5), ("abc", 90))
@@ -188,7 +177,7 @@ def test_no_warning_while_another_credential_lasts_longer(alice: User) -> None:
 
 
 @pytest.mark.parametrize(
-    "successor", [{"rejected_at": NOW}, {"unlisted_at": NOW}, {"retired_at": NOW}, {"expires_at": None}], ids=str
+    "successor", [{"rejected_at": NOW}, {"unlisted_at": NOW}, {"retired_at": NOW}, {"expires_at": None}], ids=", ".join
 )
 def test_an_unusable_successor_or_one_without_a_date_does_not_prevent_the_warning(
     alice: User, successor: dict[str, Any]
@@ -232,6 +221,5 @@ def test_the_task_checks_expirations_and_only_the_smallest_threshold_warns(alice
 
     credential = expiring(5)
     tasks.look_ahead()
-    credential.refresh_from_db()
-    assert credential.warned_days == 7
+    assert factories.reloaded(credential).warned_days == 7
     assert len(warned()) == 1

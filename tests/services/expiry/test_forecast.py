@@ -41,7 +41,7 @@ def test_the_only_secret_limits_the_connection() -> None:
     expected = (Reason.CREDENTIAL, NOW + days(12), Who.IT_ADMIN, False)
     assert (expiry.reason, expiry.at, expiry.who, expiry.certain) == expected
     assert "only client secret" in expiry.cause
-    assert "by the date that was entered" in expiry.cause
+    assert "according to the date entered here" in expiry.cause
 
 
 def test_the_credential_that_lasts_longest_decides() -> None:
@@ -50,7 +50,7 @@ def test_the_credential_that_lasts_longest_decides() -> None:
     factories.make_secret(app, expires_at=NOW + days(200), expiry_read_at=NOW)
     expiry = only(factories.make_connection(app_registration=app))
     assert (expiry.at, expiry.certain) == (NOW + days(200), True)
-    assert "last credential" in expiry.cause
+    assert "last working credential" in expiry.cause
 
 
 @pytest.mark.parametrize("out", ["rejected_at", "retired_at", "unlisted_at"])
@@ -84,7 +84,7 @@ def test_an_unknown_date_gives_no_forecast_but_a_remark() -> None:
     factories.make_secret(app, expires_at=None)
     summary = forecast.summarize(factories.make_connection(app_registration=app), now=NOW)
     assert summary.next is None
-    assert any("Nobody has entered" in remark for remark in summary.remarks)
+    assert any("No expiration date is recorded" in remark for remark in summary.remarks)
 
 
 def test_a_past_date_is_ignored_once_microsoft_has_accepted_the_credential_since() -> None:
@@ -101,7 +101,7 @@ def test_without_a_usable_credential_it_can_stop_at_any_moment() -> None:
     factories.make_secret(app, unlisted_at=NOW)
     expiry = only(factories.make_connection(app_registration=app))
     assert expiry.at <= NOW
-    assert "no credential left" in expiry.cause
+    assert "no credential that Microsoft accepts" in expiry.cause
 
 
 def test_the_sign_in_frequency_is_learnt_from_microsofts_error(sandbox: Control) -> None:

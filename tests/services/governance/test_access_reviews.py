@@ -1,8 +1,7 @@
 """Access reviews: starting, answering, reminders, and closing on time, whatever happens in between."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,6 +29,7 @@ from connections.services.governance.access_reviews import Answer, ReviewClosed
 from connections.services.people import ownership_transfer
 from connections.services.sharing import shares
 from tests import factories
+from tests.api.api_client import at_once
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 DUE = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
@@ -102,7 +102,7 @@ def test_a_review_records_the_shares_and_their_last_use(alice: User, bob: User, 
     assert (first.owner_name, first.given_by_name) == ("Bob Member <bob>", "Bob Member <bob>")
     assert (first.last_used_at, second.last_used_at) == (None, NOW - 3 * DAY)
     assert (second.with_name, second.is_team) == ("Finance", True)
-    assert subjects("bob@example.org") == ["Who uses your connections? Please confirm: Q4"]
+    assert subjects("bob@example.org") == ["Action required: access review “Q4”"]
     event = AuditEvent.objects.get(action="access_review.started")
     assert (event.actor, event.changes["shares"]) == (alice, 2)
 
@@ -127,7 +127,7 @@ def test_a_review_can_cover_one_app_registration_or_tenant(alice: User, bob: Use
 
 
 def test_only_it_admins_start_a_review_with_a_valid_last_day(alice: User, bob: User, carol: User, una: User) -> None:
-    with pytest.raises(InvalidInput, match="Nothing is shared"):
+    with pytest.raises(InvalidInput, match="There are no shares"):
         start(alice)
     share(factories.make_connection(owner=bob), una)
     for person in (bob, carol):
@@ -159,9 +159,7 @@ def test_confirmed_shares_stay_and_removed_ones_end_at_once(alice: User, bob: Us
     answers = {pks[kept.pk]: Answer("confirmed", "Needed"), pks[ended.pk]: Answer("removed", "Has changed jobs")}
     counts = access_reviews.answer(review, answers, actor=bob, now=NOW)
     assert counts == access_reviews.AnswerCounts(confirmed=1, removed=1)
-    kept.refresh_from_db()
-    ended.refresh_from_db()
-    assert (kept.ended_at, ended.ended_at) == (None, NOW)
+    assert (factories.reloaded(kept).ended_at, factories.reloaded(ended).ended_at) == (None, NOW)
     item = review.items.get(pk=pks[ended.pk])
     assert (item.decision, item.decided_by_name, item.note) == ("removed", "Bob Member <bob>", "Has changed jobs")
     assert actions("access_review.share") == ["access_review.share_confirmed", "access_review.share_removed"]
@@ -170,8 +168,7 @@ def test_confirmed_shares_stay_and_removed_ones_end_at_once(alice: User, bob: Us
     assert answer(review, bob, "confirmed", "Needed").passed_over == 2, "the same answer again changes nothing"
     again = shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW + DAY)
     run_to_the_end(review)
-    again.refresh_from_db()
-    assert again.ended_at is None, "a new share is not part of this review"
+    assert factories.reloaded(again).ended_at is None, "a new share is not part of this review"
 
 
 def test_a_confirmation_can_still_become_a_removal(alice: User, bob: User, una: User) -> None:
@@ -179,8 +176,7 @@ def test_a_confirmation_can_still_become_a_removal(alice: User, bob: User, una: 
     review = start(alice)
     answer(review, bob, "confirmed")
     assert answer(review, bob, "removed", now=NOW + DAY).removed == 1
-    given.refresh_from_db()
-    assert given.ended_at == NOW + DAY
+    assert factories.reloaded(given).ended_at == NOW + DAY
 
 
 def test_only_the_owner_answers(alice: User, bob: User, carol: User, dave: User, una: User) -> None:
@@ -203,7 +199,7 @@ def test_it_admins_answer_for_owners_who_cannot(owner: str, alice: User, bob: Us
         User.objects.filter(pk=bob.pk).update(left_at=NOW - DAY)
     review = start(alice)
     assert subjects("bob@example.org") == []
-    assert subjects("alice@example.org") == ["Who uses your connections? Please confirm: Q4"]
+    assert subjects("alice@example.org") == ["Action required: access review “Q4”"]
     assert access_reviews.tasks_of(alice) == [(review, 1)]
     assert answer(review, alice, "confirmed").confirmed == 1
 
@@ -230,8 +226,7 @@ def test_no_it_admin_confirms_own_access_while_another_can(through: str, alice: 
 def test_an_it_admin_confirms_their_own_access_if_nobody_else_can(through: str, alice: User, bob: User) -> None:
     anna = factories.make_person("anna", is_active=through == "team")
     anna.groups.set(alice.groups.all())
-    team = make_team(alice, anna)
-    share(factories.make_connection(owner=bob), alice if through == "person" else team)
+    share(factories.make_connection(owner=bob), alice if through == "person" else make_team(alice, anna))
     User.objects.filter(pk=bob.pk).update(is_active=False)
     review = start(alice)
     assert access_reviews.tasks_of(alice) == [(review, 1)]
@@ -244,7 +239,7 @@ def test_the_responsible_person_is_warned_for_a_service_account(alice: User, bob
     start(alice)
     access_review_schedule.run_due(DUE - DAY)
     (subject,) = subjects("dave@example.org")
-    assert subject == f"What the service account {robot} uses may end on 22 November 2026 (UTC)"
+    assert subject == f"Access of the service account {robot} may be removed after 22 November 2026 (UTC)"
 
 
 def test_the_confirmed_level_is_recorded(alice: User, bob: User, una: User) -> None:
@@ -263,7 +258,7 @@ def test_a_new_owner_is_asked_and_answers(alice: User, bob: User, dave: User, un
     review = start(alice)
     ownership_transfer.transfer(connection, dave, keep_grant=True, actor=bob, now=NOW + DAY)
     access_review_schedule.run_due(NOW + 2 * DAY)
-    assert "Who uses your connections? Please confirm: Q4" in subjects("dave@example.org")
+    assert "Action required: access review “Q4”" in subjects("dave@example.org")
     assert review.items.get().owner == dave
     assert answer(review, bob, "confirmed").passed_over == 1
     assert answer(review, dave, "confirmed").confirmed == 1
@@ -282,8 +277,7 @@ def test_the_item_of_a_share_that_ended_otherwise_is_closed(alice: User, bob: Us
     access_review_schedule.run_due(NOW + 4 * DAY)
     item = review.items.get()
     assert (item.decision, item.ended_at, item.with_name) == ("gone", None, f"{una} <una>")
-    review.refresh_from_db()
-    assert review.closed_at == NOW + 4 * DAY, "nothing is open any more"
+    assert factories.reloaded(review).closed_at == NOW + 4 * DAY, "nothing is open any more"
 
 
 def test_a_share_ended_meanwhile_is_gone(alice: User, bob: User, una: User, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +286,7 @@ def test_a_share_ended_meanwhile_is_gone(alice: User, bob: User, una: User, monk
     end_for_reason = shares.end_for_reason
 
     def end_too_late(share: Share, why: str, **more: Any) -> bool:
-        shares.end_share(share, actor=una, now=NOW)
+        end_for_reason(share, "", actor=una, now=NOW)
         return end_for_reason(share, why, **more)
 
     monkeypatch.setattr(shares, "end_for_reason", end_too_late)
@@ -318,21 +312,19 @@ def test_people_are_warned_and_unanswered_shares_end_on_the_date(alice: User, bo
         access_review_schedule.run_due(DUE - DAY)
     assert len(subjects("bob@example.org")) == 3
     for address in ("una@example.org", "dave@example.org"):
-        assert subjects(address) == ["What you use may end on 22 November 2026 (UTC)"]
+        assert subjects(address) == ["Your access may be removed after 22 November 2026 (UTC)"]
     access_review_schedule.run_due(DUE - timedelta(seconds=1))
     assert not Share.objects.exclude(ended_at=None).exists()
 
     access_review_schedule.run_due(DUE)
-    given.refresh_from_db()
-    review.refresh_from_db()
-    assert (given.ended_at, review.closed_at) == (DUE, DUE)
+    assert (factories.reloaded(given).ended_at, factories.reloaded(review).closed_at) == (DUE, DUE)
     counts = {"open": 0, "confirmed": 0, "removed": 0, "expired": 2, "gone": 0}
     assert dict(access_reviews.count_decisions(review)) == counts
     for event in AuditEvent.objects.filter(action="connection.unshared"):
         assert event.actor is None
         assert event.changes["because"].endswith(": not answered by Bob Member")
-    assert subjects("bob@example.org")[-1] == "Shares of your connections have ended: Q4"
-    assert subjects("alice@example.org") == ["Q4 is closed"]
+    assert subjects("bob@example.org")[-1] == "Access to your connections was removed: Q4"
+    assert subjects("alice@example.org") == ["Access review “Q4” is closed"]
     assert AuditEvent.objects.get(action="access_review.closed").changes["expired"] == 2
 
 
@@ -341,11 +333,9 @@ def test_a_late_run_warns_before_it_ends_anything(alice: User, bob: User, una: U
     start(alice)
     for hours in (1, 12):
         access_review_schedule.run_due(DUE + timedelta(hours=hours))
-        given.refresh_from_db()
-        assert given.ended_at is None
+        assert factories.reloaded(given).ended_at is None
     access_review_schedule.run_due(DUE + timedelta(hours=13))
-    given.refresh_from_db()
-    assert given.ended_at == DUE + timedelta(hours=13)
+    assert factories.reloaded(given).ended_at == DUE + timedelta(hours=13)
 
 
 def test_a_closed_review_never_changes(alice: User, bob: User, una: User) -> None:
@@ -378,7 +368,7 @@ def test_a_cancelled_review_ends_nothing(alice: User, bob: User, carol: User, un
     run_to_the_end(review)
     given.refresh_from_db()
     assert (given.ended_at, review.closed_at, review.cancelled_by_name) == (None, None, "Alice Admin <alice>")
-    assert subjects("bob@example.org")[-1] == "Nothing left to confirm: Q4 was cancelled"
+    assert subjects("bob@example.org")[-1] == "Access review “Q4” was cancelled"
     with pytest.raises(ReviewClosed):
         answer(review, bob, "removed")
     assert actions("access_review") == ["access_review.started", "access_review.cancelled"]
@@ -404,8 +394,7 @@ def test_the_next_run_continues_the_last(alice: User, bob: User, una: User, monk
     assert dict(access_reviews.count_decisions(review))["expired"] == 2, "the interrupted batch is rolled back"
     assert Share.objects.filter(ended_at=None).count() == 3
     access_review_schedule.run_due(DUE)
-    review.refresh_from_db()
-    assert (review.closed_at, Share.objects.filter(ended_at=None).count()) == (DUE, 0)
+    assert (factories.reloaded(review).closed_at, Share.objects.filter(ended_at=None).count()) == (DUE, 0)
     assert actions("connection.unshared") == ["connection.unshared"] * 5
 
 
@@ -415,21 +404,11 @@ def test_simultaneous_runs_end_each_share_once(alice: User, bob: User, una: User
         share(factories.make_connection(owner=bob, name=f"C{number}"), una)
     review = start(alice)
     access_review_schedule.run_due(DUE - DAY)
-    together = threading.Barrier(3)
-
-    def run(_: int) -> None:
-        try:
-            together.wait(timeout=20)
-            access_review_schedule.run_due(DUE)
-        finally:
-            database.close()
-
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(run, range(3)))
+    at_once(*[partial(access_review_schedule.run_due, DUE)] * 3)
     assert actions("connection.unshared") == ["connection.unshared"] * 6
     assert actions("access_review.closed") == ["access_review.closed"]
     assert dict(access_reviews.count_decisions(review))["expired"] == 6
-    assert subjects("alice@example.org").count("Q4 is closed") == 1
+    assert subjects("alice@example.org").count("Access review “Q4” is closed") == 1
 
 
 def test_the_schedule_starts_one_review_each_quarter(alice: User, bob: User, una: User) -> None:
@@ -445,7 +424,7 @@ def test_the_schedule_starts_one_review_each_quarter(alice: User, bob: User, una
     review = AccessReview.objects.get()
     assert (review.name, review.started_by_name) == ("Quarterly review 2027-Q1", "Portal")
     assert review.due_at == datetime(2027, 1, 22, tzinfo=UTC)
-    assert subjects("bob@example.org") == ["Who uses your connections? Please confirm: Quarterly review 2027-Q1"]
+    assert subjects("bob@example.org") == ["Action required: access review “Quarterly review 2027-Q1”"]
 
 
 def test_a_scheduled_review_without_shares_is_closed_at_once(alice: User) -> None:

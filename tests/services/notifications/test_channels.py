@@ -1,8 +1,11 @@
 """Channels, and the addresses that alerts may be sent to."""
 
 import ipaddress
+import itertools
 import socket
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,8 +16,6 @@ from connections.outbound import safe_http
 from connections.services.notifications import alerts, channels
 from tests.fake_receivers import free_port, web_server
 from tests.services.notifications.test_alerts import NOW, make_channel, make_incident
-
-pytestmark = pytest.mark.django_db
 
 PUBLIC = "https://93.184.216.34/hook/secret-path"
 
@@ -33,32 +34,27 @@ def test_a_chat_has_no_signing_secret(alice: User) -> None:
     channel, secret = channels.add(name="Teams", kind="chat", url=PUBLIC, actor=alice)
     assert secret == ""
     assert AlertChannel.objects.get(pk=channel.pk).signing_secret is None
-    with pytest.raises(InvalidInput, match="Only webhooks are signed"):
+    with pytest.raises(InvalidInput, match="Only webhooks have a signing secret"):
         channels.replace_secret(channel, actor=alice, now=NOW)
 
 
 def test_only_it_admins_manage_channels(bob: User, carol: User) -> None:
     channel = make_channel()
-    for person in (bob, carol):
+    acts: list[Callable[..., Any]] = [
+        partial(channels.add, name="Mine", kind="chat", url=PUBLIC), partial(channels.change, channel, name="Mine"),
+        partial(channels.disable, channel, now=NOW), partial(channels.enable, channel),
+        partial(channels.remove, channel), partial(channels.replace_secret, channel, now=NOW),
+    ]  # fmt: skip
+    for person, act in itertools.product((bob, carol), acts):
         with pytest.raises(NotAllowed):
-            channels.add(name="Mine", kind="chat", url=PUBLIC, actor=person)
-        with pytest.raises(NotAllowed):
-            channels.change(channel, name="Mine", actor=person)
-        with pytest.raises(NotAllowed):
-            channels.disable(channel, actor=person, now=NOW)
-        with pytest.raises(NotAllowed):
-            channels.enable(channel, actor=person)
-        with pytest.raises(NotAllowed):
-            channels.remove(channel, actor=person)
-        with pytest.raises(NotAllowed):
-            channels.replace_secret(channel, actor=person, now=NOW)
+            act(actor=person)
     assert not AuditEvent.objects.exists()
 
 
 def test_names_are_unique(alice: User) -> None:
     channel = make_channel(name="Other")
     make_channel()
-    with pytest.raises(AlreadyExists, match="already a channel named"):
+    with pytest.raises(AlreadyExists, match="A channel named"):
         channels.add(name="Tickets", kind="chat", url=PUBLIC, actor=alice)
     with pytest.raises(AlreadyExists):
         channels.change(channel, name="Tickets", actor=alice)
@@ -73,10 +69,7 @@ def test_a_change_keeps_the_address_unless_there_is_a_new_one(alice: User) -> No
     assert (stored.url, stored.host) == ("https://8.8.8.8/other-secret", "8.8.8.8")
     channels.change(stored, name="Renamed", actor=alice)
     changes = [event.changes for event in AuditEvent.objects.order_by("pk")]
-    assert changes == [
-        {"name": ["Tickets", "Renamed"]},
-        {"host": ["192.0.2.1", "8.8.8.8"], "address": "(set)"},
-    ]
+    assert changes == [{"name": ["Tickets", "Renamed"]}, {"host": ["192.0.2.1", "8.8.8.8"], "address": "(set)"}]
 
 
 def test_disabling_gives_up_waiting_alerts_and_twice_is_harmless(alice: User, bob: User) -> None:
@@ -97,8 +90,7 @@ def test_disabling_gives_up_waiting_alerts_and_twice_is_harmless(alice: User, bo
 
 
 def test_a_new_secret_is_used_with_the_old_one_for_a_day(alice: User) -> None:
-    channel = make_channel(signing_secret="whsec_b2xk")
-    new = channels.replace_secret(channel, actor=alice, now=NOW)
+    new = channels.replace_secret(make_channel(signing_secret="whsec_b2xk"), actor=alice, now=NOW)
     stored = AlertChannel.objects.get()
     assert channels.signing_secrets(stored, now=NOW) == [new, "whsec_b2xk"]
     assert channels.signing_secrets(stored, now=NOW + timedelta(hours=24)) == [new]
@@ -110,7 +102,7 @@ def test_a_new_secret_is_used_with_the_old_one_for_a_day(alice: User) -> None:
 
 def test_a_private_address_is_refused_at_its_field(alice: User, settings: Any) -> None:
     for url in ("https://127.0.0.1/x", "https://localhost/x", "https://169.254.169.254/latest", "https://[::1]/"):
-        with pytest.raises(InvalidInput, match="inside a private network") as refused:
+        with pytest.raises(InvalidInput, match="on a private network") as refused:
             channels.add(name="Inside", kind="chat", url=url, actor=alice)
         assert refused.value.field == "url"
     settings.ALERT_PRIVATE_TARGETS = True
@@ -123,7 +115,7 @@ def test_an_unresolvable_name_is_reported(alice: User, monkeypatch: pytest.Monke
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(InvalidInput, match="not known to the name server"):
+    with pytest.raises(InvalidInput, match="can't be resolved"):
         channels.add(name="Typo", kind="chat", url="https://hooks.exmaple/x", actor=alice)
 
 
@@ -152,24 +144,24 @@ def test_this_address_is_on_the_internet(address: str) -> None:
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("http://hooks.example.org/x", "must begin with https"),
-        ("ftp://hooks.example.org/x", "must begin with https"),
-        ("hooks.example.org/x", "must begin with https"),
-        ("javascript:alert(1)", "must begin with https"),
-        ("https:///x", "no proper host name"),
+        ("http://hooks.example.org/x", "must start with https"),
+        ("ftp://hooks.example.org/x", "must start with https"),
+        ("hooks.example.org/x", "must start with https"),
+        ("javascript:alert(1)", "must start with https"),
+        ("https:///x", "no valid host name"),
         ("https://user:pass@hooks.example.org/x", "user name"),
         ("https://user@hooks.example.org/x", "user name"),
-        ("https://2130706433/x", "no proper host name"),
-        ("https://0x7f.1/x", "no proper host name"),
-        ("https://127.1/x", "no proper host name"),
-        ("https://0177.0.0.1/x", "no proper host name"),
-        ("https://hooks..example.org/x", "no proper host name"),
-        ("https://hooks.example.org:99999/x", "no web address"),
-        ("https://hooks.example.org/x y", "no web address"),
-        ("https://hooks.example.org/\r\nHost: inside", "no web address"),
-        ("https://[::1%25eth0]/x", "no proper host name"),
-        ("https://[::1/x", "no web address"),
-        ("https://hooks.example.org/" + "x" * 2000, "no web address"),
+        ("https://2130706433/x", "no valid host name"),
+        ("https://0x7f.1/x", "no valid host name"),
+        ("https://127.1/x", "no valid host name"),
+        ("https://0177.0.0.1/x", "no valid host name"),
+        ("https://hooks..example.org/x", "no valid host name"),
+        ("https://hooks.example.org:99999/x", "isn't a valid web address"),
+        ("https://hooks.example.org/x y", "isn't a valid web address"),
+        ("https://hooks.example.org/\r\nHost: inside", "isn't a valid web address"),
+        ("https://[::1%25eth0]/x", "no valid host name"),
+        ("https://[::1/x", "isn't a valid web address"),
+        ("https://hooks.example.org/" + "x" * 2000, "isn't a valid web address"),
     ],
 )
 def test_an_invalid_address_is_refused_with_a_sentence(url: str, sentence: str) -> None:
@@ -194,7 +186,7 @@ def resolves_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 def test_one_private_address_among_public_ones_is_enough_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     resolves_to(monkeypatch, "93.184.216.34", "10.0.0.1")
     answer = safe_http.post("https://hooks.example.org/x", b"{}", {})
-    assert (answer.status, "inside a private network" in answer.failure) == (0, True)
+    assert (answer.status, "on a private network" in answer.failure) == (0, True)
 
 
 def test_a_name_is_resolved_at_every_use_so_rebinding_it_later_changes_nothing(
@@ -203,7 +195,7 @@ def test_a_name_is_resolved_at_every_use_so_rebinding_it_later_changes_nothing(
     resolves_to(monkeypatch, "93.184.216.34")
     channels.add(name="Tickets", kind="chat", url="https://hooks.example.org/x", actor=alice)
     resolves_to(monkeypatch, "169.254.169.254")
-    assert "inside a private network" in safe_http.post("https://hooks.example.org/x", b"{}", {}).failure
+    assert "on a private network" in safe_http.post("https://hooks.example.org/x", b"{}", {}).failure
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +225,7 @@ def test_an_endless_answer_is_cut_off() -> None:
 
 def test_a_refused_connection_is_reported() -> None:
     answer = safe_http.post(f"http://127.0.0.1:{free_port()}/x", b"{}", {}, allow_private=True)
-    assert answer == safe_http.PostResult(0, "It could not be reached: the connection was refused.")
+    assert answer == safe_http.PostResult(0, "The receiver refused the connection.")
 
 
 def test_a_silent_server_times_out() -> None:
@@ -242,10 +234,10 @@ def test_a_silent_server_times_out() -> None:
         silent.listen(1)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
         answer = safe_http.post(url, b"{}", {}, allow_private=True, timeout=0.3)
-    assert answer == safe_http.PostResult(0, "It did not answer in time.")
+    assert answer == safe_http.PostResult(0, "The receiver didn't respond in time.")
 
 
 def test_a_server_without_tls_gets_nothing() -> None:
     with web_server() as hooks:
         answer = safe_http.post(hooks.url.replace("http:", "https:"), b"{}", {}, allow_private=True)
-    assert (answer.status, answer.failure) == (0, "No encrypted connection could be made to it.")
+    assert (answer.status, answer.failure) == (0, "The encrypted connection failed.")

@@ -17,7 +17,7 @@ def message(**more: Any) -> alerts.Message:
         "paragraphs": ("He needs it for invoices.",),
         "path": "/requests/7/",
         "button": "Look at the request",
-        "why": "You get this because you are an IT admin.",
+        "why": "You received this email because you're an IT admin.",
         "facts": (("Connection", "Invoices"),),
         "lines": ("Mail.Read",),
         "lines_label": "Permissions",
@@ -57,8 +57,8 @@ def test_many_messages_share_a_mail_that_links_to_the_home_page(alice: User, set
         alerts.notify([alice], message(), about=f"request:{number}", now=NOW)
     outbox.deliver_due(NOW)
     (sent,) = mail.outbox
-    assert sent.subject == "5 messages of the connection portal"
-    assert f"Open the portal:\n{settings.PORTAL_URL}/\n" in sent.body
+    assert sent.subject == "5 updates: 5 messages"
+    assert f"Open portal:\n{settings.PORTAL_URL}/\n" in sent.body
 
 
 def test_no_line_break_gets_into_the_subject(alice: User) -> None:

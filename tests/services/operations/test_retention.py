@@ -17,8 +17,6 @@ from connections.services.sharing import history_check, shares
 from tests import factories
 from tests.services.audit.test_sealing import ids, tamper
 
-pytestmark = pytest.mark.django_db
-
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 
 

@@ -13,7 +13,7 @@ from connections.models import AccessPeriod, AuditEvent, Team, User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.services.people import accounts
 from connections.services.sharing import teams
-from tests import factories
+from tests import browser_sessions, factories
 
 NOW = timezone.now()
 CLAIMS: dict[str, Any] = {
@@ -107,7 +107,7 @@ def test_roles_follow_the_directory(before: list[str], claims: dict[str, Any], a
 
 def test_a_failed_sign_in_is_recorded_with_the_typed_name_cut_to_length() -> None:
     accounts.sign_in_failed("x" * 1000, reason="wrong_password")
-    accounts.sign_in_failed("", reason="wrong_password")
+    accounts.sign_in_failed("", reason="account_disabled")
     long, empty = AuditEvent.objects.order_by("pk")
     assert (len(long.actor_name), empty.actor_name) == (150, "(unknown)")
     assert {long.outcome, empty.outcome} == {"denied"}
@@ -186,7 +186,7 @@ def test_a_role_of_unknown_origin_is_kept_during_a_groups_overage() -> None:
 
 def test_disabling_ends_all_sessions_until_the_person_signs_in_again(alice: User, bob: User) -> None:
     browser = Client()
-    browser.force_login(bob, backend="django.contrib.auth.backends.ModelBackend")
+    browser_sessions.sign_in(browser, bob)
     assert browser.get("/").status_code == 200
     for _ in range(2):
         accounts.disable_person(bob, actor=alice, now=NOW)
@@ -209,7 +209,7 @@ def test_disabling_ends_all_sessions_until_the_person_signs_in_again(alice: User
 
 def test_a_session_that_began_at_microsoft_ends_as_well(alice: User, bob: User) -> None:
     browser = Client()
-    browser.force_login(bob, backend="connections.microsoft.backends.MicrosoftSignIn")
+    browser_sessions.sign_in(browser, bob, backend=browser_sessions.MICROSOFT)
     assert browser.get("/").status_code == 200
     User.objects.filter(pk=bob.pk).update(is_active=False)
     assert browser.get("/").status_code == 302
@@ -218,7 +218,7 @@ def test_a_session_that_began_at_microsoft_ends_as_well(alice: User, bob: User) 
 
 
 def test_nobody_disables_themselves_or_without_permission_or_an_operator(alice: User, bob: User, carol: User) -> None:
-    with pytest.raises(NotAllowed, match="yourself"):
+    with pytest.raises(NotAllowed, match="your own account"):
         accounts.disable_person(alice, actor=alice, now=NOW)
     for person in (bob, carol):
         with pytest.raises(NotAllowed):

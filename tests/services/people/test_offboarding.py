@@ -53,7 +53,7 @@ def test_a_departed_owner_is_one_incident_for_the_it_admins(alice: User, bob: Us
     offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
     offboarding.mark_departed(bob, how=User.Left.REFUSED, cause="Another reason.", now=NOW + timedelta(days=1))
     (incident,) = open_incidents()
-    assert incident.title == "Bob Member has left and owns connections"
+    assert incident.title == "Bob Member left and owns connections"
     assert (incident.who, incident.person) == ("it_admin", bob)
     assert incident.affected.filter(healed_at=None).count() == 2
     assert list(Delivery.objects.values_list("email", flat=True)) == [alice.email]

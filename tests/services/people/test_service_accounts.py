@@ -117,8 +117,12 @@ def test_its_roles_limit_the_scopes_of_its_keys(alice: User) -> None:
 def test_it_can_be_shared_with_but_is_not_a_person(alice: User, bob: User, signed_in: Callable[..., Client]) -> None:
     account = create(alice)
     connection = factories.make_connection(owner=bob)
-    page = signed_in(bob).get(f"/connections/{connection.pk}/shares/add/").content.decode()
-    assert "Invoice robots (service account)" in page
+    sharing = signed_in(bob)
+    assert "Invoice robots (service account)" in sharing.get("/suggestions/recipients/?q=invoice").content.decode()
+    sharing.post(
+        f"/connections/{connection.pk}/shares/add/", {"whom": "Invoice robots", "level": "use", "understood": "on"}
+    )
+    assert connection.shares.get().person == account
     assert account not in querysets.people()
     assert account not in querysets.possible_owners()
     assert signed_in(alice).get(f"/people/{account.pk}/").status_code == 404

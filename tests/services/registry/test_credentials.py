@@ -27,8 +27,7 @@ def test_an_accepted_secret_restores_the_app_and_changes_no_connection(alice: Us
     before = Connection.objects.values().get()
     value = sandbox.add_secret(seed.CONNECTIONS_APP)["value"]
     credentials.add_secret(app, value=value, expires_at=NEXT_YEAR, actor=alice)
-    app.refresh_from_db()
-    assert app.is_ready
+    assert factories.reloaded(app).is_ready
     assert Connection.objects.values().get() == before
     assert AuditEvent.objects.filter(action="app_registration.healed", actor=alice).count() == 1
 

@@ -42,8 +42,7 @@ def test_it_can_be_added_during_an_outage_and_looked_up_later(alice: User, sandb
     sandbox.weather("normal", "login")
     tenants.update_from_microsoft(tenant, actor=alice)
     tenants.update_from_microsoft(tenant, actor=alice)  # a second time changes nothing
-    tenant.refresh_from_db()
-    assert tenant.tid == seed.CONTOSO
+    assert factories.reloaded(tenant).tid == seed.CONTOSO
     assert AuditEvent.objects.filter(action="tenant.looked_up").count() == 1
 
 

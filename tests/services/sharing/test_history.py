@@ -137,8 +137,7 @@ def test_a_disabled_account_is_one_period_until_it_is_enabled(alice: User, dave:
 
 def test_removing_a_person_ends_their_periods_and_is_recorded(alice: User, bob: User, dave: User) -> None:
     connection = factories.make_connection(owner=bob)
-    team = teams.add("Finance", actor=alice)
-    teams.add_member(team, dave, actor=alice, now=at(0))
+    teams.add_member(teams.add("Finance", actor=alice), dave, actor=alice, now=at(0))
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=at(0))
     ApiKey.objects.create(name="Robot", owner=dave, prefix="a" * 10, digest="0" * 64, scopes=[])
     pk = dave.pk

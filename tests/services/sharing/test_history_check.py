@@ -38,7 +38,7 @@ def story(alice: User, bob: User, dave: User) -> Connection:
 def test_there_is_no_difference_if_both_agree(story: Connection, capsys: Any) -> None:
     assert AccessPeriod.objects.count() == 5
     call_command("check_access_history")
-    assert "the same story" in capsys.readouterr().out
+    assert "matches the audit trail" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_there_is_no_difference_if_both_agree(story: Connection, capsys: Any) ->
         ("team", {"ended_at": NOW + 2 * HOUR}, "says “Shared with a team"),
         ("team", {"until": NOW + 2 * HOUR}, "planned until"),
         ("owner", {"started_at": NOW - 9 * HOUR}, "Only the audit trail"),
-        ("member", {"started_by_name": "Bob Member <bob>"}, "begun by Bob Member"),
+        ("member", {"started_by_name": "Bob Member <bob>"}, "started by Bob Member"),
         ("disabled", {"started_at": NOW + 4 * HOUR}, "Only the access history"),
     ],
 )

@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,17 +17,19 @@ from django.utils import timezone
 from connections.errors import TokenUnavailable
 from connections.microsoft import classifier
 from connections.microsoft.token_endpoint import token_set
-from connections.models import AppCredential, AppRegistration, Connection, Incident, User
+from connections.models import AppConsent, AppCredential, AppRegistration, Connection, Incident, User
 from connections.services.api_keys import api_keys
 from connections.services.connections import connections
 from connections.services.incidents import incidents, store
-from connections.services.registry import credential_checks, credentials
+from connections.services.registry import app_consents, credential_checks, credentials
 from connections.services.tokens import apply_results, batch_client, fetch, scheduler
 from connections.services.tokens.single_flight import TokenRequirement
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
+from tests.api.api_client import at_once
 from tests.asgi_client import PortalClient
+from tests.services.tokens.test_scheduler import read, token_calls
 
 NOW = timezone.now()
 PAST = NOW - timedelta(minutes=1)
@@ -41,15 +44,6 @@ def granted(sandbox: Control, count: int, **overrides: Any) -> list[Connection]:
         factories.make_connection(name=f"{name} {number}", refresh_token=token, **values)
         for number, token in enumerate(grants["refresh_tokens"])
     ]
-
-
-def read(connection: Connection) -> Any:
-    """Return the stored connection, typed as Any because these tests know which nullable columns are set."""
-    return Connection.objects.get(pk=connection.pk)
-
-
-def token_calls(sandbox: Control) -> int:
-    return int(sandbox.calls(limit=0)["by_endpoint"].get("token", 0))
 
 
 def dead() -> classifier.Verdict:
@@ -91,7 +85,7 @@ def test_an_absurd_token_response_is_stored(sandbox: Control) -> None:
         odd = {"access_token": "t\ud800", "refresh_token": "r\ud800", "scope": "Mail.Read \x00 x://[ \ud800"}
         result.answers = [(batch[0], token_set({**odd, "expires_in": lifetime}))]
         apply_results.apply([result], now=NOW)
-        # Otherwise the same sweep would claim it again at once.
+        # The same sweep must not claim it again at once.
         assert read(connection).refresh_after > NOW
         batch = scheduler.claim_one(connection.pk, now=NOW)
 
@@ -177,17 +171,7 @@ def test_the_incident_closes_when_the_last_two_recover(sandbox: Control, monkeyp
 
     monkeypatch.setattr(incidents, "resolve_affected", resolve_together)
 
-    def recover(pk: int) -> None:
-        try:
-            incidents.connections_recovered([pk], now=NOW)
-        finally:
-            databases.close_all()
-
-    threads = [threading.Thread(target=recover, args=(connection.pk,)) for connection in both]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=30)
+    at_once(*[partial(incidents.connections_recovered, [connection.pk], now=NOW) for connection in both])
     assert not Incident.objects.filter(closed_at=None).exists()
 
 
@@ -196,10 +180,9 @@ def test_failures_in_one_directory_are_no_outage_of_microsoft(sandbox: Control) 
     other = factories.make_tenant(
         name="Elsewhere", directory_id=seed.fixed_id("elsewhere"), tid=seed.fixed_id("elsewhere")
     )
-    app = factories.make_app_registration(name="Elsewhere", tenant=other)
+    app = factories.make_app_registration(name="Elsewhere", tenant=other, client_id=factories.ROBOTS_CLIENT_ID)
     factories.make_connection(name="Elsewhere", app_registration=app, refresh_after=PAST, trouble_count=5)
-    batch = scheduler.claim(now=NOW, limit=5)
-    results = batch_client.request_tokens(batch)
+    results = batch_client.request_tokens(scheduler.claim(now=NOW, limit=5))
     hanging = classifier.transport_failure("timeout")
     for result in results:
         if result.app.pk == app.pk:
@@ -216,22 +199,6 @@ def test_an_outage_costs_one_request_and_not_one_per_batch(sandbox: Control) -> 
     summary = scheduler.sweep(now=NOW, limit=2)
     assert (summary.claimed, token_calls(sandbox)) == (2, 1)
     assert not Connection.objects.filter(refresh_after__lte=NOW).exists()
-
-
-def test_a_later_batch_has_a_lease_from_its_own_start(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
-    granted(sandbox, 4)
-    leases: list[Any] = []
-    moment, request_tokens = NOW, batch_client.request_tokens
-
-    def slow(batch: list[batch_client.DueConnection]) -> list[batch_client.RefreshBatchResult]:
-        nonlocal moment
-        leases.append((moment, read(Connection(pk=batch[0].pk)).refresh_after))
-        moment += timedelta(minutes=4)
-        return request_tokens(batch)
-
-    monkeypatch.setattr(batch_client, "request_tokens", slow)
-    scheduler.sweep(now=NOW, limit=2, clock=lambda: moment)
-    assert [until - at for at, until in leases[:2]] == [scheduler.LEASE] * 2
 
 
 def test_a_token_is_issued_when_the_cache_is_down(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +235,7 @@ def test_callers_that_poll_during_an_outage_cause_one_request(sandbox: Control) 
 
 def test_no_request_for_a_caller_while_the_app_registration_is_paused(sandbox: Control) -> None:
     (connection,) = granted(sandbox, 1, expires_at=NOW - timedelta(seconds=1))
-    AppRegistration.objects.update(paused_until=timezone.now() + timedelta(minutes=5))
+    AppConsent.objects.update(paused_until=timezone.now() + timedelta(minutes=5))
     sandbox.clear_calls()
     with pytest.raises(TokenUnavailable):
         fetch.get_token(connection, TokenRequirement(60), now=timezone.now())
@@ -285,15 +252,16 @@ def test_an_unreadable_credential_is_skipped_while_another_is_readable(sandbox: 
     assert scheduler.sweep(now=NOW).renewed == 1
 
 
-def test_the_recovery_of_many_is_spread_over_a_minute(sandbox: Control, django_assert_max_num_queries: Any) -> None:
+def test_the_recovery_of_many_is_spread_over_a_minute(sandbox: Control, max_queries: Any) -> None:
     (first,) = granted(sandbox, 1)
-    shared = {field.attname: getattr(first, field.attname) for field in Connection._meta.concrete_fields[1:]}
+    own = ("id", "identity")
+    shared = {f.attname: getattr(first, f.attname) for f in Connection._meta.concrete_fields if f.name not in own}
     Connection.objects.bulk_create(Connection(**{**shared, "name": str(number)}) for number in range(3000))
     AppRegistration.objects.update(rejected_at=NOW, rejected_code="AADSTS7000222")
     app = AppRegistration.objects.get()
-    with django_assert_max_num_queries(40):
+    with max_queries(40):
         credential_checks.restore_app(app, now=NOW)
     due: Counter[Any] = Counter(Connection.objects.values_list("refresh_after", flat=True))
-    assert len(due) == credential_checks.RECOVERY_SLOTS
-    assert max(due) <= NOW + credential_checks.RECOVERY_WITHIN
+    assert len(due) == app_consents.RECOVERY_SLOTS
+    assert max(due) <= NOW + app_consents.RECOVERY_WITHIN
     assert max(due.values()) < 300

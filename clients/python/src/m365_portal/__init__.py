@@ -1,4 +1,4 @@
-"""Access tokens for Microsoft Graph from a connection portal.
+"""Access tokens for Microsoft Graph and other APIs from a connection portal.
 
     from m365_portal import Portal
 
@@ -28,6 +28,7 @@ from m365_portal.errors import (
     PortalError,
     RateLimited,
     ReconnectNeeded,
+    ResourceNotGranted,
     SignInPending,
     StillRunning,
     Unavailable,
@@ -58,6 +59,7 @@ __all__ = [
     "PortalError",
     "RateLimited",
     "ReconnectNeeded",
+    "ResourceNotGranted",
     "SignInPending",
     "StillRunning",
     "Token",

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Callable, NoReturn
 
+from m365_portal import xoauth2
 from m365_portal.errors import (
     AmbiguousName,
     ConfigurationError,
@@ -26,8 +27,9 @@ from m365_portal.errors import (
     Unavailable,
     UnexpectedAnswer,
 )
-from m365_portal.portal import AGENT, Portal, key_from
-from m365_portal.things import Connection, SignInLink
+from m365_portal.key_files import key_from
+from m365_portal.portal import AGENT, Portal
+from m365_portal.things import Connection, SignInLink, Token
 
 OK, NOT_WELL, USAGE, REFUSED, AWAY, STOPPED = 0, 1, 2, 3, 4, 130
 _CODES: tuple[tuple[tuple[type[PortalError], ...], int], ...] = (
@@ -86,19 +88,21 @@ def _parser() -> argparse.ArgumentParser:
     # These are accepted before and after the command. They have no defaults, so that the later one does not reset the
     # earlier one.
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    shared.add_argument("--url", help="the portal's address (or PORTAL_URL)")
+    shared.add_argument("--url", help="the portal's URL (or PORTAL_URL)")
     shared.add_argument("--key-file", help="file with the API key (or PORTAL_API_KEY_FILE, or PORTAL_API_KEY)")
     shared.add_argument("--ca-file", help="certificates (PEM) to trust instead of the system's")
-    shared.add_argument("--timeout", type=_seconds, help="seconds one call may take (30)")
-    shared.add_argument("--wait", type=_seconds, help="seconds to try again while the portal is away (30)")
-    shared.add_argument("--json", action="store_true", help="for programs: JSON instead of words")
+    shared.add_argument("--timeout", type=_seconds, help="timeout of one call, in seconds (30)")
+    shared.add_argument(
+        "--wait", type=_seconds, help="how long to retry while the portal is unavailable, in seconds (30)"
+    )
+    shared.add_argument("--json", action="store_true", help="print JSON")
     parser = argparse.ArgumentParser(
         prog="portalctl",
         parents=[shared],
         # --key must not be taken as an abbreviation of --key-file.
         allow_abbrev=False,
-        description="Connections to Microsoft 365 that a portal keeps: their state, and their access tokens.",
-        epilog="Exit codes: 0 well, 1 not well, 2 wrong use, 3 refused or not found, 4 the portal or Microsoft is away.",
+        description="Manage the portal's connections to Microsoft 365 and request their access tokens.",
+        epilog="Exit codes: 0 success, 1 connection not active, 2 invalid input, 3 denied or not found, 4 unavailable.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -109,32 +113,45 @@ def _parser() -> argparse.ArgumentParser:
         parser.set_defaults(command=act)
         return parser
 
-    list_parser = command("list", _list, "list the connections the key sees")
+    list_parser = command("list", _list, "list the connections that the key has access to")
     for name in ("name", "capability", "mailbox", "status", "owner"):
-        list_parser.add_argument(f"--{name}", help=f"only those of this {name}")
-    command("show", _show, "show one connection").add_argument("connection", help="number or name")
-    token = command("token", _token, "print an access token for Graph, and nothing else")
-    token.add_argument("connection", help="number or name")
-    token.add_argument("--min-valid", type=_seconds, default=300.0, help="seconds it must last at least (300)")
-    check = command("check", _check, "ask Microsoft now whether connections are alive")
-    check.add_argument("connection", nargs="+", help="number or name")
-    link = command("link", _link, "make a link on which the mailbox owner signs in for a connection")
-    link.add_argument("connection", help="number or name")
-    _connect_arguments(command("connect", _connect, "make a connection; a delegated one prints the link to sign in"))
-    incidents = command("incidents", _incidents, "list what is broken, and who must act")
-    incidents.add_argument("--all", action="store_true", help="also those that have healed")
-    command("me", _me, "show what the key is and may do")
+        list_parser.add_argument(f"--{name}", help=f"only those with this {name}")
+    command("show", _show, "show one connection").add_argument("connection", help="ID or name")
+    token = command("token", _token, "print only an access token, by default for Microsoft Graph")
+    token.add_argument("connection", help="ID or name, or a reference")
+    token.add_argument(
+        "--min-valid", type=_seconds, default=300.0, help="minimum validity of the token, in seconds (300)"
+    )
+    token.add_argument("--resource", default="", help="what it is for: exchange, azure, … or an https:// address")
+    token.add_argument("--xoauth2", metavar="MAILBOX", help="print the XOAUTH2 string for this mailbox instead")
+    check = command("check", _check, "check connections with Microsoft now")
+    check.add_argument("connection", nargs="+", help="ID or name")
+    link = command("link", _link, "create a sign-in link for the mailbox's owner")
+    link.add_argument("connection", help="ID or name")
+    _connect_arguments(command("connect", _connect, "create a connection (prints a sign-in link if it is delegated)"))
+    command("references", _references, "list references, the stable names of connections")
+    point = command("point", _point, "point a reference at another connection")
+    point.add_argument("reference", help="name of the reference")
+    point.add_argument("connection", help="ID or name")
+    incidents = command("incidents", _incidents, "list open incidents and who can fix them")
+    incidents.add_argument("--all", action="store_true", help="include resolved incidents")
+    command("me", _me, "show the API key's owner, scopes and limits")
     return parser
 
 
 def _connect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="what the connection shall be called")
-    parser.add_argument("--app", required=True, help="app registration: its number, or (with admin:read) its name")
-    parser.add_argument("--app-only", action="store_true", help="no person signs in: the application acts by itself")
-    parser.add_argument("--capability", action="append", default=[], help="what it is for, like mail.read; repeatable")
-    parser.add_argument("--scope", action="append", default=[], help="a further permission; repeatable")
-    parser.add_argument("--reason", default="", help="why it is needed, for whoever has to approve it")
-    parser.add_argument("--mailbox", action="append", default=[], help="address of a shared mailbox; repeatable")
+    parser.add_argument("name", help="name of the connection")
+    parser.add_argument("--app", required=True, help="app registration ID, or its name (requires admin:read)")
+    parser.add_argument("--app-only", action="store_true", help="create an app-only connection")
+    parser.add_argument(
+        "--capability", action="append", default=[], help="capability, for example mail.read (can be repeated)"
+    )
+    parser.add_argument("--scope", action="append", default=[], help="additional permission (can be repeated)")
+    parser.add_argument("--reason", default="", help="justification for the approver")
+    parser.add_argument("--mailbox", action="append", default=[], help="address of a shared mailbox (can be repeated)")
+    parser.add_argument(
+        "--host", action="append", default=[], help="SharePoint or Dataverse address, like contoso.sharepoint.com"
+    )
 
 
 def _seconds(text: str) -> float:
@@ -150,7 +167,7 @@ def _list(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
     if as_json:
         _json([connection.raw for connection in connections])
     elif not connections:
-        _say("The key sees no such connection.")
+        _say("No connections found.")
     else:
         _table(
             COLUMNS,
@@ -169,15 +186,31 @@ def _show(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
 
 def _token(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
     if options.min_valid > 3600:
-        raise ConfigurationError("No token lasts longer than --min-valid 3600 for certain.")
-    token = portal.token(options.connection, min_valid=options.min_valid)
-    if as_json:
+        raise ConfigurationError("--min-valid can't be more than 3600.")
+    if options.xoauth2 and options.resource not in ("", "exchange"):
+        raise ConfigurationError("--xoauth2 is only for the resource exchange.")
+    resource = "exchange" if options.xoauth2 else options.resource
+    token = portal.token(options.connection, resource=resource, min_valid=options.min_valid)
+    if options.xoauth2:
+        _xoauth2(options.xoauth2, token, as_json)
+    elif as_json:
         _json({**asdict(token), "expires_at": token.expires_at.isoformat()})
     else:
         print(token.access_token)
     if token.trouble:
-        print(f"portalctl: this token ends soon, and there is no other: {token.trouble}", file=sys.stderr)
+        print(f"portalctl: this token expires soon and can't be renewed: {token.trouble}", file=sys.stderr)
     return OK
+
+
+def _xoauth2(mailbox: str, token: Token, as_json: bool) -> None:
+    try:
+        text = xoauth2.encoded(mailbox, token.access_token)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    if as_json:
+        _json({"xoauth2": text, "expires_at": token.expires_at.isoformat()})
+    else:
+        print(text)
 
 
 def _check(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
@@ -209,17 +242,39 @@ def _connect(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
         capabilities=options.capability,
         extra_scopes=options.scope,
         shared_mailboxes=options.mailbox,
+        hosts=options.host,
         reason=options.reason,
     )
     if as_json:
         _json({**connection.raw, "sign_in_link": _link_as_json(link) if link else None})
         return OK
-    _say(f"Made connection {connection.id}, {connection.name}: {_state(connection)}.")
+    _say(f"Created connection {connection.id}, {connection.name}: {_state(connection)}.")
     if link is not None:
         _say(*_link_in_words(link))
     elif not connection.is_well:
         _say(*_mending(connection))
         return NOT_WELL
+    return OK
+
+
+def _references(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
+    references = list(portal.references())
+    if as_json:
+        _json([reference.raw for reference in references])
+    elif not references:
+        _say("No references found.")
+    else:
+        rows = [[row.name, str(row.connection_id or "-"), row.owner, row.description or "-"] for row in references]
+        _table(("name", "connection", "owner", "description"), rows)
+    return OK
+
+
+def _point(portal: Portal, options: argparse.Namespace, as_json: bool) -> int:
+    reference = portal.point(options.reference, options.connection)
+    if as_json:
+        _json(reference.raw)
+    else:
+        _say(f"{reference.name} now points at connection {reference.connection_id}.")
     return OK
 
 
@@ -230,7 +285,7 @@ def _app_number(portal: Portal, app: str) -> int:
         registration for registration in portal.items("/app-registrations") if registration.get("name") == app
     ]
     if not registrations:
-        raise NotFound(f"There is no app registration called “{app}”.", action="Give its number.", status=404)
+        raise NotFound(f"The app registration “{app}” doesn't exist.", action="Use its ID.", status=404)
     return int(registrations[0]["id"])
 
 
@@ -239,11 +294,11 @@ def _incidents(portal: Portal, options: argparse.Namespace, as_json: bool) -> in
     if as_json:
         _json(incidents)
     elif not incidents:
-        _say("No incident is open." if not options.all else "There was no incident.")
+        _say("No open incidents." if not options.all else "No incidents.")
     for incident in incidents if not as_json else []:
-        state = "open" if incident.get("is_open") else f"healed {incident.get('closed_at')}"
+        state = "open" if incident.get("is_open") else f"resolved {incident.get('closed_at')}"
         _say(f"{incident.get('id')}  {incident.get('title')} ({state})", f"  {incident.get('cause')}")
-        _say(f"  {incident.get('action')} (who: {incident.get('who')})", f"  {incident.get('link')}")
+        _say(f"  {incident.get('action')} (assigned to: {incident.get('who')})", f"  {incident.get('link')}")
     return NOT_WELL if any(incident.get("is_open") for incident in incidents) else OK
 
 
@@ -265,17 +320,17 @@ def _told(connection: Connection, as_json: bool) -> int:
 
 
 def _state(connection: Connection) -> str:
-    return "waits for its app registration" if connection.waits_for_app_registration else connection.status
+    return "app credential rejected" if connection.waits_for_app_registration else connection.status
 
 
 def _mending(connection: Connection) -> list[str]:
-    who = [f"Who: {connection.who}"] if connection.who else []
+    who = [f"Assigned to: {connection.who}"] if connection.who else []
     return [line for line in (connection.cause, connection.action, *who, connection.link) if line]
 
 
 def _link_in_words(link: SignInLink) -> list[str]:
     return [
-        "Send this link to the owner of the mailbox. It works once, and until",
+        "Send this link to the mailbox's owner. It can be used once and expires on",
         f"{link.expires_at:%Y-%m-%d %H:%M} UTC:",
         link.url,
     ]

@@ -65,20 +65,24 @@ class _Credential:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._connection!r} of {self._portal.url}>"
 
-    def _check(self, scopes: tuple[str, ...]) -> None:
-        """Check the requested resource; the permissions depend on the connection alone."""
+    def _resource(self, scopes: tuple[str, ...]) -> str:
+        """Return the requested resource, "" for Graph; the permissions depend on the connection alone."""
+        wanted = ""
         for scope in scopes:
             resource = scope.rpartition("/")[0]
             if resource and _normal(resource) not in self._resources:
                 raise WrongResource(
-                    f"A token for {resource} was asked for, but the portal's connections are for Microsoft Graph.",
-                    action="Ask for https://graph.microsoft.com/.default.",
+                    f"This credential has no tokens for {resource}.",
+                    action="Request https://graph.microsoft.com/.default, or name the resource in `resources`.",
                     who="caller",
                 )
+            if resource.startswith("https://") and _normal(resource) not in GRAPH_RESOURCES:
+                wanted = _normal(resource)
+        return wanted
 
-    def _token(self, claims: str | None) -> Token:
+    def _token(self, claims: str | None, resource: str) -> Token:
         # Claims mean that Graph has just rejected the token (continuous access evaluation), so do not reuse it.
-        return self._portal.token(self._connection, min_valid=self._min_valid, fresh=bool(claims))
+        return self._portal.token(self._connection, resource=resource, min_valid=self._min_valid, fresh=bool(claims))
 
     def _close(self) -> None:
         if self._owns_portal:
@@ -89,7 +93,8 @@ class PortalCredential(_Credential):
     """A ``TokenCredential`` that provides one connection's tokens. It is thread-safe.
 
     ``connection`` is the connection's number or name, and ``portal`` defaults to a client configured by the
-    environment. ``resources`` are the resources for which tokens may be requested. ``get_token`` raises PortalError;
+    environment. ``resources`` are the addresses for which tokens may be requested: Graph's, and for example
+    ``https://management.azure.com``, if the connection has access to it. ``get_token`` raises PortalError;
     see Portal.token().
     """
 
@@ -102,13 +107,11 @@ class PortalCredential(_Credential):
         **options: Any,
     ) -> Any:
         """Return an ``AccessToken``. ``tenant_id`` and ``enable_cae`` have no effect. Raises WrongResource."""
-        self._check(scopes)
-        return _as_access_token(self._token(claims))
+        return _as_access_token(self._token(claims, self._resource(scopes)))
 
     def get_token_info(self, *scopes: str, options: Any = None) -> Any:
         """Return an ``AccessTokenInfo``. Only ``claims`` in ``options`` has an effect."""
-        self._check(scopes)
-        return _as_info(self._token((options or {}).get("claims")), self._min_valid)
+        return _as_info(self._token((options or {}).get("claims"), self._resource(scopes)), self._min_valid)
 
     def close(self) -> None:
         """Close the portal's client if the credential created it."""
@@ -138,17 +141,18 @@ class AsyncPortalCredential(_Credential):
         **options: Any,
     ) -> Any:
         """Return an ``AccessToken``; see PortalCredential."""
-        self._check(scopes)
-        return _as_access_token(await self._token_async(claims))
+        return _as_access_token(await self._token_async(claims, self._resource(scopes)))
 
     async def get_token_info(self, *scopes: str, options: Any = None) -> Any:
         """Return an ``AccessTokenInfo``. Only ``claims`` in ``options`` has an effect."""
-        self._check(scopes)
-        return _as_info(await self._token_async((options or {}).get("claims")), self._min_valid)
+        claims, resource = (options or {}).get("claims"), self._resource(scopes)
+        return _as_info(await self._token_async(claims, resource), self._min_valid)
 
-    async def _token_async(self, claims: str | None) -> Token:
-        kept = None if claims else self._portal.kept_token(self._connection, min_valid=self._min_valid)
-        return kept if kept is not None else await asyncio.to_thread(self._token, claims)
+    async def _token_async(self, claims: str | None, resource: str) -> Token:
+        kept = None
+        if not claims:
+            kept = self._portal.kept_token(self._connection, resource=resource, min_valid=self._min_valid)
+        return kept if kept is not None else await asyncio.to_thread(self._token, claims, resource)
 
     async def close(self) -> None:
         """Close the portal's client if the credential created it."""

@@ -13,8 +13,8 @@ WHO = {
     "owner": "the connection's owner",
     "it_admin": "an IT admin",
     "microsoft": "Microsoft",
-    "operator": "whoever runs the portal",
-    "caller": "whoever runs this program",
+    "operator": "the portal's operator",
+    "caller": "the person who runs this program",
 }
 
 
@@ -58,12 +58,12 @@ class PortalError(Exception):
 
     def __str__(self) -> str:
         happened = self.title if self.detail in ("", self.title) else f"{self.title} {self.detail}"
-        mender = f"Who can mend it: {WHO.get(self.who, self.who)}." if self.who and self.who != "nobody" else ""
+        mender = f"Who can fix it: {WHO.get(self.who, self.who)}." if self.who and self.who != "nobody" else ""
         return " ".join(part for part in (happened, self.action, mender, self.link) if part)
 
 
 class ConfigurationError(PortalError, ValueError):
-    """The configured address or key cannot be used. Nothing was sent."""
+    """The configured URL or key isn't valid. Nothing was sent."""
 
     code = "configuration"
 
@@ -138,7 +138,7 @@ class ConnectionUnusable(PortalError):
 
 
 class ReconnectNeeded(ConnectionUnusable):
-    """The connection's owner has to sign in again."""
+    """The connection's owner needs to sign in again."""
 
     code = "reconnect_needed"
 
@@ -150,7 +150,7 @@ class ConsentNeeded(ConnectionUnusable):
 
 
 class Blocked(ConnectionUnusable):
-    """The organisation's policy blocks the connection; an IT admin must change something."""
+    """The organisation's policy blocks the connection; an IT admin needs to change it."""
 
     code = "blocked"
 
@@ -179,8 +179,14 @@ class AppCredentialRejected(ConnectionUnusable):
     code = "app_credential_rejected"
 
 
+class ResourceNotGranted(ConnectionUnusable):
+    """The connection has no permissions of the resource that the token should be for."""
+
+    code = "resource_not_granted"
+
+
 class WrongResource(PortalError, ValueError):
-    """A token was requested for a resource other than Microsoft Graph."""
+    """A token was requested for a resource that the credential was not made for."""
 
     code = "wrong_resource"
 
@@ -204,8 +210,9 @@ _BY_CODE = {
         SignInPending,
         ApprovalNeeded,
         AppCredentialRejected,
+        ResourceNotGranted,
     )
-} | {"nothing_to_check": ConnectionUnusable}
+} | {"nothing_to_check": ConnectionUnusable, "microsoft_refused": ConnectionUnusable}
 _BY_STATUS = {
     400: InvalidInput,
     401: KeyRefused,
@@ -222,15 +229,15 @@ def from_answer(status: int, problem: Mapping[str, Any], retry_after: float | No
     code = _text(problem, "code")
     if not code and status < 500 and status != 429:
         return UnexpectedAnswer(
-            f"What answered (HTTP {status}) does not speak like a portal.",
-            action="Check the portal's address, and what stands in front of it.",
+            f"The response (HTTP {status}) isn't from a portal.",
+            action="Check the portal's URL and any proxy in front of it.",
             who="caller",
             status=status,
         )
     kind = _BY_CODE.get(code) or (Unavailable if status >= 500 else _BY_STATUS.get(status, PortalError))
     incident = problem.get("incident")
     return kind(
-        _text(problem, "title") or f"The portal could not answer (HTTP {status}).",
+        _text(problem, "title") or f"The request failed (HTTP {status}).",
         code=code,
         detail=_text(problem, "detail"),
         action=_text(problem, "action"),

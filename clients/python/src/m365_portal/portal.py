@@ -10,22 +10,25 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Union
 from urllib.parse import quote, urlencode
 
-from m365_portal.errors import AmbiguousName, ConfigurationError, NotFound, PortalError, Unavailable, UnexpectedAnswer
-from m365_portal.things import Connection, SignInLink, Token, moment
+from m365_portal import xoauth2
+from m365_portal.errors import AmbiguousName, NotFound, PortalError, Unavailable, UnexpectedAnswer
+from m365_portal.key_files import key_of_environment
+from m365_portal.things import Connection, Reference, SignInLink, Token, moment
 from m365_portal.transport import Answer, Transport
 
-#: A connection's number or name.
+#: A connection's number or name, or a reference's name. Changes need the connection's own number or name.
 Ref = Union[int, str]
 
 API = "/api/v1"
 LONGEST_MIN_VALID = 3600  # seconds; Microsoft's tokens are valid for 60 to 90 minutes
 ASK_AGAIN_AFTER = 15.0  # seconds, while the portal cannot get a token with a longer lifetime
 AGENT = "m365-portal-client/1.0"
+
+_Place = tuple[str, str]  # of a cached token: the connection's number or name, and the resource
 
 
 @dataclass
@@ -75,15 +78,15 @@ class Portal:
     ) -> None:
         self._transport = Transport(
             url if url is not None else os.environ.get("PORTAL_URL", ""),
-            key if key is not None else _key_of_environment(),
+            key if key is not None else key_of_environment(),
             timeout=timeout,
             ca_file=ca_file,
             agent=agent,
         )
         self._patience = patience
         self._lock = threading.Lock()
-        self._kept: dict[str, _Kept] = {}
-        self._flights: dict[str, _Flight] = {}
+        self._kept: dict[_Place, _Kept] = {}
+        self._flights: dict[_Place, _Flight] = {}
 
     @property
     def url(self) -> str:
@@ -106,8 +109,11 @@ class Portal:
         self.forget()
         self._transport.close()
 
-    def token(self, connection: Ref, *, min_valid: float = 300, fresh: bool = False) -> Token:
+    def token(self, connection: Ref, *, resource: str = "", min_valid: float = 300, fresh: bool = False) -> Token:
         """Return an access token that is valid for at least ``min_valid`` more seconds, from the cache or the portal.
+
+        ``resource`` is what the token is for: graph, exchange, sharepoint, azure, powerbi, dataverse, or the https://
+        address of another API. By default, it is the connection's own, usually graph.
 
         Concurrent calls send only one request to the portal. Set ``fresh`` if Microsoft rejected the cached token: it
         is skipped, unless it has just replaced another rejected token. While Microsoft or the portal is unavailable, a
@@ -118,31 +124,36 @@ class Portal:
         """
         if not 0 <= min_valid <= LONGEST_MIN_VALID:
             raise ValueError(f"min_valid must be between 0 and {LONGEST_MIN_VALID} seconds.")
-        name = _name_of(connection)
-        refused = self._refuse(name) if fresh else None
+        place = (_name_of(connection), resource)
+        refused = self._refuse(place) if fresh else None
         while True:
-            kept = self._usable(name, min_valid)
+            kept = self._usable(place, min_valid)
             if kept is not None and (refused is None or kept.access_token != refused.access_token):
                 return kept
             with self._lock:
-                flight = self._flights.get(name)
+                flight = self._flights.get(place)
                 mine = flight is None
                 if flight is None:
-                    flight = self._flights[name] = _Flight()
+                    flight = self._flights[place] = _Flight()
             if mine:
-                return self._fly(flight, name, min_valid, refused)
+                return self._fly(flight, place, min_valid, refused)
             flight.done.wait()
             if flight.error is not None:
                 # A copy, because every thread adds its own traceback.
                 raise copy.copy(flight.error)
 
-    def kept_token(self, connection: Ref, *, min_valid: float = 300) -> Token | None:
+    def kept_token(self, connection: Ref, *, resource: str = "", min_valid: float = 300) -> Token | None:
         """Return the cached token that ``token()`` would return, if there is one. Never waits."""
-        return self._usable(_name_of(connection), min_valid)
+        return self._usable((_name_of(connection), resource), min_valid)
 
-    def headers(self, connection: Ref, *, min_valid: float = 300) -> dict[str, str]:
-        """Return a Graph request's headers: ``{"Authorization": "Bearer …"}``. Raises the same errors as ``token()``."""
-        return {"Authorization": f"Bearer {self.token(connection, min_valid=min_valid).access_token}"}
+    def headers(self, connection: Ref, *, resource: str = "", min_valid: float = 300) -> dict[str, str]:
+        """Return a request's headers: ``{"Authorization": "Bearer …"}``. Raises the same errors as ``token()``."""
+        token = self.token(connection, resource=resource, min_valid=min_valid)
+        return {"Authorization": f"Bearer {token.access_token}"}
+
+    def xoauth2(self, connection: Ref, mailbox: str, *, min_valid: float = 300) -> str:
+        """Return the XOAUTH2 string (base64) that opens ``mailbox`` with IMAP, POP or SMTP. Raises as ``token()``."""
+        return xoauth2.encoded(mailbox, self.token(connection, resource="exchange", min_valid=min_valid).access_token)
 
     def forget(self, connection: Ref | None = None) -> None:
         """Forget the cached token of one connection, or of all connections."""
@@ -150,11 +161,13 @@ class Portal:
             if connection is None:
                 self._kept.clear()
             else:
-                self._kept.pop(_name_of(connection), None)
+                name = _name_of(connection)
+                for place in [place for place in self._kept if place[0] == name]:
+                    del self._kept[place]
 
-    def _usable(self, name: str, min_valid: float) -> Token | None:
+    def _usable(self, place: _Place, min_valid: float) -> Token | None:
         with self._lock:
-            kept = self._kept.get(name)
+            kept = self._kept.get(place)
         if kept is None or not kept.lasts(0):
             return None
         if kept.lasts(min_valid):
@@ -163,34 +176,35 @@ class Portal:
         waits = in_vain and kept.requested_at <= time.time() < kept.requested_at + ASK_AGAIN_AFTER
         return kept.token if waits else None
 
-    def _refuse(self, name: str) -> Token | None:
+    def _refuse(self, place: _Place) -> Token | None:
         """Forget and return the cached token that Microsoft rejected; None if it has just replaced another one."""
         with self._lock:
-            kept = self._kept.get(name)
+            kept = self._kept.get(place)
             if kept is None or (
                 kept.renewed and kept.requested_at <= time.time() < kept.requested_at + ASK_AGAIN_AFTER
             ):
                 return None
-            return self._kept.pop(name).token
+            return self._kept.pop(place).token
 
-    def _fly(self, flight: _Flight, name: str, min_valid: float, refused: Token | None) -> Token:
+    def _fly(self, flight: _Flight, place: _Place, min_valid: float, refused: Token | None) -> Token:
         """Send the request for all threads that wait for ``flight``."""
         try:
-            return self._fetch(name, min_valid, refused).token
+            return self._fetch(place, min_valid, refused).token
         except PortalError as error:
             flight.error = error
             raise
         except BaseException:
-            flight.error = Unavailable("The thread that was asking the portal was stopped.")
+            flight.error = Unavailable("The thread that sent the request was stopped.")
             raise
         finally:
             with self._lock:
-                self._flights.pop(name, None)
+                self._flights.pop(place, None)
             flight.done.set()
 
-    def _fetch(self, name: str, min_valid: float, refused: Token | None) -> _Kept:
+    def _fetch(self, place: _Place, min_valid: float, refused: Token | None) -> _Kept:
+        name, resource = place
         with self._lock:
-            before = self._kept.get(name)
+            before = self._kept.get(place)
         valid = before if before is not None and before.lasts(1) else None
         requested_at = time.time()
         try:
@@ -199,6 +213,8 @@ class Portal:
             query: dict[str, Any] = {"min_valid": int(min_valid)}
             if refused is not None and refused.id:
                 query["refused"] = refused.id
+            if resource:
+                query["resource"] = resource
             answer = self._send("GET", path, query, patience=0 if valid else None)
             kept = replace(_kept_of(answer, requested_at, min_valid), renewed=refused is not None)
         except Unavailable:
@@ -206,10 +222,11 @@ class Portal:
                 raise
             kept = replace(valid, token=replace(valid.token, trouble="portal_unavailable"), requested_at=requested_at)
         except PortalError:
-            self.forget(name)
+            with self._lock:
+                self._kept.pop(place, None)
             raise
         with self._lock:
-            self._kept[name] = kept
+            self._kept[place] = kept
         return kept
 
     def me(self) -> dict[str, Any]:
@@ -237,13 +254,15 @@ class Portal:
         capabilities: Sequence[str] = (),
         extra_scopes: Sequence[str] = (),
         shared_mailboxes: Sequence[str] = (),
+        hosts: Sequence[str] = (),
         reason: str = "",
     ) -> tuple[Connection, SignInLink | None]:
         """Create a connection.
 
         With ``client_credentials`` (app-only) it connects at once. With ``authorization_code`` (delegated) it is
         pending until the mailbox owner opens the sign-in link and signs in. ``reason`` is for the IT admin who has to
-        approve the connection, if the organisation's policy requires approval.
+        approve the connection, if the organisation's policy requires approval. ``hosts`` are the organisation's addresses
+        at SharePoint and Dataverse, for example contoso.sharepoint.com.
         """
         wanted = {
             "app_registration": app_registration,
@@ -252,6 +271,7 @@ class Portal:
             "capabilities": list(capabilities),
             "extra_scopes": list(extra_scopes),
             "shared_mailboxes": list(shared_mailboxes),
+            **({"hosts": list(hosts)} if hosts else {}),
             **({"reason": reason} if reason else {}),
         }
         response = _object(self.request("POST", "/connections", json=wanted))
@@ -261,6 +281,17 @@ class Portal:
     def sign_in_link(self, connection: Ref) -> SignInLink:
         """Create a link with which the mailbox owner signs in for the connection, for the first time or again."""
         return SignInLink.of(self.request("POST", f"{self._path(connection)}/sign-in-link"))
+
+    def references(self, **filters: str) -> Iterator[Reference]:
+        """Return the visible references, and the key owner's default connections; ``q`` is a part of the name."""
+        return (Reference.of(item) for item in self.items("/references", filters))
+
+    def point(self, reference: str, connection: int | str) -> Reference:
+        """Point a reference at another connection, for all token requests from now on."""
+        number = connection if isinstance(connection, int) else self.connection(connection).id
+        answer = self.request("PATCH", f"/references/{quote(reference, safe='')}", json={"connection_id": number})
+        self.forget(reference)
+        return Reference.of(_object(answer))
 
     def incidents(self, *, state: str = "open") -> Iterator[dict[str, Any]]:
         """Return the incidents visible to the key: ``open``, ``closed``, or all if ``state`` is empty."""
@@ -320,12 +351,12 @@ class Portal:
     def _number_of(self, name: str) -> int:
         ids = [connection.id for connection in self.connections(name=name)]
         if not ids:
-            raise NotFound("There is no such connection, or it is not yours to see.", status=404)
+            raise NotFound("The connection doesn't exist, or you have no access to it.", status=404)
         if len(ids) > 1:
             raise AmbiguousName(
                 "Several connections have this name.",
                 detail=f"The connections {', '.join(map(str, ids))} all have this name.",
-                action="Use the number of the one you mean.",
+                action="Use the connection ID instead.",
                 status=409,
             )
         return ids[0]
@@ -334,32 +365,15 @@ class Portal:
 def _name_of(connection: Ref) -> str:
     """Return a connection's number or name as text. Raises ValueError if it is neither."""
     if isinstance(connection, bool) or not isinstance(connection, (int, str)) or connection == "":
-        raise ValueError("A connection is named by its number or its name.")
+        raise ValueError("Specify a connection by its ID or name.")
     return str(connection)
-
-
-def _key_of_environment() -> str:
-    """Return the key from PORTAL_API_KEY or PORTAL_API_KEY_FILE. Raises ConfigurationError if both are set."""
-    key, path = os.environ.get("PORTAL_API_KEY", ""), os.environ.get("PORTAL_API_KEY_FILE", "")
-    if key and path:
-        raise ConfigurationError("Both PORTAL_API_KEY and PORTAL_API_KEY_FILE are set.", action="Set one of them.")
-    return key_from(path) if path else key
-
-
-def key_from(path: str) -> str:
-    """Return the API key in a file. Raises ConfigurationError if it cannot be read."""
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else "it is no text"
-        raise ConfigurationError(f"The key file {path} cannot be read: {reason}.") from None
 
 
 def _kept_of(answer: Answer, requested_at: float, wanted: float) -> _Kept:
     """Return the token in a response. Its lifetime is measured by the portal's clock, in case this machine's is wrong."""
     body = _object(answer.body)
     if not isinstance(body.get("access_token"), str) or not body["access_token"]:
-        raise UnexpectedAnswer("The portal's answer holds no token.")
+        raise UnexpectedAnswer("The portal's response contains no token.")
     token = Token(
         body["access_token"],
         moment(body.get("expires_at")),
@@ -376,5 +390,5 @@ def _kept_of(answer: Answer, requested_at: float, wanted: float) -> _Kept:
 
 def _object(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
-        raise UnexpectedAnswer("The portal's answer is not what was asked for.")
+        raise UnexpectedAnswer("The portal's response isn't valid.")
     return body

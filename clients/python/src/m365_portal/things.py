@@ -13,7 +13,7 @@ from m365_portal.errors import UnexpectedAnswer
 
 @dataclass(frozen=True)
 class Token:
-    """A valid access token for Microsoft Graph."""
+    """A valid access token for a resource, usually Microsoft Graph."""
 
     access_token: str = field(repr=False)
     expires_at: datetime  # UTC
@@ -53,7 +53,7 @@ class Connection:
         """Return the connection in a response. Raises UnexpectedAnswer if there is none."""
         number = values.get("id")
         if not isinstance(number, int):
-            raise UnexpectedAnswer("The portal described a connection without a number.")
+            raise UnexpectedAnswer("The portal returned a connection without an ID.")
         words = ("name", "authentication_type", "status", "cause", "action", "who", "account", "owner", "link")
         return cls(
             id=number,
@@ -61,6 +61,28 @@ class Connection:
             raw=values,
             **{name: str(values.get(name) or "") for name in words},
         )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A stable name for a connection; ``raw`` is the complete response."""
+
+    name: str
+    #: The connection it points at; None if there is none, or if the key has no access to it.
+    connection_id: int | None
+    owner: str
+    description: str
+    link: str
+    raw: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Reference:
+        """Return the reference in a response. Raises UnexpectedAnswer if there is none."""
+        number = values.get("connection_id")
+        if not isinstance(values.get("name"), str) or not (number is None or isinstance(number, int)):
+            raise UnexpectedAnswer("The portal returned no reference.")
+        words = ("name", "owner", "description", "link")
+        return cls(connection_id=number, raw=values, **{name: str(values.get(name) or "") for name in words})
 
 
 @dataclass(frozen=True)
@@ -74,7 +96,7 @@ class SignInLink:
     def of(cls, values: Any) -> SignInLink:
         """Return the link in a response. Raises UnexpectedAnswer if there is none."""
         if not isinstance(values, dict) or not isinstance(values.get("url"), str):
-            raise UnexpectedAnswer("The portal gave no sign-in link.")
+            raise UnexpectedAnswer("The portal returned no sign-in link.")
         return cls(values["url"], moment(values.get("expires_at")))
 
 
@@ -88,5 +110,5 @@ def moment(text: Any) -> datetime:
         plain = _FRACTION.sub(lambda match: "." + match[1][:6].ljust(6, "0"), text.replace("Z", "+00:00"))
         moment = datetime.fromisoformat(plain)
     except (AttributeError, TypeError, ValueError):
-        raise UnexpectedAnswer("The portal named a time that cannot be read.") from None
+        raise UnexpectedAnswer("The portal returned an invalid time.") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)

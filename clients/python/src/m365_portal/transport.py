@@ -162,14 +162,14 @@ class Transport:
         """Return the error for a missing response, naming only the kind of problem: its text may contain paths."""
         if isinstance(problem, ssl.SSLCertVerificationError):
             return ConfigurationError(
-                f"The certificate of {self.url} is not to be trusted: {problem.verify_message}.",
-                action="If the portal uses a certificate of your organisation, give its CA file.",
+                f"The certificate of {self.url} isn't trusted: {problem.verify_message}.",
+                action="If the portal uses your organisation's certificate, specify its CA file.",
             )
-        kind = "it did not answer in time" if isinstance(problem, TimeoutError) else type(problem).__name__
+        kind = "it didn't respond in time" if isinstance(problem, TimeoutError) else type(problem).__name__
         return Unavailable(
-            f"The portal at {self.url} cannot be reached: {kind}.",
+            f"The portal at {self.url} can't be reached: {kind}.",
             code="unreachable",
-            action="Check that it runs and that this machine may reach it.",
+            action="Check that the portal is running and reachable from this machine.",
             who="operator",
         )
 
@@ -178,8 +178,8 @@ class Transport:
             where = urlsplit(response.headers.get("Location", ""))
             elsewhere = f"to {where.scheme}://{where.netloc}" if where.netloc else "elsewhere"
             raise UnexpectedAnswer(
-                f"{self.url} leads {elsewhere}; the key was not sent there.",
-                action="Give the address the portal really has.",
+                f"{self.url} redirects {elsewhere}. The key wasn't sent there.",
+                action="Use the portal's actual URL.",
                 who="caller",
                 status=response.status,
             )
@@ -237,18 +237,17 @@ def checked_url(url: str) -> str:
         parts = urlsplit(url.strip())
         _ = parts.port
     except ValueError:
-        raise ConfigurationError("The portal's address cannot be read.") from None
+        raise ConfigurationError("The portal's URL isn't valid.") from None
     if parts.scheme not in ("https", "http") or not parts.hostname:
         raise ConfigurationError(
-            "The portal's address must look like https://portal.example.org.", action="Set PORTAL_URL, or give it."
+            "The portal's URL must look like https://portal.example.org.", action="Set PORTAL_URL or use --url."
         )
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError("The portal's address must hold neither a sign-in nor anything after a ? or #.")
+        raise ConfigurationError("The portal's URL can't contain a user name, query or fragment.")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ConfigurationError(
-            f"The portal's address {parts.scheme}://{parts.netloc} is not encrypted: everybody on the way could read "
-            "the key and the tokens.",
-            action="Use https. Plain http works for a portal on this machine only.",
+            f"The portal's URL {parts.scheme}://{parts.netloc} isn't encrypted, so others could read the key and tokens.",
+            action="Use https. Plain http is allowed only for a portal on this machine.",
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
@@ -258,10 +257,11 @@ def checked_key(key: str) -> str:
     key = key.strip()
     if not key:
         raise ConfigurationError(
-            "There is no API key.", action="Set PORTAL_API_KEY or PORTAL_API_KEY_FILE; keys are made in the portal."
+            "There is no API key.",
+            action="Create an API key in the portal, then set PORTAL_API_KEY or PORTAL_API_KEY_FILE.",
         )
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigurationError("The API key holds characters no key has.", action="Copy it once more, as a whole.")
+        raise ConfigurationError("The API key contains invalid characters.", action="Copy the complete key again.")
     return key
 
 
@@ -276,7 +276,7 @@ def _tls(ca_file: str | None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError):
-        raise ConfigurationError(f"The CA file {ca_file} cannot be read as certificates in PEM form.") from None
+        raise ConfigurationError(f"The CA file {ca_file} contains no valid PEM certificates.") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

@@ -1,0 +1,37 @@
+"""Counts that stay fast in a large organisation."""
+
+from typing import Any
+
+from django.db.models import IntegerField, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models.functions import Coalesce
+
+from connections.models import Tally
+
+MOST = 1000  # counted at most
+
+
+def capped(queryset: QuerySet[Any], most: int = MOST) -> int:
+    """Count the rows, but stop after ``most`` + 1, which means "more than ``most``"."""
+    return queryset.order_by().values("pk")[: most + 1].count()
+
+
+class _CountOf(Subquery):
+    """The number of rows of a sliced queryset."""
+
+    template = "(SELECT COUNT(*) FROM (%(subquery)s) counted)"
+    output_field = IntegerField()
+
+
+def related(rows: QuerySet[Any], column: str, most: int = MOST) -> Subquery:
+    """Annotate each object with the number of ``rows`` that refer to it by ``column``, up to ``most`` + 1.
+
+    They are counted for the objects on the page only. Counting over a join would count for all objects first.
+    """
+    return _CountOf(rows.filter(**{column: OuterRef("pk")}).order_by().values("pk")[: most + 1])
+
+
+def connections_of_apps(*conditions: Q) -> Coalesce:
+    """Annotate app registrations with the kept number of their connections. ``conditions`` are about Tally rows."""
+    rows = Tally.objects.connections().filter(*conditions, app_consent__app_registration=OuterRef("pk")).order_by()
+    total = rows.values("app_consent__app_registration").annotate(total=Sum("change")).values("total")
+    return Coalesce(Subquery(total, output_field=IntegerField()), 0)

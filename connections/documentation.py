@@ -1,0 +1,130 @@
+"""The documentation in docs/, as pages of the portal.
+
+Markdown is rendered once per process, without raw HTML. Links between pages become the portal's; links to other files of
+the repository become plain text.
+"""
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.urls import reverse
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+# The sections of the contents, each with its pages by their paths in docs/.
+CONTENTS: dict[str, tuple[str, ...]] = {
+    "Start": ("install", "first-connection"),
+    "Tasks": ("member", "admin", "auditor", "automation"),
+    "Operating": ("operating", "settings", "monitoring", "commands", "configuration-as-code", "releasing"),
+    "Using": ("api", "alerts", "policy", "audit", "what-went-wrong"),
+    "Clients": ("clients/python", "clients/portalctl", "clients/curl", "clients/powershell", "clients/other-tools"),
+    "Background": ("security", "architecture", "decisions"),
+}
+PAGES = frozenset(page for pages in CONTENTS.values() for page in pages)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    path: str
+    title: str
+    html: str  # safe: made by the renderer, which escapes everything in the text
+    headings: tuple[tuple[str, str], ...]  # id and text of each section
+
+
+def root() -> Path:
+    return Path(settings.BASE_DIR) / "docs"
+
+
+@cache
+def page(path: str) -> Page | None:
+    """Return the page; None if there is none of this path, or if the documentation isn't installed."""
+    file = root() / f"{path}.md"
+    if path not in PAGES or not file.is_file():
+        return None
+    markdown = _renderer()
+    tokens = markdown.parse(file.read_text("utf-8"))
+    title, headings = path, []
+    for token, id_, text in _headings(tokens):
+        token.attrSet("id", id_)
+        if token.tag == "h1":
+            title = text
+        elif token.tag == "h2":
+            headings.append((id_, text))
+    for token in tokens:
+        if token.type == "table_open":
+            token.attrSet("class", "table table-vcenter")
+        elif token.type in ("fence", "code_block"):
+            token.type = "fence"  # its attributes go to <code>, which scrolls
+            token.attrSet("tabindex", "0")  # so that a long line can be scrolled with the keyboard
+        elif token.type == "inline":
+            _point_links(token, path)
+    body = tokens[3:] if tokens and tokens[0].tag == "h1" else tokens
+    return Page(path, title, markdown.renderer.render(body, markdown.options, {}), tuple(headings))
+
+
+def contents() -> list[tuple[str, list[Page]]]:
+    """Return the sections with those of their pages that are installed."""
+    return [(title, [found for path in paths if (found := page(path))]) for title, paths in CONTENTS.items()]
+
+
+def slug(heading: str) -> str:
+    """Return the id of a heading as GitHub forms it, so that links work there and here."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _renderer() -> MarkdownIt:
+    return MarkdownIt("commonmark", {"html": False}).enable("table")
+
+
+def _text(inline: Token) -> str:
+    return "".join(child.content for child in inline.children or ())
+
+
+def _point_links(inline: Token, path: str) -> None:
+    """Point links at the portal's pages, and unlink those to files that the portal doesn't show."""
+    unlinked = False
+    for child in inline.children or ():
+        if child.type == "link_open":
+            target = link_target(str(child.attrGet("href") or ""), path)
+            unlinked = target is None
+            if target is None:
+                child.tag, child.attrs = "span", {}
+            else:
+                child.attrSet("href", target)
+        elif child.type == "link_close" and unlinked:
+            child.tag, unlinked = "span", False
+
+
+def link_target(href: str, path: str) -> str | None:
+    """Return where a link on the page leads; None if it leads to a file that isn't a page."""
+    parts = urlsplit(href)
+    if parts.scheme or parts.netloc or not parts.path:
+        return href
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(path), parts.path)).removesuffix(".md")
+    if target not in PAGES:
+        return None
+    return reverse("documentation_page", args=[target]) + (f"#{parts.fragment}" if parts.fragment else "")
+
+
+def headings_of(text: str) -> Sequence[str]:
+    """Return the ids of all headings in a Markdown text."""
+    return [id_ for _, id_, _ in _headings(_renderer().parse(text))]
+
+
+def _headings(tokens: Sequence[Token]) -> list[tuple[Token, str, str]]:
+    """Return each heading's token, id and text. The second one with the same text gets -1, as on GitHub."""
+    found, seen = [], Counter[str]()
+    for number, token in enumerate(tokens):
+        if token.type == "heading_open":
+            text = _text(tokens[number + 1])
+            id_ = slug(text)
+            found.append((token, f"{id_}-{seen[id_]}" if seen[id_] else id_, text))
+            seen[id_] += 1
+    return found

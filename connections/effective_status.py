@@ -1,0 +1,139 @@
+"""The one state that pages, the API and metrics show of a connection.
+
+It is the stored status, seen with the app registration, with requests that wait for an IT admin, and with what became of
+the account. ``of`` computes it for a row and ``condition`` in SQL; a property test holds both equal.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, TextChoices, Value, When
+
+from connections.errors import ApprovalNeeded
+from connections.microsoft import account_status
+from connections.models import Approval, Connection, ConsentRequest
+from connections.models.app_registrations import AuthenticationType
+from connections.models.connections import APP_REJECTED
+
+Status = Connection.Status
+
+APPROVAL, CONSENT = "approval", "consent"
+# Statuses in which an open request is what the connection waits for. Others work, or need something else first.
+INCOMPLETE = (Status.PENDING, Status.RECONNECT_NEEDED, Status.CONSENT_NEEDED)
+# Once consent is reported, the next sign-in or refresh shows whether it was granted.
+_UNDECIDED = (ConsentRequest.State.ASKED, ConsentRequest.State.APPROVED, ConsentRequest.State.FAILED)
+_KEPT = "_waits_for"
+
+
+class EffectiveStatus(TextChoices):
+    ACTIVE = "active", "Active"
+    APP_REJECTED = "app_rejected", "App credential rejected"
+    RECONNECT_NEEDED = "reconnect_needed", "Sign-in required"
+    ACCOUNT_GONE = "account_gone", "Account unavailable"
+    CONSENT_NEEDED = "consent_needed", "Consent required"
+    BLOCKED = "blocked", "Blocked by policy"
+    AWAITING_CONSENT = "awaiting_consent", "Awaiting admin consent"
+    AWAITING_APPROVAL = "awaiting_approval", "Awaiting approval"
+    APPROVAL_REQUIRED = "approval_required", "Approval required"
+    PENDING = "pending", "Not signed in yet"
+    DISABLED = "disabled", "Disabled"
+
+
+# States in which a connection that worked no longer does.
+BROKEN = (
+    EffectiveStatus.APP_REJECTED,
+    EffectiveStatus.RECONNECT_NEEDED,
+    EffectiveStatus.ACCOUNT_GONE,
+    EffectiveStatus.CONSENT_NEEDED,
+    EffectiveStatus.BLOCKED,
+)
+AWAITING = (EffectiveStatus.AWAITING_CONSENT, EffectiveStatus.AWAITING_APPROVAL)
+
+
+def of(connection: Connection) -> EffectiveStatus:
+    """Return the connection's state; costs a query unless it works, is disabled or was passed to load()."""
+    if connection.is_blocked_by_app:
+        return EffectiveStatus.APP_REJECTED
+    if connection.status not in INCOMPLETE:
+        return EffectiveStatus(connection.status)
+    match waits_for(connection):
+        case "approval":
+            return EffectiveStatus.AWAITING_APPROVAL
+        case "consent":
+            return EffectiveStatus.AWAITING_CONSENT
+    if connection.status == Status.PENDING and connection.status_code == ApprovalNeeded.code:
+        return EffectiveStatus.APPROVAL_REQUIRED
+    if connection.status == Status.RECONNECT_NEEDED and _is_account_gone(connection):
+        return EffectiveStatus.ACCOUNT_GONE
+    return EffectiveStatus(connection.status)
+
+
+def _is_account_gone(connection: Connection) -> bool:
+    return connection.is_delegated and account_status.is_account_gone(connection.status_code)
+
+
+def waits_for(connection: Connection) -> str:
+    """Return APPROVAL or CONSENT if a request for it is open, or ""; kept on the object once it has been read."""
+    if _KEPT not in connection.__dict__:
+        load([connection])
+    kept: str = connection.__dict__[_KEPT]
+    return kept
+
+
+def load(connections: Iterable[Connection]) -> list[Connection]:
+    """Read what these connections wait for with one query, keep it on the objects, and return them."""
+    connections = list(connections)
+    pks = [each.pk for each in connections if each.pk is not None and each.status in INCOMPLETE]
+    waiting: dict[int, str] = {}
+    if pks:
+        consents = ConsentRequest.objects.filter(connection__in=pks, state__in=_UNDECIDED)
+        approvals = Approval.objects.filter(connection__in=pks, state=Approval.State.WAITING)
+        rows = [requests.order_by().values_list("connection", Value(kind)) for requests, kind in
+                ((consents, CONSENT), (approvals, APPROVAL))]  # fmt: skip
+        # An approval goes first: nobody may consent before.
+        waiting = dict(sorted(rows[0].union(rows[1]), key=lambda row: row[1] == APPROVAL))
+    for each in connections:
+        each.__dict__[_KEPT] = waiting.get(each.pk or 0, "")
+    return connections
+
+
+def condition(status: EffectiveStatus) -> Q:
+    """Return the condition for connections in this state. Every connection meets exactly one."""
+    return _CONDITIONS[status]
+
+
+def expression() -> Case:
+    """Return the state as an SQL expression, to group by."""
+    return Case(*(When(condition(status), then=Value(status.value)) for status in EffectiveStatus))
+
+
+def count(connections: QuerySet[Connection]) -> Counter[EffectiveStatus]:
+    """Count the connections by state, with one query that reads all of them."""
+    rows = connections.order_by().annotate(state=expression()).values_list("state").annotate(Count("pk"))
+    return Counter({EffectiveStatus(state): times for state, times in rows})
+
+
+def _conditions() -> dict[EffectiveStatus, Q]:
+    approval = Q(Exists(Approval.objects.filter(connection=OuterRef("pk"), state=Approval.State.WAITING)))
+    consent = Q(Exists(ConsentRequest.objects.filter(connection=OuterRef("pk"), state__in=_UNDECIDED)))
+    idle = ~approval & ~consent
+    unapproved = Q(status_code=ApprovalNeeded.code)
+    gone = Q(
+        authentication_type=AuthenticationType.AUTHORIZATION_CODE, status_code__in=sorted(account_status.GONE_CODES)
+    )
+    return {
+        EffectiveStatus.ACTIVE: Q(status=Status.ACTIVE) & ~APP_REJECTED,
+        EffectiveStatus.APP_REJECTED: Q(status=Status.ACTIVE) & APP_REJECTED,
+        EffectiveStatus.RECONNECT_NEEDED: Q(status=Status.RECONNECT_NEEDED) & ~gone & idle,
+        EffectiveStatus.ACCOUNT_GONE: Q(status=Status.RECONNECT_NEEDED) & gone & idle,
+        EffectiveStatus.CONSENT_NEEDED: Q(status=Status.CONSENT_NEEDED) & idle,
+        EffectiveStatus.BLOCKED: Q(status=Status.BLOCKED),
+        EffectiveStatus.AWAITING_CONSENT: Q(status__in=INCOMPLETE) & ~approval & consent,
+        EffectiveStatus.AWAITING_APPROVAL: Q(status__in=INCOMPLETE) & approval,
+        EffectiveStatus.APPROVAL_REQUIRED: Q(status=Status.PENDING) & unapproved & idle,
+        EffectiveStatus.PENDING: Q(status=Status.PENDING) & ~unapproved & idle,
+        EffectiveStatus.DISABLED: Q(status=Status.DISABLED),
+    }
+
+
+_CONDITIONS = _conditions()

@@ -1,0 +1,34 @@
+"""A cookie that says from which browser a local account has signed in before (OWASP: device cookies).
+
+It opens nothing: failures of others do not lock out a browser that has it, which then has a limit of its own.
+"""
+
+import secrets
+
+from django.conf import settings
+from django.core import signing
+from django.http import HttpRequest, HttpResponse
+
+from connections.services.people.sign_in_limits import key_of
+
+LIFETIME = 180 * 86400  # seconds
+_SALT = "connections.known_browser"
+
+
+def cookie_name() -> str:
+    return "__Host-portal_browser" if settings.SESSION_COOKIE_SECURE else "portal_browser"
+
+
+def id_for(request: HttpRequest, name: str) -> str:
+    """Return this browser's id if the name has signed in with it before, else ""."""
+    try:
+        value = signing.loads(request.COOKIES.get(cookie_name(), ""), salt=_SALT, max_age=LIFETIME)
+    except signing.BadSignature:
+        return ""
+    return str(value["id"]) if value["name"] == key_of(name) else ""
+
+
+def remember(response: HttpResponse, name: str) -> None:
+    value = signing.dumps({"name": key_of(name), "id": secrets.token_urlsafe(16)}, salt=_SALT)
+    secure = settings.SESSION_COOKIE_SECURE
+    response.set_cookie(cookie_name(), value, LIFETIME, secure=secure, httponly=True, samesite="Lax")

@@ -1,0 +1,117 @@
+"""Asks Microsoft Graph which of some groups a person is in, and which roles of an application they have.
+
+Groups: ``directoryObject: checkMemberGroups``, which includes nested groups and takes 20 at once. Application roles:
+``user: list appRoleAssignments``, which includes those of groups of which the person is a direct member, like the
+``roles`` claim of a token.
+"""
+
+import json
+import uuid
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from connections.errors import MicrosoftUnavailable
+from connections.microsoft import graph_client, http
+from connections.microsoft.clouds import Cloud
+from connections.microsoft.permissions import covered_by
+
+GROUPS_PERMISSION = "GroupMember.Read.All"
+ROLES_PERMISSION = "Directory.Read.All"
+GROUPS_AT_ONCE = 20  # Microsoft Graph: directoryobject-checkmembergroups
+MOST_ASSIGNMENTS = 999
+
+UNREADABLE = graph_client.unreadable("An answer came that lists no groups or roles.", again="asks again later")
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """What the directory says about one person. ``roles`` is None if they may not be read."""
+
+    groups: frozenset[str]
+    roles: frozenset[str] | None
+
+
+def may_read_groups(roles: Iterable[str]) -> bool:
+    """Whether a token with these application roles may read people's groups."""
+    return GROUPS_PERMISSION in covered_by(frozenset(roles))
+
+
+def read(
+    cloud: Cloud,
+    access_token: str,
+    oids: Collection[str],
+    *,
+    groups: Collection[str],
+    client_id: str,
+    held: Iterable[str],
+) -> dict[str, Authority]:
+    """Return the authority of people by object ID; ``held`` are the application roles in the access token.
+
+    ``groups`` are the only groups that are asked about; what is no object ID is left out. ``client_id`` is the
+    application whose roles are read. Raises MicrosoftRefused or MicrosoftUnavailable.
+    """
+    known = sorted(group for group in groups if _is_id(group))
+    members: dict[str, set[str]] = {oid: set() for oid in oids}
+    requests = [
+        graph_client.request(
+            cloud, access_token, f"users/{oid}/checkMemberGroups", oid, body=json.dumps({"groupIds": batch}).encode()
+        )
+        for oid in oids
+        for batch in (known[start : start + GROUPS_AT_ONCE] for start in range(0, len(known), GROUPS_AT_ONCE))
+    ]
+    for response in graph_client.request_json(requests):
+        members[str(response.request.tag)] |= {str(group).lower() for group in _values(response)}
+    roles = None
+    if ROLES_PERMISSION in covered_by(frozenset(held)):
+        roles = _app_roles(cloud, access_token, oids, client_id)
+    by_lower = {group.lower(): group for group in known}
+    return {
+        oid: Authority(
+            frozenset(by_lower[group] for group in reported if group in by_lower),
+            None if roles is None else frozenset(roles[oid]),
+        )
+        for oid, reported in members.items()
+    }
+
+
+def _app_roles(cloud: Cloud, access_token: str, oids: Collection[str], client_id: str) -> dict[str, set[str]]:
+    path = f"servicePrincipals(appId=%27{client_id}%27)?$select=id,appRoles"
+    (response,) = graph_client.request_json([graph_client.request(cloud, access_token, path)])
+    principal = _content(response)
+    values = {str(role.get("id")): str(role.get("value")) for role in principal.get("appRoles", [])}
+    requests = [
+        graph_client.request(cloud, access_token, f"users/{oid}/appRoleAssignments?$top={MOST_ASSIGNMENTS}", oid)
+        for oid in oids
+    ]
+    roles: dict[str, set[str]] = {oid: set() for oid in oids}
+    for response in graph_client.request_json(requests):
+        for assignment in _values(response):
+            if assignment.get("resourceId") == principal.get("id") and assignment.get("appRoleId") in values:
+                roles[str(response.request.tag)].add(values[assignment["appRoleId"]])
+    return roles
+
+
+def _values(response: http.Response[str]) -> list[Any]:
+    values = _content(response).get("value")
+    if not isinstance(values, list):
+        raise MicrosoftUnavailable(UNREADABLE)
+    return values
+
+
+def _content(response: http.Response[str]) -> dict[str, Any]:
+    graph_client.require_ok(response)
+    try:
+        content = json.loads(response.text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise MicrosoftUnavailable(UNREADABLE)
+    return content
+
+
+def _is_id(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False

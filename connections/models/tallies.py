@@ -1,0 +1,41 @@
+from typing import Any
+
+from django.db import models
+from django.db.models import Sum
+
+
+class TallyQuerySet(models.QuerySet["Tally"]):
+    def connections(self) -> "TallyQuerySet":
+        """Select the counts of connections by app consent and status."""
+        return self.filter(subject=Tally.CONNECTIONS)
+
+    def totals(self, *columns: str) -> Any:
+        """Return the sum for each combination of the columns, as tuples that end with it."""
+        return self.order_by().values_list(*columns).annotate(total=Sum("change")).filter(total__gt=0)
+
+
+class Tally(models.Model):
+    """Counts of connections, kept by triggers on their table, so that no page has to count a million rows.
+
+    A trigger adds rows and changes none, so that transactions never wait for each other; a count is the sum of its rows.
+    ``services.operations.tallies`` adds them up every minute.
+    """
+
+    CONNECTIONS = "connections"  # by app consent, with the status as value
+    PERMISSIONS = "permissions"  # of connections that are not disabled, with everything granted as value
+
+    subject = models.CharField(max_length=20)
+    # No foreign key, because rows of a removed app registration add up to zero before they are removed.
+    app_consent = models.ForeignKey(
+        "AppConsent", models.DO_NOTHING, null=True, related_name="tallies", db_constraint=False, db_index=False
+    )
+    value = models.TextField(blank=True)
+    change = models.IntegerField()
+
+    objects = TallyQuerySet.as_manager()
+
+    class Meta:
+        indexes = (models.Index(fields=("subject", "app_consent"), name="tally_by_consent"),)
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.value} {self.change:+}"

@@ -1,0 +1,187 @@
+"""Bind connections through a shared endpoint such as "common" to the directory of the account that signed in.
+
+Until then nobody knows the directory, so the addresses of shared mailboxes wait with the connection. A directory that
+is no tenant in the portal is registered automatically if the policy allows it; otherwise an IT admin is asked.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+
+from connections import audit, mail_addresses
+from connections.access import permissions, roles
+from connections.errors import AlreadyExists, InvalidInput, PortalError
+from connections.microsoft.account_claims import Account
+from connections.microsoft.clouds import CONSUMERS_TID
+from connections.models import Connection, Incident, Tenant, User
+from connections.models.audit import AuditAction
+from connections.models.connections import RELATED
+from connections.services.incidents import incidents
+from connections.services.mailboxes import mailboxes
+from connections.services.policy import evaluate
+from connections.services.registry import app_consents, tenants
+
+BATCH = 50  # directories looked for in one run
+LONGEST_NAME = 100
+
+
+def wished(connection: Connection, addresses: Sequence[str]) -> list[str]:
+    """Return the addresses to attach after the sign-in, each once. Raises InvalidInput if the directory is known."""
+    if addresses and not connection.tenant.is_shared_endpoint:
+        raise InvalidInput("Choose shared mailboxes of the connection's tenant.", field="shared_mailboxes")
+    unique = {address.lower(): address for address in map(mail_addresses.parse, addresses)}
+    return list(unique.values())
+
+
+def mailbox_options(tenant: Tenant, addresses: Sequence[str], *, actor: User) -> dict[str, Any]:
+    """Return how a new connection in ``tenant`` gets these mailboxes, registered now if the directory is known."""
+    if tenant.is_shared_endpoint:
+        return {"wished_mailboxes": addresses} if addresses else {}
+    return {"shared_mailboxes": mailboxes.find_or_register(tenant, addresses, actor=actor)}
+
+
+def signed_in(connection: Connection, account: Account, *, actor: User, now: datetime) -> None:
+    """Bind the connection to the account's directory. Call it in the transaction that stores the sign-in.
+
+    ``connection`` must be locked. If the directory is not registered and mailboxes wait for it, IT admins are asked.
+    """
+    if not connection.tenant.is_shared_endpoint:
+        app_consents.accept(connection.app_registration, connection.tenant, now=now)
+        return
+    if account.tid == CONSUMERS_TID:
+        return  # personal accounts have no directory of their own, and no shared mailboxes
+    tenant = _find(connection.tenant.environment, account.tid) or _register_if_allowed(connection, account)
+    if tenant is None:
+        if connection.wished_mailboxes:
+            incidents.tenant_unknown(connection, account.tid, username=account.username, now=now)
+    elif _is_allowed(connection, tenant):
+        _bind(connection, tenant, actor=actor, now=now)
+
+
+def _find(environment: str, tid: str) -> Tenant | None:
+    return Tenant.objects.filter(environment=environment, tid=tid).first() if tid else None
+
+
+def _register_if_allowed(connection: Connection, account: Account) -> Tenant | None:
+    if not evaluate.load_policies().organisation.register_tenants:
+        return None
+    return _register(connection.tenant.environment, account.tid, username=account.username, actor=None)
+
+
+def _register(environment: str, tid: str, *, username: str, actor: User | None) -> Tenant | None:
+    """Register the directory, named after the account's domain. Return None if its name and ID are taken otherwise."""
+    domain = username.rpartition("@")[2][:LONGEST_NAME] or tid
+    for name in dict.fromkeys((domain, f"{domain} ({tid[:8]})", tid)):
+        try:
+            return tenants.add(name, environment=environment, directory_id=tid, tid=tid, actor=actor)
+        except AlreadyExists:
+            # Somebody else may just have registered it.
+            if existing := _find(environment, tid):
+                return existing
+    return None
+
+
+def _is_allowed(connection: Connection, tenant: Tenant) -> bool:
+    """Whether the policy allows connections in this tenant; otherwise the connection stays at the shared endpoint."""
+    policies = evaluate.load_policies().of(connection.app_registration)
+    return not evaluate.is_tenant_forbidden(policies, tenant)
+
+
+def _bind(connection: Connection, tenant: Tenant, *, actor: User, now: datetime) -> None:
+    consent = app_consents.accept(connection.app_registration, tenant, now=now)
+    changes = {"tenant": [str(connection.tenant), str(tenant)]}
+    audit.record(AuditAction.CONNECTION_TENANT_BOUND, connection, actor=None, changes=changes)
+    connection.tenant, connection.app_consent = tenant, consent
+    Connection.objects.filter(pk=connection.pk).update(tenant=tenant, app_consent=consent)
+    left = [address for address in connection.wished_mailboxes if not _attach(connection, address, actor=actor)]
+    if left != connection.wished_mailboxes:
+        Connection.objects.filter(pk=connection.pk).update(wished_mailboxes=left)
+        connection.wished_mailboxes = left
+    incidents.tenant_known(connection, now=now)
+
+
+def _attach(connection: Connection, address: str, *, actor: User) -> bool:
+    """Attach the mailbox. A sign-in must not fail because of it, so a refusal leaves the address waiting."""
+    for _ in range(2):  # somebody else may register the same address meanwhile
+        try:
+            with transaction.atomic():
+                mailboxes.attach_address(connection, address=address, actor=actor)
+            return True
+        except AlreadyExists:
+            continue
+        except PortalError:
+            return False
+    return False
+
+
+def register_asked(incident: Incident, *, actor: User, now: datetime) -> Tenant:
+    """Register the directory that an incident asks for, and bind the connections that wait for it.
+
+    Doing it twice is harmless. Raises NotAllowed, or InvalidInput if the directory cannot be registered.
+    """
+    roles.require(permissions.can_manage_registry(actor), action="Ask an IT admin.")
+    environment, tid = directory_of(incident)
+    tenant = _find(environment, tid)
+    if tenant is None:
+        waiting = _waiting(incident, tid).first()
+        username = waiting.account_username if waiting is not None else ""
+        tenant = _register(environment, tid, username=username, actor=actor)
+    if tenant is None:
+        raise InvalidInput("The directory can't be registered automatically.", action="Add the tenant by hand.")
+    _bind_waiting(incident, tenant, now=now)
+    return tenant
+
+
+def directory_of(incident: Incident) -> tuple[str, str]:
+    """Return the environment and directory ID that an incident of the kind TENANT is about."""
+    _, environment, tid = incident.key.split(":", 2)
+    return environment, tid
+
+
+def bind_waiting(*, now: datetime) -> int:
+    """Bind connections whose directory has become a tenant since they asked for it; return how many."""
+    waiting = Incident.objects.filter(kind=Incident.Kind.TENANT, closed_at=None).order_by("seen_at", "pk")
+    count = 0
+    for incident in waiting[:BATCH]:
+        tenant = _find(*directory_of(incident))
+        if tenant is not None:
+            count += _bind_waiting(incident, tenant, now=now)
+        Incident.objects.filter(pk=incident.pk).update(seen_at=now)  # so that the others have their turn
+    return count
+
+
+def _waiting(incident: Incident, tid: str) -> QuerySet[Connection]:
+    affected = incident.affected.filter(healed_at=None).values("connection")
+    return Connection.objects.filter(pk__in=affected, account_tid=tid).order_by("pk")
+
+
+def _bind_waiting(incident: Incident, tenant: Tenant, *, now: datetime) -> int:
+    count = 0
+    for pk in list(_waiting(incident, tenant.tid).values_list("pk", flat=True)):
+        with transaction.atomic():
+            locked = Connection.objects.select_for_update(of=("self",), no_key=True).select_related(*RELATED, "owner")
+            connection = locked.filter(pk=pk, account_tid=tenant.tid).first()
+            if connection is None or not connection.tenant.is_shared_endpoint or not _is_allowed(connection, tenant):
+                continue
+            _bind(connection, tenant, actor=connection.owner, now=now)
+            count += 1
+    return count
+
+
+def why_waiting(connection: Connection) -> str:
+    """Say why shared mailboxes still wait for their directory; empty if none does."""
+    if not connection.wished_mailboxes:
+        return ""
+    if not connection.account_tid:
+        return "They are added after the sign-in, when the directory is known."
+    if connection.account_tid == CONSUMERS_TID:
+        return "Personal Microsoft accounts don't have shared mailboxes."
+    tenant = _find(connection.tenant.environment, connection.account_tid)
+    if tenant is None:
+        return "An IT admin needs to add the account's directory as a tenant. We've asked them."
+    if connection.tenant.is_shared_endpoint and not _is_allowed(connection, tenant):
+        return f"The policy doesn't allow connections in the tenant {tenant}."
+    return "They couldn't be added. Add them again, or ask an IT admin."

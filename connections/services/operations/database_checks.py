@@ -1,0 +1,112 @@
+"""Checks of the database: its version, role, size and schema, and what protects the audit trail in it."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.db import connection as database
+from django.db.migrations import Migration
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.recorder import MigrationRecorder
+
+from connections.services.audit import guards
+from connections.services.operations import secret_columns
+from connections.services.operations.checks import Result, ok, problem, warning
+
+OLDEST_POSTGRESQL = 14
+_PER_PROCESS = 17  # connections of one web process besides its threads: refreshes and token calls
+
+
+def version() -> Result:
+    if database.vendor == "sqlite":
+        return warning("SQLite, which is for trying the portal and for development", "Use PostgreSQL: DATABASE_URL.")
+    rows = _row("SELECT current_setting('server_version'), current_setting('server_encoding')")
+    number, encoding = str(rows[0]), str(rows[1])
+    if int(number.partition(".")[0]) < OLDEST_POSTGRESQL:
+        return problem(f"PostgreSQL {number}", f"Upgrade it to PostgreSQL {OLDEST_POSTGRESQL} or newer.")
+    if encoding != "UTF8":
+        return problem(f"the database stores text as {encoding}", "Create it again with ENCODING 'UTF8'.")
+    return ok(f"PostgreSQL {number}, {encoding}")
+
+
+def role() -> Result:
+    """A superuser passes every trigger, including those that keep the audit trail as it is."""
+    if database.vendor == "sqlite":
+        return ok("SQLite has no roles")
+    name, is_super, bypasses = _row("SELECT rolname, rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user")
+    if is_super or bypasses:
+        action = "Connect as a role of its own without SUPERUSER and BYPASSRLS (docs/install.md)."
+        return warning(f"the portal connects as {name}, a superuser", action)
+    return ok(f"the portal connects as {name}, which is no superuser")
+
+
+def migrations() -> Result:
+    """Whether the tables fit this version of the program: pages of an older one would fail where columns are gone."""
+    disk = _disk_migrations()
+    applied = set(MigrationRecorder(database).migration_qs.values_list("app", "name"))
+    missing = [
+        node
+        for node, migration in sorted(disk.graph_migrations.items())
+        if node not in applied and not (migration.replaces and applied.issuperset(migration.replaces))
+    ]
+    if missing:
+        app, name = missing[0]
+        return problem(f"{len(missing)} migrations are missing, first {app}.{name}", "Run manage.py migrate.")
+    unknown = sorted(name for app, name in applied if app == "connections" and (app, name) not in disk.names)
+    if unknown:
+        return problem(
+            f"the database is newer than this program: it has {unknown[-1]}",
+            "Install the version of the portal that the other processes run, and restart this one.",
+        )
+    return ok("all migrations are applied")
+
+
+@dataclass(frozen=True, slots=True)
+class _DiskMigrations:
+    """The migrations that this version of the program has; ``graph_migrations`` without those that others replace."""
+
+    names: frozenset[tuple[str, str]]
+    graph_migrations: dict[tuple[str, str], Migration]
+
+
+@cache
+def _disk_migrations() -> _DiskMigrations:
+    loader = MigrationLoader(None)
+    return _DiskMigrations(frozenset(loader.disk_migrations), dict(loader.graph.nodes))
+
+
+def connection_limit() -> Result:
+    """Whether PostgreSQL accepts as many connections as the web processes may open. A pooler limits them itself."""
+    if database.vendor == "sqlite":
+        return ok("SQLite has no limit of connections")
+    database.ensure_connection()
+    if getattr(database, "is_pooled", False):
+        return ok("behind a pooler, without prepared statements")
+    most, reserved = _row(
+        "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int"
+    )
+    needed = settings.WEB_WORKERS * (settings.WEB_THREADS + _PER_PROCESS)
+    if needed > most - reserved:
+        return problem(
+            f"one web machine may need {needed} connections, and PostgreSQL allows {most - reserved}",
+            "Raise max_connections of PostgreSQL, lower WEB_WORKERS or WEB_THREADS, or put PgBouncer in between.",
+        )
+    return ok(f"one web machine needs up to {needed} of {most - reserved} connections")
+
+
+def audit_guards() -> Result:
+    """Whether the triggers are in place that refuse changes to the audit trail and to the identities of secrets."""
+    action = "Run manage.py audit_guards, and find out who can change the database."
+    if tables := guards.unguarded_tables():
+        return problem(f"nothing keeps rows of {', '.join(tables)} from being changed", action)
+    if tables := secret_columns.tables_without_trigger():
+        return problem(f"stored secrets can be moved to other rows in {', '.join(tables)}", action)
+    return ok("the audit trail and stored secrets are protected by triggers")
+
+
+def _row(query: str) -> tuple[Any, ...]:
+    with database.cursor() as cursor:
+        cursor.execute(query)
+        row: tuple[Any, ...] = cursor.fetchone()
+    return row

@@ -1,0 +1,75 @@
+"""Checks of this machine and its settings: files, disk space, the sign-in app and the break-glass account."""
+
+import os
+import shutil
+import stat
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from django.conf import settings
+from django.db import connection as database
+
+from connections.models import User
+from connections.services.operations.checks import Result, combine, ok, problem, warning
+
+EXPIRES_SOON = 30  # days
+_LEAST_FREE = 500_000_000  # bytes
+
+
+def secret_files() -> Result:
+    """Whether only the service can read the files with secrets."""
+    paths = {name: path for name, path in os.environ.items() if name.endswith("_FILE") and path}
+    paths = {name: path for name, path in paths.items() if name.removesuffix("_FILE") in settings.SECRET_SETTINGS}
+    open_to_all = [
+        f"{path} ({name})"
+        for name, path in sorted(paths.items())
+        if os.path.exists(path) and stat.S_IMODE(os.stat(path).st_mode) & stat.S_IROTH
+    ]
+    if open_to_all:
+        return warning(f"every user of this machine can read {', '.join(open_to_all)}", "Run chmod o-r on these files.")
+    return ok(
+        f"{len(paths)} secrets come from files that others can't read" if paths else "no secret comes from a file"
+    )
+
+
+def sign_in_app(now: datetime | None = None) -> Result:
+    """Whether the client secret of the portal's own sign-in is about to expire."""
+    if not settings.LOGIN_MICROSOFT["client_id"]:
+        return ok("people sign in with local accounts; sign-in with Microsoft isn't set up")
+    day = settings.LOGIN_MICROSOFT_SECRET_EXPIRES
+    if day is None:
+        action = "Set LOGIN_MICROSOFT_SECRET_EXPIRES, so that the portal can warn before sign-ins fail."
+        return warning("the expiration date of its client secret is not recorded", action)
+    days = (day - (now or datetime.now(UTC)).date()).days
+    action = "Create a client secret in Entra, then set LOGIN_MICROSOFT_CLIENT_SECRET and _SECRET_EXPIRES."
+    if days <= 0:
+        return problem(f"its client secret expired on {day}", action)
+    if days <= EXPIRES_SOON:
+        return warning(f"its client secret expires in {days} days", action)
+    return ok(f"its client secret expires on {day}")
+
+
+def break_glass() -> Result:
+    """Whether somebody can sign in if Microsoft cannot be reached."""
+    operators = User.objects.filter(is_superuser=True, is_active=True, left_at=None)
+    if not any(user.has_usable_password() for user in operators[:20]):
+        return problem("no operator can sign in with a local password", "Run manage.py createsuperuser.")
+    return ok("an operator can sign in with a local password")
+
+
+def disk() -> Result:
+    """Whether the places to which the portal writes have space: uploads, published seals and an SQLite database."""
+    places = {Path(tempfile.gettempdir())}
+    if settings.AUDIT_SEAL_FILE:
+        places.add(Path(settings.AUDIT_SEAL_FILE).absolute().parent)
+    if database.vendor == "sqlite":
+        places.add(Path(str(database.settings_dict["NAME"])).absolute().parent)
+    return combine(_space(place) for place in sorted(places) if place.is_dir())
+
+
+def _space(place: Path) -> Result:
+    free = shutil.disk_usage(place).free
+    if free < _LEAST_FREE:
+        return problem(f"{place} has {free // 1_000_000} MB left", f"Free space for {place}.")
+    return ok(f"{place} has {free / 1e9:.1f} GB left")

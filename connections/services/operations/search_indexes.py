@@ -1,0 +1,40 @@
+"""The trigram indexes by which lists are searched on PostgreSQL. Migration 0017 creates them if the role may."""
+
+from importlib import import_module
+from typing import Any
+
+from django.apps import apps
+from django.db import connection as database
+from django.db import transaction
+
+from connections.services.operations.checks import Result, ok, warning
+
+
+def missing() -> list[str]:
+    """Return the names of indexes that are not there; none on SQLite, which has no such indexes."""
+    if database.vendor != "postgresql":
+        return []
+    with database.cursor() as cursor:
+        cursor.execute("SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()")
+        existing = {name for (name,) in cursor.fetchall()}
+    return [name for name, _, _ in _definition().text_indexes() if name not in existing]
+
+
+def install() -> list[str]:
+    """Create what is missing, and return what still is, because the role may not install the extension pg_trgm."""
+    with transaction.atomic(), database.schema_editor() as schema_editor:
+        _definition().index_texts(apps, schema_editor)
+    return missing()
+
+
+def check() -> Result:
+    if database.vendor != "postgresql":
+        return ok("SQLite searches without indexes")
+    if names := missing():
+        action = 'Have a superuser run "CREATE EXTENSION pg_trgm" in the database, then run manage.py search_indexes.'
+        return warning(f"{len(names)} indexes for searching are missing, so searches read whole tables", action)
+    return ok("lists are searched by trigram indexes")
+
+
+def _definition() -> Any:
+    return import_module("connections.migrations.0017_growth")

@@ -1,0 +1,42 @@
+"""How many connections are in each effective state, from the kept counts (models/tallies.py).
+
+What waits for sign-in, consent or approval is counted exactly up to EXACT connections; beyond that, it is counted by
+its stored status, without telling apart what it waits for.
+"""
+
+from collections import Counter
+
+from django.db.models import Q, QuerySet
+
+from connections import effective_status
+from connections.effective_status import INCOMPLETE, EffectiveStatus
+from connections.models import AppRegistration, Connection, Tally
+from connections.models.tallies import TallyQuerySet
+
+EXACT = 10_000
+_REJECTED = Q(app_consent__rejected_at__isnull=False) | Q(app_consent__app_registration__rejected_at__isnull=False)
+
+
+def of_organization() -> Counter[EffectiveStatus]:
+    return _count(Tally.objects.connections(), Connection.objects.all())
+
+
+def of_app(app: AppRegistration) -> Counter[EffectiveStatus]:
+    kept = Tally.objects.connections().filter(app_consent__app_registration=app)
+    return _count(kept, Connection.objects.filter(app_registration=app))
+
+
+def _count(kept: TallyQuerySet, connections: QuerySet[Connection]) -> Counter[EffectiveStatus]:
+    stored: dict[str, int] = dict(kept.totals("value"))
+    rejected: dict[str, int] = dict(kept.filter(_REJECTED, value=Connection.Status.ACTIVE).totals("value"))
+    counts = Counter({EffectiveStatus(status): number for status, number in stored.items()})
+    blocked_by_app = rejected.get(Connection.Status.ACTIVE, 0)
+    # The two numbers are read one after the other, so connections may have changed in between.
+    counts[EffectiveStatus.ACTIVE] = max(0, counts[EffectiveStatus.ACTIVE] - blocked_by_app)
+    counts[EffectiveStatus.APP_REJECTED] = blocked_by_app
+    incomplete = [EffectiveStatus(status) for status in INCOMPLETE]
+    if 0 < sum(counts[status] for status in incomplete) <= EXACT:
+        for status in incomplete:
+            del counts[status]
+        counts.update(effective_status.count(connections.filter(status__in=INCOMPLETE)))
+    return counts

@@ -1,0 +1,138 @@
+"""Locks in the cache that keep two refreshes of the same connection from running at once.
+
+A caller's *turn* makes all callers for one resource share one refresh. The *grant lock* surrounds every question that
+uses a connection's refresh token, so that callers, the sweep and checks by hand never ask with it at the same time.
+Without the cache every process may ask: Microsoft gets more requests, but automations still get their tokens.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Self
+
+from django.core.cache import cache
+from redis.exceptions import RedisError
+
+from connections.services.api_keys import rate_limit
+
+logger = logging.getLogger(__name__)
+
+# A lock expires after this time if its holder dies. A request to Microsoft never takes as long.
+LOCK_SECONDS = 30
+BATCH_LOCK_SECONDS = 90  # for a batch of the sweep, which asks several times
+_LOOK_EVERY = 0.05  # seconds
+
+# Compare and delete in one step; in two, another process could take the lock in between.
+_DELETE_OURS = """
+local released = 0
+for _, key in ipairs(KEYS) do
+  if redis.call('get', key) == ARGV[1] then released = released + redis.call('del', key) end
+end
+return released
+"""
+# What never expires was not written by us.
+_TAKE_ALL = """
+local taken = {}
+for place, key in ipairs(KEYS) do
+  if redis.call('pttl', key) < 0 then
+    redis.call('set', key, ARGV[1], 'PX', ARGV[2])
+    taken[#taken + 1] = place
+  end
+end
+return taken
+"""
+_CACHE_DOWN = (RedisError, OSError)
+
+
+def lock_name(pk: int, resource: str = "") -> str:
+    """The name of the turn for a connection's own token, or for that of another resource."""
+    return f"refresh:{pk}:{resource}" if resource else f"refresh:{pk}"
+
+
+def grant_lock_name(pk: int) -> str:
+    return f"grant:{pk}"
+
+
+def acquire(lock: str) -> int | None:
+    """Take the lock; return the mark needed to release it, or None if another process has the lock."""
+    mark = secrets.randbits(62)
+    try:
+        if cache.add(lock, mark, timeout=LOCK_SECONDS):
+            return mark
+        # What is no mark was not written by us, and would never expire.
+        if type(cache.get(lock, mark)) is int:
+            return None
+        cache.set(lock, mark, timeout=LOCK_SECONDS)
+        return mark
+    except _CACHE_DOWN:
+        logger.warning("The cache cannot be reached; a token is refreshed without a lock.")
+        return mark
+
+
+def release(lock: str, mark: int) -> None:
+    """Release our lock, unless it has expired and another process has taken it."""
+    with suppress(*_CACHE_DOWN):  # the lock expires anyway
+        rate_limit.client().eval(_DELETE_OURS, 1, cache.make_key(lock), mark)
+
+
+def is_done(locks: Collection[str]) -> set[str]:
+    """Return the locks that no process holds any more."""
+    try:
+        taken = cache.get_many(locks) if locks else {}
+    except _CACHE_DOWN:
+        taken = {}
+    return {lock for lock in locks if type(taken.get(lock)) is not int}
+
+
+@contextmanager
+def grant_lock(pk: int, *, patience: float) -> Iterator[bool]:
+    """Hold the connection's grant lock in the block, waiting for it up to ``patience`` seconds; False if in vain."""
+    end = time.monotonic() + patience
+    while (mark := acquire(grant_lock_name(pk))) is None and time.monotonic() < end:
+        time.sleep(_LOOK_EVERY)
+    try:
+        yield mark is not None
+    finally:
+        if mark is not None:
+            release(grant_lock_name(pk), mark)
+
+
+class GrantLocks:
+    """The grant locks of a sweep, held until they are released or the block ends."""
+
+    def __init__(self) -> None:
+        self._mark = secrets.randbits(62)
+        self._held: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release(list(self._held))
+
+    def take(self, pks: Collection[int]) -> set[int]:
+        """Take the locks that are free, in one round trip, and return the connections to which they belong."""
+        ordered = list(pks)
+        held = set(ordered)
+        if ordered:
+            try:
+                milliseconds = BATCH_LOCK_SECONDS * 1000
+                places = rate_limit.client().eval(_TAKE_ALL, len(held), *_keys(ordered), self._mark, milliseconds)
+                held = {ordered[place - 1] for place in places}
+            except _CACHE_DOWN:
+                logger.warning("The cache cannot be reached; tokens are refreshed without locks.")
+        self._held |= held
+        return held
+
+    def release(self, pks: Iterable[int]) -> None:
+        ours = self._held.intersection(pks)
+        self._held -= ours
+        if ours:
+            with suppress(*_CACHE_DOWN):
+                rate_limit.client().eval(_DELETE_OURS, len(ours), *_keys(ours), self._mark)
+
+
+def _keys(pks: Iterable[int]) -> list[str]:
+    return [cache.make_key(grant_lock_name(pk)) for pk in pks]

@@ -1,0 +1,116 @@
+"""Changes that one person may not make alone: what was asked for, the decision, and making the change."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_POST, require_safe
+
+from connections.access import permissions, querysets, roles
+from connections.errors import NotAllowed, PortalError
+from connections.forms.policy import ReasonForm
+from connections.fresh_sign_in import fresh_sign_in_required
+from connections.models import ChangeRequest, User
+from connections.services.connections import change_requests
+from connections.services.policy import four_eyes
+from connections.views import list_pages
+from connections.views.audit import history
+from connections.views.form_handling import errors_as_messages, get_visible
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    user = roles.current_user(request.user)
+    filters = list_pages.Filters(
+        request,
+        search=("title", "requested_by_name"),
+        placeholder="Change or requester",
+        choices=(
+            list_pages.Choice("state", "Status", ChangeRequest.State.choices, list_pages.by("state")),
+            list_pages.Choice("kind", "Change", ChangeRequest.Kind.choices, list_pages.by("kind")),
+        ),
+    )
+    visible = filters.apply(querysets.visible_change_requests(user))
+    page = list_pages.page(request, visible, order=("-requested_at", "-pk"))
+    return render(request, "change_requests/list.html", {"page": page, "filters": filters})
+
+
+@require_safe
+def detail(request: HttpRequest, pk: int) -> HttpResponse:
+    user, change = get_visible(request, querysets.visible_change_requests, pk)
+    return render(request, "change_requests/detail.html", _context(user, change))
+
+
+def _context(user: User, change: ChangeRequest) -> dict[str, Any]:
+    is_own = permissions.can_withdraw_change(user, change)
+    is_approved = change.state == ChangeRequest.State.APPROVED
+    expires_at = change.decided_at + four_eyes.LIFETIME if is_approved and change.decided_at else None
+    is_usable = is_own and expires_at is not None and expires_at > timezone.now()
+    return {
+        "change": change,
+        "may_decide": change.is_waiting and permissions.can_decide_change(user, change),
+        "may_carry_out": is_usable and change.kind not in change_requests.ON_ITS_PAGE,
+        "may_open_page": is_usable and change.kind in change_requests.ON_ITS_PAGE,
+        "may_withdraw": is_own and (change.is_waiting or is_approved),
+        "expires_at": expires_at,
+        "form": ReasonForm(),
+        "events": history(user, change) if permissions.can_read_audit(user) else [],
+    }
+
+
+@require_POST
+@fresh_sign_in_required()
+def approve(request: HttpRequest, pk: int) -> HttpResponse:
+    return _decide(request, pk, four_eyes.approve)
+
+
+@require_POST
+def decline(request: HttpRequest, pk: int) -> HttpResponse:
+    return _decide(request, pk, four_eyes.decline)
+
+
+def _decide(request: HttpRequest, pk: int, service: Callable[..., None]) -> HttpResponse:
+    user, change = get_visible(request, querysets.visible_change_requests, pk)
+    form = ReasonForm(request.POST)
+    form.is_valid()
+    try:
+        service(change, reason=form.cleaned_data.get("reason", ""), actor=user, now=timezone.now())
+    except NotAllowed:
+        raise
+    except PortalError as error:
+        form.add_error(error.field if error.field in form.fields else None, str(error))
+        change.refresh_from_db()
+        context = _context(user, change) | {"form": form}
+        return render(request, "change_requests/detail.html", context, status=422 if error.field else 409)
+    messages.success(request, f"{change.get_state_display()}. We email {change.requested_by_name}.")
+    return redirect("change_request", pk=pk)
+
+
+@require_POST
+def withdraw(request: HttpRequest, pk: int) -> HttpResponse:
+    user, change = get_visible(request, querysets.visible_change_requests, pk)
+    with errors_as_messages(request):
+        four_eyes.withdraw(change, actor=user, now=timezone.now())
+        messages.success(request, "Request was withdrawn.")
+    return redirect("change_request", pk=pk)
+
+
+@require_POST
+@fresh_sign_in_required()
+def carry_out(request: HttpRequest, pk: int) -> HttpResponse:
+    user, change = get_visible(request, querysets.visible_change_requests, pk)
+    with errors_as_messages(request):
+        change_requests.carry_out(change, actor=user, now=timezone.now())
+        messages.success(request, f"Change applied: {change.title}.")
+    return redirect("change_request", pk=pk)
+
+
+def ask(request: HttpRequest, needed: four_eyes.SecondPersonNeeded) -> HttpResponse:
+    """Ask for approval of the change that the user just tried to make, and show the request."""
+    user = roles.current_user(request.user)
+    change = four_eyes.ask(needed.change, actor=user, now=timezone.now())
+    messages.warning(request, f"{needed.cause} No changes were made. We requested approval.")
+    return redirect("change_request", pk=change.pk)

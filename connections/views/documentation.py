@@ -1,0 +1,20 @@
+"""The documentation, for everybody who has signed in."""
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from connections import documentation
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    return render(request, "documentation/index.html", {"contents": documentation.contents()})
+
+
+@require_safe
+def show(request: HttpRequest, page: str) -> HttpResponse:
+    found = documentation.page(page)
+    if found is None:
+        raise Http404
+    return render(request, "documentation/page.html", {"page": found, "contents": documentation.contents()})

@@ -1,0 +1,85 @@
+"""Each process of the portal says which encryption keys it has, and reads them again on SIGHUP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+
+from django.db import DatabaseError, connections
+from django.utils import timezone
+
+from connections import keys
+from connections.services.operations import metrics, running_keys, secret_check
+
+logger = logging.getLogger(__name__)
+
+
+class KeyAnnouncer:
+    """A thread that announces this process's keys, and reports altered secrets the process has met, until stopped."""
+
+    def __init__(self, kind: str) -> None:
+        self.name = f"{kind} {socket.gethostname()[:90]}:{os.getpid()}"
+        self.has_announced = threading.Event()
+        self._wake = threading.Event()
+        self._must_reload = self._must_stop = False
+        self._thread = threading.Thread(target=self._run, name="key-announcer", daemon=True)
+
+    def start(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGHUP, lambda number, frame: self.reload())
+        self._thread.start()
+
+    def reload(self) -> None:
+        """Let the thread read the keys again at once."""
+        self._must_reload = True
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._must_stop = True
+        self._wake.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._must_stop:
+            self._announce()
+            self.has_announced.set()
+            self._wake.wait(running_keys.ANNOUNCE_EVERY)
+            self._wake.clear()
+            if self._must_reload:
+                self._must_reload = False
+                self._read_keys()
+        self._withdraw()
+
+    def _read_keys(self) -> None:
+        try:
+            keyring = keys.reload()
+        except (OSError, ValueError) as error:
+            # Only the class, because the message could contain a part of a key.
+            logger.error("The encryption keys could not be read again, so the old ones stay: %s", type(error).__name__)
+        else:
+            logger.info("The encryption keys were read again: %s", ", ".join(keyring.ids))
+
+    def _announce(self) -> None:
+        now = timezone.now()
+        try:
+            running_keys.announce(self.name, now=now)
+            secret_check.report_noted(now=now)
+            metrics.flush()
+        except DatabaseError as error:
+            logger.warning("The encryption keys of this process could not be announced: %s", type(error).__name__)
+        except Exception:  # a thread that ends would leave the process deaf to SIGHUP
+            logger.exception("The encryption keys of this process could not be announced.")
+        finally:
+            connections.close_all()
+
+    def _withdraw(self) -> None:
+        try:
+            metrics.flush()
+            running_keys.withdraw(self.name)
+        except DatabaseError as error:
+            logger.warning("The end of this process could not be announced: %s", type(error).__name__)
+        finally:
+            connections.close_all()

@@ -1,0 +1,1 @@
+"""Django's backend for PostgreSQL, which also works behind a connection pooler."""

@@ -1,0 +1,155 @@
+"""The list of connections: order, columns, saved views, row menus and the download."""
+
+import csv
+import io
+from typing import Any
+
+import pytest
+from django.db import connection as database
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from connections.models import Connection, SavedView, Share, User
+from connections.services.connections import connections
+from connections.views import connection_list
+from tests import browser_sessions, factories
+
+
+@pytest.fixture
+def three(bob: User) -> list[Connection]:
+    return [factories.make_connection(name=name) for name in ("Middle", "Zebra", "Archive")]
+
+
+def names(answer: Any) -> list[str]:
+    return [row["connection"].name for row in answer.context["rows"]]
+
+
+@pytest.mark.parametrize(
+    ("sort", "expected"),
+    [
+        ("", ["Archive", "Middle", "Zebra"]),
+        ("nonsense", ["Archive", "Middle", "Zebra"]),
+        ("-name", ["Zebra", "Middle", "Archive"]),
+        ("created", ["Middle", "Zebra", "Archive"]),
+        ("-created", ["Archive", "Zebra", "Middle"]),
+    ],
+)
+def test_every_order_works_across_pages(
+    member: Client, three: list[Connection], sort: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert names(member.get("/connections/", {"sort": sort})) == expected
+    for number in range(50):
+        factories.make_connection(name=f"Between {number:02}")
+    first = member.get("/connections/", {"sort": sort})
+    second = member.get(f"/connections/{first.context['page'].next_url}")
+    seen = names(first) + names(second)
+    assert len(seen) == len(set(seen)) == 53
+    assert [name for name in seen if not name.startswith("Between")] == expected
+
+
+def test_headers_turn_the_order_round_and_keep_the_filters(member: Client, three: list[Connection]) -> None:
+    page = member.get("/connections/?status=active").content.decode()
+    assert 'aria-sort="ascending"><a href="?status=active&amp;sort=-name"' in page
+    page = member.get("/connections/?status=active&sort=-name").content.decode()
+    assert 'aria-sort="descending"><a href="?status=active&amp;sort=name"' in page
+
+
+def test_each_person_chooses_columns(member: Client, admin: Client, three: list[Connection], bob: User) -> None:
+    answer = member.post("/connections/columns/?status=active", {"column": ["created", "type", "evil"]})
+    assert answer["Location"] == "/connections/?status=active"
+    page = member.get("/connections/")
+    assert page.context["columns"] == ["type", "created"]
+    assert "Last refreshed</th>" not in page.content.decode()
+    bob.refresh_from_db()
+    assert bob.list_columns == {"connections": ["created", "type"]}
+    assert admin.get("/connections/").context["columns"] == ["owner", "app", "refreshed", "expires"]
+    member.post("/connections/columns/")
+    assert member.get("/connections/").context["columns"] == []
+
+
+def test_a_view_of_the_list_is_saved_and_deleted(member: Client, stranger: Client, three: list[Connection]) -> None:
+    form = {"page": "connections", "name": "Mine", "query": "status=active&sort=-name"}
+    assert member.post("/views/add/", form)["Location"] == "/connections/?status=active&sort=-name"
+    page = member.get("/connections/?status=active&sort=-name").content.decode()
+    assert 'aria-current="page">Mine' in page
+    view = SavedView.objects.get()
+    assert "Mine" not in stranger.get("/connections/").content.decode()
+    assert stranger.post(f"/views/{view.pk}/remove/").status_code == 404
+    assert member.post(f"/views/{view.pk}/remove/")["Location"] == "/connections/"
+    assert member.post("/views/add/", {"page": "policy", "name": "x"})["Location"] == "/?"
+    assert not SavedView.objects.exists()
+
+
+def menu(client: Client, connection: Connection) -> set[str]:
+    offered = client.get("/connections/").context["menus"][connection.pk]
+    return {name for name, is_offered in offered.items() if is_offered}
+
+
+def test_row_menus_offer_what_each_person_may_do(
+    member: Client, admin: Client, auditor: Client, three: list[Connection], alice: User, bob: User
+) -> None:
+    row = three[0]
+    people = {name: factories.make_person(name) for name in ("una", "max")}
+    Share.objects.create(connection=row, person=people["una"], level="use", created_by=bob)
+    Share.objects.create(connection=row, person=people["max"], level="manage", created_by=bob)
+    assert menu(member, row) == {"check", "sign_in", "share", "disable"}
+    assert menu(admin, row) == {"check", "share", "disable"}
+    assert menu(factories.signed_in(people["max"]), row) == {"check", "sign_in", "share"}
+    assert menu(factories.signed_in(people["una"]), row) == set()
+    assert menu(auditor, row) == set()
+    connections.disable(row, actor=alice, now=timezone.now())
+    row.refresh_from_db()
+    assert menu(member, row) == {"share"}
+    assert menu(admin, row) == {"share", "enable"}
+
+
+def test_the_menus_buttons_work_from_the_list(member: Client, three: list[Connection]) -> None:
+    page = member.get("/connections/").content.decode()
+    path = f"/connections/{three[0].pk}/disable/"
+    assert f'formaction="{path}"' in page
+    member.post(path, {"action": "", "csrfmiddlewaretoken": "x"})
+    three[0].refresh_from_db()
+    assert three[0].status == "disabled"
+
+
+def test_the_list_costs_the_same_for_many_rows(bob: User) -> None:
+    max_ = factories.make_person("max")
+    client = factories.signed_in(max_)
+
+    def queries(count: int) -> int:
+        for number in range(count):
+            row = factories.make_connection(name=f"{count} {number}")
+            row.tags.create(name="a")
+            Share.objects.create(connection=row, person=max_, level="manage", created_by=bob)
+        with CaptureQueriesContext(database) as seen:
+            client.get("/connections/")
+        return len(seen)
+
+    queries(1)
+    assert queries(2) == queries(20)
+
+
+def rows_of(answer: Any) -> list[list[str]]:
+    assert answer["Content-Type"].startswith("text/csv")
+    return list(csv.reader(io.StringIO(b"".join(answer.streaming_content).decode("utf-8-sig"))))
+
+
+def test_the_download_has_what_the_filter_shows_in_its_order(
+    member: Client, three: list[Connection], dave: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factories.make_connection(name="Another's", owner=dave)
+    Connection.objects.filter(pk=three[0].pk).update(name="=HYPERLINK(1)")
+    three[1].tags.create(name="finance")
+    monkeypatch.setattr(connection_list, "CHUNK", 2)
+    header, *rows = rows_of(member.get("/connections/export.csv?sort=-name"))
+    assert header[:4] == ["ID", "Name", "Account", "Status"]
+    assert [row[1] for row in rows] == ["Zebra", "Archive", "'=HYPERLINK(1)"]
+    assert (rows[0][3], rows[0][-1]) == ("Active", "finance")
+    assert len(rows_of(member.get("/connections/export.csv?tag=finance"))) == 2
+
+
+def test_the_download_needs_a_fresh_sign_in(bob: User) -> None:
+    client = Client()
+    browser_sessions.sign_in(client, bob, is_fresh=False)
+    assert client.get("/connections/export.csv")["Location"].startswith("/account/confirm/")
