@@ -39,13 +39,14 @@ logger = structlog.get_logger(__name__)
 
 
 _sweeping = threading.Lock()
-_stopping = threading.Event()
+_is_stopping = False  # no Event: its set() must not interrupt itself, as a second signal would make it do
 
 
 @signals.worker_shutting_down.connect
 def stop_sweeping(**kwargs: object) -> None:
     """Send no more requests, so that the worker can stop when those in flight are answered."""
-    _stopping.set()
+    global _is_stopping
+    _is_stopping = True
 
 
 @shared_task(ignore_result=True)
@@ -57,7 +58,7 @@ def sweep() -> None:
         return
     try:
         done = scheduler.sweep(
-            now=timezone.now(), clock=timezone.now, is_stopping=_stopping.is_set, report=_note_progress
+            now=timezone.now(), clock=timezone.now, is_stopping=lambda: _is_stopping, report=_note_progress
         )
     finally:
         _sweeping.release()

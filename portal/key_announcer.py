@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import socket
 import threading
+from typing import Literal
 
 from django.db import DatabaseError, connections
 from django.utils import timezone
@@ -23,8 +25,8 @@ class KeyAnnouncer:
     def __init__(self, kind: str) -> None:
         self.name = f"{kind} {socket.gethostname()[:90]}:{os.getpid()}"
         self.has_announced = threading.Event()
-        self._wake = threading.Event()
-        self._must_reload = self._must_stop = False
+        # What the thread shall do next. SimpleQueue.put may interrupt itself, as in a signal handler: an Event may not.
+        self._orders: queue.SimpleQueue[Literal["reload", "stop"]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="key-announcer", daemon=True)
 
     def start(self) -> None:
@@ -33,24 +35,24 @@ class KeyAnnouncer:
         self._thread.start()
 
     def reload(self) -> None:
-        """Let the thread read the keys again at once."""
-        self._must_reload = True
-        self._wake.set()
+        """Let the thread read the keys again at once. May be called in a signal handler, also within itself."""
+        self._orders.put("reload")
 
     def stop(self) -> None:
-        self._must_stop = True
-        self._wake.set()
+        self._orders.put("stop")
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        while not self._must_stop:
+        order = None
+        while order != "stop":
+            if order == "reload":
+                self._read_keys()
             self._announce()
             self.has_announced.set()
-            self._wake.wait(running_keys.ANNOUNCE_EVERY)
-            self._wake.clear()
-            if self._must_reload:
-                self._must_reload = False
-                self._read_keys()
+            try:
+                order = self._orders.get(timeout=running_keys.ANNOUNCE_EVERY)
+            except queue.Empty:
+                order = None
         self._withdraw()
 
     def _read_keys(self) -> None:
