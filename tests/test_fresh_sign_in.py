@@ -57,6 +57,7 @@ WITHOUT = frozenset(
     mailbox_remove mailbox_send microsoft_errors mailbox_test person_disable person_sign_out review review_add
     review_cancel review_plan second_factor service_account_disable service_account_enable
     service_account_remove session_end sessions_end_all share_add share_end sign_in sign_in_link sign_out
+    notification_open notification_read notifications_read setup_confirm setup_reopen
     social:begin social:complete team_add team_edit team_member_add team_member_remove team_remove
     tenant_add tenant_edit tenant_remove
     """.split()  # noqa: SIM905
