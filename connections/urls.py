@@ -146,6 +146,7 @@ urlpatterns = [
     path("connections/<int:pk>/hand-over/", ownership_transfer.connection, name="connection_hand_over"),
     path("connections/<int:pk>/mailboxes/", mailboxes.attach, name="mailbox_attach"),
     path("connections/<int:pk>/mailboxes/probe/", mailboxes.probe_all, name="mailbox_probe_all"),
+    path("connections/<int:pk>/mailboxes/permission/", connections.add_mailbox_permission, name="mailbox_permission"),
     path("connections/<int:pk>/mailboxes/exchange/", mailboxes.powershell, name="mailbox_powershell"),
     path("connections/<int:pk>/mailboxes/<int:access_pk>/probe/", mailboxes.probe, name="mailbox_probe"),
     path("connections/<int:pk>/mailboxes/<int:access_pk>/send/", mailboxes.send, name="mailbox_send"),

@@ -127,7 +127,14 @@ class World:
         }
 
 
-_ATTACHED = ("mailbox_attach", "mailbox_detach", "mailbox_powershell", "mailbox_probe", "mailbox_send")
+_ATTACHED = (
+    "mailbox_attach",
+    "mailbox_detach",
+    "mailbox_permission",
+    "mailbox_powershell",
+    "mailbox_probe",
+    "mailbox_send",
+)
 # The object that "pk" identifies, by the longest prefix that matches the URL's name.
 _TARGETS = {
     "app": ("app", "credential", "consent_start", "policy_app"),

@@ -149,6 +149,7 @@ connection_hand_over                  POST   in  302 403 403 403 404 404 302 403
 mailbox_attach                        GET    in  200 403 200 403 404 404 403 403
 mailbox_attach                        POST   in  302 403 302 403 404 404 403 403
 mailbox_probe_all                     POST   in  302 403 302 403 404 404 302 403
+mailbox_permission                    POST   in  302 403 302 403 404 404 403 403
 mailbox_powershell                      GET    in  200 200 200 200 404 404 200 200
 mailbox_send                          GET    in  200 403 200 403 404 404 403 403
 mailbox_send                          POST   in  302 403 302 403 404 404 403 403

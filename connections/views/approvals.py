@@ -47,6 +47,9 @@ def _context(user: User, approval: Approval) -> dict[str, Any]:
         and not any(permissions.can_decide(it_admin, approval) for it_admin in querysets.it_admins()),
         "may_withdraw": waiting and permissions.can_withdraw_approval(user, approval),
         "form": DecisionForm(),
+        "note": "If you approve, the portal requests the first token immediately."
+        if approval.is_app_only
+        else "If you approve, the requester can sign in to Microsoft.",
         "buttons": [("Approve", "", "")],
         "approve_url": reverse("approval_approve", args=[approval.pk]),
         "decline_url": reverse("approval_decline", args=[approval.pk]),

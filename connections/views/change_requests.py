@@ -40,6 +40,7 @@ def _context(user: User, change: ChangeRequest) -> dict[str, Any]:
         "may_withdraw": is_own and (change.is_waiting or is_approved),
         "expires_at": expires_at,
         "form": DecisionForm(),
+        "note": "If you approve, the requester can make this change once.",
         "buttons": [("Approve", "", "")],
         "approve_url": reverse("change_request_approve", args=[change.pk]),
         "decline_url": reverse("change_request_decline", args=[change.pk]),
