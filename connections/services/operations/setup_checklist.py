@@ -111,7 +111,7 @@ def _processes(results: Mapping[str, Result]) -> Step:
     return Step(
         "processes",
         "Worker and beat",
-        f"Start all processes. The portal sees: {result.detail}." if result else "Start all processes.",
+        f"Start web, worker and beat ({result.detail})." if result else "Start web, worker and beat.",
         result is not None and result.is_working,
         "operating/#what-runs",
     )
