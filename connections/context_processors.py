@@ -9,8 +9,10 @@ from django.utils.functional import SimpleLazyObject
 
 from connections import undo
 from connections.access import counts, permissions, querysets, roles
-from connections.models import Approval, ChangeRequest, User
-from connections.services.consent import requests
+from connections.models import User
+from connections.services.connections import request_inbox
+
+_MOST_UNREAD = 20
 
 
 def portal(request: HttpRequest) -> dict[str, Any]:
@@ -34,27 +36,18 @@ def portal(request: HttpRequest) -> dict[str, Any]:
             },
         }
         context["undo"] = SimpleLazyObject(lambda: undo.offered(request))
-        # Lazy, so that the query runs only where the navigation is shown.
-        context["waiting_requests"] = SimpleLazyObject(lambda: _waiting_requests(user))
-        context["waiting_changes"] = SimpleLazyObject(lambda: _waiting_changes(user))
-        context["waiting_approvals"] = SimpleLazyObject(lambda: _waiting_approvals(user))
+        # Lazy, so that the queries run only where the navigation is shown.
+        context["waiting_requests"] = SimpleLazyObject(
+            lambda: _at_most(request_inbox.count_to_decide(user, timezone.now()), request_inbox.MOST_COUNTED)
+        )
+        context["unread_notifications"] = SimpleLazyObject(lambda: _at_most(_unread(user), _MOST_UNREAD))
     return context
 
 
-def _waiting_requests(user: User) -> int:
-    """Return the number of consent requests this IT admin can decide; 0 for everyone else."""
-    return counts.capped(requests.awaiting_decision(timezone.now())) if permissions.can_manage_registry(user) else 0
+def _unread(user: User) -> int:
+    return counts.capped(querysets.visible_notifications(user).filter(read_at=None), _MOST_UNREAD)
 
 
-def _waiting_approvals(user: User) -> int:
-    """Return the number of approvals this IT admin can decide, which excludes their own; 0 for everyone else."""
-    if not permissions.can_decide_approvals(user):
-        return 0
-    waiting = querysets.visible_approvals(user).filter(state=Approval.State.WAITING)
-    return counts.capped(waiting.exclude(requested_by=user))
-
-
-def _waiting_changes(user: User) -> int:
-    """Return the number of change requests by others that are waiting and that the user can see."""
-    waiting = querysets.visible_change_requests(user).filter(state=ChangeRequest.State.WAITING)
-    return counts.capped(waiting.exclude(requested_by=user)) if not roles.person(user).is_auditor else 0
+def _at_most(number: int, most: int) -> str:
+    """Return a count as text, such as "3" or "20+"; empty for none."""
+    return f"{most}+" if number > most else str(number or "")

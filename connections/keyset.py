@@ -57,22 +57,36 @@ def any_match(queryset: QuerySet[M], order: Sequence[str], limit: int, matches: 
 
 
 def encode(item: models.Model, order: Sequence[str]) -> str:
-    key = [str(reduce(getattr, name.removeprefix("-").split("__"), item)) for name in order]
+    return pack([str(reduce(getattr, name.removeprefix("-").split("__"), item)) for name in order])
+
+
+def pack(key: list[str]) -> str:
     return base64.urlsafe_b64encode(json.dumps(key, ensure_ascii=False).encode()).decode().rstrip("=")
 
 
 def decode(text: str, model: type[models.Model], order: Sequence[str]) -> list[Any] | None:
     """Return the values in a key, or None if it is invalid for this order."""
+    key = unpack(text, len(order))
+    if key is None:
+        return None
+    try:
+        return [_read(_column(model, name.removeprefix("-")), part) for name, part in zip(order, key, strict=True)]
+    except (ValueError, TypeError, OverflowError, ValidationError):
+        return None
+
+
+def unpack(text: str, length: int) -> list[str] | None:
+    """Return the texts that pack() was given; None if they are not ``length`` texts that a database accepts."""
     if not text:
         return None
     try:
         key = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        if not isinstance(key, list) or len(key) != len(order) or any("\x00" in part for part in key):
+        if not isinstance(key, list) or len(key) != length or any("\x00" in part for part in key):
             return None
         "".join(key).encode()  # raises for half a surrogate pair, which no database accepts
-        return [_read(_column(model, name.removeprefix("-")), part) for name, part in zip(order, key, strict=True)]
-    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error, ValidationError):
+    except (ValueError, TypeError, RecursionError, binascii.Error):
         return None
+    return key
 
 
 def _read(column: models.Field[Any, Any], part: str) -> Any:

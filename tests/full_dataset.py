@@ -69,6 +69,7 @@ class World:
     second_factor: models.SecondFactor
     change_request: models.ChangeRequest
     bulk_action: models.BulkAction
+    notification: models.Notification
 
     def url(self, name: str, argument: str = "") -> str:
         """Return the URL with this name, using the ids in this dataset."""
@@ -85,6 +86,7 @@ class World:
             "connector": "outlook",
             "page": "clients/python",
             "source": "recipients",
+            "step": "policy",
             "app_pk": self.app.pk,
             "consent_pk": self.app.consents.get().pk,
             "credential_pk": self.certificate.pk if name == "credential_certificate" else self.secret.pk,
@@ -125,7 +127,14 @@ class World:
         }
 
 
-_ATTACHED = ("mailbox_attach", "mailbox_detach", "mailbox_powershell", "mailbox_probe", "mailbox_send")
+_ATTACHED = (
+    "mailbox_attach",
+    "mailbox_detach",
+    "mailbox_permission",
+    "mailbox_powershell",
+    "mailbox_probe",
+    "mailbox_send",
+)
 # The object that "pk" identifies, by the longest prefix that matches the URL's name.
 _TARGETS = {
     "app": ("app", "credential", "consent_start", "policy_app"),
@@ -141,6 +150,7 @@ _TARGETS = {
     "tenant_incident": ("incident_add_tenant",),
     "key": ("api_key",),
     "mailbox": ("mailbox",),
+    "notification": ("notification",),
     "person": ("person",),
     "reference": ("reference",),
     "review": ("review",),
@@ -233,6 +243,14 @@ def make(people: dict[str, models.User], **connection: Any) -> World:
         change_request=make_change_request(connection_made, people["dave"]),
         bulk_action=make_bulk_action(connection_made),
         delivery=incident.deliveries.order_by("pk")[0],
+        notification=models.Notification.objects.create(
+            user=bob,
+            key="approval:1:approved",
+            event=models.Delivery.Event.MESSAGE,
+            text="Approved: Invoices",
+            path="/approvals/1/",
+            created_at=timezone.now(),
+        ),
         second_factor=models.SecondFactor.objects.create(
             person=bob, kind=models.SecondFactor.Kind.APP, name="Bob's phone", secret=APP_KEY
         ),
@@ -393,6 +411,7 @@ def posted(world: World) -> dict[str, dict[str, Any]]:
         "review_add": {"name": "Q4", "covers": "all", "due": (timezone.now() + timedelta(days=21)).date().isoformat()},
         "review_plan": {"is_on": "on", "days": "21"},
         "review": {f"answer-{item.pk}": "confirmed" for item in world.review.items.all()},
+        "notifications_read": {"upto": world.notification.pk},
         "consent_request_add": {"reason": "The month's end"},
         "consent_request_decline": {"reason": "Use the archive instead", "seen": "asked"},
         "connection_tags": {"tags": "finance, nightly"},

@@ -247,6 +247,11 @@ def _copies(world: World, size: int) -> list[Copies]:
             {"key": "'copy:' || n", "delivered_at": done, "given_up_at": "CASE WHEN n % 20 = 0 THEN now() END"},
         ),
         Copies(
+            models.Notification,
+            size // 10,
+            {"key": "'copy:' || n", "user_id": pick(people), "created_at": ago},
+        ),
+        Copies(
             models.Approval,
             size // 100,
             {

@@ -49,6 +49,12 @@ second_factor_add_passkey             GET    in  200 200 200 200 200 200 200 200
 second_factor_add_passkey             POST   in  422 422 422 422 422 422 422 422
 recovery_codes                        POST   in  200 302 302 302 302 302 302 302
 second_factor_remove                  POST   in  302 404 404 404 404 404 404 404
+notifications                         GET    in  200 200 200 200 200 200 200 200
+notifications_read                    POST   in  302 302 302 302 302 302 302 302
+notification_open                     POST   in  302 404 404 404 404 404 404 404
+notification_read                     POST   in  302 404 404 404 404 404 404 404
+setup_confirm                         POST   in  403 403 403 403 403 403 302 403
+setup_reopen                          POST   in  403 403 403 403 403 403 302 403
 account_alerts                        GET    in  200 200 200 200 200 200 200 200
 account_alerts                        POST   in  302 302 302 302 302 302 302 302
 account_alerts_test                   POST   in  302 302 302 302 302 302 302 302
@@ -111,7 +117,7 @@ review_cancel                         GET    in  403 404 404 404 404 404 200 403
 review_cancel                         POST   in  403 404 404 404 404 404 302 403
 review_report                         GET    in  403 404 404 404 404 404 200 200
 review_export                         GET    in  403 404 404 404 404 404 200 200
-consent_requests                      GET    in  200 200 200 200 200 200 200 200
+requests                              GET    in  200 200 200 200 200 200 200 200
 consent_request                       GET    in  200 404 404 404 404 404 200 200
 consent_request_approve               POST   in  403 404 404 404 404 404 302 403
 consent_request_decline               POST   in  403 404 404 404 404 404 302 403
@@ -143,6 +149,7 @@ connection_hand_over                  POST   in  302 403 403 403 404 404 302 403
 mailbox_attach                        GET    in  200 403 200 403 404 404 403 403
 mailbox_attach                        POST   in  302 403 302 403 404 404 403 403
 mailbox_probe_all                     POST   in  302 403 302 403 404 404 302 403
+mailbox_permission                    POST   in  302 403 302 403 404 404 403 403
 mailbox_powershell                      GET    in  200 200 200 200 404 404 200 200
 mailbox_send                          GET    in  200 403 200 403 404 404 403 403
 mailbox_send                          POST   in  302 403 302 403 404 404 403 403
@@ -263,12 +270,12 @@ policy                                POST   in  403 403 403 403 403 403 302 403
 policy_app                            GET    in  200 200 200 200 200 200 200 200
 policy_app                            POST   in  403 403 403 403 403 403 302 403
 policy_violations                     GET    in  403 403 403 403 403 403 200 200
-approvals                             GET    in  200 200 200 200 200 200 200 200
+approvals                             GET    in  302 302 302 302 302 302 302 302
 approval                              GET    in  200 404 404 404 404 404 200 200
 approval_approve                      POST   in  403 404 404 404 404 404 302 403
 approval_decline                      POST   in  403 404 404 404 404 404 302 403
 approval_withdraw                     POST   in  302 404 404 404 404 404 403 403
-change_requests                       GET    in  200 200 200 200 200 200 200 200
+change_requests                       GET    in  302 302 302 302 302 302 302 302
 change_request                        GET    in  200 404 404 404 404 200 200 200
 change_request_approve                POST   in  302 404 404 404 404 403 302 403
 change_request_decline                POST   in  302 404 404 404 404 403 302 403

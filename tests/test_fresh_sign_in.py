@@ -53,10 +53,11 @@ WITHOUT = frozenset(
     connection_enable connection_finish connection_remove connection_sign_in connection_sign_in_link
     consent_request_add consent_request_approve consent_request_decline consent_request_withdraw
     consent_start credential_expiry incident_add_tenant mailbox_add mailbox_attach mailbox_detach mailbox_edit
-    mailbox_probe mailbox_probe_all connection_default reference_add reference_edit reference_point reference_remove
+    mailbox_permission mailbox_probe mailbox_probe_all connection_default reference_add reference_edit reference_point reference_remove
     mailbox_remove mailbox_send microsoft_errors mailbox_test person_disable person_sign_out review review_add
     review_cancel review_plan second_factor service_account_disable service_account_enable
     service_account_remove session_end sessions_end_all share_add share_end sign_in sign_in_link sign_out
+    notification_open notification_read notifications_read setup_confirm setup_reopen
     social:begin social:complete team_add team_edit team_member_add team_member_remove team_remove
     tenant_add tenant_edit tenant_remove
     """.split()  # noqa: SIM905

@@ -40,6 +40,7 @@ can_manage_registry = _is_admin  # add, change and remove tenants, app registrat
 can_manage_reviews = _is_admin  # start, schedule and cancel access reviews
 can_manage_alerts = _is_admin  # see all deliveries, and manage the organisation's alert channels
 can_change_policy = _is_admin
+can_complete_setup = _is_admin  # confirm steps of the setup checklist, and dismiss it
 can_connect_app_only = _is_admin  # create an app-only connection, which reaches the whole tenant
 can_limit_key = _is_admin  # set the rate limit of a key
 can_manage_service_accounts = _is_admin  # create, change and remove service accounts, and assign roles to them

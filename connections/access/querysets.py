@@ -249,6 +249,12 @@ def overseers() -> QuerySet[models.User]:
     return models.User.objects.filter(Q(pk__in=it_admins().values("pk")) | Q(pk__in=auditors().values("pk")))
 
 
+def visible_notifications(user: models.User) -> QuerySet[models.Notification]:
+    """Everyone sees only their own notifications."""
+    rows = models.Notification.objects.filter(user=user)
+    return rows.none() if user.is_suspended else rows
+
+
 def visible_channels(user: models.User) -> QuerySet[models.AlertChannel]:
     """IT admins see the alert channels, without their secrets; others see none."""
     channels = models.AlertChannel.objects.defer("url", "signing_secret")

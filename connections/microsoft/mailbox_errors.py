@@ -70,7 +70,8 @@ class Purpose:
     paths: tuple[str, ...]
     scope: str  # delegated
     role: str  # app-only
-    capability: str  # the capability that the owner must add to get the scope
+    capability: str  # the capabilities, one of which the owner must add to get the scope, as text
+    key: str  # the one of them that allows least
 
 
 def _labels(*keys: str) -> str:
@@ -82,14 +83,16 @@ MAIL = Purpose(
     "Mail.Read.Shared",
     "Mail.Read",
     _labels("shared_mailbox.read", "shared_mailbox.trigger"),
+    "shared_mailbox.read",
 )
 CALENDAR = Purpose(
     ("calendar/events?$top=1&$select=id",),
     "Calendars.Read.Shared",
     "Calendars.Read",
     _labels("calendar.shared", "calendar.shared_trigger"),
+    "calendar.shared",
 )
-SEND = Purpose((), "Mail.Send.Shared", "Mail.Send", _labels("shared_mailbox.send"))
+SEND = Purpose((), "Mail.Send.Shared", "Mail.Send", _labels("shared_mailbox.send"), "shared_mailbox.send")
 
 
 def purpose_of(permissions: tuple[str, ...], *, delegated: bool) -> Purpose:

@@ -18,6 +18,7 @@ from connections.models.handovers import HandOver
 from connections.models.incidents import AffectedConnection, Incident
 from connections.models.issuer_keys import IssuerKey
 from connections.models.mailboxes import MailboxAccess, SharedMailbox
+from connections.models.notifications import Notification
 from connections.models.policy import Approval, Policy
 from connections.models.references import ConnectionReference
 from connections.models.resource_tokens import ResourceToken
@@ -25,6 +26,7 @@ from connections.models.reviews import AccessReview, ReviewItem, ReviewPlan
 from connections.models.saved_views import SavedView
 from connections.models.second_factors import RecoveryCode, SecondFactor
 from connections.models.sessions import Session
+from connections.models.setup import SetupDecision
 from connections.models.sharing import Share, Team, TeamMember
 from connections.models.sign_in_limits import SignInLimit
 from connections.models.sign_in_links import SignInLink

@@ -26,7 +26,7 @@ _PROBLEMS = {
     "portal_sign_in": "nobody can sign in with Microsoft",
 }
 # Tasks to complete before anything breaks; the title names them.
-_TASKS = ("hand_over", "leaver", "tenant")
+TASKS = ("hand_over", "leaver", "tenant")
 _WHO = {"it_admin": "IT admins", "microsoft": "Microsoft", "nobody": "Nobody"}
 _BUTTONS = {"account": "Sign in again", "hand_over": "Sign in", "leaver": "Transfer ownership", "tenant": "Add tenant"}
 _WHY = {
@@ -93,7 +93,7 @@ def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> A
     opened = datetime.fromisoformat(incident["opened_at"])
     closed = datetime.fromisoformat(incident["closed_at"]) if incident["closed_at"] else None
     shown = incident["connections"][:SHOWN]
-    is_task, healed = incident["kind"] in _TASKS, event == "healed"
+    is_task, healed = incident["kind"] in TASKS, event == "healed"
     subject, headline, tone = _headlines(event, incident, format_duration(at - opened), is_owner=reason == "owner")
     label = "Connections" if is_task else "Resolved connections" if healed else "Affected connections"
     # Only the account's owner can sign in again.
@@ -131,7 +131,7 @@ def _paragraphs(
 
 def _headlines(event: str, incident: dict[str, Any], age: str, *, is_owner: bool) -> tuple[str, str, str]:
     connections, count, title = incident["connections"], incident["connection_count"], incident["title"]
-    is_task = incident["kind"] in _TASKS
+    is_task = incident["kind"] in TASKS
     name = connections[0]["name"] if count == 1 and connections else f"{count} connections" if count else ""
     subject = title if is_task else name
     if event == "healed":
@@ -166,7 +166,7 @@ def _incident_facts(
 def _expiry(credential: dict[str, Any], reason: str, at: datetime) -> AlertText:
     kind, app, days = credential["kind"], credential["app_registration"], credential["days"]
     expires = datetime.fromisoformat(credential["expires_at"]) if credential["expires_at"] else None
-    when = "expires within 1 day" if days <= 1 else f"expires within {days} days"
+    when = expires_within(days)
     if expires and expires <= at:
         when = "has expired"
     rows = [("App registration", app), ("Credential", credential["name"])]
@@ -192,6 +192,10 @@ def _expiry(credential: dict[str, Any], reason: str, at: datetime) -> AlertText:
         url=credential["url"],
         why=_WHY.get(reason, ""),
     )
+
+
+def expires_within(days: int) -> str:
+    return "expires within 1 day" if days <= 1 else f"expires within {days} days"
 
 
 def _message(message: dict[str, Any]) -> AlertText:

@@ -58,11 +58,21 @@ def icon(name: str, label: str = "") -> SafeString:
 
 @register.simple_tag(takes_context=True)
 def nav_item(
-    context: template.RequestContext, url_name: str, label: str, icon_name: str, waiting: int = 0, besides: str = ""
+    context: template.RequestContext,
+    url_name: str,
+    label: str,
+    icon_name: str,
+    waiting: str = "",
+    besides: str = "",
+    also: str = "",
 ) -> SafeString:
-    """Render a navigation entry. ``waiting`` is its counter; ``besides`` names subpages that have their own entries."""
+    """Render a navigation entry. ``waiting`` is its counter, which may be empty.
+
+    ``besides`` names subpages that have their own entries, ``also`` other pages that belong to this one.
+    """
     url, path = reverse(url_name), context["request"].path
     here = path == url or (url != "/" and path.startswith(url))
+    here = here or any(path.startswith(reverse(name)) for name in also.split())
     here = here and not any(path.startswith(reverse(name)) for name in besides.split())
     return format_html(
         '<li class="nav-item"><a class="nav-link" href="{}"{}>{}<span class="nav-link-title">{}</span>{}</a></li>',

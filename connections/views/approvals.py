@@ -5,34 +5,21 @@ from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from connections.access import permissions, querysets, roles
 from connections.errors import NotAllowed, PortalError
 from connections.forms.policy import ReasonForm
+from connections.forms.requests import DecisionForm
 from connections.microsoft import capabilities
 from connections.models import Approval, Connection, User
 from connections.services.connections import app_only, connections
 from connections.services.policy import account_changes, approvals
 from connections.services.policy.next_steps import Step
-from connections.views import list_pages
 from connections.views.audit import history
 from connections.views.form_handling import errors_as_messages, get_visible, render_form
-
-
-@require_safe
-def index(request: HttpRequest) -> HttpResponse:
-    user = roles.current_user(request.user)
-    filters = list_pages.Filters(
-        request,
-        search=("connection_name", "requested_by_name", "app_name"),
-        placeholder="Connection, app registration or requester",
-        choices=(list_pages.Choice("state", "Status", Approval.State.choices, list_pages.by("state")),),
-    )
-    page = list_pages.page(request, filters.apply(querysets.visible_approvals(user)), order=("-requested_at", "-pk"))
-    context = {"page": page, "filters": filters, "may_decide": permissions.can_decide_approvals(user)}
-    return render(request, "approvals/list.html", context)
 
 
 @require_safe
@@ -59,7 +46,13 @@ def _context(user: User, approval: Approval) -> dict[str, Any]:
         "nobody_else": waiting
         and not any(permissions.can_decide(it_admin, approval) for it_admin in querysets.it_admins()),
         "may_withdraw": waiting and permissions.can_withdraw_approval(user, approval),
-        "form": ReasonForm(),
+        "form": DecisionForm(),
+        "note": "If you approve, the portal requests the first token immediately."
+        if approval.is_app_only
+        else "If you approve, the requester can sign in to Microsoft.",
+        "buttons": [("Approve", "", "")],
+        "approve_url": reverse("approval_approve", args=[approval.pk]),
+        "decline_url": reverse("approval_decline", args=[approval.pk]),
         "events": history(user, approval) if permissions.can_read_audit(user) else [],
     }
 
@@ -91,10 +84,12 @@ def _decide(
     request: HttpRequest, user: User, approval: Approval, service: Callable[..., object]
 ) -> HttpResponse | None:
     """Call ``service`` with the reason from the form. If it raises an error, return the page that shows it."""
-    form = ReasonForm(request.POST)
-    form.is_valid()
+    form = DecisionForm(request.POST, declining=service is approvals.decline)
+    if not form.is_valid():
+        context = _context(user, approval) | {"form": form}
+        return render(request, "approvals/detail.html", context, status=422)
     try:
-        service(approval, reason=form.cleaned_data.get("reason", ""), actor=user, now=timezone.now())
+        service(approval, reason=form.cleaned_data["reason"], actor=user, now=timezone.now())
     except NotAllowed:
         raise
     except PortalError as error:

@@ -6,36 +6,19 @@ from typing import Any
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from connections.access import permissions, querysets, roles
 from connections.errors import NotAllowed, PortalError
-from connections.forms.policy import ReasonForm
+from connections.forms.requests import DecisionForm
 from connections.fresh_sign_in import fresh_sign_in_required
 from connections.models import ChangeRequest, User
 from connections.services.connections import change_requests
 from connections.services.policy import four_eyes
-from connections.views import list_pages
 from connections.views.audit import history
 from connections.views.form_handling import errors_as_messages, get_visible
-
-
-@require_safe
-def index(request: HttpRequest) -> HttpResponse:
-    user = roles.current_user(request.user)
-    filters = list_pages.Filters(
-        request,
-        search=("title", "requested_by_name"),
-        placeholder="Change or requester",
-        choices=(
-            list_pages.Choice("state", "Status", ChangeRequest.State.choices, list_pages.by("state")),
-            list_pages.Choice("kind", "Change", ChangeRequest.Kind.choices, list_pages.by("kind")),
-        ),
-    )
-    visible = filters.apply(querysets.visible_change_requests(user))
-    page = list_pages.page(request, visible, order=("-requested_at", "-pk"))
-    return render(request, "change_requests/list.html", {"page": page, "filters": filters})
 
 
 @require_safe
@@ -56,7 +39,11 @@ def _context(user: User, change: ChangeRequest) -> dict[str, Any]:
         "may_open_page": is_usable and change.kind in change_requests.ON_ITS_PAGE,
         "may_withdraw": is_own and (change.is_waiting or is_approved),
         "expires_at": expires_at,
-        "form": ReasonForm(),
+        "form": DecisionForm(),
+        "note": "If you approve, the requester can make this change once.",
+        "buttons": [("Approve", "", "")],
+        "approve_url": reverse("change_request_approve", args=[change.pk]),
+        "decline_url": reverse("change_request_decline", args=[change.pk]),
         "events": history(user, change) if permissions.can_read_audit(user) else [],
     }
 
@@ -74,10 +61,11 @@ def decline(request: HttpRequest, pk: int) -> HttpResponse:
 
 def _decide(request: HttpRequest, pk: int, service: Callable[..., None]) -> HttpResponse:
     user, change = get_visible(request, querysets.visible_change_requests, pk)
-    form = ReasonForm(request.POST)
-    form.is_valid()
+    form = DecisionForm(request.POST, declining=service is four_eyes.decline)
+    if not form.is_valid():
+        return render(request, "change_requests/detail.html", _context(user, change) | {"form": form}, status=422)
     try:
-        service(change, reason=form.cleaned_data.get("reason", ""), actor=user, now=timezone.now())
+        service(change, reason=form.cleaned_data["reason"], actor=user, now=timezone.now())
     except NotAllowed:
         raise
     except PortalError as error:

@@ -20,7 +20,7 @@ from connections.services.connections import connections, sign_in_links
 from connections.services.connections import sign_in as sign_in_service
 from connections.services.expiry import forecast as expiry_forecast
 from connections.services.governance import violations
-from connections.services.mailboxes import probes
+from connections.services.mailboxes import mailboxes, probes
 from connections.services.policy import approvals as policy_approvals
 from connections.services.policy import evaluate, next_steps, permission_drift
 from connections.services.policy.next_steps import AWAITS_NEW_OWNER, Step
@@ -246,6 +246,27 @@ def _report_saved(request: HttpRequest, connection: Connection, *, waits: bool, 
     else:
         text = "Saved. An administrator needs to grant the added permissions in the app registration."
         messages.warning(request, text)
+
+
+@require_POST
+def add_mailbox_permission(request: HttpRequest, pk: int) -> HttpResponse:
+    """Add the permission that the connection lacks for its shared mailboxes, and send the owner to Microsoft."""
+    user, connection = get_visible(request, querysets.visible_connections, pk)
+    roles.require(permissions.can_reconnect(user, connection), action="Only the owner can change this connection.")
+    with errors_as_messages(request):
+        lacks_permissions = connections.change(
+            connection,
+            name=connection.name,
+            chosen=mailboxes.capabilities_with_permission(connection),
+            extra_scopes=connection.extra_scopes.split(),
+            actor=user,
+            now=timezone.now(),
+        )
+        if next_steps.may_sign_in(user, connection):
+            return sign_in_at_microsoft(request, connection)
+        waits = policy_approvals.open_request(connection) is not None
+        _report_saved(request, connection, waits=waits, lacks_permissions=lacks_permissions)
+    return redirect("connection", pk=pk)
 
 
 @require_POST

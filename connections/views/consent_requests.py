@@ -5,53 +5,27 @@ from django.contrib import messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from connections.access import permissions, querysets, roles
-from connections.forms.consent_requests import AskForm, DeclineForm
+from connections.forms.consent_requests import AskForm
+from connections.forms.requests import ConsentDecisionForm
 from connections.microsoft import error_tables, permission_risks
 from connections.microsoft.error_types import Kind
 from connections.models import Connection, ConsentRequest, User
 from connections.models.connections import without_tokens
 from connections.services.consent import admin_consent, requests
 from connections.services.policy import next_steps, permission_drift
-from connections.views import list_pages
 from connections.views.audit import history
 from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
 
 State = ConsentRequest.State
 SHOWN_AFTER = timedelta(days=7)  # how long the home page and the connection's page keep showing a declined request
-LISTED = 20
+LISTED = 20  # of one's own recent requests
 # Microsoft returns this code whenever someone cancels, whichever page they were on.
 DECLINED_BY_PERSON = "AADSTS65004"
-
-
-@require_safe
-def index(request: HttpRequest) -> HttpResponse:
-    user = roles.current_user(request.user)
-    waiting = list_pages.Choice("waits", "Open", [("it", "Awaiting IT admin"), ("open", "All open")], _waiting)
-    filters = list_pages.Filters(
-        request,
-        search=("connection_name", "requester_name", "app_registration__name", "permissions"),
-        placeholder="Connection, person, app registration or permission",
-        choices=(waiting, list_pages.Choice("state", "Status", State.choices, list_pages.by("state"))),
-    )
-    page = list_pages.page(request, filters.apply(querysets.visible_consent_requests(user)), order=("-asked_at", "-pk"))
-    context = {"page": page, "filters": filters, "sees_all": permissions.can_read_registry(user)}
-    return render(request, "consent_requests/index.html", context)
-
-
-def _waiting(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-    if value == "it":
-        return queryset.filter(pk__in=requests.awaiting_decision(timezone.now()).values("pk"))
-    return queryset.filter(closed_at=None)
-
-
-def awaiting_decision(user: User) -> list[ConsentRequest]:
-    """Return the requests that an IT admin has to decide, oldest first; empty for everyone else."""
-    waiting = requests.awaiting_decision(timezone.now()).select_related("app_registration")
-    return list(waiting.order_by("asked_at", "pk")[:LISTED]) if permissions.can_manage_registry(user) else []
 
 
 def recent_requests(user: User) -> list[dict[str, Any]]:
@@ -149,7 +123,7 @@ def _consent_requests(user: User) -> QuerySet[ConsentRequest]:
     )
 
 
-def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm | None) -> dict[str, Any]:
+def _context(user: User, consent_request: ConsentRequest, *, form: ConsentDecisionForm | None) -> dict[str, Any]:
     app = consent_request.app_registration
     connection = consent_request.connection
     may_manage = permissions.can_manage_registry(user)
@@ -175,17 +149,31 @@ def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm |
         "may_decide": may_manage and consent_request.state in (State.ASKED, State.APPROVED, State.FAILED),
         "may_withdraw": consent_request.is_open and permissions.can_withdraw_consent_request(user, consent_request),
         "sign_in": _can_sign_in(user, consent_request),
-        "form": form or DeclineForm(initial={"seen": consent_request.state}, others=others, auto_id="decline_%s"),
+        "form": form or ConsentDecisionForm(initial={"seen": consent_request.state}, others=others),
+        "buttons": _buttons(is_approved=approved, has_link=bool(url)),
+        "approve_url": reverse("consent_request_approve", args=[consent_request.pk]),
+        "decline_url": reverse("consent_request_decline", args=[consent_request.pk]),
         "events": history(user, consent_request),
     }
+
+
+def _buttons(*, is_approved: bool, has_link: bool) -> list[tuple[str, str, str]]:
+    """Return label, icon and name of the buttons that approve; "go" also opens Microsoft's consent page."""
+    go = ("Open consent link" if is_approved else "Approve and grant consent", "external-link", "go")
+    return [go] if has_link else [go, ("Approve and get link", "link", "")]
 
 
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
     """Approve a request; with ``go`` in the form, also open Microsoft's consent page at once."""
     user, consent_request = get_visible(request, _consent_requests, pk)
+    roles.require(permissions.can_manage_registry(user), action="Ask an IT admin.")
+    form = ConsentDecisionForm(request.POST, others=0)
+    if not form.is_valid():
+        return render_form(request, "consent_requests/detail.html", form, _context(user, consent_request, form=form))
+    reason = form.cleaned_data["reason"]
     with errors_as_messages(request):
-        consent_request, url = requests.approve(consent_request, actor=user, now=timezone.now())
+        consent_request, url = requests.approve(consent_request, reason=reason, actor=user, now=timezone.now())
         if "go" in request.POST:
             return redirect(url)
         if consent_request.decided_by_id != user.pk:
@@ -202,7 +190,8 @@ def approve(request: HttpRequest, pk: int) -> HttpResponse:
 def decline(request: HttpRequest, pk: int) -> HttpResponse:
     user, consent_request = get_visible(request, _consent_requests, pk)
     roles.require(permissions.can_manage_registry(user), action="Ask an IT admin.")
-    form = DeclineForm(request.POST, others=requests.same_requests(consent_request).count(), auto_id="decline_%s")
+    others = requests.same_requests(consent_request).count()
+    form = ConsentDecisionForm(request.POST, others=others, declining=True)
     if form.is_valid():
         with errors_as_messages(request):
             requests.decline(consent_request, **form.cleaned_data, actor=user, now=timezone.now())

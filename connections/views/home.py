@@ -20,17 +20,16 @@ from connections.models import (
     AppRegistration,
     Approval,
     AuditSeal,
-    ChangeRequest,
     Connection,
     ConsentLink,
     Incident,
     MailboxAccess,
-    Tenant,
     User,
 )
 from connections.services.audit import verification_records
+from connections.services.connections import request_inbox
 from connections.services.governance import access_reviews
-from connections.services.operations import checks, daily_figures, doctor
+from connections.services.operations import checks, daily_figures, doctor, setup_checklist
 from connections.services.operations.checks import State
 from connections.services.policy import next_steps
 from connections.views import consent_requests, home_charts, incidents, people
@@ -64,22 +63,15 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "home/member.html", _member_context(user))
 
 
-def _tasks(user: User, open_incidents: list[dict[str, Any]], **others: list[Any]) -> dict[str, Any]:
+def _tasks(user: User, open_incidents: list[dict[str, Any]]) -> dict[str, Any]:
     """List what only the user (or, for IT admins, any IT admin) can resolve, most urgent first."""
     own_incidents = [item for item in open_incidents if _is_assigned_to(user, item["incident"])]
     tasks: dict[str, Any] = {
         "incidents": own_incidents,
-        "changes": _changes_to_decide(user),
-        **others,
+        "requests": request_inbox.oldest_to_decide(user, timezone.now(), LISTED),
         "reviews": access_reviews.tasks_of(user),
     }
     return tasks | {"any": any(tasks.values())}
-
-
-def _changes_to_decide(user: User) -> list[ChangeRequest]:
-    waiting = querysets.visible_change_requests(user).filter(state=ChangeRequest.State.WAITING)
-    rows = waiting.exclude(requested_by=user).order_by("requested_at", "pk")[:LISTED]
-    return [change for change in rows if permissions.can_decide_change(user, change)]
 
 
 def _is_assigned_to(user: User, incident: Incident) -> bool:
@@ -91,16 +83,14 @@ def _is_assigned_to(user: User, incident: Incident) -> bool:
 def _admin_context(user: User) -> dict[str, Any]:
     figures, now = home_charts.status_figures(), timezone.now()
     open_incidents = incidents.open_incidents(user, limit=LISTED)
-    waiting = querysets.visible_approvals(user).filter(state=Approval.State.WAITING)
-    approvals = list(waiting.order_by("requested_at", "pk")[:LISTED])
-    others = [approval for approval in approvals if approval.requested_by_id != user.pk]
-    tasks = _tasks(user, open_incidents, approvals=others, requests=consent_requests.awaiting_decision(user))
+    own_approvals = querysets.visible_approvals(user).filter(state=Approval.State.WAITING, requested_by=user)
+    tasks = _tasks(user, open_incidents)
     consents = ConsentLink.objects.filter(state__in=(ConsentLink.State.OPEN, ConsentLink.State.GRANTED))
     context: dict[str, Any] = {
         "figures": figures,
         "tasks": tasks,
         "incidents": [item for item in open_incidents if item not in tasks["incidents"]],
-        "own_approvals": [approval for approval in approvals if approval.requested_by_id == user.pk],
+        "own_approvals": list(own_approvals.order_by("requested_at", "pk")[:LISTED]),
         "apps": _apps_with_problems(user),
         "groups": _broken_by_assignee(user),
         "credentials": _expiring_credentials(),
@@ -126,9 +116,7 @@ def _admin_context(user: User) -> dict[str, Any]:
         "portal_problems",
     )
     context["all_well"] = not (tasks["any"] or figures["unfinished"] or any(context[name] for name in problems))
-    if figures["total"] == 0:
-        context["steps"] = _first_steps()
-        context["next_step"] = next(step for step in context["steps"] if not step["done"])
+    context["is_empty"] = figures["total"] == 0
     return context
 
 
@@ -149,6 +137,7 @@ def _portal_health() -> dict[str, Any]:
     return {
         "portal_problems": [row for row in rows if not row["is_ok"]],
         "portal_checks": [row for row in rows if row["is_ok"]],
+        "setup": setup_checklist.read({finding.name: finding.result for finding in findings}),
     }
 
 
@@ -187,42 +176,6 @@ def _expiring_credentials() -> list[AppCredential]:
     live = AppCredential.objects.live().defer("secret", "private_key", "certificate")
     soon = live.filter(expires_at__lt=timezone.now() + EXPIRES_SOON).select_related("app_registration")
     return list(soon.order_by("expires_at", "pk")[:LISTED])
-
-
-def _first_steps() -> list[dict[str, Any]]:
-    """List what to do before the first connection can be created."""
-    apps = list(AppRegistration.objects.values_list("verified_at", "rejected_at")[:LISTED])
-    rows = (
-        (
-            "Add your tenant",
-            "The Microsoft Entra directory of your people and mailboxes.",
-            Tenant.objects.exists(),
-            "tenant_add",
-            "Add tenant",
-        ),
-        (
-            "Add an app registration",
-            "The application in Entra that connections use. The setup script can create it for you.",
-            bool(apps),
-            "app_add",
-            "Add app registration",
-        ),
-        (
-            "Test the credentials",
-            "The portal tests credentials when you add them, and explains any errors.",
-            any(verified and not rejected for verified, rejected in apps),
-            "apps",
-            "View app registrations",
-        ),
-        (
-            "Connect the first account",
-            "Start with your own account. Your colleagues can connect theirs later.",
-            False,
-            "connect",
-            "New connection",
-        ),
-    )
-    return [dict(zip(("title", "text", "done", "url_name", "label"), row, strict=True)) for row in rows]
 
 
 def _auditor_context(user: User) -> dict[str, Any]:

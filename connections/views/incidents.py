@@ -27,6 +27,8 @@ LOOKED_AT = 200  # open incidents from which the most urgent are chosen
 MOST_NAMES = 30  # maximum number of people, teams and keys named on the page
 MOST_MOMENTS = 10  # connections on the timeline
 RECENT_FETCHES = timedelta(days=7)
+# The client secret has expired, or is wrong.
+_NEEDS_SECRET = ("AADSTS7000222", "AADSTS7000215")
 
 
 @require_safe
@@ -197,7 +199,7 @@ def _fix_for(incident: Incident, user: User) -> dict[str, Any] | None:
         url = reverse("incident_add_tenant", args=[incident.pk])
         return {"label": "Add tenant", "url": url, "is_post": True, "icon": "plus"}
     pages: dict[str, tuple[str, str, int | None]] = {
-        Kind.APP_REGISTRATION: ("Fix app registration", _app_page(incident), incident.app_registration_id),
+        Kind.APP_REGISTRATION: (*_app_page(incident), incident.app_registration_id),
         Kind.CONSENT: ("Grant consent", "consent_start", incident.app_registration_id),
         Kind.MAILBOX: ("View mailbox access", "mailbox", incident.mailbox_id),
         Kind.LEAVER: ("Transfer ownership", "person_hand_over", incident.person_id),
@@ -207,9 +209,11 @@ def _fix_for(incident: Incident, user: User) -> dict[str, Any] | None:
     return {"label": label, "url": reverse(url_name, args=[pk])} if pk else None
 
 
-def _app_page(incident: Incident) -> str:
-    """The page that mends it: that of the app registration, or of its tenants if only one tenant rejects it."""
-    return "app_consents" if incident.key.count(":") > 1 else "app"
+def _app_page(incident: Incident) -> tuple[str, str]:
+    """The button and the page that fixes it: the credential's, the app registration's, or that of its tenants."""
+    if incident.key.count(":") > 1:  # only one tenant rejects it
+        return "Fix app registration", "app_consents"
+    return ("Add credential", "credential_add") if incident.code in _NEEDS_SECRET else ("Fix app registration", "app")
 
 
 def _fix_by_sign_in(incident: Incident, user: User) -> dict[str, Any] | None:

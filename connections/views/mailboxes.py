@@ -17,6 +17,7 @@ from connections.models import Connection, MailboxAccess, SharedMailbox, User
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.connections import directories
 from connections.services.mailboxes import mailboxes, probes
+from connections.services.policy import next_steps
 from connections.views import audit, list_pages
 from connections.views.form_handling import done, errors_as_messages, errors_on, get_visible, render_form
 
@@ -133,6 +134,7 @@ def attached(user: User, connection: Connection) -> dict[str, Any]:
     may_change = permissions.can_reconnect(user, connection)
     rows = list(connection.mailbox_accesses.select_related("mailbox"))
     may_attach = may_change and mailboxes.reads_mailboxes(connection)
+    missing = mailboxes.missing_permission(connection)
     return {
         "mailbox_rows": rows,
         "mailboxes_apply": bool(rows or connection.wished_mailboxes) or mailboxes.reads_mailboxes(connection),
@@ -140,7 +142,8 @@ def attached(user: User, connection: Connection) -> dict[str, Any]:
         "mailboxes_may_probe": permissions.can_check(user, connection) and probes.can_be_probed(connection),
         "mailboxes_send": probes.may_send(connection),
         "mailboxes_wide": _tenant_wide(connection),
-        "mailboxes_missing": mailboxes.missing_permission(connection),
+        "mailboxes_missing": missing,
+        "mailboxes_may_add_permission": bool(missing) and next_steps.may_sign_in(user, connection),
         "mailboxes_wished": connection.wished_mailboxes,
         "mailboxes_wished_why": directories.why_waiting(connection),
         "mailbox_form": AttachForm() if may_attach else None,

@@ -75,7 +75,7 @@ def test_a_declined_member_reads_why(portal: Start, visitor: Come, sandbox: Cont
     member, admin = visitor(here, "bob"), visitor(here, "alice")
     sent_away(member, sandbox)
     request = asks(member, "Just trying it out.")
-    admin.open("/requests/?waits=it")
+    admin.open("/requests/?show=to_decide")
     admin.follow("Invoices inbox")
     admin.type_in("Reason", "Please use the shared archive instead.")
     admin.press("Decline")

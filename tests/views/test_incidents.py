@@ -60,9 +60,9 @@ def test_members_see_only_their_connections_of_an_incident(member: Client, dave:
     page = text(member.get(f"/incidents/{incident.pk}/"))
     assert mine.name in page
     assert theirs.name not in page
-    assert "Fix app registration" not in page
+    assert "Add credential" not in page
     whole = text(admin.get(f"/incidents/{incident.pk}/"))
-    assert "Fix app registration" in whole
+    assert "Add credential" in whole
     assert theirs.name in whole
 
 

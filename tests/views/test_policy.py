@@ -317,12 +317,3 @@ def test_an_approved_app_only_connection_is_connected_at_once(alice: User, admin
     assert "Connect now" in text(admin.get(f"/connections/{connection.pk}/"))
     admin.post(f"/connections/{connection.pk}/connect/")
     assert Connection.objects.get().connected_at is not None
-
-
-def test_the_list_of_approvals_has_a_fixed_number_of_queries(admin: Client, bob: User, max_queries: Any) -> None:
-    for number in range(30):
-        full_dataset.make_approval(factories.make_connection(owner=bob, name=f"Inbox {number:02}"))
-    with max_queries(10):
-        assert "Inbox 29" in text(admin.get("/approvals/"))
-    assert "No results found" in text(admin.get("/approvals/", {"q": "zzz"}))
-    assert "No approval requests" in text(factories.signed_in(factories.make_person("dave")).get("/approvals/"))

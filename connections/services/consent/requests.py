@@ -137,10 +137,10 @@ def awaiting_decision(now: datetime) -> QuerySet[ConsentRequest]:
     return ConsentRequest.objects.filter(Q(state__in=(State.ASKED, State.FAILED)) | expired, closed_at=None)
 
 
-def approve(request: ConsentRequest, *, actor: User, now: datetime) -> tuple[ConsentRequest, str]:
+def approve(request: ConsentRequest, *, reason: str = "", actor: User, now: datetime) -> tuple[ConsentRequest, str]:
     """Approve the request and all others for the same permissions; return it with the URL of the consent link.
 
-    An expired link is replaced. Raises NotAllowed, DecidedMeanwhile or InvalidInput.
+    The requesters see the ``reason``. An expired link is replaced. Raises NotAllowed, DecidedMeanwhile or InvalidInput.
     """
     roles.require(access_permissions.can_manage_registry(actor), action="Ask an IT admin.")
     with transaction.atomic():
@@ -156,12 +156,15 @@ def approve(request: ConsentRequest, *, actor: User, now: datetime) -> tuple[Con
         )
         for row in (current, *others):
             if row.state != State.APPROVED or row.link_id != link.pk:
-                _mark_approved(row, link, actor=actor, now=now)
+                _mark_approved(row, link, reason=reason.strip()[:LONGEST_TEXT], actor=actor, now=now)
     return current, url
 
 
-def _mark_approved(request: ConsentRequest, link: ConsentLink, *, actor: User | None, now: datetime) -> None:
-    values = {**request_workflow.decided(actor, now), "link": link, "answer": ""}
+def _mark_approved(
+    request: ConsentRequest, link: ConsentLink, *, reason: str = "", actor: User | None, now: datetime
+) -> None:
+    facts = {"reason": reason} if reason else None
+    values = {**request_workflow.decided(actor, now), "link": link, "answer": reason, "facts": facts}
     if move(request, State.APPROVED, coming_from=_UNDECIDED, actor=actor, now=now, **values):
         request_status.notify_requester(
             request,
@@ -170,6 +173,7 @@ def _mark_approved(request: ConsentRequest, link: ConsentLink, *, actor: User | 
             subject=f"Approved: consent for {request.connection_name}",
             paragraphs=(
                 f"{request.decided_by_name or 'An IT admin'} approved your request.",
+                *([f"“{reason}”"] if reason else []),
                 "An administrator of the directory now needs to accept it at Microsoft. After that, sign in on the "
                 "connection's page.",
             ),

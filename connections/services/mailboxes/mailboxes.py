@@ -178,6 +178,13 @@ def missing_permission(connection: Connection) -> str:
     )
 
 
+def capabilities_with_permission(connection: Connection) -> list[str]:
+    """The connection's capabilities, and the one that requests the permission it lacks for shared mailboxes."""
+    purpose, required = probes.purpose_of(connection), permission_drift.required_permissions(connection)
+    lacks = connection.is_delegated and capabilities.missing([purpose.scope], required)
+    return [*connection.capabilities, *([purpose.key] if lacks else [])]
+
+
 def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | exchange_script.AccountPlan | None:
     """The plan for the PowerShell commands; None without a mailbox, a sign-in or a permission Exchange can grant."""
     openable = connection.mailbox_accesses.exclude(lack__in=[lack.value for lack in mailbox_errors.WITHOUT_MAILBOX])

@@ -1,5 +1,6 @@
 """Decide who gets which alert, and add it to the outbox in the transaction of the event that it reports.
 
+People also get it as a notification in the portal, written at the same time, whether or not they have an email address.
 outbox.py sends it later, so nothing is lost if the mail server is down. The keys of rows are unique, so nobody gets the
 same alert twice, however often these functions are called.
 """
@@ -20,6 +21,7 @@ from connections.access import permissions, querysets, roles
 from connections.errors import InvalidInput
 from connections.models import AlertChannel, AlertChoice, AppCredential, Connection, Delivery, Incident, User
 from connections.models.audit import AuditAction
+from connections.services.notifications import notifications
 
 Event = Delivery.Event
 
@@ -38,21 +40,23 @@ WINDOW = timedelta(minutes=15)
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """An e-mail address (lower case) or a channel, and why it gets the alert."""
+    """A person, an e-mail address (lower case) or a channel, and why they get the alert."""
 
     reason: str
-    email: str = ""
+    email: str = ""  # empty for a channel, and for a person who has no address
     channel_id: int | None = None
     can_wait: bool = True  # False for webhooks: a program reads them, so they are neither delayed nor combined
     time_zone: str = ""  # that the person chose for the times in the email
+    user_id: int | None = None  # who also gets a notification in the portal
 
     @classmethod
     def person(cls, user: User, reason: str, *, can_wait: bool = True) -> "Recipient":
-        return cls(reason, user.email.lower(), can_wait=can_wait, time_zone=user.time_zone)
+        return cls(reason, user.email.lower(), can_wait=can_wait, time_zone=user.time_zone, user_id=user.pk)
 
     @property
     def key(self) -> str:
-        return self.email or f"channel:{self.channel_id}"
+        """Identify the receiver of a message; empty if there is none outside the portal."""
+        return self.email or (f"channel:{self.channel_id}" if self.channel_id else "")
 
 
 def incident_opened(incident: Incident, *, now: datetime) -> None:
@@ -70,7 +74,7 @@ def incident_opened(incident: Incident, *, now: datetime) -> None:
 def incident_resolved(incident: Incident, *, now: datetime) -> None:
     """Tell everyone who was alerted, and stop reminders. Call it in the transaction that closes the incident."""
     with transaction.atomic():
-        _queue(Event.HEALED, _alerted(incident), now=now, incident=incident)
+        _queue(Event.HEALED, [*_alerted(incident), *_notified(incident)], now=now, incident=incident)
         incident.remind_after = None
         Incident.objects.filter(pk=incident.pk).update(remind_after=None)
 
@@ -138,10 +142,11 @@ def notify(people: Iterable[User], message: Message, *, about: str, now: datetim
     recipients = [
         Recipient.person(user, PERSONAL, can_wait=not is_alarm)
         for user in people
-        if not user.is_suspended and user.email and (is_alarm or preferences_of(user).messages)
+        if not user.is_suspended and (is_alarm or preferences_of(user).messages)
     ]
     columns = {"event": Event.MESSAGE, "subject": message.subject[:200]}
-    _create_rows(about, recipients, columns, {"message": asdict(message)}, now=now)
+    text = notifications.Text(message.subject, message.path, message.tone)
+    _create_rows(about, recipients, columns, {"message": asdict(message)}, text, now=now)
 
 
 def notify_it_admins(message: Message, *, about: str, now: datetime) -> None:
@@ -195,28 +200,28 @@ def _recipients(incident: Incident, *, remind: bool = False) -> list[Recipient]:
     people: list[tuple[User, str]] = []
     if incident.who == Connection.Who.OWNER:
         owner = incident.assignee.contact if incident.assignee else None
-        if owner is not None and not owner.is_suspended and owner.email and preferences_of(owner).own_incidents:
+        if owner is not None and not owner.is_suspended and preferences_of(owner).own_incidents:
             people.append((owner, OWNER))
     if incident.who == Connection.Who.IT_ADMIN:
         people += [(admin, IT_ADMIN) for admin in admins if preferences_of(admin).own_incidents]
     if incident.kind == Incident.Kind.ALTERED_SECRET:
-        people += [(auditor, AUDITOR) for auditor in querysets.auditors().exclude(email="").order_by("pk")]
+        people += [(auditor, AUDITOR) for auditor in querysets.auditors().order_by("pk")]
     if not settings.ALERT_COPY_TO:  # otherwise the copies go to that list
         people += [(admin, COPY) for admin in admins if preferences_of(admin).organisation_incidents]
-    by_email = [
+    persons = [
         Recipient.person(user, reason) for user, reason in people if preferences_of(user).reminders or not remind
     ]
-    return [*by_email, *_copy_list(), *_channels()]
+    return [*persons, *_copy_list(), *_channels()]
 
 
 def _it_admins() -> list[User]:
-    return list(querysets.it_admins().exclude(email="").select_related("alert_choice").order_by("pk"))
+    return list(querysets.it_admins().select_related("alert_choice").order_by("pk"))
 
 
 def _overseers() -> list[Recipient]:
     """All IT admins and auditors, at once and whatever they chose, because one of them may have reason to hide it."""
     admins = {admin.pk for admin in _it_admins()}
-    people = querysets.overseers().exclude(email="").order_by("pk")
+    people = querysets.overseers().order_by("pk")
     return [Recipient.person(user, IT_ADMIN if user.pk in admins else AUDITOR, can_wait=False) for user in people]
 
 
@@ -249,6 +254,14 @@ def _alerted(incident: Incident) -> list[Recipient]:
     ]
 
 
+def _notified(incident: Incident) -> list[Recipient]:
+    """Those who were told in the portal, as far as they want to know. _alerted() has their addresses."""
+    told = incident.notifications.filter(event__in=(Event.OPENED, Event.REMINDER)).values("user")
+    people = User.objects.filter(pk__in=told).select_related("alert_choice").order_by("pk")
+    wanted = (user for user in people if not user.is_suspended and preferences_of(user).recoveries)
+    return [Recipient(PERSONAL, user_id=user.pk) for user in wanted]
+
+
 def _queue(
     event: str,
     recipients: Iterable[Recipient],
@@ -264,16 +277,32 @@ def _queue(
         about += f":{credential.expires_at:%Y-%m-%d}"  # warn again if the date is corrected
     # The incident's facts are added at the first delivery attempt, when its full extent is known.
     payload = {} if number is None else {"number": number}
-    _create_rows(about, recipients, {"event": event, "incident": incident, "credential": credential}, payload, now=now)
+    columns = {"event": event, "incident": incident, "credential": credential}
+    text = (
+        notifications.of_credential(credential, days=number or 0)
+        if credential is not None
+        else notifications.of_incident(incident, event, now=now)
+    )
+    _create_rows(about, recipients, columns, payload, text, now=now)
 
 
 def _create_rows(
-    about: str, recipients: Iterable[Recipient], columns: dict[str, Any], payload: dict[str, Any], *, now: datetime
+    about: str,
+    recipients: Iterable[Recipient],
+    columns: dict[str, Any],
+    payload: dict[str, Any],
+    text: notifications.Text,
+    *,
+    now: datetime,
 ) -> None:
     """Create one row per recipient, with the first reason if there are several. Existing rows stay as they are."""
+    everyone = list(recipients)
+    persons = (recipient.user_id for recipient in everyone if recipient.user_id is not None)
+    notifications.write(about, persons, text, event=columns["event"], now=now, incident=columns.get("incident"))
     unique: dict[str, Recipient] = {}
-    for recipient in recipients:
-        unique.setdefault(recipient.key, recipient)
+    for recipient in everyone:
+        if recipient.key:
+            unique.setdefault(recipient.key, recipient)
     held = _held_back(list(unique.values()), now=now)
     rows = [
         Delivery(

@@ -31,9 +31,14 @@ _REASONS = {
 }
 
 
+def has_mail_server() -> bool:
+    """Whether a mail server is set up, without asking it."""
+    return bool(settings.EMAIL_BACKEND.rpartition(".")[0] == "django.core.mail.backends.smtp")
+
+
 def mail_server() -> Result:
     """Whether the mail server accepts the portal's credentials. Sends nothing."""
-    if settings.EMAIL_BACKEND.rpartition(".")[0] != "django.core.mail.backends.smtp":
+    if not has_mail_server():
         return warning(_NO_MAIL_SERVER, "Set EMAIL_URL.")
     connection = mail.get_connection()
     try:

@@ -1,4 +1,4 @@
-"""Remove old sealed rows from the audit trail, and old alerts that were delivered or given up.
+"""Remove old sealed rows from the audit trail, old alerts that were delivered or given up, and old notifications.
 
 Rows are removed seal by seal, the oldest first. The seals stay: they record how many events of each kind there were, so
 the chain can still be verified. Rows that do not match their seal are never removed, because they are evidence.
@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from connections import audit
-from connections.models import AuditSeal, AuditSealing, Delivery
+from connections.models import AuditSeal, AuditSealing, Delivery, Notification
 from connections.models.audit import AuditAction
 from connections.services.audit import pruning, verification_checks
 from connections.services.sharing import history
@@ -31,14 +31,20 @@ def prune(now: datetime) -> int:
     removed = 0
     while (count := _prune_some(days, now)) is not None:
         removed += count
-    # Remove finished alerts, but not while their subject is open, because their keys prevent duplicates.
-    before = now - timedelta(days=days)
+    _prune_alerts(now - timedelta(days=days))
+    return removed
+
+
+def _prune_alerts(before: datetime) -> None:
+    """Remove finished alerts and notifications, but not while their subject is open: their keys prevent duplicates."""
     done = Delivery.objects.filter(Q(delivered_at__lt=before) | Q(given_up_at__lt=before), next_attempt_at=None)
     over = Q(incident=None) | Q(incident__closed_at__lt=before)
     ended = Q(credential=None) | Q(credential__retired_at__isnull=False) | Q(credential__expires_at__lt=before)
     while pks := list(done.filter(over, ended).order_by("pk").values_list("pk", flat=True)[:1000]):
         Delivery.objects.filter(pk__in=pks).delete()
-    return removed
+    old = Notification.objects.filter(over, created_at__lt=before)
+    while pks := list(old.order_by("created_at").values_list("pk", flat=True)[:1000]):
+        Notification.objects.filter(pk__in=pks).delete()
 
 
 def _prune_some(days: int, now: datetime) -> int | None:
