@@ -50,7 +50,11 @@ class ChangeRequest(models.Model):
                 name="decided_change_request_says_when",
             ),
         )
-        indexes = (models.Index(fields=("requested_by", "state"), name="change_request_by_person"),)
+        indexes = (
+            models.Index(fields=("requested_by", "state"), name="change_request_by_person"),
+            models.Index(fields=("-requested_at", "-id"), name="change_by_time"),
+            models.Index(fields=("requested_at", "id"), condition=Q(state="waiting"), name="change_waiting"),
+        )
 
     def __str__(self) -> str:
         return self.title

@@ -100,7 +100,10 @@ class ConsentRequest(models.Model):
                 fields=("connection",), condition=Q(closed_at=None), name="one_open_consent_request_per_connection"
             ),
         )
-        indexes = (models.Index(fields=("app_registration", "state"), name="consent_request_by_app"),)
+        indexes = (
+            models.Index(fields=("app_registration", "state"), name="consent_request_by_app"),
+            models.Index(fields=("-asked_at", "-id"), name="consent_request_by_time"),
+        )
 
     def __str__(self) -> str:
         return f"Consent for {self.connection_name}"

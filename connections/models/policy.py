@@ -77,6 +77,10 @@ class Approval(models.Model):
                 name="decided_approval_says_when",
             ),
         )
+        indexes = (
+            models.Index(fields=("-requested_at", "-id"), name="approval_by_time"),
+            models.Index(fields=("requested_at", "id"), condition=Q(state="waiting"), name="approval_waiting"),
+        )
 
     def __str__(self) -> str:
         return f"Approval for {self.connection_name}"

@@ -7,7 +7,7 @@ from django.db.models import Sum
 from connections.models import Tally
 
 MOST = 50_000  # rows added up in one transaction
-ROUNDS = 20  # transactions in one run, for an import of many connections
+ROUNDS = 60  # transactions in one run, for an import of many connections
 
 _COLLECT = """
 WITH taken AS (
