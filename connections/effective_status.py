@@ -56,20 +56,22 @@ def of(connection: Connection) -> EffectiveStatus:
         return EffectiveStatus.APP_REJECTED
     if connection.status not in INCOMPLETE:
         return EffectiveStatus(connection.status)
-    match waits_for(connection):
+    return _incomplete(
+        connection.status, connection.status_code, is_delegated=connection.is_delegated, waits=waits_for(connection)
+    )
+
+
+def _incomplete(status: str, code: str, *, is_delegated: bool, waits: str) -> EffectiveStatus:
+    match waits:
         case "approval":
             return EffectiveStatus.AWAITING_APPROVAL
         case "consent":
             return EffectiveStatus.AWAITING_CONSENT
-    if connection.status == Status.PENDING and connection.status_code == ApprovalNeeded.code:
+    if status == Status.PENDING and code == ApprovalNeeded.code:
         return EffectiveStatus.APPROVAL_REQUIRED
-    if connection.status == Status.RECONNECT_NEEDED and _is_account_gone(connection):
+    if status == Status.RECONNECT_NEEDED and is_delegated and account_status.is_account_gone(code):
         return EffectiveStatus.ACCOUNT_GONE
-    return EffectiveStatus(connection.status)
-
-
-def _is_account_gone(connection: Connection) -> bool:
-    return connection.is_delegated and account_status.is_account_gone(connection.status_code)
+    return EffectiveStatus(status)
 
 
 def waits_for(connection: Connection) -> str:
@@ -102,20 +104,25 @@ def condition(status: EffectiveStatus) -> Q:
     return _CONDITIONS[status]
 
 
-def expression() -> Case:
-    """Return the state as an SQL expression, to group by."""
-    return Case(*(When(condition(status), then=Value(status.value)) for status in EffectiveStatus))
+def count_incomplete(connections: QuerySet[Connection]) -> Counter[EffectiveStatus]:
+    """Count those with an INCOMPLETE status by state, with one query that reads all of them."""
+    # What tells them apart, rather than the conditions of all states, each of which would look for requests.
+    waits = Case(When(_APPROVAL, then=Value(APPROVAL)), When(_CONSENT, then=Value(CONSENT)), default=Value(""))
+    rows = connections.filter(status__in=INCOMPLETE).order_by().annotate(waits=waits)
+    groups = rows.values_list("status", "status_code", "authentication_type", "waits").annotate(Count("pk"))
+    counts: Counter[EffectiveStatus] = Counter()
+    for status, code, kind, waiting, times in groups:
+        is_delegated = kind == AuthenticationType.AUTHORIZATION_CODE
+        counts[_incomplete(status, code, is_delegated=is_delegated, waits=waiting)] += times
+    return counts
 
 
-def count(connections: QuerySet[Connection]) -> Counter[EffectiveStatus]:
-    """Count the connections by state, with one query that reads all of them."""
-    rows = connections.order_by().annotate(state=expression()).values_list("state").annotate(Count("pk"))
-    return Counter({EffectiveStatus(state): times for state, times in rows})
+_APPROVAL = Q(Exists(Approval.objects.filter(connection=OuterRef("pk"), state=Approval.State.WAITING)))
+_CONSENT = Q(Exists(ConsentRequest.objects.filter(connection=OuterRef("pk"), state__in=_UNDECIDED)))
 
 
 def _conditions() -> dict[EffectiveStatus, Q]:
-    approval = Q(Exists(Approval.objects.filter(connection=OuterRef("pk"), state=Approval.State.WAITING)))
-    consent = Q(Exists(ConsentRequest.objects.filter(connection=OuterRef("pk"), state__in=_UNDECIDED)))
+    approval, consent = _APPROVAL, _CONSENT
     idle = ~approval & ~consent
     unapproved = Q(status_code=ApprovalNeeded.code)
     gone = Q(

@@ -2,7 +2,7 @@ from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from django.db.models import Exists, OuterRef
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
@@ -199,9 +199,9 @@ def read_review(request: HttpRequest, review_id: int) -> Any:
 def list_review_items(request: HttpRequest, review_id: int, query: Query[ReviewItemQuery]) -> Any:
     """IT admins and auditors get all items, others those of their own connections. Ordered by the connection's name."""
     key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, *READING)
-    own = querysets.review_items_of(key.owner).filter(review=review)
+    own = querysets.review_items_of(key.owner, review=review)
     items = review.items.all() if permissions.can_read_reviews(key.owner) and not query.mine else own
-    items = items.annotate(is_own=Exists(own.filter(pk=OuterRef("pk")).order_by())).select_related("share", "review")
+    items = items.annotate(is_own=Q(pk__in=own.order_by().values("pk"))).select_related("share", "review")
     return page(items, query, order=("connection_name", "pk"))
 
 
@@ -214,7 +214,7 @@ def answer_review(request: HttpRequest, review_id: int, body: AnswersIn) -> Any:
     be removed.
     """
     key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, Scope.CONNECTIONS_WRITE)
-    own = querysets.review_items_of(key.owner).filter(review=review)
+    own = querysets.review_items_of(key.owner, review=review)
     roles.require(own.exists(), cause="This review has no items for you.", action="Only connection owners can answer.")
     counts = Counter(answer.item_id for answer in body.answers)
     repeated = [item_id for item_id, count in counts.items() if count > 1]

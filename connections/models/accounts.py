@@ -44,6 +44,9 @@ class User(AbstractUser):
         "self", models.SET_NULL, null=True, blank=True, related_name="service_accounts", editable=False
     )
 
+    # Who answers no access reviews: IT admins do it for them.
+    CANNOT_ANSWER = Q(is_active=False) | Q(left_at__isnull=False) | Q(kind="service")
+
     # The columns of lists that this person has chosen, by page; see services.people.preferences.
     list_columns = models.JSONField(default=dict, editable=False)
 
@@ -51,6 +54,11 @@ class User(AbstractUser):
         indexes = (
             models.Index(fields=("left_at",), condition=Q(left_at__isnull=False), name="person_left"),
             models.Index(fields=("kind", "first_name", "last_name", "id"), name="person_by_name"),
+            models.Index(
+                fields=("id",),
+                condition=Q(is_active=False) | Q(left_at__isnull=False) | Q(kind="service"),
+                name="person_cannot_answer",
+            ),
         )
         constraints = (
             # It has no usable password and no access to Django's admin site.

@@ -19,7 +19,10 @@ class SharedMailbox(models.Model):
         ordering = ("address", "pk")
         verbose_name_plural = "shared mailboxes"
         constraints = (models.UniqueConstraint("tenant", Lower("address"), name="mailbox_once_per_tenant"),)
-        indexes = (models.Index(fields=("address", "id"), name="mailbox_by_address"),)
+        indexes = (
+            models.Index(fields=("address", "id"), name="mailbox_by_address"),
+            models.Index(fields=("tenant", "address", "id"), name="mailbox_by_tenant"),
+        )
 
     def __str__(self) -> str:
         return self.address

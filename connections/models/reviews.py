@@ -101,7 +101,8 @@ class ReviewItem(models.Model):
         constraints = (models.UniqueConstraint(fields=("review", "share"), name="share_once_per_review"),)
         indexes = (
             models.Index(fields=("review", "connection_name"), name="review_items_in_order"),
-            models.Index(fields=("review",), condition=Q(decision="open"), name="review_items_open"),
+            models.Index(fields=("review", "owner"), name="review_items_by_owner"),
+            models.Index(fields=("review", "owner"), condition=Q(decision="open"), name="review_items_unanswered"),
         )
 
     def __str__(self) -> str:

@@ -83,7 +83,8 @@ class Share(models.Model):
         indexes = (
             models.Index(fields=("person", "connection"), condition=Q(ended_at=None), name="share_by_person"),
             models.Index(fields=("team", "connection"), condition=Q(ended_at=None), name="share_by_team"),
-            models.Index(fields=("until",), condition=Q(ended_at=None, until__isnull=False), name="share_by_end"),
+            # With the id, because very many may end at the end of the same day.
+            models.Index(fields=("until", "id"), condition=Q(ended_at=None, until__isnull=False), name="share_ending"),
         )
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ class TallyQuerySet(models.QuerySet["Tally"]):
 
 
 class Tally(models.Model):
-    """Counts of connections, kept by triggers on their table, so that no page has to count a million rows.
+    """Counts of connections and review items, kept by triggers, so that no page has to count a million rows.
 
     A trigger adds rows and changes none, so that transactions never wait for each other; a count is the sum of its rows.
     ``services.operations.tallies`` adds them up every minute.
@@ -23,6 +23,7 @@ class Tally(models.Model):
 
     CONNECTIONS = "connections"  # by app consent, with the status as value
     PERMISSIONS = "permissions"  # of connections that are not disabled, with everything granted as value
+    REVIEWS = "reviews"  # of review items, with "<id of the review>:<decision>" as value
 
     subject = models.CharField(max_length=20)
     # No foreign key, because rows of a removed app registration add up to zero before they are removed.

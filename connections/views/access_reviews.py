@@ -20,7 +20,7 @@ from connections.views.form_handling import done, errors_as_messages, errors_on,
 
 Decision = ReviewItem.Decision
 USUAL_LENGTH = timedelta(days=21)
-PRINTED = 2000  # items on the printable page; the CSV file contains them all
+PRINTED = 500  # items on a printable page; the CSV file contains them all
 
 
 @require_safe
@@ -83,7 +83,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     choice = list_pages.Choice("decision", "Answer", Decision.choices, list_pages.by("decision"))
     filters = list_pages.Filters(request, search=("connection_name", "with_name"), placeholder="Connection or person",
                               choices=(choice,))  # fmt: skip
-    mine = without_tokens(querysets.review_items_of(user).filter(review=review).select_related("share", "connection"))
+    mine = without_tokens(querysets.review_items_of(user, review=review).select_related("share", "connection"))
     page = list_pages.page(request, filters.apply(mine), order=("connection_name", "pk"))
     now = timezone.now()
     reads_all = permissions.can_read_reviews(user)
@@ -113,7 +113,7 @@ def _row(item: ReviewItem, now: datetime, *, is_running: bool) -> dict[str, Any]
 
 
 def _save_answers(request: HttpRequest, review: AccessReview, user: User) -> HttpResponse:
-    mine = querysets.review_items_of(user).filter(review=review)
+    mine = querysets.review_items_of(user, review=review)
     roles.require(
         mine.exists(),
         cause="No shares in this review are assigned to you.",
@@ -153,14 +153,12 @@ def cancel(request: HttpRequest, pk: int) -> HttpResponse:
 @in_utc
 def report(request: HttpRequest, pk: int) -> HttpResponse:
     review = _reported_review(request, pk)
-    items = list(review.items.order_by("connection_name", "pk")[: PRINTED + 1])
     figures = _figures(review)
     context = {
         "review": review,
         "figures": figures,
         "total": sum(figure["count"] for figure in figures),
-        "items": items[:PRINTED],
-        "more": len(items) > PRINTED,
+        "page": list_pages.page(request, review.items.all(), order=("connection_name", "pk"), size=PRINTED),
         "events": access_reviews.events_of(review),
         "now": timezone.now(),
     }

@@ -62,6 +62,7 @@ def index(request: HttpRequest) -> HttpResponse:
         request,
         search=("email", "incident__title", "channel__name", "subject"),
         placeholder="Recipient or incident",
+        model=Delivery,
         choices=[
             list_pages.Choice("event", "Event", Delivery.Event.choices, list_pages.by("event")),
             list_pages.Choice(
@@ -72,7 +73,7 @@ def index(request: HttpRequest) -> HttpResponse:
             ),
         ],
     )
-    page = list_pages.page(request, filters.apply(_shown()), order=("-pk",))
+    page = list_pages.page(request, filters.narrow(_shown()), order=("-pk",), matches=filters.matches())
     context = {
         "page": page,
         "rows": [_row(delivery) for delivery in page.items],

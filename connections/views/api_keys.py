@@ -21,12 +21,14 @@ from connections.views.form_handling import done, errors_on, get_visible, render
 def index(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
     filters = list_pages.Filters(
-        request, search=("name", "prefix", "owner__username"), placeholder="Name, prefix or owner"
+        request, search=("name", "prefix", "owner__username"), placeholder="Name, prefix or owner", model=ApiKey
     )
+    sees_all = permissions.can_read_registry(user)
+    matches = filters.matches() if sees_all else list_pages.as_one(filters.matches())
     context = {
-        "page": list_pages.page(request, filters.apply(querysets.visible_keys(user))),
+        "page": list_pages.page(request, querysets.visible_keys(user), matches=matches),
         "filters": filters,
-        "sees_all": permissions.can_read_registry(user),
+        "sees_all": sees_all,
         "now": timezone.now(),
     }
     return render(request, "api_keys/list.html", context)

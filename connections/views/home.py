@@ -36,7 +36,7 @@ from connections.views import consent_requests, home_charts, incidents, people
 
 LISTED = 20  # rows of each kind; the linked lists contain them all
 OWN_CONNECTIONS = 50
-LOOKED_AT = 500  # broken connections; nearly all of them belong to an incident
+LOOKED_AT = 200  # broken connections; nearly all of them belong to an incident
 EXPIRES_SOON = timedelta(days=30)
 SUMMARY_DAYS = 7
 NEWEST = 8
@@ -158,11 +158,13 @@ def _broken_by_assignee(user: User) -> list[tuple[str, list[Connection]]]:
     affected = AffectedConnection.objects.filter(connection=OuterRef("pk"), healed_at=None, incident__closed_at=None)
     waiting = effective_status.condition(EffectiveStatus.AWAITING_CONSENT)
     waiting |= effective_status.condition(EffectiveStatus.AWAITING_APPROVAL)
-    rows = querysets.visible_connections(user).filter(~waiting, status__in=_BROKEN)
-    broken = rows.exclude(Exists(affected))
+    rows = querysets.visible_connections(user)
+    broken = rows.filter(~waiting, ~Exists(affected), status__in=_BROKEN)
     groups: dict[str, list[Connection]] = {}
     recent = Connection.objects.filter(status__in=_BROKEN).order_by("-status_since", "pk").values("pk")[:LOOKED_AT]
-    shown = broken.filter(pk__in=recent).order_by("status_since", "pk")[:LISTED]
+    # Their ids first, so that the others are not joined with what only the page shows.
+    pks = broken.filter(pk__in=recent).order_by("status_since", "pk").values_list("pk", flat=True)[:LISTED]
+    shown = rows.filter(pk__in=list(pks)).order_by("status_since", "pk")
     for connection in effective_status.load(shown):
         assignee = presentation.assigned_to(connection)
         if assignee.endswith(presentation.OWNER_SUFFIX):

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,9 +24,11 @@ from connections.views.audit import history
 from connections.views.form_handling import errors_as_messages, get_visible
 
 Kind = Incident.Kind
+_BY_SIGN_IN = (Kind.ACCOUNT, Kind.HAND_OVER)
 LOOKED_AT = 200  # open incidents from which the most urgent are chosen
 MOST_NAMES = 30  # maximum number of people, teams and keys named on the page
 MOST_MOMENTS = 10  # connections on the timeline
+MOST_OWN = 200  # connections of one person that are affected by the listed incidents
 RECENT_FETCHES = timedelta(days=7)
 # The client secret has expired, or is wrong.
 _NEEDS_SECRET = ("AADSTS7000222", "AADSTS7000215")
@@ -77,7 +80,12 @@ def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> li
         .annotate(affected_count=count)
         .order_by(urgency, "-affected_count", "opened_at", "pk")[:limit]
     )
-    return [{"incident": row, "affected_count": row.affected_count, "fix": _fix_for(row, user)} for row in rows]
+    open_rows = list(rows)
+    own = _own_affected(open_rows, user)
+    return [
+        {"incident": row, "affected_count": row.affected_count, "fix": _fix_for(row, user, own.get(row.pk))}
+        for row in open_rows
+    ]
 
 
 def _latest(incidents: QuerySet[Incident]) -> QuerySet[Incident]:
@@ -98,7 +106,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     )
     context = {
         "incident": incident,
-        "fix": _fix_for(incident, user),
+        "fix": _fix_for(incident, user, _own_affected([incident], user).get(incident.pk)),
         "page": page,
         "rows": _rows(page.items, user, incident),
         "owners": list(affected.values_list("owner_name", flat=True).order_by("owner_name").distinct()[:MOST_NAMES]),
@@ -185,12 +193,25 @@ def _can_sign_in(row: AffectedConnection, user: User, incident: Incident, facts:
     return needs_sign_in and next_steps.may_sign_in(user, row.connection, facts=facts)
 
 
-def _fix_for(incident: Incident, user: User) -> dict[str, Any] | None:
+def _own_affected(incidents: Sequence[Incident], user: User) -> dict[int, AffectedConnection]:
+    """Return a connection of the user for each of these incidents that they can resolve by signing in."""
+    by_sign_in = [each.pk for each in incidents if each.is_open and each.kind in _BY_SIGN_IN]
+    if not by_sign_in:
+        return {}
+    rows = querysets.visible_affected(user).filter(incident__in=by_sign_in, healed_at=None, connection__owner=user)
+    related = without_tokens(rows.select_related(*(f"connection__{name}" for name in RELATED), "owner"))
+    first: dict[int, AffectedConnection] = {}
+    for row in related.order_by("connection_name", "pk")[:MOST_OWN]:
+        first.setdefault(row.incident_id, row)
+    return first
+
+
+def _fix_for(incident: Incident, user: User, own: AffectedConnection | None) -> dict[str, Any] | None:
     """Return the button that starts the fix, or None if someone else must act. ``is_post`` means it submits a form."""
     if not incident.is_open:
         return None
-    if incident.kind in (Kind.ACCOUNT, Kind.HAND_OVER):
-        return _fix_by_sign_in(incident, user)
+    if incident.kind in _BY_SIGN_IN:
+        return _fix_by_sign_in(incident, user, own)
     if incident.kind == Kind.AUDIT_TRAIL:
         return {"label": "View verifications", "url": reverse("audit_seals")}
     if not permissions.can_manage_registry(user):
@@ -216,8 +237,7 @@ def _app_page(incident: Incident) -> tuple[str, str]:
     return ("Add credential", "credential_add") if incident.code in _NEEDS_SECRET else ("Fix app registration", "app")
 
 
-def _fix_by_sign_in(incident: Incident, user: User) -> dict[str, Any] | None:
-    row = _visible_affected(user, incident).filter(healed_at=None, connection__owner=user).first()
+def _fix_by_sign_in(incident: Incident, user: User, row: AffectedConnection | None) -> dict[str, Any] | None:
     if row is None or row.connection is None:
         return None
     label = f"Sign in again as {row.connection.account_username or row.connection_name}"

@@ -75,7 +75,8 @@ def _rows(people: list[User]) -> list[dict[str, Any]]:
     for pk, name in User.groups.through.objects.filter(user__in=pks).values_list("user_id", "group__name"):
         roles[pk].add(name)
     with_microsoft = set(UserSocialAuth.objects.filter(user__in=pks).values_list("user_id", flat=True))
-    owned = dict(Connection.objects.filter(owner__in=pks).order_by().values_list("owner").annotate(Count("pk")))
+    number = counts.related(Connection.objects.all(), "owner")
+    owned = dict(User.objects.filter(pk__in=pks).annotate(number=number).order_by().values_list("pk", "number"))
     keys = dict(_live_keys().filter(owner__in=pks).order_by().values_list("owner").annotate(Count("pk")))
     rows = []
     for person in people:

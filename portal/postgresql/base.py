@@ -15,8 +15,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         connection = super().get_new_connection(conn_params)
-        (backend,) = connection.execute("SELECT pg_backend_pid()").fetchone()
-        connection.rollback()
+        # Compiling a query takes PostgreSQL longer than any query of a page needs. Kept by the session once committed.
+        (backend, _) = connection.execute("SELECT pg_backend_pid(), set_config('jit', 'off', false)").fetchone()
+        connection.commit()
         self.is_pooled = backend != connection.info.backend_pid
         return connection
 

@@ -19,6 +19,7 @@ from connections.models import (
     ReviewItem,
     ReviewPlan,
     Share,
+    Tally,
     TeamMember,
     Tenant,
     TokenFetch,
@@ -222,7 +223,7 @@ def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, 
         # Lock the review, so that it cannot be closed in the meantime.
         if not AccessReview.objects.select_for_update().get(pk=review.pk).is_running:
             raise ReviewClosed
-        mine = querysets.review_items_of(actor).filter(review=review, pk__in=list(answers))
+        mine = querysets.review_items_of(actor, review=review, pk__in=list(answers))
         rows = ReviewItem.objects.filter(pk__in=mine.values("pk")).select_for_update(of=("self",)).order_by("pk")
         rows = rows.select_related("share__connection", "share__person", "share__team")
         for item in without_tokens(rows, "share__connection"):
@@ -314,18 +315,21 @@ def quarter(moment: datetime) -> str:
 
 
 def count_decisions(review: AccessReview) -> Iterator[tuple[str, int]]:
-    rows = review.items.order_by().values_list("decision").annotate(count=Count("pk"))
-    counts: dict[str, int] = dict(rows)
-    return ((decision.value, counts.get(decision.value, 0)) for decision in Decision)
+    """Return the kept count of items with each decision."""
+    values = [f"{review.pk}:{decision.value}" for decision in Decision]
+    counts: dict[str, int] = dict(Tally.objects.filter(subject=Tally.REVIEWS, value__in=values).totals("value"))
+    return ((decision.value, counts.get(value, 0)) for decision, value in zip(Decision, values, strict=True))
 
 
 def tasks_of(user: User) -> list[tuple[AccessReview, int]]:
     """Return the running reviews and how many items this person must answer in each, the most urgent first."""
-    running = Q(review__closed_at=None, review__cancelled_at=None, decision=Decision.OPEN, share__ended_at=None)
-    mine = querysets.review_items_of(user).filter(running, share__isnull=False)
+    running = list(AccessReview.objects.filter(closed_at=None, cancelled_at=None).order_by("due_at", "pk"))
+    if not running:
+        return []
+    mine = querysets.review_items_of(user, review__in=[review.pk for review in running], decision=Decision.OPEN)
+    mine = mine.filter(share__isnull=False, share__ended_at=None)
     counts = dict(mine.order_by().values_list("review").annotate(count=Count("pk")))
-    reviews: Iterable[AccessReview] = AccessReview.objects.filter(pk__in=counts).order_by("due_at", "pk")
-    return [(review, counts[review.pk]) for review in reviews] if counts else []
+    return [(review, counts[review.pk]) for review in running if review.pk in counts]
 
 
 def events_of(review: AccessReview) -> QuerySet[AuditEvent]:

@@ -1,4 +1,4 @@
-"""The trigram indexes by which lists are searched on PostgreSQL. Migration 0017 creates them if the role may."""
+"""The trigram indexes by which lists are searched on PostgreSQL. Migrations 0017 and 0024 create them if the role may."""
 
 from importlib import import_module
 from typing import Any
@@ -17,13 +17,15 @@ def missing() -> list[str]:
     with database.cursor() as cursor:
         cursor.execute("SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()")
         existing = {name for (name,) in cursor.fetchall()}
-    return [name for name, _, _ in _definition().text_indexes() if name not in existing]
+    wanted = (name for definition in _definitions() for name, _, _ in definition.text_indexes())
+    return [name for name in wanted if name not in existing]
 
 
 def install() -> list[str]:
     """Create what is missing, and return what still is, because the role may not install the extension pg_trgm."""
     with transaction.atomic(), database.schema_editor() as schema_editor:
-        _definition().index_texts(apps, schema_editor)
+        for definition in _definitions():  # the first one creates the extension
+            definition.index_texts(apps, schema_editor)
     return missing()
 
 
@@ -36,5 +38,5 @@ def check() -> Result:
     return ok("lists are searched by trigram indexes")
 
 
-def _definition() -> Any:
-    return import_module("connections.migrations.0017_growth")
+def _definitions() -> list[Any]:
+    return [import_module(f"connections.migrations.{name}") for name in ("0017_growth", "0024_growth")]

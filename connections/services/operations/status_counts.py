@@ -38,5 +38,5 @@ def _count(kept: TallyQuerySet, connections: QuerySet[Connection]) -> Counter[Ef
     if 0 < sum(counts[status] for status in incomplete) <= EXACT:
         for status in incomplete:
             del counts[status]
-        counts.update(effective_status.count(connections.filter(status__in=INCOMPLETE)))
+        counts.update(effective_status.count_incomplete(connections))
     return counts

@@ -6,26 +6,36 @@ from django.db.models import Sum
 
 from connections.models import Tally
 
-MOST = 50_000  # rows added up at a time
+MOST = 50_000  # rows added up in one transaction
+ROUNDS = 60  # transactions in one run, for an import of many connections
 
 _COLLECT = """
 WITH taken AS (
     DELETE FROM connections_tally WHERE id IN (
         SELECT id FROM connections_tally ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
     ) RETURNING subject, app_consent_id, value, change
+), sums AS (
+    INSERT INTO connections_tally (subject, app_consent_id, value, change)
+    SELECT subject, app_consent_id, value, SUM(change) FROM taken GROUP BY subject, app_consent_id, value
+    HAVING SUM(change) <> 0 RETURNING id
 )
-INSERT INTO connections_tally (subject, app_consent_id, value, change)
-SELECT subject, app_consent_id, value, SUM(change) FROM taken GROUP BY subject, app_consent_id, value
-HAVING SUM(change) <> 0
+SELECT (SELECT COUNT(*) FROM taken) - (SELECT COUNT(*) FROM sums)
 """
 
 
 def add_up() -> None:
-    """Replace the oldest rows by their sums. Readers see the same counts before, meanwhile and afterwards."""
+    """Replace rows by their sums, the oldest first. Readers see the same counts before, meanwhile and afterwards."""
+    for _ in range(ROUNDS):
+        if _collect() * 2 < MOST:  # few rows are left, or most of them are sums
+            return
+
+
+def _collect() -> int:
+    """Add up the oldest rows in one transaction, and return how many fewer there are."""
     if database.vendor == "postgresql":
         with database.cursor() as cursor:
             cursor.execute(_COLLECT, [MOST])
-        return
+            return int(cursor.fetchone()[0])
     with transaction.atomic():
         ids = list(Tally.objects.order_by("pk").values_list("pk", flat=True)[:MOST])
         rows = Tally.objects.filter(pk__lte=ids[-1]) if ids else Tally.objects.none()
@@ -38,3 +48,4 @@ def add_up() -> None:
         ]
         rows.delete()
         Tally.objects.bulk_create(sums)
+    return len(ids) - len(sums)
