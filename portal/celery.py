@@ -91,6 +91,15 @@ def print_nothing(instance: Any, **kwargs: object) -> None:
     celery.apps.worker.safe_say = lambda text, *arguments, **options: logger.info(text.strip())
 
 
+@celeryd_init.connect
+def trace(**kwargs: object) -> None:
+    if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
+        from portal import tracing
+
+        tracing.start("worker")
+        atexit.register(tracing.stop)
+
+
 @worker_ready.connect
 @beat_init.connect
 def announce_keys(signal: object, **kwargs: object) -> None:

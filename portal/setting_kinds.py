@@ -4,6 +4,7 @@ Validators raise ValueError with a message that follows the name of the setting,
 """
 
 import base64
+import importlib.util
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -76,6 +77,23 @@ def _check_stream(url: str) -> str:
     if url:
         service_urls.check_audit_stream(url)
     return url
+
+
+def _check_traces(url: str) -> str:
+    if url:
+        service_urls.web(url)
+        if not _is_installed("opentelemetry.exporter.otlp.proto.http"):
+            raise ValueError(
+                "needs packages that aren't installed: pip install --require-hashes -r requirements-tracing.txt"
+            )
+    return url
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of one of its parents
+        return False
 
 
 def _check_signing_secret(secret: str) -> str:
@@ -155,6 +173,9 @@ StreamURL = Annotated[
     str,
     AfterValidator(_check_stream),
     described("the URL of a syslog server or a web address", "syslog+tls://siem.example.org:6514", repr=False),
+]
+TraceReceiver = Annotated[
+    str, AfterValidator(_check_traces), described("a web address", "http://localhost:4318", repr=False)
 ]
 DatabaseURL = Annotated[
     str,

@@ -280,6 +280,8 @@ WEB_THREADS = values.WEB_THREADS
 METRICS_TOKEN = values.METRICS_TOKEN.strip()
 
 LOG_LEVEL = values.LOG_LEVEL
+# Where traces are sent; empty: there are none.
+OTEL_EXPORTER_OTLP_ENDPOINT = values.OTEL_EXPORTER_OTLP_ENDPOINT
 LOGGING = logs.configuration(LOG_LEVEL)
 
 # The file with the encryption keys, which a process reads again on SIGHUP. Empty: they came from the environment.

@@ -32,7 +32,7 @@ SINCE = {
     "0.4.0": ("FEDERATED_TOKEN_PATH",),
     "0.5.0": (
         "AUDIT_STREAM_CA_BUNDLE", "AUDIT_STREAM_CLIENT_CERTIFICATE", "AUDIT_STREAM_PRIVATE_TARGET", "AUDIT_STREAM_SECRET",
-        "AUDIT_STREAM_URL", "SECURE_HSTS_INCLUDE_SUBDOMAINS", "SECURE_HSTS_PRELOAD", "STATISTICS_DAYS",
+        "AUDIT_STREAM_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "SECURE_HSTS_INCLUDE_SUBDOMAINS", "SECURE_HSTS_PRELOAD", "STATISTICS_DAYS",
         "STATISTICS_INTERVAL", "WATCHDOG_SECONDS",
     ),
 }  # fmt: skip
@@ -205,6 +205,10 @@ class PortalSettings(BaseSettings):
     """The lowest level that is logged."""
     METRICS_TOKEN: kinds.Secret = ""
     """Bearer token to read /metrics. Without one, only this machine can read it, and not through a proxy."""
+
+    OTEL_EXPORTER_OTLP_ENDPOINT: kinds.TraceReceiver = ""
+    """Where traces are sent (OTLP over HTTP), for example a collector's http://localhost:4318. Needs the packages in
+    requirements-tracing.txt. Empty: no traces."""
 
     @field_validator("*", mode="before")
     @classmethod
