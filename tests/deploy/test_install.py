@@ -153,6 +153,8 @@ class Machine:
         )
         lines = Path(unit["EnvironmentFile"]).read_text().splitlines()
         settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+        state = self.root / "var/lib" / unit["StateDirectory"]
+        state.mkdir(mode=int(unit["StateDirectoryMode"], 8), parents=True, exist_ok=True)
         environment = {**self.environment, **settings}
         return self.start(name, shlex.split(unit["ExecStart"]), Path(unit["WorkingDirectory"]), environment)
 
@@ -261,12 +263,12 @@ def _check_files(machine: Machine) -> None:
 def _check_sign_in(machine: Machine) -> None:
     """The break-glass account signs in through nginx, and must set up its second factor."""
     browser = requests.Session()
+    browser.trust_env = False
     browser.verify = str(machine.root / "site/cert.pem")
     assert browser.get(f"{machine.url}/healthz", timeout=20).text == "ok\n"
     page = browser.get(f"{machine.url}/sign-in/", timeout=20)
-    assert (
-        browser.get(f"{machine.url}{re.findall(r'/static/[^\"]+[.]css', page.text)[0]}", timeout=20).status_code == 200
-    )
+    style = re.findall(r'/static/[^"]+[.]css', page.text)[0]
+    assert browser.get(machine.url + style, timeout=20).status_code == 200
     form = {"username": "operator", "password": PASSWORD, "csrfmiddlewaretoken": browser.cookies["__Host-csrftoken"]}
     answer = browser.post(f"{machine.url}/sign-in/", form, headers={"Referer": f"{machine.url}/sign-in/"}, timeout=20)
     assert answer.status_code == 200
