@@ -15,6 +15,9 @@ from django.http.request import validate_host
 from connections.microsoft import clouds
 from connections.models.tenants import SHARED_ENDPOINTS
 
+# The settings that name files which the portal reads.
+_READ = ("MICROSOFT_CA_BUNDLE", "REDIS_CA_BUNDLE", "AUDIT_STREAM_CA_BUNDLE", "AUDIT_STREAM_CLIENT_CERTIFICATE")
+
 
 @register(Tags.security)
 def audit_seal_keys(**kwargs: Any) -> list[CheckMessage]:
@@ -38,6 +41,19 @@ def audit_protection(**kwargs: Any) -> list[CheckMessage]:
         hint = "Set AUDIT_SEAL_FILE or AUDIT_SEAL_WEBHOOK: only published seals show that the newest were removed."
         warnings.append(Warning(problem, hint=hint, id="connections.W006"))
     return warnings
+
+
+@register(Tags.security, deploy=True)
+def audit_stream(**kwargs: Any) -> list[CheckMessage]:
+    """Streamed events name people, and a receiver should know that they come from this portal."""
+    scheme = urlsplit(settings.AUDIT_STREAM_URL).scheme
+    if scheme in ("syslog+tcp", "http"):
+        problem = f"AUDIT_STREAM_URL starts with {scheme}://, so audit events are sent without encryption."
+        return [Warning(problem, hint="Use syslog+tls:// or https://.", id="connections.W008")]
+    if scheme == "https" and not settings.AUDIT_STREAM_SECRET:
+        problem = "AUDIT_STREAM_SECRET is not set, so streamed audit events aren't signed."
+        return [Warning(problem, hint="Set it, and let the receiver check the signature.", id="connections.W009")]
+    return []
 
 
 @register()
@@ -111,7 +127,7 @@ def files(**kwargs: Any) -> list[CheckMessage]:
             settings.AUDIT_SEAL_FILE if os.path.exists(settings.AUDIT_SEAL_FILE) else directory, os.W_OK
         ):
             errors.append(Error(f"AUDIT_SEAL_FILE, in {directory}, cannot be written.", id="connections.E005"))
-    for name in ("MICROSOFT_CA_BUNDLE", "REDIS_CA_BUNDLE"):
+    for name in _READ:
         bundle = getattr(settings, name)
         if bundle and not os.access(bundle, os.R_OK):
             errors.append(Error(f"{name} is {bundle}, which cannot be read.", id="connections.E006"))

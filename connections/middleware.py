@@ -19,7 +19,7 @@ from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 from social_django.middleware import SocialAuthExceptionMiddleware
 
-from connections import audit, client_address, denial_logging, fields, fresh_sign_in, time_zones
+from connections import audit, client_address, denial_logging, fields, fresh_sign_in, time_zones, tracing
 from connections.access import roles
 from connections.errors import NotAllowed, PortalError, SignInCancelled, UnreadableSecret
 from connections.microsoft import resources
@@ -75,6 +75,8 @@ def request_context(get_response: GetResponse) -> GetResponse:
         denials = roles.denied.set([])
         try:
             response = get_response(request)
+            if request.resolver_match is not None:
+                tracing.set_route(request.method, f"/{request.resolver_match.route}")
             for error in roles.denied.get():
                 denial_logging.record(request, error)
             if fields.altered:

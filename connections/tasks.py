@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from connections import audit, counters
 from connections.services.api_keys import idempotency
-from connections.services.audit import denials, publishing, sealing
+from connections.services.audit import denials, publishing, sealing, streaming
 from connections.services.connections import bulk_actions, bulk_execution, directories, sign_in_links
 from connections.services.consent import admin_consent
 from connections.services.expiry import credential_expiry, renewal, sign_in_secret
@@ -152,6 +152,13 @@ def seal_audit() -> None:
     sign_in_limits.close_windows(now=timezone.now())
     sealing.seal_due(timezone.now())
     publishing.publish_due(timezone.now())
+
+
+@shared_task(ignore_result=True)
+def stream_audit() -> None:
+    """Send sealed events and token requests to AUDIT_STREAM_URL."""
+    _as_task()
+    streaming.stream_due(timezone.now)
 
 
 @shared_task(ignore_result=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import ModuleType
 from typing import Any
 
 from portal.wsgi import application as django_application  # sets Django up, which the imports below need
@@ -46,6 +47,12 @@ class Portal:
             await application(scope, receive, send)
 
         self._answer = answer
+        self._tracing: ModuleType | None = None
+        if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
+            from portal import tracing
+
+            tracing.start("web")
+            self._answer, self._tracing = tracing.trace_requests(answer), tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -60,6 +67,8 @@ class Portal:
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await asyncio.to_thread(announcer.stop)
+            if self._tracing:
+                await asyncio.to_thread(self._tracing.stop)
             await send({"type": "lifespan.shutdown.complete"})
 
 

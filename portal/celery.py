@@ -59,6 +59,7 @@ def schedule(sender: Celery, **kwargs: object) -> None:
         "tend_credentials": settings.LOOK_AHEAD_INTERVAL / 10,
         "end_lapsed_shares": 60,
         "seal_audit": settings.AUDIT_INTERVAL,
+        "stream_audit": settings.AUDIT_INTERVAL,  # a task of its own, because its receiver may be slow
         "watch_audit": settings.AUDIT_INTERVAL,  # a task of its own, so that it goes on if sealing fails
         "tick_reviews": 300,
         "check_secrets": 300,
@@ -88,6 +89,15 @@ def print_nothing(instance: Any, **kwargs: object) -> None:
 
     instance.quiet = True
     celery.apps.worker.safe_say = lambda text, *arguments, **options: logger.info(text.strip())
+
+
+@celeryd_init.connect
+def trace(**kwargs: object) -> None:
+    if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
+        from portal import tracing
+
+        tracing.start("worker")
+        atexit.register(tracing.stop)
 
 
 @worker_ready.connect

@@ -107,6 +107,20 @@ def broker(redis_url: str) -> str:
     return f"redis+socket://{path}?virtual_host={number}"
 
 
+def check_audit_stream(url: str) -> None:
+    """Raise ValueError unless it is the URL of a syslog server or a web server."""
+    parts = _split(url)
+    if parts.scheme in ("http", "https"):
+        web(url)
+        return
+    if parts.scheme not in ("syslog+tls", "syslog+tcp"):
+        raise ValueError("doesn't start with syslog+tls://, syslog+tcp:// or https://")
+    if not parts.hostname:
+        raise ValueError("contains no host")
+    if parts.path.strip("/") or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("must contain only a scheme, a host and a port")
+
+
 def web(url: str) -> SplitResult:
     """Split the URL of a web server."""
     parts = _split(url)

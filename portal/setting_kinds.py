@@ -3,6 +3,8 @@
 Validators raise ValueError with a message that follows the name of the setting, as in "PORTAL_URL has a path".
 """
 
+import base64
+import importlib.util
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -71,6 +73,40 @@ def _check_redis(url: str) -> str:
     return url
 
 
+def _check_stream(url: str) -> str:
+    if url:
+        service_urls.check_audit_stream(url)
+    return url
+
+
+def _check_traces(url: str) -> str:
+    if url:
+        service_urls.web(url)
+        if not _is_installed("opentelemetry.exporter.otlp.proto.http"):
+            raise ValueError(
+                "needs packages that aren't installed: pip install --require-hashes -r requirements-tracing.txt"
+            )
+    return url
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of one of its parents
+        return False
+
+
+def _check_signing_secret(secret: str) -> str:
+    if secret:
+        try:
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            raise ValueError("isn't valid: what follows whsec_ isn't base64") from None
+        if len(key) < 24:
+            raise ValueError("is too short: it needs at least 24 bytes")
+    return secret
+
+
 def _check_readable(path: str) -> str:
     """Accept the path of a file that can be read now, so that a wrong one is noticed at the start."""
     if path:
@@ -127,6 +163,19 @@ Origin = Annotated[
 ]
 WebAddress = Annotated[
     str, AfterValidator(_check_web), described("a web address", "https://siem.example.org/seals", repr=False)
+]
+SigningSecret = Annotated[
+    str,
+    AfterValidator(_check_signing_secret),
+    described("whsec_ and base64", "whsec_ and the output of: openssl rand -base64 32", repr=False),
+]
+StreamURL = Annotated[
+    str,
+    AfterValidator(_check_stream),
+    described("the URL of a syslog server or a web address", "syslog+tls://siem.example.org:6514", repr=False),
+]
+TraceReceiver = Annotated[
+    str, AfterValidator(_check_traces), described("a web address", "http://localhost:4318", repr=False)
 ]
 DatabaseURL = Annotated[
     str,

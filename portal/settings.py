@@ -235,6 +235,12 @@ AUDIT_SEAL_FILE = values.AUDIT_SEAL_FILE
 AUDIT_SEAL_WEBHOOK = values.AUDIT_SEAL_WEBHOOK
 AUDIT_SEAL_WEBHOOK_SECRET = values.AUDIT_SEAL_WEBHOOK_SECRET
 AUDIT_SEAL_LOG = values.AUDIT_SEAL_LOG
+# Where events are streamed to, and what its TLS needs.
+AUDIT_STREAM_URL = values.AUDIT_STREAM_URL
+AUDIT_STREAM_SECRET = values.AUDIT_STREAM_SECRET
+AUDIT_STREAM_PRIVATE_TARGET = values.AUDIT_STREAM_PRIVATE_TARGET
+AUDIT_STREAM_CA_BUNDLE = values.AUDIT_STREAM_CA_BUNDLE
+AUDIT_STREAM_CLIENT_CERTIFICATE = values.AUDIT_STREAM_CLIENT_CERTIFICATE
 
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "static"
@@ -274,6 +280,8 @@ WEB_THREADS = values.WEB_THREADS
 METRICS_TOKEN = values.METRICS_TOKEN.strip()
 
 LOG_LEVEL = values.LOG_LEVEL
+# Where traces are sent; empty: there are none.
+OTEL_EXPORTER_OTLP_ENDPOINT = values.OTEL_EXPORTER_OTLP_ENDPOINT
 LOGGING = logs.configuration(LOG_LEVEL)
 
 # The file with the encryption keys, which a process reads again on SIGHUP. Empty: they came from the environment.

@@ -31,8 +31,9 @@ SINCE = {
     ),
     "0.4.0": ("FEDERATED_TOKEN_PATH",),
     "0.5.0": (
-        "SECURE_HSTS_INCLUDE_SUBDOMAINS", "SECURE_HSTS_PRELOAD", "STATISTICS_DAYS", "STATISTICS_INTERVAL",
-        "WATCHDOG_SECONDS",
+        "AUDIT_STREAM_CA_BUNDLE", "AUDIT_STREAM_CLIENT_CERTIFICATE", "AUDIT_STREAM_PRIVATE_TARGET", "AUDIT_STREAM_SECRET",
+        "AUDIT_STREAM_URL", "OTEL_EXPORTER_OTLP_ENDPOINT", "SECURE_HSTS_INCLUDE_SUBDOMAINS", "SECURE_HSTS_PRELOAD", "STATISTICS_DAYS",
+        "STATISTICS_INTERVAL", "WATCHDOG_SECONDS",
     ),
 }  # fmt: skip
 
@@ -154,6 +155,18 @@ class PortalSettings(BaseSettings):
     AUDIT_SEAL_LOG: kinds.Switch = True
     """Whether seals are published in the log."""
 
+    AUDIT_STREAM_URL: kinds.StreamURL = ""
+    """The receiver of every event and token request, for example a SIEM: syslog+tls://host:6514, syslog+tcp://host:514 or
+    https://… (JSON, as signed webhooks)."""
+    AUDIT_STREAM_SECRET: kinds.SigningSecret = ""
+    """Signs these webhooks: whsec_ and base64."""
+    AUDIT_STREAM_PRIVATE_TARGET: kinds.Switch = False
+    """Whether AUDIT_STREAM_URL may lead to a private address, or have plain http."""
+    AUDIT_STREAM_CA_BUNDLE: kinds.Path = ""
+    """PEM bundle that replaces the public certificate authorities for this receiver."""
+    AUDIT_STREAM_CLIENT_CERTIFICATE: kinds.Path = ""
+    """PEM file with the certificate, and its key, that the portal shows to a syslog+tls:// receiver."""
+
     STATISTICS_INTERVAL: kinds.Seconds = 600.0
     """Seconds between countings of the figures that charts show."""
     STATISTICS_DAYS: kinds.Number = 400
@@ -192,6 +205,10 @@ class PortalSettings(BaseSettings):
     """The lowest level that is logged."""
     METRICS_TOKEN: kinds.Secret = ""
     """Bearer token to read /metrics. Without one, only this machine can read it, and not through a proxy."""
+
+    OTEL_EXPORTER_OTLP_ENDPOINT: kinds.TraceReceiver = ""
+    """Where traces are sent (OTLP over HTTP), for example a collector's http://localhost:4318. Needs the packages in
+    requirements-tracing.txt. Empty: no traces."""
 
     @field_validator("*", mode="before")
     @classmethod

@@ -16,6 +16,8 @@ from contextvars import Context
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
+from connections import tracing
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -65,7 +67,7 @@ class WSGIBridge:
             watch = loop.create_task(_wait_for_disconnect(receive, response))
             try:
                 environ = build_environ(scope, body)
-                await self._run_in_thread(Context().run, self._run, environ, response)
+                await self._run_in_thread(tracing.carry_into(Context()).run, self._run, environ, response)
             except ClientGone:
                 pass
             finally:

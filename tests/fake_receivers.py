@@ -4,7 +4,9 @@ import email
 import email.policy
 import socket
 import socketserver
+import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -164,3 +166,47 @@ def web_server() -> Iterator[Hooks]:
     server.hooks = Hooks(server.server_address[1])  # type: ignore[attr-defined]
     with _serving(server):
         yield server.hooks  # type: ignore[attr-defined]
+
+
+@dataclass
+class Syslog:
+    """The received syslog messages, one batch per connection, and how the server behaves."""
+
+    port: int
+    batches: list[list[str]] = field(default_factory=list)
+    silent: threading.Event = field(default_factory=threading.Event)  # if set, it reads, but never ends its side
+
+    @property
+    def messages(self) -> list[str]:
+        return [message for batch in self.batches for message in batch]
+
+
+class _SyslogSession(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        log: Syslog = self.server.log  # type: ignore[attr-defined]
+        batch: list[str] = []
+        while length := self._length():
+            batch.append(self.rfile.read(length).decode())
+        log.batches.append(batch)
+        while log.silent.is_set():
+            time.sleep(0.02)
+        if isinstance(self.connection, ssl.SSLSocket):
+            self.connection.unwrap()
+
+    def _length(self) -> int:
+        digits = b""
+        while (letter := self.rfile.read(1)) not in (b"", b" "):
+            digits += letter
+        return int(digits or 0)
+
+
+@contextmanager
+def syslog_server(context: ssl.SSLContext | None = None) -> Iterator[Syslog]:
+    """Run a syslog server (octet counting, with TLS if there is a context) during the block."""
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _SyslogSession)
+    server.daemon_threads = True
+    server.log = Syslog(int(server.server_address[1]))  # type: ignore[attr-defined]
+    if context:
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=True)
+    with _serving(server):
+        yield server.log  # type: ignore[attr-defined]

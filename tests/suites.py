@@ -35,6 +35,7 @@ _PROCESSES = (
     "tests/browser",
     "tests/clients",
     "tests/deploy/test_backup.py",
+    "tests/deploy/test_install.py",
     "tests/deploy/test_kit.py",
     "tests/deploy/test_upgrade.py",
     "tests/faults",

@@ -23,10 +23,13 @@ from django.core.management import call_command
 from django.db import connection as database
 from django.utils import timezone
 
+from connections import audit
 from connections.management.commands import doctor as command
 from connections.microsoft import clouds
 from connections.models import RunningProcess
+from connections.models.audit import AuditAction
 from connections.services.api_keys import rate_limit
+from connections.services.audit import sealing, streaming
 from connections.services.operations import checks, clocks, doctor, health, host_checks, running_keys, write_check
 from connections.services.operations.checks import Result, State
 from tests import factories, tls
@@ -67,6 +70,9 @@ HTTPS = {"HTTPS": True, "PORTAL_URL": "https://portal.example.org", "ALLOWED_HOS
         ({"AUDIT_SEAL_KEYS": ["short"]}, "shorter than 32 characters"),
         ({"AUDIT_SEAL_FILE": "", "AUDIT_SEAL_WEBHOOK": ""}, "neither to a file nor to a webhook"),
         ({"AUDIT_SEAL_FILE": "/nowhere/seals"}, "which doesn't exist"),
+        ({"AUDIT_STREAM_URL": "syslog+tcp://siem.example.org"}, "sent without encryption"),
+        ({"AUDIT_STREAM_URL": "https://siem.example.org/in"}, "AUDIT_STREAM_SECRET is not set"),
+        ({"AUDIT_STREAM_CLIENT_CERTIFICATE": "/nowhere/me.pem"}, "AUDIT_STREAM_CLIENT_CERTIFICATE is /nowhere/me.pem"),
         ({"MICROSOFT_CA_BUNDLE": "/nowhere/ca.pem"}, "MICROSOFT_CA_BUNDLE is /nowhere/ca.pem"),
         ({"LOGIN_MICROSOFT": {**SIGN_IN, "client_secret": ""}}, "LOGIN_MICROSOFT_CLIENT_SECRET missing"),
         ({"LOGIN_MICROSOFT": {**SIGN_IN, "tenant": "common"}}, "lets anyone with a Microsoft account sign in"),
@@ -153,6 +159,19 @@ def test_more_connections_than_postgresql_allows(settings: Any) -> None:
     assert examine("database_connections").state == State.OK
     settings.WEB_WORKERS = 50
     assert_found("database_connections", "may need 1250 connections", advises="PgBouncer")
+
+
+def test_an_event_stream_that_does_not_arrive(settings: Any) -> None:
+    assert examine("audit_stream").state == State.OK
+    settings.AUDIT_STREAM_URL = "https://127.0.0.1/in/a-secret-part"
+    now, portal = timezone.now(), audit.Subject("Portal", "", "portal")
+    audit.record(AuditAction.CONFIGURATION_APPLIED, portal, actor=None, at=now - timedelta(hours=1))
+    sealing.seal_due(now - timedelta(minutes=10))
+    streaming.stream_due(timezone.now)
+    assert_found("audit_stream", "private network", advises="AUDIT_STREAM_URL", state=State.WARNING)
+    with time_machine.travel(now + timedelta(minutes=10)):
+        assert_found("audit_stream", "waiting for 20 minutes", advises="Nothing is lost")
+    assert "a-secret-part" not in str(examine("audit_stream"))
 
 
 # --- Redis ----------------------------------------------------------------------------------------

@@ -85,6 +85,8 @@ WRONG = {
     "REDIS_URL": ("http://:hunter2@redis", "doesn't start with redis://, rediss:// or unix://."),
     "EMAIL_URL": ("pop3://me:hunter2@mail.example.org", "doesn't start with smtp://, "),
     "AUDIT_SEAL_WEBHOOK": ("ftp://me:hunter2@siem.example.org/", "doesn't start with https:// or http://."),
+    "AUDIT_STREAM_URL": ("syslog+tls://me:hunter2@siem.example.org", "must contain only a scheme, a host and a port."),
+    "AUDIT_STREAM_SECRET": ("hunter2", "isn't valid: what follows whsec_ isn't base64."),
     "FIELD_ENCRYPTION_KEYS": ("hunter2", "isn't valid: key 1 isn't a Fernet key."),
     "METRICS_TOKEN_FILE": ("/nowhere/token", "can't be read from /nowhere/token (set by METRICS_TOKEN_FILE): No "),
 }

@@ -25,6 +25,7 @@ from django.db import connection as database
 from django.http import HttpResponse
 from django.http.request import split_domain_port, validate_host
 
+from connections import tracing
 from connections.api import authentication, problems, tokens
 from connections.api.token_waiting import MOST_REFRESHES, Refreshes, RunInThread
 from connections.client_address import forwarded_address
@@ -45,6 +46,7 @@ Headers = list[tuple[bytes, bytes]]
 logger = logging.getLogger(__name__)
 
 _PATH = re.compile(r"/api/v1/connections/([^/]+)/token")
+_ROUTE = "/api/v1/connections/<ref>/token"
 _BATCH = 64  # calls answered by one SQL statement
 _LANES = 1  # concurrent batches; with more, each would contain fewer calls but cost nearly as much
 _SHORT_QUERY = 200  # characters; requests with longer queries are always left to the view
@@ -80,6 +82,7 @@ class TokenEndpoint:
         except Unusual:
             await self._django(scope, receive, send)
             return
+        tracing.set_route(scope["method"], _ROUTE)
         try:
             await self._answer(call, scope, receive, send)
         except (DatabaseError, InterfaceError):
@@ -247,7 +250,9 @@ def _answer_batch(calls: list[TokenCall]) -> list[Outcome]:
     if database.in_atomic_block:  # in a test
         return token_calls.answer(calls)
     try:
-        return token_calls.answer(calls)
+        # A span of its own: the statement answers the calls of several requests.
+        with tracing.span("answer token requests", {"portal.requests": len(calls)}):
+            return token_calls.answer(calls)
     except (DatabaseError, InterfaceError):
         database.close()
         raise

@@ -4,12 +4,14 @@ import asyncio
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from functools import partial
 from typing import Any
 
 from django.db import close_old_connections
 from django.db import connection as database
 
+from connections import tracing
 from connections.errors import TokenUnavailable
 from connections.services.tokens import refresh_locks, single_flight
 from connections.services.tokens.single_flight import TokenRequirement
@@ -67,7 +69,9 @@ class Refreshes:
     async def _refresh(self, wait: Wait, wanted: TokenRequirement) -> None:
         async with self._of_app[wait.app_pk], self._threads:
             try:
-                is_ours = await self._run_in_thread(_refresh_in_turn, wait.connection_pk, wanted, wait.resource)
+                context = tracing.carry_into(Context())
+                arguments = (wait.connection_pk, wanted, wait.resource)
+                is_ours = await self._run_in_thread(context.run, _refresh_in_turn, *arguments)
             except Exception:
                 # The callers get no token, and the scheduled sweep will try again.
                 logger.exception("A token could not be refreshed.", extra={"connection": wait.connection_pk})

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 from typing import Any, Generic, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import certifi
 import pycurl
 
-from connections import counters
+from connections import counters, tracing
 from connections.microsoft import server_clock
 
 MAX_BODY = 4_000_000  # bytes
@@ -207,7 +208,20 @@ def _count(answered: Iterable[tuple[Request[Any], int, float]]) -> None:
         counts["portal_microsoft_requests_total", endpoint, str(status)] += 1
         counts[bucket] += 1
         counts[total] += seconds
+        if tracing.is_on():
+            _trace(request, status, seconds, endpoint)
     counters.add_all(counts)
+
+
+def _trace(request: Request[Any], status: int, seconds: float, endpoint: str) -> None:
+    """Name the server alone: the path can contain a mailbox's address, and the body of a token request secrets."""
+    facts = {
+        "http.request.method": request.method,
+        "http.response.status_code": status,
+        "server.address": urlsplit(request.url).hostname or "",
+    }
+    error = "no_response" if status == 0 else str(status) if status >= 400 else ""
+    tracing.record_call(f"{request.method} Microsoft {endpoint}", seconds, facts, error=error)
 
 
 def _endpoint(address: str) -> str:

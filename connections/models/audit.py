@@ -95,6 +95,7 @@ class AuditAction(StrEnum):
     AUDIT_EXPORTED = "audit.exported"
     AUDIT_PRUNED = "audit.pruned"
     AUDIT_RESTORE_DECLARED = "audit.restore_declared"
+    AUDIT_STREAM_MOVED = "audit.stream_moved"
     AUDIT_VERIFIED = "audit.verified"
     BULK_ACTION_STARTED = "bulk_action.started"
     BULK_ACTION_STOPPED = "bulk_action.stopped"

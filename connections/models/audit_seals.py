@@ -53,12 +53,13 @@ class AuditSealing(models.Model):
 
 
 class SealPublication(models.Model):
-    """How far the seals have been published to one destination outside the database."""
+    """How far the seals, or the rows that they cover, have been sent to one destination outside the database."""
 
     class Place(models.TextChoices):
         FILE = "file", "File"
         WEBHOOK = "webhook", "Webhook"
         LOG = "log", "Log"
+        STREAM = "stream", "Event stream"
 
     place = models.CharField(max_length=10, choices=Place, primary_key=True)
     upto = models.BigIntegerField(default=0)  # number of the last seal that arrived

@@ -21,6 +21,7 @@ TYPES = {
     "expiry": "credential.expiring",
     "test": "test",
     "sealed": "audit.sealed",
+    "streamed": "audit.events",
     "broken": "audit.broken",
     "restored": "audit.restore_declared",
 }

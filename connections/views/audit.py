@@ -16,7 +16,7 @@ from connections.access import permissions, querysets, roles
 from connections.forms.audit import AuditFilter
 from connections.models import AuditEvent, AuditSeal, SavedView, TokenFetch, User
 from connections.models.audit import AuditAction
-from connections.services.audit import publishing, sealing, verification_records
+from connections.services.audit import publishing, sealing, streaming, verification_records
 from connections.services.audit.export import Format
 from connections.views import audit_entries, list_pages, saved_views
 
@@ -54,6 +54,7 @@ def index(request: HttpRequest) -> HttpResponse:
         events = form.narrow(querysets.visible_events(user))
         fetches = form.narrow_fetches(querysets.visible_fetches(user))
     query = list_pages.query_without_page(request)
+    places = [*publishing.publication_states(), *streaming.states()]
     context = {
         "page": audit_entries.page(request, events, fetches),
         "filters": form,
@@ -63,7 +64,7 @@ def index(request: HttpRequest) -> HttpResponse:
         "newest_seal": AuditSeal.objects.defer("marks").first(),
         "unsealed": sealing.count_unsealed(most=list_pages.COUNT_LIMIT + 1),
         "verification": verification_records.newest(timezone.now()),
-        "publications": [place for place in publishing.publication_states() if place.last_error],
+        "publications": [place for place in places if place.last_error],
     }
     return render(request, "audit/index.html", context)
 

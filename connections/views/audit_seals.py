@@ -5,7 +5,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from connections.access import permissions
 from connections.models import AuditSeal, AuditVerification
-from connections.services.audit import guards, pruning, publishing, restores, sealing, verification_records
+from connections.services.audit import guards, pruning, publishing, restores, sealing, streaming, verification_records
 from connections.services.audit import verification as audit_verification
 from connections.time_zones import in_utc
 from connections.views import list_pages
@@ -22,7 +22,7 @@ def index(request: HttpRequest) -> HttpResponse:
         "page": list_pages.page(request, AuditSeal.objects.defer("marks"), order=("-pk",)),
         "filters": list_pages.Filters(request),
         "unsealed": sealing.count_unsealed(most=list_pages.COUNT_LIMIT + 1),
-        "publications": publishing.publication_states(),
+        "publications": [*publishing.publication_states(), *streaming.states()],
         "runs": list(AuditVerification.objects.all()[:RUNS]),
         "unguarded": guards.unguarded_tables(),
         "pruned_upto": pruning.last_pruned_seal(),

@@ -16,9 +16,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.cache import cache
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from connections.models import RunningProcess
 from connections.services.operations import health
@@ -27,7 +29,7 @@ from portal.processes import Process, stop_all
 from tests import factories, tls
 from tests.conftest import portal_environment
 from tests.environment import ROOT
-from tests.fake_receivers import free_port
+from tests.fake_receivers import Hooks, free_port, web_server
 from tests.faults.test_many_workers import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow, pytest.mark.only_on("postgres")]
@@ -60,6 +62,7 @@ class Site:
     https: int
     portal: int
     environment: dict[str, str]
+    traces: Hooks
 
     def request(
         self, method: str, path: str, body: bytes | None = None, **headers: str
@@ -92,7 +95,18 @@ def exec_start(unit: str) -> list[str]:
 
 
 def write_nginx_configuration(directory: Path, *, plain: int, https: int, portal: int) -> None:
-    """Write the shipped file with other ports and paths; everything else stays as it is."""
+    """Write the shipped file with other ports and paths, and one that includes it."""
+    (directory / "portal.conf").write_text(nginx_site(directory, plain=plain, https=https, portal=portal))
+    write_nginx_main(directory)
+
+
+def write_nginx_main(directory: Path) -> None:
+    user = "user root;" if os.geteuid() == 0 else ""
+    (directory / "nginx.conf").write_text(_MAIN.format(directory=directory, user=user))
+
+
+def nginx_site(directory: Path, *, plain: int, https: int, portal: int) -> str:
+    """Return the shipped file with other ports and paths; everything else stays as it is."""
     text = (ROOT / "deploy" / "nginx.conf").read_text()
     for old, new, times in (
         ("listen 80;", f"listen 127.0.0.1:{plain};", 1),
@@ -107,19 +121,26 @@ def write_nginx_configuration(directory: Path, *, plain: int, https: int, portal
     ):
         assert text.count(old) == times, old
         text = text.replace(old, new)
-    (directory / "portal.conf").write_text(text)
-    user = "user root;" if os.geteuid() == 0 else ""
-    (directory / "nginx.conf").write_text(_MAIN.format(directory=directory, user=user))
+    return text
 
 
 @pytest.fixture
-def site(tmp_path: Path, transactional_db: None) -> Iterator[Site]:
+def traces() -> Iterator[Hooks]:
+    """A receiver of OTLP over HTTP."""
+    with web_server() as hooks:
+        hooks.status = 200
+        yield hooks
+
+
+@pytest.fixture
+def site(tmp_path: Path, transactional_db: None, traces: Hooks) -> Iterator[Site]:
     """nginx, web, worker and beat, started as the kit does."""
     tls.self_signed(tmp_path)
     ports = {name: free_port() for name in ("plain", "https", "portal")}
     environment = portal_environment(
         PORTAL_URL=f"https://localhost:{ports['https']}", BIND=f"127.0.0.1:{ports['portal']}", TRUSTED_PROXIES="1",
         DJANGO_SETTINGS_MODULE="tests.browser.settings", REDIS_PREFIX="kit", SWEEP_INTERVAL="1",
+        OTEL_EXPORTER_OTLP_ENDPOINT=traces.url.partition("/hook")[0], OTEL_BSP_SCHEDULE_DELAY="200",
     )  # fmt: skip
     write_nginx_configuration(tmp_path, **ports)
     tmp_path.chmod(0o755)
@@ -132,7 +153,7 @@ def site(tmp_path: Path, transactional_db: None) -> Iterator[Site]:
     try:
         processes["web"].wait_for_line("Listening at", seconds=90)
         processes["nginx"].wait_until(lambda: _listens(ports["https"]), seconds=20)
-        yield Site(tmp_path, ports["plain"], ports["https"], ports["portal"], environment)
+        yield Site(tmp_path, ports["plain"], ports["https"], ports["portal"], environment, traces)
     finally:
         stop_all(list(processes.values()), seconds=20)
 
@@ -148,6 +169,7 @@ def test_a_person_and_an_automation_come_through_the_proxy(site: Site, settings:
     _check_limits(site)
     _check_internal_pages(site)
     _check_doctor(site)
+    _check_traces(site)
 
 
 def _check_sign_in_page(site: Site) -> None:
@@ -181,6 +203,7 @@ def _check_token_call(site: Site) -> None:
     )
     assert (status, json.loads(body)["access_token"]) == (200, connection.access_token)
     assert headers["Cache-Control"] == "no-store, private"
+    assert site.request("GET", f"/api/v1/connections/{connection.pk}", Authorization=f"Bearer {key}")[0] == 200
 
 
 def _check_limits(site: Site) -> None:
@@ -216,6 +239,25 @@ def _check_doctor(site: Site) -> None:
     for name in ("database", "database_version", "migrations", "broker", "processes", "public_url", "public_metrics"):
         assert found[name]["state"] == "ok", found[name]
     cache.delete(health.LAST_SWEEP)
+
+
+def _check_traces(site: Site) -> None:
+    """Requests, tasks and statements have spans, which contain nothing of what the requests above contained."""
+
+    def spans() -> list[Any]:
+        requests = [ExportTraceServiceRequest.FromString(request.body) for request in list(site.traces.requests)]
+        groups = [group for request in requests for group in request.resource_spans]
+        return [span for group in groups for scope in group.scope_spans for span in scope.spans]
+
+    wanted = {"GET /sign-in/", "GET /api/v1/connections/<ref>/token", "answer token requests", "task sweep", "SELECT"}
+    wait_until(lambda: wanted <= {span.name for span in spans()}, seconds=20)
+    sent = b"".join(request.body for request in site.traces.requests)
+    assert {request.path for request in site.traces.requests} == {"/v1/traces"}
+    for secret in (b"a-secret", b"m365p_", b"Bearer", b"203.0.113.9"):
+        assert secret not in sent, secret
+    by_id = {span.span_id: span for span in spans()}
+    parents = {by_id[span.parent_span_id].name for span in spans() if span.parent_span_id in by_id}
+    assert {"GET /api/v1/connections/<ref>", "answer token requests", "task sweep"} <= parents
 
 
 @pytest.mark.parametrize("unit", ["web", "worker", "beat", "backup"])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,67 @@ def old(request: Any, db: None) -> Iterator[tuple[dict[str, str], dict[str, int]
         with psycopg.connect(**database.get_connection_params() | {"dbname": name, "autocommit": True}) as session:
             session.execute(gzip.decompress(path.read_bytes()))
             counts = {table: count_rows(session, table) for table in tables(session)}
+            before_migration = Shape.of(session)
         yield {**os.environ, **KEYS, "DATABASE_URL": url, "REDIS_URL": settings.REDIS_URL}, counts
         with psycopg.connect(**database.get_connection_params() | {"dbname": name}) as session:
             now = {table: count_rows(session, _NOW_CALLED.get(table, table)) for table in counts}
+            unusable = before_migration.unusable_after(Shape.of(session))
             lost = {table: count for table, count in counts.items() if now[table] < count}
         assert lost == {}, "the migrations removed rows"
+        version = path.name.removesuffix(".sql.gz")
+        assert not unusable or says_stop(version), f"programs of {version} can't go on: {unusable}"
     finally:
         with database.cursor() as cursor:
             cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+_SHAPE = """
+SELECT table_name || '.' || column_name, data_type || CASE
+    WHEN is_nullable = 'NO' AND column_default IS NULL AND is_identity = 'NO' AND is_generated = 'NEVER' THEN ' required'
+    ELSE '' END
+FROM information_schema.columns WHERE table_schema = 'public'
+"""
+# Checks, and what makes rows unique: both may refuse what an old program writes, or what it relies on may be gone.
+_RULES = """
+SELECT conrelid::regclass || ': ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'c'
+    AND connamespace = 'public'::regnamespace
+UNION SELECT tablename || ': ' || regexp_replace(indexdef, '^.* USING', 'UNIQUE') FROM pg_indexes
+    WHERE schemaname = 'public' AND indexdef LIKE 'CREATE UNIQUE%'
+"""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a program relies on: the type of each column, and the rules for rows."""
+
+    columns: dict[str, str]
+    rules: set[str]
+
+    @classmethod
+    def of(cls, session: "psycopg.Connection[Any]") -> "Shape":
+        return cls(dict(session.execute(_SHAPE).fetchall()), {rule for (rule,) in session.execute(_RULES).fetchall()})
+
+    def unusable_after(self, now: "Shape") -> list[str]:
+        """Return what a program that knows this shape can't use any more: empty if both versions can run together."""
+        old_tables = {column.partition(".")[0] for column in self.columns}
+
+        def is_old(name: str) -> bool:
+            return name.partition(".")[0].partition(":")[0] in old_tables
+
+        gone = {
+            column
+            for column, kind in self.columns.items()
+            if now.columns.get(column, "").split()[:1] != kind.split()[:1]
+        }
+        new = now.columns.keys() - self.columns.keys()
+        required = {column for column in new if is_old(column) and now.columns[column].endswith(" required")}
+        return sorted(gone | required | {rule for rule in self.rules ^ now.rules if is_old(rule)})
+
+
+def says_stop(version: str) -> bool:
+    """Whether the changelog of a newer version tells whoever upgrades to stop all processes."""
+    newer = (ROOT / "CHANGELOG.md").read_text().partition(f"\n## {version}\n")[0]
+    return "stop all processes" in newer
 
 
 def tables(session: "psycopg.Connection[Any]") -> list[str]:
@@ -87,3 +141,13 @@ def test_an_old_database_is_migrated(old: tuple[dict[str, str], dict[str, int]])
     ]  # fmt: skip
     verified = run(environment, "manage.py", "audit_verify")
     assert (verified.returncode, "Intact" in verified.stdout) == (0, True), verified.stdout + verified.stderr
+
+
+def test_only_what_an_old_program_can_go_on_with_counts_as_added() -> None:
+    old = Shape({"a.id": "bigint", "a.name": "text required", "b.id": "bigint"}, {"a: CHECK (id > 0)"})
+    added = {"a.note": "text", "c.id": "bigint required"}
+    assert old.unusable_after(Shape(old.columns | added, old.rules | {"c: CHECK (id > 0)"})) == []
+    stricter = Shape(old.columns | {"a.kind": "text required"}, old.rules | {"a: UNIQUE btree (name)"})
+    assert old.unusable_after(stricter) == ["a.kind", "a: UNIQUE btree (name)"]
+    changed = Shape({"a.id": "bigint", "a.name": "integer required"}, set())
+    assert old.unusable_after(changed) == ["a.name", "a: CHECK (id > 0)", "b.id"]

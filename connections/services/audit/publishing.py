@@ -1,27 +1,20 @@
-"""Publish seals outside the database, out of reach of anybody who can rewrite it.
-
-For each destination we store the number of the last seal that arrived, and advance it only after a success. If a worker
-is killed in between, the same seals are sent twice, which is harmless.
-"""
+"""Publish seals outside the database, out of reach of anybody who can rewrite it. The same seal may arrive twice."""
 
 import os
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import structlog
 from django.conf import settings
-from django.db.models import F, Q
 
 from connections.models import AuditSeal, SealPublication
 from connections.outbound import safe_http, webhooks
-from connections.services.audit import seal_format
+from connections.services.audit import cursors, seal_format
 
 logger = structlog.get_logger(__name__)
 
 BATCH = 200  # seals per message
-LEASE = timedelta(minutes=2)
-WAITS = (15, 30, 60, 120, 300, 900, 1800, 3600)  # seconds until the next attempt; the last one repeats
 
 Destination = SealPublication.Place
 
@@ -52,18 +45,15 @@ def publication_states() -> list[SealPublication]:
 
 def _publish_batch(place: str, now: datetime) -> int | None:
     """Send one message. Returns None if there is nothing to send, it is not due yet, or it failed."""
-    row, _ = SealPublication.objects.get_or_create(place=place)
-    seals = list(AuditSeal.objects.filter(number__gt=row.upto).order_by("number")[:BATCH])
-    current = SealPublication.objects.filter(pk=place, upto=row.upto)
-    due = current.filter(Q(next_attempt_at=None) | Q(next_attempt_at__lte=now))
-    if not seals or not due.update(next_attempt_at=now + LEASE):
+    cursor = cursors.of(place)
+    seals = list(AuditSeal.objects.filter(number__gt=cursor.upto).order_by("number")[:BATCH])
+    if not seals or not cursors.claim(cursor, now):
         return None
     problem = _SENDERS[place](seals, now)
     if problem:
-        wait = timedelta(seconds=WAITS[min(row.attempts, len(WAITS) - 1)])
-        current.update(attempts=F("attempts") + 1, next_attempt_at=now + wait, last_error=problem[:300])
+        cursors.postpone(cursor, problem, now)
         return None
-    current.update(upto=seals[-1].number, published_at=now, attempts=0, next_attempt_at=None, last_error="")
+    cursors.advance(cursor, seals[-1].number, now)
     return len(seals)
 
 

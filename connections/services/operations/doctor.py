@@ -10,6 +10,7 @@ from connections.services.operations import (
     redis_checks,
     restore,
     search_indexes,
+    stream_check,
 )
 from connections.services.operations.checks import Check
 
@@ -29,6 +30,7 @@ CHECKS = (
     Check("audit_guards", database_checks.audit_guards, needs=_DATABASE),
     Check("search_indexes", search_indexes.check, needs=_DATABASE),
     Check("restore", lambda: restore.progress(timezone.now()), needs=("migrations",)),
+    Check("audit_stream", stream_check.check, needs=("migrations",), is_for_home=True),
     Check(
         "broker",
         health.broker_answers,

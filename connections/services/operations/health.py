@@ -19,7 +19,7 @@ from connections import keys
 from connections.access import counts
 from connections.effective_status import EffectiveStatus
 from connections.models import AppCredential, AppRegistration, AuditSeal, Connection, Incident, KeyUsage, MailboxAccess
-from connections.services.audit import publishing, sealing
+from connections.services.audit import publishing, sealing, streaming
 from connections.services.operations import clocks, redis_checks, running_keys, status_counts, write_check
 from connections.services.operations.checks import Result, State, ok, problem, warning
 
@@ -175,6 +175,10 @@ def metrics() -> Iterator[Metric]:
     for place in publishing.publication_states():
         where = (("place", str(place.place)),)
         yield Metric("portal_audit_seals_unpublished", "Seals not published yet", max(newest - place.upto, 0), where)
+    if settings.AUDIT_STREAM_URL:
+        waiting_for = streaming.lag(timezone.now()).total_seconds()
+        name, text = "portal_audit_stream_lag_seconds", "Age of the oldest event that the stream has not delivered"
+        yield Metric(name, text, waiting_for)
     yield from _secret_metrics()
     try:
         age, clock_readings, waiting = seconds_since_sweep(), clocks.readings(), redis_checks.waiting_ticks()

@@ -15,7 +15,7 @@ from django.db.models import Q
 from connections import audit
 from connections.models import AuditSeal, AuditSealing, Delivery, Notification
 from connections.models.audit import AuditAction
-from connections.services.audit import pruning, verification_checks
+from connections.services.audit import pruning, streaming, verification_checks
 from connections.services.sharing import history
 
 logger = structlog.get_logger(__name__)
@@ -50,8 +50,10 @@ def _prune_alerts(before: datetime) -> None:
 def _prune_some(days: int, now: datetime) -> int | None:
     """Remove the rows of the next few seals; None if there is nothing left to remove."""
     first = pruning.last_pruned_seal()
-    seals = AuditSeal.objects.defer("marks").filter(number__gt=first).order_by("number")[:TOGETHER]
-    old = list(pruning.old_enough(seals, before=now - timedelta(days=days)))
+    seals = AuditSeal.objects.defer("marks").filter(number__gt=first)
+    if (arrived := streaming.arrived_upto()) is not None:  # what the stream has still to send is kept
+        seals = seals.filter(number__lte=arrived)
+    old = list(pruning.old_enough(seals.order_by("number")[:TOGETHER], before=now - timedelta(days=days)))
     if not old:
         return None
     last = old[-1]
