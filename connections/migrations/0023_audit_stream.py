@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("connections", "0020_saved_views")]
+    dependencies = [("connections", "0021_inbox_notifications_and_setup")]
 
     operations = [
         migrations.AlterField(

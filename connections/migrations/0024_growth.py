@@ -125,7 +125,7 @@ INDEXES = {
 
 
 class Migration(migrations.Migration):
-    dependencies = [("connections", "0021_inbox_notifications_and_setup")]
+    dependencies = [("connections", "0023_audit_stream")]
 
     operations = [
         migrations.RemoveIndex("reviewitem", "review_items_open"),
