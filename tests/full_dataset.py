@@ -84,6 +84,7 @@ class World:
             "access_pk": self.access.pk,
             "connector": "outlook",
             "page": "clients/python",
+            "name": "home",
             "source": "recipients",
             "app_pk": self.app.pk,
             "consent_pk": self.app.consents.get().pk,
