@@ -11,7 +11,7 @@ export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TMPDIR := $(CURDIR)/.cache/tmp
 
-.PHONY: help demo run test test-fast lint licenses format migrations bench bench-audit bench-rotation bench-token bench-growth soak release clean
+.PHONY: help demo run test test-fast lint licenses format migrations bench bench-audit bench-rotation bench-token bench-growth soak screenshots release clean
 
 help:
 	@echo "make demo    start the portal with a sandbox in place of Microsoft, on http://localhost:$(PORT)"
@@ -28,6 +28,7 @@ help:
 	@echo "make bench-token   measure the token call beside its floor"
 	@echo "make soak    play rounds of faults with real processes, about half an hour"
 	@echo "make bench-growth   measure every page and API route in a large organisation"
+	@echo "make screenshots   take the pictures of the documentation again, with Chromium"
 	@echo "make release   check the version and make the files of a release in dist/"
 	@echo "make clean   remove everything the above made"
 
@@ -76,6 +77,9 @@ soak: .venv/installed-dev
 
 bench-growth: .venv/installed-dev
 	@exec $(BIN)/python -m benchmarks.growth $(ARGS)
+
+screenshots: .venv/installed-dev
+	@exec $(BIN)/python -m tests.screenshots $(ARGS)
 
 release: .venv/installed-dev .cache/release/installed
 	@exec $(BIN)/python deploy/release.py --sbom-tool .cache/release/bin/cyclonedx-py $(ARGS)

@@ -1,11 +1,12 @@
 """The documentation in docs/, as pages of the portal.
 
 Markdown is rendered once per process, without raw HTML. Links between pages become the portal's; links to other files of
-the repository become plain text.
+the repository become plain text. Pictures come from docs/screenshots/ only.
 """
 
 import posixpath
 import re
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ CONTENTS: dict[str, tuple[str, ...]] = {
     "Clients": ("clients/python", "clients/portalctl", "clients/curl", "clients/powershell", "clients/other-tools"),
     "Background": ("security", "architecture", "decisions"),
 }
+PICTURES = "screenshots"
+_PICTURE_NAME = re.compile(r"[a-z-]+")
 PAGES = frozenset(page for pages in CONTENTS.values() for page in pages)
 
 
@@ -65,6 +68,7 @@ def page(path: str) -> Page | None:
             token.attrSet("tabindex", "0")  # so that a long line can be scrolled with the keyboard
         elif token.type == "inline":
             _point_links(token, path)
+            _point_pictures(token, path)
     body = tokens[3:] if tokens and tokens[0].tag == "h1" else tokens
     return Page(path, title, markdown.renderer.render(body, markdown.options, {}), tuple(headings))
 
@@ -111,6 +115,45 @@ def link_target(href: str, path: str) -> str | None:
     if target not in PAGES:
         return None
     return reverse("documentation_page", args=[target]) + (f"#{parts.fragment}" if parts.fragment else "")
+
+
+def picture(name: str) -> Path | None:
+    """Return the file of a picture in docs/screenshots/; None if there is none of this name."""
+    file = root() / PICTURES / f"{name}.png"
+    return file if _PICTURE_NAME.fullmatch(name) and file.is_file() else None
+
+
+def _point_pictures(inline: Token, path: str) -> None:
+    """Show the picture for the reader's colour theme, and the text of pictures from anywhere else."""
+    children: list[Token] = []
+    for child in inline.children or ():
+        children += _themed(child, path) if child.type == "image" else [child]
+    inline.children = children
+
+
+def _themed(image: Token, path: str) -> list[Token]:
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(path), str(image.attrGet("src") or "")))
+    folder, name = posixpath.split(target.removesuffix(".png"))
+    files = [(suffix, picture(f"{name}{suffix}")) for suffix in ("", "-dark")] if folder == PICTURES else []
+    files = [(suffix, file) for suffix, file in files if file]
+    if not files:
+        return [Token("text", "", 0, content=image.content)]
+    hidden = {"": " hide-theme-dark", "-dark": " hide-theme-light"} if len(files) == 2 else {}
+    return [_image(image, suffix, file, hidden.get(suffix, "")) for suffix, file in files if file]
+
+
+def _image(image: Token, suffix: str, file: Path, hidden: str) -> Token:
+    with file.open("rb") as png:
+        width, height = struct.unpack(">II", png.read(24)[16:])  # so that nothing moves when it arrives
+    attrs: dict[str, str | int | float] = {
+        "src": reverse("documentation_picture", args=[file.stem]),
+        "width": width,
+        "height": height,
+        "loading": "lazy",
+        "class": f"screenshot{hidden}",
+        "alt": "",  # filled in by the renderer
+    }
+    return Token("image", "img", 0, attrs=attrs, content=image.content, children=image.children)
 
 
 def headings_of(text: str) -> Sequence[str]:

@@ -25,6 +25,7 @@ from connections.services.policy.rules import Effect, Rules
 from connections.services.registry import app_registrations, credential_checks
 from connections.services.registry.credentials import NewSecret
 from connections.services.sharing import references, shares, teams
+from portal import demo_figures
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 
@@ -65,6 +66,7 @@ class Story:
         name, due = "Who still needs access?", (self.now + 15 * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
         access_reviews.start(name, due_at=due, actor=self.alice, now=self.now)
         daily_figures.update(now=self.now)
+        demo_figures.write(now=self.now)
 
     def _connect(self, owner: User, name: str, account: str, *chosen: str) -> Connection:
         """Create a delegated connection for which ``owner`` has signed in with a sandbox account."""

@@ -67,7 +67,7 @@ class PortalSettings(BaseSettings):
     SECURE_HSTS_INCLUDE_SUBDOMAINS: kinds.Switch = True
     """Whether HSTS includes all subdomains of the portal's host. Turn it off if one of them has no https."""
     SECURE_HSTS_PRELOAD: kinds.Switch = True
-    """Whether browsers may keep the host in the list that they are shipped with. Nothing is registered there by itself."""
+    """Whether browsers may keep the host in the list that they are shipped with. Nothing is registered there automatically."""
     DEBUG: kinds.Switch = False
     """Detailed error pages. Never use in production."""
 
@@ -143,7 +143,7 @@ class PortalSettings(BaseSettings):
     """Days to keep events, token requests and delivered alerts. 0: no limit. Seals are always kept. Access that ended earlier
     is also removed from the access history."""
     AUDIT_SEAL_KEYS: kinds.Secrets = []
-    """Keys that sign the seals, at least 32 characters each: the first signs, all verify; SECRET_KEY counts as the last one.
+    """Keys that sign the seals, at least 32 characters each: the first signs, all verify; SECRET_KEY is used as the last one.
     Keep them where the database's administrators can't read them."""
     AUDIT_SEAL_FILE: kinds.Path = ""
     """A file of JSON lines to which seals are appended, so that the trail can be checked against something outside the

@@ -85,6 +85,7 @@ class World:
             "access_pk": self.access.pk,
             "connector": "outlook",
             "page": "clients/python",
+            "name": "home",
             "source": "recipients",
             "step": "policy",
             "app_pk": self.app.pk,

@@ -52,7 +52,10 @@ def test_every_page_is_shown_without_anything_from_elsewhere(bob: User, signed_i
     for page in sorted(documentation.PAGES):
         html = browser.get(reverse("documentation_page", args=[page])).content.decode()
         article = html[html.index("<article") : html.index("</article>")]
-        assert not re.findall(r"<(?:script|style|img|iframe|link)\b|\sstyle=|\son\w+=", article), page
+        assert not re.findall(r"<(?:script|style|iframe|link)\b|\sstyle=|\son\w+=", article), page
+        for picture in re.findall(r'<img src="([^"]*)"', article):
+            assert picture.startswith("/docs/screenshots/"), page
+            assert browser.get(picture)["Content-Type"] == "image/png", (page, picture)
         every_id = re.findall(r'id="([^"]*)"', html)
         ids = set(every_id)
         assert len(ids) == len(every_id), page
@@ -102,6 +105,23 @@ def test_text_of_a_page_is_never_taken_for_html(settings: Any, tmp_path: Path) -
     assert 'href="javascript' not in found.html
     assert "<span>b</span>" in found.html
     assert 'href="/docs/audit/#x"' in found.html
+    assert "<img" not in found.html
+
+
+def test_a_picture_is_shown_for_the_theme_with_its_size_and_text() -> None:
+    page = documentation.page("policy")
+    assert page is not None
+    light, dark = re.findall(r"<img [^>]*>", page.html)
+    assert 'src="/docs/screenshots/policy.png" width="1280" height="800"' in light
+    assert 'class="screenshot hide-theme-dark"' in light
+    assert 'src="/docs/screenshots/policy-dark.png"' in dark
+    assert 'alt="The page of the policy' in dark
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", ["nothing", "%2e%2e", "home.png"])
+def test_no_other_file_is_shown_as_a_picture(bob: User, signed_in: Any, name: str) -> None:
+    assert signed_in(bob).get(f"/docs/screenshots/{name}.png").status_code == 404
 
 
 def test_the_page_of_commands_is_up_to_date() -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ _COMMENT = re.compile(r"{% comment %}.*?{% endcomment %}", re.DOTALL)
 
 # Words and phrases that have a better one in the portal's style.
 _DROPPED = """
-all the same, breaks policy, by hand, by itself, by themselves, comes to, foreseen, foretold, given up
+all the same, anew, anybody, breaks policy, by hand, by itself, by themselves, comes to, e-mail, e-mails, for ever, foreseen, foretold, given up
 goes on, hand over, hand-out, hand-outs, handed over, harmless, healed, in vain, just now, keep it, lately
 leave it, look again, look at the, make a key, make a team, mend, mended, must act, not yours, put in, run out
 runs out, shut out, somebody, stands, take out, thank you, told, what breaks, what counts, what expires
@@ -31,9 +32,15 @@ what waits, who could use, whoever
 _PHRASES = [phrase.strip() for line in _DROPPED.strip().splitlines() for phrase in line.split(",")]
 _BANNED = re.compile(r"(?<![\w-])(?:" + "|".join(map(re.escape, _PHRASES)) + r")(?![\w-])", re.IGNORECASE)
 
+FOLDERS = ("api", "forms", "management", "outbound", "services", "views")
+DATA = sorted((ROOT / "connections").rglob("*.toml"))
+DOCUMENTS = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+_CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 PAGES = sorted(path for path in (ROOT / "templates").rglob("*") if path.suffix in (".html", ".txt"))
 MODULES = [
-    *sorted(path for folder in ("forms", "views") for path in (ROOT / "connections" / folder).glob("*.py")),
+    *sorted(path for folder in FOLDERS for path in (ROOT / "connections" / folder).rglob("*.py")),
+    ROOT / "connections/errors.py",
+    ROOT / "connections/pipeline.py",
     ROOT / "connections/context_processors.py",
     ROOT / "connections/presentation.py",
     ROOT / "connections/templatetags/portal.py",
@@ -68,6 +75,14 @@ def texts_of_module(source: str) -> Iterator[str]:
                 yield text
 
 
+def texts_of_table(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts_of_table(item)
+
+
 def banned_words(texts: Iterator[str]) -> list[str]:
     return [
         f"{match[0]!r} in “…{text[max(match.start() - 40, 0) : match.end() + 40]}…”"
@@ -82,8 +97,18 @@ def test_no_template_uses_a_dropped_word(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_no_form_or_view_uses_a_dropped_word(path: Path) -> None:
+def test_no_module_shows_a_dropped_word(path: Path) -> None:
     assert banned_words(texts_of_module(path.read_text())) == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
+def test_no_page_of_the_documentation_uses_a_dropped_word(path: Path) -> None:
+    assert banned_words(iter([" ".join(_CODE.sub(" ", path.read_text()).split())])) == []
+
+
+@pytest.mark.parametrize("path", DATA, ids=_name)
+def test_no_text_in_a_table_uses_a_dropped_word(path: Path) -> None:
+    assert banned_words(texts_of_table(tomllib.loads(path.read_text()))) == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=_name)

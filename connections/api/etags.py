@@ -20,7 +20,7 @@ class PreconditionFailed(Conflict):
 
     status = 412
     cause = "It was changed since you read it, so nothing was changed now."
-    action = "Read it again, look at what is different, and send the change with the new ETag."
+    action = "Read it again, compare the differences, and send the change with the new ETag."
     who = "owner"
 
 

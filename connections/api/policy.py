@@ -40,7 +40,7 @@ class RulesOut(Schema):
     share_app_only: bool
     longest_share_days: int | None = Field(description="Null: no limit.")
     app_only_second_admin: bool = Field(description="Whether another IT admin must approve app-only connections.")
-    credential_renewal: bool = Field(description="Whether the portal may renew secrets and certificates by itself.")
+    credential_renewal: bool = Field(description="Whether the portal may renew secrets and certificates automatically.")
     member_apps: bool = Field(
         description="Whether members can bring their own app registrations. Set in the organisation's policy only."
     )

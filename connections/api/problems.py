@@ -55,7 +55,7 @@ class Problem(Schema):
     incident: int | None = Field(None, description="Number of the open incident that explains it, if it is visible.")
     link: str = Field("", description="The portal page where you can fix it.")
     change_request: int | None = Field(None, description="Number of the change request, if a second person must agree.")
-    errors: list[FieldError] = Field([], description="The fields that cannot be used, if it is about fields.")
+    errors: list[FieldError] = Field([], description="The invalid fields, if the problem concerns fields.")
 
 
 def problem(status: int, code: str, title: str, detail: str = "", **more: Any) -> HttpResponse:

@@ -125,7 +125,7 @@ def _paragraphs(
     elif incident["action"]:
         paragraphs.append(f"What to do: {speak_to(_READERS.get(reason, ''), incident['action'])}")
     if facts.get("nobody_else_was_told"):
-        paragraphs.append(f"We can't email {incident['assignee']}, who needs to act. Please tell them.")
+        paragraphs.append(f"We can't email {incident['assignee']}, who needs to act. Please contact them.")
     return paragraphs
 
 

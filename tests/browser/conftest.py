@@ -5,7 +5,6 @@ Chromium window. A console message, a violated content policy or a file that doe
 """
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from portal.sandbox.client import Control
 from portal.sandbox.process import SandboxProcess
 from portal.sandbox.process import start as start_sandbox
 from tests.browser.browser_users import Portal, Visitor
+from tests.browser.chromium import CHROMIUM, FLAGS
 from tests.browser.recording_proxy import Wire
 from tests.browser.secret_scanner import BrokerWatch, Watch
 from tests.conftest import logs_of_run
@@ -26,22 +26,10 @@ from tests.environment import run_directory
 
 FAILED = pytest.StashKey[bool]()
 HERE = Path(__file__).parent
-CHROMIUM = shutil.which(os.environ.get("CHROMIUM") or "chromium") or ""
 MISSING = (
     "Chromium is missing, so the browser tests were skipped. To get it: apt-get install chromium, or set CHROMIUM."
 )
 REQUIRED = os.environ.get("CI") == "true" or os.environ.get("REQUIRE_BROWSER") == "1"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-proxy-server",
-]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

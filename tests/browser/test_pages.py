@@ -15,6 +15,8 @@ from tests.browser.browser_users import Come, Portal, Start, Visitor, until
 from tests.browser.keyboard import tab_to
 
 PHONE = {"viewport": {"width": 390, "height": 844}}
+LISTS = ("/connections/", "/mailboxes/", "/audit/", "/people/", "/incidents/", "/requests/")
+LONGEST_LIST = 3000  # pixels on a phone, with 50 rows
 OF_A_KIND = 2  # pages that differ only in a number
 NO_PAGE = re.compile(r"/certificate/|\.(json|csv)(\?|$)|/admin/|/static/|\?.*script|download=|/sign-out/")
 
@@ -77,6 +79,9 @@ def test_every_page_fits_a_phone_and_works_with_a_screen_reader(full: Portal, vi
         blocks = here.page.evaluate(STUMBLING_BLOCKS)
         if wide := here.sideways():
             blocks.append(f"scrolls {wide} px sideways")
+        height = here.page.evaluate("document.documentElement.scrollHeight")
+        if path in LISTS and height > LONGEST_LIST:
+            blocks.append(f"is {height} px long")
         if blocks:
             arguments[path] = blocks
     assert arguments == {}
@@ -90,6 +95,26 @@ def test_the_navigation_works_on_a_phone(portal: Start, visitor: Come, bob: User
     entry.tap()
     here.sees("No shared mailboxes yet")
     assert here.path == "/mailboxes/"
+
+
+def test_a_phone_shows_the_first_rows_and_folds_what_is_rarely_read(portal: Start, visitor: Come, bob: User) -> None:
+    for number in range(40):
+        connection = factories.make_connection(owner=bob, name=f"Connection {number:02}")
+    here = visitor(portal(), "bob", **PHONE, has_touch=True)
+    here.open("/connections/")
+    rows = here.page.locator(".table-stack > tbody > tr")
+    assert rows.first.is_visible()
+    assert not rows.last.is_visible()
+    here.page.get_by_role("button", name="Show").tap()
+    assert rows.last.is_visible()
+    here.open("/connections/")
+    here.page.get_by_label("Select page").check()
+    assert rows.last.is_visible(), "nothing is selected unseen"
+    here.open(f"/connections/{connection.pk}/")
+    history = here.page.get_by_text("No events recorded yet.")
+    assert not history.is_visible()
+    here.page.get_by_role("heading", name="History").tap()
+    assert history.is_visible()
 
 
 def test_dark_mode_follows_the_system_and_the_button(portal: Start, visitor: Come, bob: User) -> None:

@@ -95,7 +95,7 @@ def test_an_auditor_reports_and_exports_who_could_use_a_deleted_connection(
     auditor.type_in("Connection name", "voice")
     auditor.page.locator("#connection-date").fill(day)
     auditor.press("Find connection")
-    auditor.sees("Who could use Invoices (deleted)", f"on {day}, 00:00 to 24:00 UTC")
+    auditor.sees("Access to Invoices (deleted)", f"on {day}, 00:00 to 24:00 UTC")
     auditor.sees("00:00:00 – 19:00:00", "Dave Stranger", "Shared with team Finance", "13:00:00 – 14:00:00")
     auditor.sees("IT admins can view and manage all connections")
     with auditor.page.expect_download() as download:
@@ -114,7 +114,7 @@ def test_an_auditor_reports_and_exports_who_could_use_a_deleted_connection(
     auditor.sees(f"at {day} 14:00:00 UTC", "Bob Member")
     assert not auditor.page.get_by_text("Dave Stranger").count()
     auditor.follow("Bob Member")
-    auditor.sees("What could Bob Member use", "Owner", "(deleted)")
+    auditor.sees("Access of Bob Member", "Owner", "(deleted)")
     shared = auditor.page.url
     assert "time=14%3A00%3A00" in shared
 

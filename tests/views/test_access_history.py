@@ -74,11 +74,11 @@ def test_deleted_rows_are_found_by_name(story: Connection, alice: User, bob: Use
     accounts.remove(dave, actor=alice, now=NOON + 31 * HOUR)
     answer = auditor.get(PAGE, {"find": "connection", "q": "voic", "date": DAY})
     assert answer["Location"] == f"{PAGE}?connection={pk}&date={DAY}"
-    assert_shows(text(auditor, connection=pk, date=DAY), "Who could use Invoices (deleted)", "Dave Stranger (deleted)")
+    assert_shows(text(auditor, connection=pk, date=DAY), "Access to Invoices (deleted)", "Dave Stranger (deleted)")
     answer = auditor.get(PAGE, {"find": "person", "q": "dave", "date": DAY, "time": "13:00"})
     assert answer["Location"] == f"{PAGE}?person={dave_pk}&date={DAY}&time=13%3A00%3A00"
     page = text(auditor, person=dave_pk, date=DAY)
-    assert_shows(page, "What could Dave Stranger use (deleted)", "Invoices (deleted)")
+    assert_shows(page, "Access of Dave Stranger (deleted)", "Invoices (deleted)")
     assert "No one had access at that time." in text(auditor, connection=pk)
 
 
@@ -128,7 +128,7 @@ def test_auditors_export_the_answer_and_the_export_is_recorded(
     assert rows[1]["put_in_by"] == rows[2]["ended_by"] == "Alice Admin <alice>"
     event = AuditEvent.objects.get(action="audit.exported")
     assert (event.actor, event.target_name) == (carol, "Audit trail")
-    assert event.changes == {"question": f"Who could use Invoices on {DAY} UTC", "connection_id": story.pk, "rows": 3}
+    assert event.changes == {"question": f"Access to Invoices on {DAY} UTC", "connection_id": story.pk, "rows": 3}
     assert admin.post(EXPORT, {"connection": story.pk}).status_code == 403
     assert "Export as CSV" not in admin.get(PAGE, {"connection": story.pk}).content.decode()
 

@@ -20,7 +20,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--new-portal",
             action="store_true",
-            help="for a portal that is set up anew: with people, and names of environment variables for secrets",
+            help="for a new portal: with people, and names of environment variables for secrets",
         )
         parser.add_argument("--output", default="-", help="output file (default: standard output)")
 

@@ -7,7 +7,7 @@ from connections.services.registry import issuer
 
 
 class Command(BaseCommand):
-    help = "Replace the keys with which the portal signs assertions, at once, because one may have leaked."
+    help = "Immediately replace the keys that sign the portal's assertions, because one may have leaked."
 
     def handle(self, *args: Any, **options: Any) -> None:
         issuer.replace_now(actor=None, now=timezone.now())

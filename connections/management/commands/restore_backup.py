@@ -39,5 +39,5 @@ class Command(BaseCommand):
 
     def _is_confirmed(self) -> bool:
         if not sys.stdin.isatty():
-            raise CommandError("This replaces the whole database. Add --yes if that is what you want.")
+            raise CommandError("This replaces the whole database. To continue, add --yes.")
         return input("This replaces the whole database. Type “yes” to go on: ") == "yes"

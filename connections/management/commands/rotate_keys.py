@@ -32,7 +32,7 @@ class Command(BaseCommand):
         for column, rows in rotation.unreadable.items():
             self.stdout.write(f"Not opened, left as they are: {column}, rows {', '.join(map(str, rows[:20]))}.")
         if rotation.left:
-            raise CommandError(f"{rotation.left} values were written with another key meanwhile. Run it again.")
+            raise CommandError(f"{rotation.left} values were written with another key in the meantime. Run it again.")
 
     def _report(self, column: str, done: int) -> None:
         self.stdout.write(f"{column}: {done}")

@@ -117,7 +117,7 @@ def _change(bulk_action: BulkAction, connection: Connection, actor: User, now: d
         case Action.SHARE:
             recipients, level, until = recipients_of(connection, options), options.level, options.until
             if not recipients:
-                raise InvalidInput("There is nobody left to share it with.")
+                raise InvalidInput("None of the recipients is available.")
             shares.share_with_all(connection, recipients, level=level, until=until, actor=actor, now=now)
         case Action.TRANSFER:
             if options.owner is None:

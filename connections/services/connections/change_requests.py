@@ -30,7 +30,7 @@ def carry_out(request: ChangeRequest, *, actor: User, now: datetime) -> None:
     try:
         _carry_out(Kind(request.kind), values, actor, now)
     except (AppRegistration.DoesNotExist, Connection.DoesNotExist, Team.DoesNotExist, User.DoesNotExist) as gone:
-        raise Conflict("What this request is about no longer exists.", action="Withdraw the request.") from gone
+        raise Conflict("The object of this request no longer exists.", action="Withdraw the request.") from gone
 
 
 def _carry_out(kind: Kind, values: dict[str, Any], actor: User, now: datetime) -> None:

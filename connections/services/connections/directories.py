@@ -130,7 +130,7 @@ def register_asked(incident: Incident, *, actor: User, now: datetime) -> Tenant:
         username = waiting.account_username if waiting is not None else ""
         tenant = _register(environment, tid, username=username, actor=actor)
     if tenant is None:
-        raise InvalidInput("The directory can't be registered automatically.", action="Add the tenant by hand.")
+        raise InvalidInput("The directory can't be registered automatically.", action="Add the tenant manually.")
     _bind_waiting(incident, tenant, now=now)
     return tenant
 

@@ -29,9 +29,9 @@ AFTER_OUTAGE = timedelta(minutes=2)
 GIVE_UP_AFTER = timedelta(days=2)  # of an outage; then it starts again from the beginning
 BATCH = 20
 BY_HAND = {
-    AppCredential.Kind.CERTIFICATE: "By hand: generate the next certificate on the app registration's page, upload its "
+    AppCredential.Kind.CERTIFICATE: "Manual steps: generate the next certificate on the app registration's page, upload its "
     "public part to Entra, then test it.",
-    AppCredential.Kind.SECRET: "By hand: create a client secret in Entra under Certificates & secrets, then add it on "
+    AppCredential.Kind.SECRET: "Manual steps: create a client secret in Entra under Certificates & secrets, then add it on "
     "the app registration's page.",
 }
 

@@ -94,11 +94,11 @@ def public_url() -> Result:
 
 
 def public_metrics() -> Result:
-    """Whether anybody can read the metrics at the public URL."""
+    """Whether anyone can read the metrics at the public URL."""
     status, _, body = _get("/metrics")
     if status == 200 and "portal_" in body:
         action = "Set METRICS_TOKEN, and let the proxy set X-Forwarded-For and refuse /metrics."
-        return problem(f"anybody can read {settings.PORTAL_URL}/metrics", action)
+        return problem(f"anyone can read {settings.PORTAL_URL}/metrics", action)
     return ok("not readable at the public URL without a token")
 
 

@@ -127,7 +127,7 @@ def progress(now: datetime) -> Result:
         return ok("no restore was declared in the last seven days")
     since = f"since the restore of {declared.at:%Y-%m-%d %H:%M} UTC"
     if Connection.objects.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=declared.at).exists():
-        action = "Wait until the workers have checked them. They stay usable meanwhile."
+        action = "Wait until the workers have checked them. They stay usable in the meantime."
         return warning(f"some connections haven't been checked {since}", action)
     opened = Incident.objects.filter(closed_at=None, kind=Incident.Kind.ACCOUNT, opened_at__gte=declared.at)
     count = len(opened.values_list("pk")[:_MOST])
@@ -143,7 +143,7 @@ def _lost(known: list[PublishedSeal]) -> tuple[int, PublishedSeal]:
     missing = _missing(known)
     if not missing:
         text = "All these published seals are here, so there is no restore to declare."
-        raise InvalidInput(text, action="If a backup was restored all the same, add --nothing-lost.")
+        raise InvalidInput(text, action="If a backup was restored anyway, add --nothing-lost.")
     highest = max(missing, key=lambda seal: seal.number)
     if not highest.continues:
         return _last_before(highest), highest
@@ -153,7 +153,7 @@ def _lost(known: list[PublishedSeal]) -> tuple[int, PublishedSeal]:
     lowest = min(seal.number for seal in missing)
     if strangers or kept != lowest - 1:
         text = f"Seal {strangers[0] if strangers else lowest} was published, but is another one here or was removed."
-        raise InvalidInput(f"{text} That is no restore: the trail was altered.", action="Run manage.py audit_verify.")
+        raise InvalidInput(f"{text} This isn't a restore: the trail was altered.", action="Run manage.py audit_verify.")
     return kept, highest
 
 

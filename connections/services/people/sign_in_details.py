@@ -31,7 +31,7 @@ def require_password_allowed(user: User) -> None:
         )
     if not user.has_usable_password() and (user.connections.exists() or user.api_keys.exists()):
         raise NotAllowed(
-            f"{user} owns connections or API keys, and whoever knows a password of this account could use them.",
+            f"{user} owns connections or API keys, and anyone who knows a password of this account could use them.",
             action="Transfer or remove them first, or create a separate local account.",
         )
 
@@ -58,7 +58,7 @@ def _alarm(before: User, facts: list[tuple[str, str]], *, event: AuditEvent, act
     what = " and ".join(label.lower() for label, _ in facts)
     to_person = alerts.Message(
         f"{actor} changed the {what} of your account",
-        ("The change was made on the admin site. If you did not expect it, tell an IT admin at once.",),
+        ("The change was made on the admin site. If you did not expect it, contact an IT admin immediately.",),
         "/account/",
         "View account",
         "You received this email because it is about your account.",

@@ -133,7 +133,7 @@ class AccessHistoryQuery:
     @property
     def words(self) -> str:
         name = self.subject.name
-        return f"Who could use {name}" if self.about == "connection" else f"What could {name} use"
+        return f"Access to {name}" if self.about == "connection" else f"Access of {name}"
 
     def answer(self) -> list[Access]:
         query = who_could_use if self.about == "connection" else what_could_be_used

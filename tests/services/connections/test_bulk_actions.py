@@ -326,7 +326,7 @@ def test_sharing_with_nobody_is_not_done(bob: User, dave: User, three: list[Conn
     bulk_action = started(Action.SHARE, three[:1], bob, Options(teams=(team,)))
     team.delete()
     bulk_execution.run_due(NOW)
-    assert outcome(bulk_action)["Archive"] == ("skipped", "There is nobody left to share it with.")
+    assert outcome(bulk_action)["Archive"] == ("skipped", "None of the recipients is available.")
 
 
 def test_two_workers_do_nothing_twice(alice: User, three: list[Connection]) -> None:
