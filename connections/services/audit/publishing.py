@@ -1,4 +1,4 @@
-"""Publish seals outside the database, out of reach of anybody who can rewrite it.
+"""Publish seals outside the database, where nobody who can rewrite the database can change them.
 
 For each destination we store the number of the last seal that arrived, and advance it only after a success. If a worker
 is killed in between, the same seals are sent twice, which is harmless.
@@ -51,7 +51,10 @@ def publication_states() -> list[SealPublication]:
 
 
 def _publish_batch(place: str, now: datetime) -> int | None:
-    """Send one message. Returns None if there is nothing to send, it is not due yet, or it failed."""
+    """Publish one batch of seals, and return how many it contains.
+
+    Returns None if there are no new seals, the next attempt is not due yet, or publishing failed.
+    """
     row, _ = SealPublication.objects.get_or_create(place=place)
     seals = list(AuditSeal.objects.filter(number__gt=row.upto).order_by("number")[:BATCH])
     current = SealPublication.objects.filter(pk=place, upto=row.upto)
@@ -91,7 +94,7 @@ def _to_webhook(seals: list[AuditSeal], now: datetime) -> str:
 
 
 def send_alarm(event: str, data: dict[str, Any], *, message_id: str, now: datetime) -> None:
-    """Post an alarm to AUDIT_SEAL_WEBHOOK, if there is one. A failure is only logged. Call it outside transactions."""
+    """Post an alarm to AUDIT_SEAL_WEBHOOK, if it is set. A failure is only logged. Call it outside transactions."""
     if settings.AUDIT_SEAL_WEBHOOK:
         problem = _post(event, data, message_id=message_id, at=now, now=now)
         if problem:
@@ -120,7 +123,7 @@ def _to_log(seals: list[AuditSeal], now: datetime) -> str:
     return ""
 
 
-# Each returns an error message, or "" if it succeeded.
+# Each function returns an error message, or "" if it succeeded.
 _SENDERS: dict[str, Callable[[list[AuditSeal], datetime], str]] = {
     Destination.FILE: _to_file,
     Destination.WEBHOOK: _to_webhook,
