@@ -16,7 +16,7 @@ def add(app_registration: AppRegistration, *, directory_id: str, name: str = "",
     directory_id = directory_id.strip().lower()
     tenant = _find(app_registration.environment, directory_id)
     if tenant is None:
-        # Checked first, so that no tenant is left behind.
+        # Check this first, so that no tenant is registered in vain.
         unsaved = Tenant(name=name, environment=app_registration.environment, directory_id=directory_id)
         app_consents.require_possible(app_registration, unsaved)
         tid = tenants.look_up_directory(app_registration.environment, directory_id)
