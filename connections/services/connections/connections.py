@@ -350,7 +350,7 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
 
 
 def _lock(connection: Connection, *, to_remove: bool = False) -> None:
-    """Lock the row and reload its owner. Call this before checking permissions. ``to_remove`` also blocks new references."""
+    """Lock the row and reload its owner, before checking permissions. ``to_remove`` also blocks new references."""
     rows = Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk)
     connection.owner_id = rows.values_list("owner", flat=True).first() or connection.owner_id
 

@@ -66,9 +66,10 @@ def read_answer(connection: Connection, answer: dict[str, Any], resource: str = 
 
 
 def sign_in_client(connection: Connection, resource: str = "") -> backends.SignInClient:
-    """Return the client, scopes and parameters; never ``prompt=consent``, which ignores an administrator's consent.
+    """Return what a sign-in needs: the application, the scopes and the parameters.
 
-    Raises InvalidInput if the connection has no address for the resource.
+    We never send ``prompt=consent``, because it ignores an administrator's consent. Raises MicrosoftRefused if there is
+    no credential to use, or InvalidInput if the connection has no address for the resource.
     """
     live = credential_checks.live_applications(connection.app_registration, connection.tenant)
     if not live:
@@ -185,11 +186,10 @@ def complete_resource(
 
 
 def next_resource(connection: Connection, *, walked: Collection[str], now: datetime) -> str:
-    """Request tokens for the connection's other resources, and return the first resource that needs the person's
-    consent.
+    """Request tokens for the connection's other resources, and return the first one that needs the person's consent.
 
-    ``walked`` are the resources for which the sign-in has already been at Microsoft. Returns "" if no other needs
-    consent.
+    ``walked`` are the resources for which the sign-in has already been at Microsoft. Returns "" if no other resource
+    needs consent.
     """
     for key in resource_tokens.others_needed(connection):
         if key in walked:
@@ -385,8 +385,10 @@ def _require_same_account(connection: Connection, account: Account, actor: User)
 
 
 def _refresh_scopes(requested: tuple[str, ...], granted: tuple[str, ...]) -> list[str]:
-    """Return the scopes for later refreshes. Omits scopes that were not granted, because they would make a refresh
-    fail."""
+    """Return the scopes for later refreshes.
+
+    Omits scopes that were not granted, because they would make a refresh fail.
+    """
     lowered = {scope.lower() for scope in granted}
     scopes = [scope for scope in requested if scope not in token_endpoint.OIDC_SCOPES]
     return [*([scope for scope in scopes if scope.lower() in lowered] or scopes), "offline_access"]

@@ -130,8 +130,7 @@ def actor_name(link: SignInLink) -> str:
 
 
 def revoke_open(connection: Connection, *, now: datetime) -> None:
-    """Revoke open links, for example because the sign-in would now request permissions that the person was not told
-    about."""
+    """Revoke open links, for example because the sign-in would now request permissions that were not announced."""
     SignInLink.objects.filter(connection=connection, used_at=None, ended_at=None).update(ended_at=now)
 
 
@@ -167,9 +166,7 @@ def _has_right(connection: Connection, creator: User) -> bool:
 def _obstacle(connection: Connection) -> NotAllowed | None:
     """Return why no person can sign in for the connection, or None if somebody can."""
     app = connection.app_registration
-    if (
-        app.is_personal
-    ):  # otherwise, people who open the link would give the member's own application access to their mailbox
+    if app.is_personal:  # the link would give the member's own application access to a stranger's mailbox
         cause = f"Only the person who added {app} can sign in with it."
         return NotAllowed(cause, action="Ask an IT admin to open it to everyone.")
     if not connection.is_delegated:

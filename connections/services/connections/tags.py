@@ -25,8 +25,7 @@ def add(connection: Connection, names: Iterable[str], *, actor: User) -> tuple[s
 
 
 def remove(connection: Connection, names: Iterable[str], *, actor: User) -> tuple[str, ...]:
-    """Remove tags, ignoring those the connection doesn't have. Returns the remaining tags. Raises NotAllowed or
-    InvalidInput."""
+    """Remove tags, ignoring those that are not there. Returns the remaining tags. Raises NotAllowed or InvalidInput."""
     unwanted = parse_tags(names)
     return _change(connection, lambda current: current - set(unwanted), actor=actor)
 

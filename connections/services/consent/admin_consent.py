@@ -44,10 +44,10 @@ WRONG_DIRECTORY = "wrong_directory"
 def start(
     app_registration: AppRegistration, *, actor: User, scopes: Iterable[str] | None = None, directory_id: str = ""
 ) -> tuple[ConsentLink, str]:
-    """Return a consent link and its URL. A link for the same directory and scopes that still waits for a callback is
-    reused.
+    """Return a consent link and its URL.
 
-    ``directory_id`` is another directory, for a multitenant application. Raises NotAllowed or InvalidInput.
+    A link for the same directory and scopes that still waits for its callback is reused. ``directory_id`` is another
+    directory, for a multitenant application. Raises NotAllowed or InvalidInput.
     """
     roles.require(permissions.can_manage_registry(actor), action="Ask an IT admin.")
     tenant = app_registration.tenant
@@ -202,17 +202,19 @@ def _expected(link: ConsentLink) -> tuple[str, ...]:
 
 
 def can_be_verified(link: ConsentLink) -> bool:
-    """Whether an app-only token can show the consent. It can't if the link requests scopes, because scopes are
-    delegated."""
+    """Whether an app-only token can show the consent.
+
+    It can't if the link requests scopes, because these are delegated permissions.
+    """
     app_only = link.app_registration.allows_app_only and not link.scopes
     return app_only and link.directory_id not in SHARED_ENDPOINTS
 
 
 def verify(link: ConsentLink, *, actor: User | None, now: datetime) -> bool:
-    """Mark the link as verified if an app-only token shows the consent, and return whether it is verified.
+    """Mark the link as verified if an app-only token shows the consent. Returns whether the link is verified.
 
-    Tokens can take minutes to show it. Raises UnreadableSecret, MicrosoftUnavailable, or MicrosoftRefused if the app
-    registration is broken.
+    It can take minutes until tokens show a consent. Raises UnreadableSecret, MicrosoftUnavailable, or MicrosoftRefused
+    if the app registration is broken.
     """
     if link.state == State.VERIFIED:
         return True

@@ -63,8 +63,10 @@ def link_incomplete(link: ConsentLink, *, now: datetime) -> None:
 
 
 def link_verified(link: ConsentLink, *, seen: Iterable[str], now: datetime) -> None:
-    """Update the requests after a token with the permissions ``seen``: delegated ones are granted, app-only ones are
-    checked."""
+    """Update the link's requests after a token with the permissions ``seen``.
+
+    Delegated requests are marked as granted, and app-only ones are compared with these permissions.
+    """
     granted = tuple(seen)
     for request in _requests_of(link, State.APPROVED, State.GRANTED, State.FAILED):
         if request.authentication_type == AuthenticationType.CLIENT_CREDENTIALS:
@@ -86,8 +88,7 @@ def tokens_received(connections: Iterable[int], *, now: datetime) -> None:
 
 
 def _check_granted(request: ConsentRequest, granted: tuple[str, ...], *, now: datetime) -> None:
-    """Mark the request as verified if ``granted`` contains all its permissions. Otherwise, record which ones are
-    missing."""
+    """Mark the request as verified if ``granted`` contains all its permissions. Otherwise, record the missing ones."""
     missing = capabilities.missing(request.permission_names, granted)
     if missing:
         if request.state == State.GRANTED:

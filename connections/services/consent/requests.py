@@ -42,10 +42,11 @@ def _required_permissions(connection: Connection) -> tuple[str, ...]:
 
 
 def request_consent(connection: Connection, *, reason: str, actor: User, now: datetime) -> ConsentRequest:
-    """Ask the IT admins to get consent for the permissions the connection lacks, and email them once.
+    """Request that IT admins get consent for the permissions the connection lacks, and email them once.
 
-    An open request for the same permissions is returned, and one for others is replaced. A link approved for the same
-    permissions is reused. Raises NotAllowed, InvalidInput, PolicyForbids (nothing is requested) or ApprovalNeeded.
+    Returns an open request for the same permissions, and replaces one for other permissions. A link that was approved
+    for the same permissions is reused. Raises NotAllowed, InvalidInput, PolicyForbids or ApprovalNeeded, without
+    requesting anything.
     """
     reason = reason.strip()
     try:
