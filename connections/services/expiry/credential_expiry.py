@@ -140,7 +140,7 @@ def read(app_registration: AppRegistration, *, actor: User | None, now: datetime
 
 
 def enter(credential: AppCredential, expires_at: datetime, *, actor: User, now: datetime) -> None:
-    """Record the expiration date of a secret, as Entra shows it. Raises NotAllowed, or Conflict if there is a date already.
+    """Record a secret's expiration date as Entra shows it. Raises NotAllowed, or Conflict if there is a date already.
 
     Reminders are sent before this date. If the date can be read from Entra later, Entra's date replaces it.
     """

@@ -180,7 +180,10 @@ def _explain(renewal: CredentialRenewal, error: PortalError) -> tuple[str, str]:
 
 
 def _finish(renewal: CredentialRenewal, left: str, now: datetime) -> Next | None:
-    """Record that the renewal succeeded. ``left`` remains to do by hand. Returns None: there is no next step."""
+    """Record that the renewal succeeded. Returns None, because there is no next step.
+
+    ``left`` says what remains to be done by hand.
+    """
     with transaction.atomic():
         renewal_steps.write(renewal, step=Step.DONE, finished_at=now, cause="", action=left)
         app = renewal.app_registration
@@ -191,7 +194,10 @@ def _finish(renewal: CredentialRenewal, left: str, now: datetime) -> Next | None
 
 
 def _fail(renewal: CredentialRenewal, left: str, now: datetime) -> Next | None:
-    """Record and report that the renewal failed. ``left`` remains to do by hand. Returns None: there is no next step."""
+    """Record and report that the renewal failed. Returns None, because there is no next step.
+
+    ``left`` says what remains to be done by hand.
+    """
     with transaction.atomic():
         steps = (left, renewal.action, BY_HAND[AppCredential.Kind(renewal.old.kind)])
         action = " ".join(filter(None, steps))

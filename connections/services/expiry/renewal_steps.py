@@ -60,7 +60,7 @@ def write(renewal: CredentialRenewal, **values: object) -> None:
 
 
 def add_certificate(renewal: CredentialRenewal, now: datetime) -> Next:
-    """Send the public part of the new certificate to Microsoft, unless Microsoft has it. The key pair is stored already."""
+    """Send the new certificate, whose key pair is already stored, to Microsoft, unless Microsoft has it."""
     new = _stored(renewal)
     if renewal.sent_at is not None:
         if is_accepted(new):

@@ -215,7 +215,10 @@ def app_accepted(app: AppRegistration, *, now: datetime) -> None:
 def credential_not_renewed(
     app: AppRegistration, credential: str, cause: str, action: str, *, now: datetime
 ) -> Incident:
-    """Report that the portal could not renew a credential. Nothing is broken yet, so no connection is affected."""
+    """Report that the portal could not renew a credential.
+
+    No connection is affected yet, because the current credential still works.
+    """
     opened = Cause(
         Kind.CREDENTIAL_RENEWAL,
         f"renewal:{app.pk}",

@@ -97,7 +97,7 @@ def affected_in_open(pks: Collection[int]) -> QuerySet[AffectedConnection]:
 def resolve_affected(affected: QuerySet[AffectedConnection], *, now: datetime) -> None:
     """Mark these rows as resolved, and close incidents that have no other affected connection.
 
-    Incidents about a rejected app registration stay open, because its connections may all be disabled.
+    An incident about a rejected app registration stays open until Microsoft accepts the app registration again.
     """
     rows = dict(affected.values_list("pk", "incident_id"))
     # Lock first. Otherwise, two workers that resolve the last two connections would each see one that is unresolved.

@@ -175,8 +175,10 @@ def _settle(connection: Connection, *, now: datetime) -> None:
 
 
 def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) -> mailbox_errors.Probe:
-    """Send a message from the mailbox to itself. Raises NotAllowed, ConnectionUnusable, or InvalidInput if it may not
-    send."""
+    """Send a message from the mailbox to itself, and return the result.
+
+    Raises NotAllowed, ConnectionUnusable, or InvalidInput if the connection isn't set up to send.
+    """
     connection = attached.connection
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not may_send(connection):

@@ -1,4 +1,4 @@
-"""Keep the table of counts small. Triggers on connections write it; see models/tallies.py and migration 0017."""
+"""Keep the table of tallies small. Triggers on connections write it; see models/tallies.py and migration 0017."""
 
 from django.db import connection as database
 from django.db import transaction
@@ -6,7 +6,7 @@ from django.db.models import Sum
 
 from connections.models import Tally
 
-MOST = 50_000  # rows added up at a time
+MOST = 50_000  # rows replaced at a time
 
 _COLLECT = """
 WITH taken AS (
@@ -21,7 +21,7 @@ HAVING SUM(change) <> 0
 
 
 def add_up() -> None:
-    """Replace the oldest rows by their sums. Readers see the same counts before, meanwhile and afterwards."""
+    """Replace the oldest rows by their sums. Readers see the same totals before, during and after that."""
     if database.vendor == "postgresql":
         with database.cursor() as cursor:
             cursor.execute(_COLLECT, [MOST])
