@@ -51,7 +51,7 @@ def combine(results: Iterable[Result]) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check by the name that ``/readyz`` and ``manage.py doctor`` show. ``needs`` names checks that must come before."""
+    """A check by the name that ``/readyz`` and ``manage.py doctor`` show. ``needs`` names checks that it depends on."""
 
     name: str
     run: Callable[[], Result]

@@ -31,7 +31,10 @@ def version() -> Result:
 
 
 def role() -> Result:
-    """Check that the portal doesn't connect as a superuser, who can get around the triggers that protect the audit trail."""
+    """Check that the portal doesn't connect as a superuser, whom no trigger stops.
+
+    Triggers protect the audit trail from changes.
+    """
     if database.vendor == "sqlite":
         return ok("SQLite has no roles")
     name, is_super, bypasses = _row("SELECT rolname, rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user")

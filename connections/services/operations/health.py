@@ -44,7 +44,7 @@ def seconds_since_sweep() -> float | None:
 
 
 def database_answers() -> Result:
-    """Check that the database has the portal's tables and can be written to. Raises DatabaseError if it can't be reached."""
+    """Check that the database has the portal's tables and can be written to. Raises DatabaseError if it is down."""
     try:
         Connection.objects.exists()
     except DatabaseError:

@@ -67,7 +67,7 @@ def microsoft() -> Result:
 
 
 def public_url() -> Result:
-    """Check that PORTAL_URL leads to this portal, and that the proxy in front passes on the headers the portal needs."""
+    """Check that PORTAL_URL leads to this portal, and that the proxy in front passes on the necessary headers."""
     status, _, body = _get("/healthz")
     if status == 0:
         return problem(f"{settings.PORTAL_URL} {body}", "Check DNS, the proxy and its certificate, or PORTAL_URL.")

@@ -24,8 +24,7 @@ TOGETHER = 50  # seals whose rows are removed in one transaction
 
 
 def prune(now: datetime) -> int:
-    """Remove audit rows and alerts older than AUDIT_RETENTION_DAYS (0: keep all). Returns how many audit rows were
-    removed."""
+    """Remove audit rows and alerts older than AUDIT_RETENTION_DAYS (0: keep all). Returns the number of audit rows."""
     days = settings.AUDIT_RETENTION_DAYS
     if days <= 0:
         return 0

@@ -44,8 +44,7 @@ def create_from_directory(*, claims: dict[str, Any]) -> User:
 
 
 def with_microsoft_account(uid: str) -> User | None:
-    """Return the account that signs in with this Microsoft account, or None. ``uid`` is tenant ID, a dot, and object
-    ID."""
+    """Return the account that signs in with this Microsoft account (tenant ID, a dot, and object ID), or None."""
     login = UserSocialAuth.objects.filter(provider=offboarding.MICROSOFT, uid=uid).select_related("user").first()
     return login.user if login else None
 
@@ -307,8 +306,7 @@ def _values(claims: dict[str, Any], name: str) -> set[str]:
 
 
 def signed_in(user: User, *, actor: User, method: str, second_factor: str = "") -> None:
-    """Record a sign-in. ``method`` is ``password`` or ``microsoft``; the latter also proves that the person has not
-    left."""
+    """Record a sign-in by ``password`` or ``microsoft``. The latter also proves that the person has not left."""
     with transaction.atomic():
         changes = {"method": method} | ({"second_factor": second_factor} if second_factor else {})
         audit.record(AuditAction.ACCOUNT_SIGNED_IN, user, actor=actor, changes=changes)

@@ -14,8 +14,7 @@ CHECKED_WITHIN = timedelta(minutes=1)
 
 
 def check_siblings(pk: int, *, now: datetime) -> int:
-    """Make the account's other active connections due, after Microsoft refused connection ``pk`` because of its
-    account.
+    """Make the account's other active connections due, after Microsoft refused connection ``pk`` for its account.
 
     Does nothing if another connection of the account was already flagged for this after ``pk`` last got a token. This
     way, the checks that are caused here do not cause further ones. Call it before the refusal is stored, so that

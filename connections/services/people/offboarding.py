@@ -65,8 +65,7 @@ def update_incident(person: User, *, now: datetime) -> None:
 
 
 def account_refused(connection: Connection, verdict: Verdict, *, now: datetime) -> None:
-    """If Microsoft's refusal shows that the connection's account is gone, mark the person of that account as having
-    left."""
+    """If Microsoft's refusal shows that the connection's account is gone, mark the account's person as having left."""
     cause = account_status.cause(verdict)
     if not cause or connection.tenant.environment != settings.LOGIN_MICROSOFT["environment"]:
         return
