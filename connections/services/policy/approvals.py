@@ -168,7 +168,7 @@ def request_approval(
 
 
 def request_missing(connection: Connection, *, reason: str, actor: User, now: datetime) -> Approval:
-    """Request the approval that the connection lacks. Raises NotAllowed, PolicyForbids, or InvalidInput if none is needed."""
+    """Request the approval that the connection lacks. Raises NotAllowed, PolicyForbids, or InvalidInput if none is due."""
     with transaction.atomic():
         rows = Connection.objects.select_for_update(of=("self",), no_key=True)
         current = rows.select_related(*RELATED).get(pk=connection.pk)
@@ -293,7 +293,10 @@ def withdraw_open(connection: Connection, reason: str, *, actor: User, now: date
 
 
 def _can_close(approval: Approval, state: str) -> bool:
-    """Lock and reload the approval. Returns False if it already is in ``state``. Raises Conflict if it is closed otherwise."""
+    """Lock and reload the approval. Returns whether it can be closed, or False if it already is in ``state``.
+
+    Raises Conflict if it was closed with another state.
+    """
     current = Approval.objects.select_for_update().get(pk=approval.pk)
     for name in ("state", "before", "permissions", "decided_by_name"):
         setattr(approval, name, getattr(current, name))

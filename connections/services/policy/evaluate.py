@@ -149,7 +149,10 @@ def evaluate_connection(policies: Policies, request: ConnectionRequest, granted:
 
 
 def why_closed(policies: Policies, app_registration: AppRegistration, tenant: Tenant | None = None) -> str:
-    """Explain why the app registration can't have any connection in ``tenant`` (default: its own). Returns "" if it can."""
+    """Explain why the app registration can't have any connection in ``tenant`` (default: its own).
+
+    Returns "" if at least one type of connection is possible.
+    """
     sentences: list[str] = []
     for kind in filter(app_registration.allows, AuthenticationType.values):
         request = _request(tenant or app_registration.tenant, kind)

@@ -77,8 +77,7 @@ class Rules:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a rule's name or pattern matches this permission. ``Mail.*`` matches all permissions that begin with
-    "Mail.".
+    """Whether a rule's name or pattern matches this permission, for example ``Mail.*`` and ``Mail.Read``.
 
     A pattern without a resource also matches permissions of this name of resources other than Graph.
     """

@@ -124,8 +124,10 @@ def narrowed(verdict: Verdict, app_registration: AppRegistration, tenant: Tenant
 def reject(
     app_registration: AppRegistration, tenant: Tenant, verdict: Verdict, *, now: datetime, actor: User | None = None
 ) -> None:
-    """Make the app's connections in this tenant wait. After a minute, one is tried again. Only the first time is
-    audited."""
+    """Make the app's connections in this tenant wait. After a minute, one is tried again.
+
+    Only the first rejection is dated and audited.
+    """
     consent = ensure(app_registration, tenant, actor=actor)
     values = {
         "rejected_code": verdict.code,
@@ -151,10 +153,10 @@ def accept(
     roles: Iterable[str] | None = None,
     known: AppConsent | None = None,
 ) -> AppConsent:
-    """Record that Microsoft issued a token for the application in this tenant. ``roles`` are those in an app-only
-    token.
+    """Record that Microsoft issued a token for the application in this tenant.
 
-    ``known`` is the row if the caller has just read it. If it needs no change, nothing is queried or written.
+    ``roles`` are those in an app-only token. ``known`` is the row if the caller has just read it. If it needs no
+    change, nothing is queried or written.
     """
     consent = known or ensure(app_registration, tenant, actor=None)
     values: dict[str, Any] = {} if consent.seen_at is not None else {"seen_at": now}

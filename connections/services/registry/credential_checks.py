@@ -170,8 +170,7 @@ def request_app_only_token(
 def app_only_token(
     app: AppRegistration, *, now: datetime, tenant: Tenant | None = None
 ) -> token_endpoint.TokenSet | None:
-    """Return the token of ``request_app_only_token``, or None if Microsoft refuses. A later sweep flags the
-    connections."""
+    """Return a token as ``request_app_only_token`` does, or None if Microsoft refuses. A sweep then flags connections."""
     try:
         return request_app_only_token(app, tenant=tenant, now=now)
     except MicrosoftUnavailable:
@@ -280,10 +279,10 @@ def _store_checks(
 
 
 def check_tenant(consent: AppConsent, *, now: datetime) -> tuple[str, ...]:
-    """Request an app-only token in this tenant, store what it shows, and return its roles.
+    """Request an app-only token in this tenant, store the result, and return the token's roles.
 
-    A token without roles still shows that the application exists there. Raises MicrosoftRefused, MicrosoftUnavailable
-    or UnreadableSecret.
+    A token without roles still shows that the application exists there. Raises MicrosoftRefused, MicrosoftUnavailable,
+    UnreadableSecret or InvalidInput.
     """
     app, tenant = consent.app_registration, consent.tenant
     try:
@@ -354,8 +353,10 @@ def reject(
 def reject_app(
     app_registration: AppRegistration, verdict: Verdict, *, now: datetime, actor: User | None = None
 ) -> None:
-    """Make the app's connections wait. After a minute, one is tried again. Only the first rejection is dated and
-    audited."""
+    """Make the app's connections wait. After a minute, one is tried again.
+
+    Only the first rejection is dated and audited.
+    """
     reason = _not_yet_valid(app_registration, now) if verdict.credential else ""
     cause = f"{verdict.cause} {reason}".strip()
     values = {
@@ -376,8 +377,7 @@ def reject_app(
 
 
 def _not_yet_valid(app_registration: AppRegistration, now: datetime) -> str:
-    """Return a sentence about live certificates that are not valid yet, because Microsoft's refusal does not mention
-    it."""
+    """Return a sentence about live certificates that are not valid yet, because Microsoft's refusal doesn't say so."""
     stored = app_registration.credentials.live().exclude(certificate="").values_list("certificate", flat=True)
     return " ".join(filter(None, (certificates.not_yet_valid(certificate, now=now) for certificate in stored)))
 

@@ -163,8 +163,10 @@ def is_accepted(app_registration: AppRegistration, new: NewCredential, *, allow_
 
 
 def to_present(new: NewCredential) -> token_endpoint.Credential:
-    """Return the credential in the form for requests to Microsoft. Raises InvalidInput for federated ones, which need a
-    row."""
+    """Return the credential in the form for requests to Microsoft.
+
+    Raises InvalidInput for a federated credential, which needs a stored row.
+    """
     if isinstance(new, NewFederated):
         raise InvalidInput("Add a federated credential once the app registration is here.", field="credential")
     if isinstance(new, NewSecret):
