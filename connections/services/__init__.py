@@ -1,1 +1,1 @@
-"""Every change of state, in sixteen packages on seven floors (see docs/architecture.md)."""
+"""All changes of state: sixteen packages in seven layers (see docs/architecture.md)."""

@@ -25,7 +25,7 @@ from connections.uniqueness import atomic_or
 KEY_PREFIX = "m365p"  # lets secret scanners recognise a leaked key; the checksum avoids false positives
 _ALPHABET = string.ascii_letters + string.digits
 _PREFIX_LENGTH, _SECRET_LENGTH, _CHECKSUM_LENGTH = 10, 32, 6
-# Used for the comparison if there is no such key, so that an unknown key takes as long as a wrong one.
+# Compared instead if the key does not exist, so that an unknown key takes as long to check as a wrong one.
 _DUMMY_DIGEST = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
 USE_RECORDED_EVERY = timedelta(minutes=1)  # a busy automation should not cause a write per call
 MAX_OVERLAP = timedelta(days=30)
@@ -43,10 +43,11 @@ def issue(
     actor: User,
     now: datetime,
 ) -> tuple[ApiKey, str]:
-    """Create a key limited to ``connections`` (empty: all its owner may use), and return it with its text.
+    """Create a key limited to ``connections``, and return the key and its text.
 
-    Raises NotAllowed, InvalidInput, AlreadyExists, or SecondPersonNeeded for a service account that can use connections
-    of others.
+    If ``connections`` is empty, the key can use every connection that its owner can use. Raises NotAllowed,
+    InvalidInput, AlreadyExists, or SecondPersonNeeded if the owner is a service account that can use other people's
+    connections.
     """
     roles.require(
         permissions.can_issue_key(actor, owner),
@@ -116,10 +117,10 @@ def _check_expiry(expires_at: datetime | None, now: datetime) -> None:
 def rotate(
     key: ApiKey, *, overlap: timedelta, expires_at: datetime | None, actor: User, now: datetime
 ) -> tuple[ApiKey, str]:
-    """Replace the key's secret and return its text. The old one still works for ``overlap``, unless it has expired.
+    """Replace the key's secret, and return the key and its new text.
 
-    Raises NotAllowed, InvalidInput, SecondPersonNeeded as for a new key, or InUse if the key was rotated or revoked at
-    the same moment.
+    The old secret stays valid for ``overlap``, unless the key has already expired. Raises NotAllowed, InvalidInput,
+    SecondPersonNeeded as in ``issue``, or InUse if the key was rotated or revoked at the same moment.
     """
     allowed = permissions.can_issue_key(actor, key.owner)
     roles.require(allowed, action="Ask its owner, or an IT admin for a service account's key.")
@@ -209,7 +210,10 @@ def authenticate(text: str, *, address: str | None, now: datetime) -> ApiKey:
 
 
 def check(key: ApiKey | None, text: str, *, address: str | None, now: datetime) -> ApiKey:
-    """Return ``key``, found by the prefix of ``text``. Raises InvalidApiKey if it may not be used from ``address``."""
+    """Check ``text`` against the key with its prefix (None: no such key), and return the key.
+
+    Raises InvalidApiKey if the text is wrong, the key is not valid, or it may not be used from ``address``.
+    """
     is_previous = key is not None and not _has_prefix(text, key.prefix)
     known = _DUMMY_DIGEST if key is None else key.previous_digest if is_previous else key.digest
     is_right = hmac.compare_digest(known, digest(text))
@@ -251,7 +255,7 @@ def record_token_request(
     address: str | None,
     now: datetime,
 ) -> None:
-    """Count a token that is about to be sent. ``reference`` is the name of the connection reference asked for."""
+    """Count a token that is about to be sent. ``reference`` names the connection reference in the request, if any."""
     owner = f"{key.owner} <{key.owner.username}>"
     request = token_requests.TokenRequest(
         key.pk, key.name, owner, connection.pk, connection.name, address, resource, reference

@@ -17,7 +17,8 @@ RETENTION = timedelta(hours=24)
 # A request that has no reply after this time must have been killed, and may be run again.
 MAX_RUN_TIME = timedelta(minutes=5)
 PRUNE_BATCH = 1000  # rows deleted at once
-# Replies stored for one key. Forgetting the oldest instead would let a repeated request run twice.
+# Most replies stored for one key. At this limit new requests are refused. If we deleted the oldest reply instead, a
+# repeat of its request would run twice.
 MOST_PER_KEY = 10_000
 
 
@@ -46,10 +47,10 @@ class Reply:
 
 
 def claim(key: ApiKey, *, idempotency_key: str, request: bytes, now: datetime) -> StoredReply | Reply:
-    """Claim a request, or return its stored reply; of concurrent requests, only one gets the claim.
+    """Claim a request, or return its stored reply. Only one of several concurrent requests gets the claim.
 
-    ``request`` is everything that must be equal in a repeated request. Raises KeyReused, InProgress, or RateLimited if
-    the key has too many stored replies.
+    ``request`` contains everything that must be the same when a client repeats the request. Raises KeyReused,
+    InProgress, or RateLimited if the key has too many stored replies.
     """
     digest, request_digest = _digest(idempotency_key.encode("utf-8", "replace")), _digest(request)
     replies = StoredReply.objects.filter(key=key, digest=digest)
@@ -116,7 +117,10 @@ def _unfinished(claimed: StoredReply) -> QuerySet[StoredReply]:
 
 
 def _identity(key: ApiKey, digest: str, request_digest: str) -> UUID:
-    """The row's identity says whose reply it is, so that a row given to another key in the database is refused."""
+    """Derive the row's identity from the key and both digests.
+
+    If someone assigns the row to another key in the database, the identity no longer matches and the reply is refused.
+    """
     return UUID(hex=_digest(f"{key.pk}:{digest}:{request_digest}".encode())[:32])
 
 

@@ -1,4 +1,4 @@
-"""Rate limits per clock minute, counted in Redis for all processes. Without Redis nothing is limited."""
+"""Rate limits per clock minute, counted in Redis for all processes. Without Redis, calls are not limited."""
 
 import logging
 import threading
@@ -40,12 +40,12 @@ class RateLimitState:
 
 
 def count(name: str, *, limit: int, now: datetime) -> RateLimitState | None:
-    """Count a call of ``name``. Returns None if nothing is limited (limit 0, or Redis is unavailable)."""
+    """Count one call under ``name``. Returns None if the call is not limited (``limit`` is 0, or Redis is unavailable)."""
     return count_many([(name, limit)], now=now)[0]
 
 
 def count_many(calls: Sequence[tuple[str, int]], *, now: datetime) -> list[RateLimitState | None]:
-    """Like ``count`` for several calls, each a name and its limit, with at most one round trip."""
+    """Count several calls as ``count`` does, each given as name and limit, with at most one round trip to Redis."""
     window, second = divmod(int(now.timestamp()), WINDOW)
     needed: Counter[str] = Counter()
     sizes: dict[str, int] = {}
@@ -69,7 +69,7 @@ def count_many(calls: Sequence[tuple[str, int]], *, now: datetime) -> list[RateL
 
 
 class _Leases:
-    """What this process has reserved of each limit in the current window."""
+    """The calls that this process has reserved under each name in the current window."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -91,7 +91,7 @@ class _Leases:
         return first
 
     def reserve(self, numbers: dict[str, int], window: int) -> None:
-        # Atomic, because INCRBY counts; EXPIRE only cleans up.
+        # INCRBY is atomic, so concurrent processes reserve different numbers. EXPIRE only cleans up.
         with client().pipeline(transaction=True) as pipe:
             for name, number in numbers.items():
                 key = f"{settings.REDIS_PREFIX}:rate:{name}:{window}"
@@ -106,7 +106,7 @@ _leases = _Leases()
 
 
 class _Outage:
-    """Whether Redis is unreachable; shared by the threads of this process."""
+    """Remembers for RETRY_AFTER seconds that Redis is unreachable. Shared by all threads of this process."""
 
     def __init__(self) -> None:
         self._until = 0.0
@@ -128,7 +128,7 @@ outage = _Outage()
 
 @cache
 def client() -> redis.Redis:
-    """Return the Redis client itself, with short time-outs, for operations that must be atomic."""
+    """Return a plain Redis client with short time-outs, for operations that must be atomic."""
     return redis.Redis.from_url(
         settings.REDIS_URL, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, **settings.REDIS_TLS
     )

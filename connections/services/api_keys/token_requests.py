@@ -15,8 +15,9 @@ from connections.models import ApiKey, Connection, TokenFetch
 
 _TABLE = TokenFetch._meta.db_table
 
-# Plain SQL, because these run for every token, and the ORM would take longer to compose them than they take to run.
-# Rows are locked in order of id, so that processes counting the same rows cannot deadlock. Sealed rows never change.
+# Plain SQL, because these statements run for every token, and the ORM would take longer to build them than the database
+# takes to run them. Rows are locked in order of id, so that processes that count the same rows cannot deadlock. Sealed
+# rows never change.
 _COUNT_MANY = f"""
 WITH request AS (
     SELECT * FROM json_to_recordset(%s::json) AS request (
@@ -36,7 +37,8 @@ UPDATE {_TABLE} SET count = count + %s
 WHERE key_id = %s AND connection_id = %s AND address IS %s AND resource = %s AND reference = %s AND minute = %s
     AND seal IS NULL
 """  # noqa: S608
-# A key or connection that has been removed in the meantime is still named, just as if it were removed afterwards.
+# If the key or connection has been removed in the meantime, the row still contains its name, as if it had been removed
+# afterwards.
 _INSERT = f"""
 INSERT INTO {_TABLE} (
     key_id, key_ref, key_name, owner_name, connection_id, connection_ref, connection_name, minute, address, resource,
@@ -60,18 +62,18 @@ class TokenRequest:
     connection_name: str
     address: str | None
     resource: str = "graph"
-    reference: str = ""  # the name of the connection reference that was asked for
+    reference: str = ""  # the name of the connection reference in the request, if any
 
 
 def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
-    """Count the requests, one row per key, connection, address, resource, reference and minute.
+    """Count the requests in one row per key, connection, address, resource, reference and minute.
 
-    They are stored once this returns.
+    The counts are stored in the database when this returns.
     """
     counts = Counter(requests)
     if not counts:
         return
-    # In the form in which the columns store them, because SQLite compares text.
+    # Use the form that the column stores, because SQLite compares times as text.
     minute = database.ops.adapt_datetimefield_value(now.replace(second=0, microsecond=0))
     count_up = _count_many if database.vendor == "postgresql" else _count_each
     uncounted = count_up(counts, minute)

@@ -1,4 +1,4 @@
-"""The chain of seals: each is what it was when it was signed, and follows the one before."""
+"""The chain of seals: each seal must be unchanged since it was signed, and must follow the previous one."""
 
 from connections.models import AuditSeal
 from connections.services.audit import restores, seal_format, seal_keys
@@ -6,7 +6,10 @@ from connections.services.audit.findings import Finding
 
 
 class Chain:
-    """Checks seals in ascending order. ``number`` is that of the last one, at first ``since``, which is trusted."""
+    """Checks seals in ascending order, starting after seal ``since`` (0: with the first seal).
+
+    ``number`` is the number of the last seal that was checked.
+    """
 
     def __init__(self, *, since: int) -> None:
         self.number = since
@@ -15,10 +18,10 @@ class Chain:
         self._rotation = seal_format.rotation()
         self._key_ids = {key.id for key in seal_keys.configured()}
         self._reported_keys: set[str] = set()
-        self._is_sound = True  # whether the last seal is what was signed
+        self._is_sound = True  # whether the last seal is unchanged since it was signed
 
     def begin(self) -> list[Finding]:
-        """Check the seal from which the check begins: it must be there, and be what was signed."""
+        """Check that seal ``since`` exists and is unchanged since it was signed. Returns the findings."""
         if not self.number:
             return []
         if self._before is None:
@@ -54,7 +57,8 @@ class Chain:
 
     def _problem_of_signature(self, seal: AuditSeal) -> str:
         if not seal.key_id:
-            # Those of earlier versions are vouched for by the first signed seal. None may follow it.
+            # Seals from versions before 0.3 are unsigned. The first signed seal confirms them, and no unsigned seal may
+            # follow it.
             return "has no signature, although earlier seals have one" if self._is_signed else ""
         self._is_signed = True
         if seal.key_id not in self._key_ids:

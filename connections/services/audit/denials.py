@@ -1,4 +1,4 @@
-"""Denied actions: the first is audited at once, and repeats within the same minute are only counted."""
+"""Denied actions. The first one is audited at once, and repeats within the same minute are only counted."""
 
 from datetime import datetime, timedelta
 from typing import Any

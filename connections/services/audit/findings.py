@@ -1,16 +1,16 @@
-"""What a verification reports."""
+"""The findings of a verification."""
 
 from dataclasses import dataclass
 
 from django.db import DataError
 
-# Raised when a column holds what its type cannot hold, such as a date that somebody set to "infinity".
+# Raised when a column contains a value that its type cannot represent, such as a date that somebody set to "infinity".
 UNREADABLE_VALUE = (DataError, ValueError, TypeError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A mismatch. ``kind`` is altered, removed, inserted, reordered, seal, published or unguarded."""
+    """A mismatch. ``kind`` is one of altered, removed, inserted, reordered, seal, published and unguarded."""
 
     seal: int
     kind: str

@@ -1,4 +1,4 @@
-"""The database triggers that refuse changes to the audit trail: whether they are there, unchanged and closed."""
+"""The database triggers that refuse changes to the audit trail: create them, and check that they are intact."""
 
 from functools import cache
 from importlib import import_module
@@ -9,11 +9,11 @@ from django.db import connection as database
 from connections.models import AuditSealing
 
 TABLES = ("connections_auditevent", "connections_auditseal", "connections_tokenfetch")
-_ROW_TRIGGER, _TRUNCATE_TRIGGER = 27, 34  # pg_trigger.tgtype: BEFORE, with the rows' UPDATE and DELETE, or TRUNCATE
+_ROW_TRIGGER, _TRUNCATE_TRIGGER = 27, 34  # pg_trigger.tgtype: BEFORE UPDATE OR DELETE for each row, and BEFORE TRUNCATE
 
 
 def unguarded_tables() -> list[str]:
-    """Return the tables whose triggers are missing, disabled, replaced by others, or told to let everything through."""
+    """Return the tables whose triggers are missing, disabled, altered, or switched off for retention."""
     if _is_retention_open():
         return sorted(TABLES)
     guarded = _guarded_on_postgresql() if database.vendor == "postgresql" else _guarded_on_sqlite()
@@ -21,7 +21,7 @@ def unguarded_tables() -> list[str]:
 
 
 def install() -> None:
-    """Put the triggers in place. Harmless when they are there."""
+    """Create the triggers. Safe to repeat."""
     with database.schema_editor() as editor:
         _definition().install(None, editor)
 
@@ -31,7 +31,10 @@ def _definition() -> Any:
 
 
 def _is_retention_open() -> bool:
-    """Whether the switch for removing old rows was left on. The portal closes it in the transaction that opens it."""
+    """Whether the switch that lets retention delete rows was left on.
+
+    The portal switches it on and off again within one transaction, so nobody else should ever see it on.
+    """
     if database.vendor == "sqlite":
         return AuditSealing.objects.filter(retention_open=True).exists()
     with database.cursor() as cursor:
@@ -43,7 +46,10 @@ def _is_retention_open() -> bool:
 
 
 def _guarded_on_postgresql() -> set[str]:
-    """A function of the same name that lets everything through does not count, nor does a trigger with a condition."""
+    """Return the tables on which both triggers are intact.
+
+    A trigger is not intact if it has a condition or calls a function with a different body.
+    """
     body = _definition().FUNCTION.split("$$")[1]
     with database.cursor() as cursor:
         cursor.execute(
@@ -57,7 +63,7 @@ def _guarded_on_postgresql() -> set[str]:
 
 
 class _Recorder:
-    """Stands in for a schema editor, to learn the statements that create the triggers."""
+    """Takes the place of a schema editor and collects the statements that create the triggers."""
 
     connection = database
 
@@ -70,7 +76,7 @@ class _Recorder:
 
 @cache
 def _statements_on_sqlite() -> set[str]:
-    """Return the statements that create the triggers. Read once, because it takes a query for each column."""
+    """Return the statements that create the triggers. Cached, because collecting them takes one query per column."""
     recorder = _Recorder()
     _definition().install(None, recorder)
     return recorder.statements

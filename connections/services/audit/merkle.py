@@ -11,7 +11,7 @@ def leaf_hash(line: bytes) -> bytes:
 
 
 def root(leaves: Sequence[bytes]) -> bytes:
-    """Return the root over these leaf hashes; without any, the SHA-256 of nothing."""
+    """Return the root of the tree over these leaf hashes. Without leaves, it is the SHA-256 of an empty string."""
     level = list(leaves)
     while len(level) > 1:
         level = _above(level)
@@ -19,7 +19,7 @@ def root(leaves: Sequence[bytes]) -> bytes:
 
 
 def path(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """Return the hashes that lead from one leaf to the root, the nearest first."""
+    """Return the neighbours' hashes on the way from one leaf to the root (RFC 6962's audit path), the leaf's own first."""
     hashes, level = [], list(leaves)
     while len(level) > 1:
         neighbour = index ^ 1
@@ -30,7 +30,7 @@ def path(leaves: Sequence[bytes], index: int) -> list[bytes]:
 
 
 def root_from_path(leaf: bytes, index: int, count: int, hashes: Sequence[bytes]) -> bytes | None:
-    """Return the root that this path leads to; None if it is no path from leaf ``index`` of ``count``."""
+    """Compute the root from a leaf and its path. Returns None if the path does not fit leaf ``index`` of ``count``."""
     last, digest, rest = count - 1, leaf, list(hashes)
     if not 0 <= index <= last:
         return None
@@ -46,7 +46,7 @@ def root_from_path(leaf: bytes, index: int, count: int, hashes: Sequence[bytes])
 
 
 def _above(level: list[bytes]) -> list[bytes]:
-    """Return the level above: pairs are hashed, and a node without a partner moves up as it is."""
+    """Return the next level up. Pairs are hashed, and a node without a partner moves up unchanged."""
     sha256 = hashlib.sha256
     pairs = [sha256(_NODE + left + right).digest() for left, right in zip(level[::2], level[1::2], strict=False)]
     return pairs + level[-1:] if len(level) % 2 else pairs

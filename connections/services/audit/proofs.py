@@ -13,7 +13,7 @@ FORMAT = "m365-portal audit proof 1"
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What a proof shows: this event was there when this seal was made."""
+    """The content of a valid proof: this event existed when this seal was made."""
 
     event: dict[str, Any]
     seal: int
@@ -21,7 +21,7 @@ class Proven:
 
 
 class InvalidProof(ValueError):
-    """A proof does not show what it claims. The message is a sentence that says why."""
+    """The proof is invalid. The message is a sentence that says why."""
 
 
 def prove(event: AuditEvent) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def prove(event: AuditEvent) -> dict[str, Any]:
 
 
 def _lines(seal: AuditSeal, event: AuditEvent) -> tuple[list[bytes], int]:
-    """Return the lines of all rows of the seal, events first, and the place of this event among them."""
+    """Return the lines of all rows of the seal, events first, and the index of this event's line."""
     events, fetches = serialization.events(), serialization.fetches()
     rows = serialization.rows(events, "id > %s AND id <= %s", [seal.events_after, seal.events_upto])
     index = [row[0] for row in rows].index(event.pk)
@@ -56,9 +56,9 @@ def _lines(seal: AuditSeal, event: AuditEvent) -> tuple[list[bytes], int]:
 
 
 def check(proof: Any) -> Proven:
-    """Check a proof by itself, without the database. Raises InvalidProof.
+    """Check a proof without the database, and return its content. Raises InvalidProof.
 
-    It is worth as much as the seal in it: compare that with a published one.
+    The proof brings its own seal, so compare the seal's hash with a published one.
     """
     try:
         if proof["format"] != FORMAT:

@@ -1,8 +1,10 @@
-"""Which rows retention has removed, and whether it was allowed to: only signed records of a removal are believed.
+"""Which rows retention has removed, and whether that was allowed. Only signed records of a removal are trusted.
 
-The portal signs each removal, with the hash of the last seal whose rows it removed and the configured days, because
-anybody who can write to the database can record an event. A row can be no younger than the seals up to its own, so the
-youngest of these counts: neither an event dated back nor a clock that was set back makes a seal look older.
+Anybody who can write to the database can insert an event. So the portal signs each removal, with the configured days
+and the hash of the last seal whose rows it removed.
+
+The age of rows is taken from their seals, because no row is younger than its seal. The youngest seal up to then counts,
+so neither an event dated back nor a clock that was set back makes rows look older.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,15 +27,15 @@ _SAYS = "Event {} says that retention removed"
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """How far retention has removed rows; ``findings`` are about records of removals that were not right."""
+    """The rows that retention has removed. ``findings`` are about invalid records of removals."""
 
-    seal: int = 0  # the last seal without rows; 0: none
+    seal: int = 0  # the last seal whose rows were removed; 0: none
     events_upto: int | None = None
     findings: tuple[Finding, ...] = ()
 
 
 def facts_of_removal(last: AuditSeal, *, days: int, at: datetime) -> dict[str, Any]:
-    """Return the signed facts that record the removal of all rows up to the seal ``last`` by retention."""
+    """Return the signed facts for the record that retention removed all rows up to the seal ``last``."""
     facts = {"upto": last.number, "days": days, "seal_hash": last.hash}
     key_id, mac = seal_keys.sign(seal_keys.PRUNING, _signed_text(facts, at))
     return facts | {"key_id": key_id, "mac": mac}
@@ -51,7 +53,10 @@ def last_pruned_seal() -> int:
 
 
 def old_enough(seals: Iterable[AuditSeal], *, before: datetime) -> Iterator[AuditSeal]:
-    """Yield consecutive seals as long as neither their rows nor those of any seal before are younger than ``before``."""
+    """Yield ``seals``, which are consecutive, up to the first one that may contain a row younger than ``before``.
+
+    A seal that follows a younger one is never older than that one.
+    """
     youngest = None
     for seal in seals:
         if youngest is None:
@@ -63,7 +68,11 @@ def old_enough(seals: Iterable[AuditSeal], *, before: datetime) -> Iterator[Audi
 
 
 def _youngest_of(seal: AuditSeal) -> datetime:
-    """No row is younger than its seal. Seals of versions before 0.3 may be much younger than their rows."""
+    """Return the latest time that any row of the seal can be from.
+
+    No row is younger than its seal. Unsigned seals, from versions before 0.3, may be much younger than their rows, so
+    the time of their newest row is used if it is earlier.
+    """
     return seal.sealed_at if seal.key_id else min(seal.covers_until, seal.sealed_at)
 
 
@@ -75,7 +84,10 @@ def _youngest_row(upto: int) -> datetime | None:
 
 
 def covered_until(upto: int) -> datetime | None:
-    """Return the latest time that is recorded in the seals up to this one. A row that is dated ahead does not count."""
+    """Return the time of the newest row in the seals up to this one.
+
+    A row that is dated later than its seal counts as if it had been made when it was sealed.
+    """
     latest: datetime | None = AuditSeal.objects.filter(number__lte=upto).aggregate(
         latest=Max(Least("covers_until", "sealed_at"))
     )["latest"]
@@ -83,7 +95,7 @@ def covered_until(upto: int) -> datetime | None:
 
 
 def find_pruned() -> Pruned:
-    """Return the furthest removal that is recorded properly, with findings about it and about all other records."""
+    """Return the furthest removal with a valid record, with findings about that record and about all invalid ones."""
     records = _records_of_removal()
     hashes = _stored_hashes([event.changes["upto"] for event in records])
     rotation = seal_format.rotation()
@@ -102,7 +114,7 @@ def find_pruned() -> Pruned:
 
 
 def _records_of_removal() -> list[AuditEvent]:
-    """Return the events that record up to which row retention has deleted, the highest row first."""
+    """Return the events that record removals by retention, the one with the highest seal number first."""
     events = [
         event
         for event in AuditEvent.objects.filter(action=AuditAction.AUDIT_PRUNED)
@@ -124,7 +136,8 @@ def _furthest_believed(records: list[AuditEvent]) -> tuple[AuditEvent, AuditSeal
     for event in records:
         if not _is_believed(event, _stored_hashes([event.changes["upto"]]), rotation):
             continue
-        # If that very seal is missing, the check of the chain reports it; the seals before it are still empty.
+        # If this seal itself is missing, the check of the chain reports it. The rows of the seals before it are gone
+        # anyway.
         last = AuditSeal.objects.defer("marks").filter(number__lte=event.changes["upto"]).first()
         return (event, last) if last is not None else None
     return None
@@ -149,13 +162,16 @@ def _time_of_sealing(event: AuditEvent) -> datetime:
 
 
 def _number_of_seal(event: AuditEvent) -> int:
-    """Return the number of the seal that contains the event, or of the one that will."""
+    """Return the number of the seal that contains the event, or of the next seal if the event is not sealed yet."""
     sealed_in, newest = sealing.seal_containing(event), sealing.newest_seal()
     return sealed_in.number if sealed_in else newest.number + 1 if newest else 1
 
 
 def _is_of_earlier_version(seal: AuditSeal) -> bool:
-    """Versions before 0.3 signed nothing. The first signed seal vouches for theirs, and may hold their last events."""
+    """Whether the seal may contain events from versions before 0.3, which signed nothing.
+
+    The first signed seal confirms the unsigned ones, and may contain the last events of those versions.
+    """
     if not seal.key_id:
         return True
     return seal.number > 1 and not AuditSeal.objects.filter(number__lt=seal.number).exclude(key_id="").exists()
@@ -167,7 +183,7 @@ def _was_old_enough(event: AuditEvent, last: AuditSeal) -> bool:
         return False
     if "mac" not in event.changes:
         days = max(days, settings.AUDIT_RETENTION_DAYS)
-    # A clock that was ahead makes everything look old enough: no seal made since may be older than the removal.
+    # If the clock was ahead, every row looked old enough. So no seal made since may be dated before the removal.
     since = AuditSeal.objects.filter(number__gte=sealed_in.number) if sealed_in else AuditSeal.objects.none()
     earliest = since.aggregate(at=Min("sealed_at"))["at"]
     if earliest is not None and event.at > earliest + sealing.MAX_CLOCK_SKEW:
@@ -175,5 +191,5 @@ def _was_old_enough(event: AuditEvent, last: AuditSeal) -> bool:
     youngest = _youngest_row(last.number)
     try:
         return youngest is None or youngest <= event.at - timedelta(days=days)
-    except OverflowError:  # more days than there are
+    except OverflowError:  # ``days`` is too large for a date
         return False

@@ -1,4 +1,4 @@
-"""Published seals: what was written outside the database is read back and compared with what is stored."""
+"""Published seals: read the seals that were written outside the database, and compare them with the stored ones."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from connections.services.audit.findings import Finding
 from connections.services.audit.restores import Restore
 
 _BATCH = 500
-_TAIL = 256 * 1024  # bytes at the end of the file that are read where the newest seals are enough
+_TAIL = 256 * 1024  # bytes to read from the end of the file when only the newest seals are needed
 
 
 class Unreadable(ValueError):
@@ -25,12 +25,16 @@ class Unreadable(ValueError):
 class PublishedSeal:
     number: int
     hash: str
-    # The hashes of the seals it continues. Empty if only number and hash are known.
+    # The hashes of the seals that this one continues. Empty if only its number and hash are known.
     continues: tuple[str, ...] = ()
 
 
 def parse_line(line: str) -> PublishedSeal:
-    """Parse one line of a file of published seals. Raises ValueError if it is no seal, or not the one it was."""
+    """Parse one line of a file of published seals.
+
+    Raises ValueError if the line is not a seal or the seal was altered, and KeyError or TypeError if its restore is
+    malformed.
+    """
     fields = json.loads(line)
     if not isinstance(fields, dict) or type(fields.get("number")) is not int or not isinstance(fields.get("hash"), str):
         raise ValueError("is no seal")
@@ -66,24 +70,24 @@ def _parse_lines(path: str, lines: Iterable[bytes]) -> Iterator[PublishedSeal]:
         except (ValueError, KeyError, TypeError) as error:
             is_half = line.startswith(b"{") and isinstance(error, json.JSONDecodeError)
             if is_half or not line.endswith(b"\n"):
-                continue  # a full disk cut it off; publishing sent the same seal again
+                continue  # a full disk cut the line off, and the seal was published again
             reason = error if str(error).startswith(("is ", "was ")) else "is no seal"
             raise Unreadable(f"Line {number} of {path} {reason}.") from error
 
 
 def read_configured(*, only_tail: bool = False) -> Iterator[PublishedSeal]:
-    """Yield what is in AUDIT_SEAL_FILE, if there is one. Raises Unreadable."""
+    """Yield the seals in AUDIT_SEAL_FILE, if it is set and exists. Raises Unreadable."""
     if settings.AUDIT_SEAL_FILE and os.path.exists(settings.AUDIT_SEAL_FILE):
         yield from read_file(settings.AUDIT_SEAL_FILE, only_tail=only_tail)
 
 
 def seals_missing_here() -> tuple[int, int] | None:
-    """Return the highest number in AUDIT_SEAL_FILE and the newest one here, if that is lower. Otherwise None.
+    """Return the highest seal number in AUDIT_SEAL_FILE and in the database, or None unless the database's is lower.
 
-    This happens when a backup was restored or somebody removed seals.
+    Seals are missing here after a backup was restored or somebody removed them.
     """
     try:
-        # Read before the database: a seal is published after it was stored.
+        # Read the file before the database, because a seal is stored before it is published.
         highest = max((seal.number for seal in read_configured(only_tail=True) if seal.continues), default=0)
     except Unreadable:
         return None  # verification reports it
@@ -92,7 +96,10 @@ def seals_missing_here() -> tuple[int, int] | None:
 
 
 def compare(published: Iterable[PublishedSeal], *, where: str) -> list[Finding]:
-    """Compare known seals with the stored ones; ``where`` completes the sentence. Raises Unreadable."""
+    """Compare published seals with the stored ones, and return the differences. Raises Unreadable.
+
+    ``where`` says in the findings where the seals were published.
+    """
     declared = restores.declared()
     findings: list[Finding] = []
     lost: list[PublishedSeal] = []
@@ -116,7 +123,7 @@ def with_stored(published: Iterable[PublishedSeal]) -> Iterator[tuple[PublishedS
 
 
 def continued_by(seals: Iterable[PublishedSeal], heads: Iterable[str]) -> set[str]:
-    """Return the hashes that can be reached from ``heads`` through these seals, the first unknown ones included."""
+    """Return ``heads`` and the hashes of all seals that they continue, as far back as ``seals`` shows."""
     by_hash = {seal.hash: seal for seal in seals}
     reached: set[str] = set()
     waiting = list(heads)
@@ -129,7 +136,10 @@ def continued_by(seals: Iterable[PublishedSeal], heads: Iterable[str]) -> set[st
 
 
 def _not_explained(lost: list[PublishedSeal], declared: list[Restore], where: str) -> list[Finding]:
-    """A declared restore explains the seals that led to the highest published one, and no others."""
+    """Return a finding for each lost seal that no declared restore explains.
+
+    A restore explains only the seals that lead to the highest published one.
+    """
     heads = {restore.published: restore.published_hash for restore in declared}
     reached = continued_by(lost, heads.values())
     return [

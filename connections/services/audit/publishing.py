@@ -81,7 +81,7 @@ def _to_webhook(seals: list[AuditSeal], now: datetime) -> str:
 
 
 def send_alarm(event: str, data: dict[str, Any], *, message_id: str, now: datetime) -> None:
-    """Post an alarm to AUDIT_SEAL_WEBHOOK, if there is one. A failure is only logged. Call it outside transactions."""
+    """Post an alarm to AUDIT_SEAL_WEBHOOK, if it is set. A failure is only logged. Call it outside transactions."""
     if settings.AUDIT_SEAL_WEBHOOK:
         problem = _post(event, data, message_id=message_id, at=now, now=now)
         if problem:
@@ -110,7 +110,7 @@ def _to_log(seals: list[AuditSeal], now: datetime) -> str:
     return ""
 
 
-# Each returns an error message, or "" if it succeeded.
+# Each function returns an error message, or "" if it succeeded.
 _SENDERS: dict[str, Callable[[list[AuditSeal], datetime], str]] = {
     Destination.FILE: _to_file,
     Destination.WEBHOOK: _to_webhook,

@@ -9,7 +9,7 @@ from django.db.models.functions import Concat
 from connections.models import AuditEvent, Connection, Tally, TokenFetch
 from connections.models.audit import AuditAction
 
-MOST_EVENTS = 10_000  # of a period, the latest; a report over all of them would take minutes
+MOST_EVENTS = 10_000  # the latest events of a period; a report on all of them would take minutes
 MAX_ROWS = 200  # per grouped report; the functions return one more row if there are more
 
 
@@ -56,7 +56,10 @@ def actions_counted(events: QuerySet[AuditEvent]) -> list[tuple[str, int]]:
 
 
 def permissions_in_use() -> dict[str, int]:
-    """Return the number of connections that are not disabled by granted permission, from the kept counts."""
+    """Return the number of connections with each granted permission, from the stored tallies.
+
+    Disabled connections are not counted.
+    """
     counts: Counter[str] = Counter()
     for granted, number in Tally.objects.filter(subject=Tally.PERMISSIONS).totals("value"):
         counts.update(dict.fromkeys(granted.split(), number))

@@ -1,4 +1,4 @@
-"""Declared restores: a backup took the database back, and seals that had been published are missing since.
+"""Declared restores. When a backup is restored, seals that had been published since the backup are missing.
 
 A restore is declared by a signed seal (services.operations.restore), so it stays visible for as long as the chain does.
 """
@@ -24,7 +24,7 @@ class Restore:
 
     @classmethod
     def parse(cls, seal: AuditSeal) -> Self | None:
-        """Return what this seal declares; None if it declares no restore or carries no valid signature."""
+        """Return the restore that this seal declares, or None if there is none or the seal has no valid signature."""
         facts: Any = seal.restore
         numbers, texts = ("after", "follows", "published"), ("published_hash", "by", "reason")
         if (
@@ -36,7 +36,7 @@ class Restore:
         return cls(seal.number, seal.sealed_at, *(facts[name] for name in (*numbers, *texts)))
 
     def covers(self, number: int) -> bool:
-        """Whether a published seal with this number may have been lost in it."""
+        """Whether a published seal with this number may have been lost in this restore."""
         return self.after < number <= self.published
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What a seal says: the fields that are hashed, its signature, and the line that is published."""
+"""The format of a seal: the fields that are hashed, the signature, and the line that is published."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def hash_of(fields: dict[str, Any]) -> str:
 
 
 def sign(seal: AuditSeal) -> None:
-    """Set the key, the hash and the signature of a new seal. The signature covers the hash, and so all seals before."""
+    """Set the key, the hash and the signature of a new seal. The signature covers the hash, and so all previous seals."""
     seal.key_id = seal_keys.configured()[0].id
     seal.hash = compute_hash(seal)
     _, seal.mac = seal_keys.sign(seal_keys.SEAL, seal.hash)
@@ -50,7 +50,7 @@ def is_signed(seal: AuditSeal) -> bool:
 
 
 def rotation() -> seal_keys.Rotation:
-    """Return since when the current key signs seals."""
+    """Return when the current key began to sign seals."""
     signed = AuditSeal.objects.filter(key_id=seal_keys.configured()[0].id)
     return seal_keys.Rotation(signed.aggregate(first=Min("sealed_at"))["first"])
 

@@ -1,7 +1,7 @@
-"""The keys that sign seals, verifications and prunings, so that whoever has only the database cannot forge them.
+"""The keys that sign seals, verifications and prunings, so that nobody can forge these with the database alone.
 
-AUDIT_SEAL_KEYS names them; the first signs, all verify. SECRET_KEY is always the last one, so a portal without
-AUDIT_SEAL_KEYS signs with it, and setting AUDIT_SEAL_KEYS later is a rotation like any other.
+AUDIT_SEAL_KEYS lists the keys: the first one signs, and all of them verify. SECRET_KEY is always the last one, so a
+portal without AUDIT_SEAL_KEYS signs with SECRET_KEY, and setting AUDIT_SEAL_KEYS later is a rotation like any other.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
 
 SEAL, VERIFICATION, PRUNING = "seal", "verification", "pruning"
-# After a new key has begun to sign, processes that still have the old settings may sign with an old one for so long.
+# After a new key has begun to sign, processes that still have the old settings may sign with an old key for this long.
 ROTATION = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class SealKey:
-    id: str  # stored with whatever it signed; tells nothing of the key
+    id: str  # stored with everything that the key signed; does not reveal the key
     secret: bytes = field(repr=False)
 
 
@@ -31,7 +31,10 @@ def configured() -> tuple[SealKey, ...]:
 
 @lru_cache(maxsize=64)
 def _derive(text: str) -> SealKey:
-    """Derive signing key and id by HKDF-SHA256 (RFC 5869), so that SECRET_KEY signs nothing else with the same key."""
+    """Derive a signing key and its id by HKDF-SHA256 (RFC 5869).
+
+    This way Django's own signatures, which use SECRET_KEY too, and the seals never have the same key.
+    """
     derived = HKDF(hashes.SHA256(), length=40, salt=None, info=b"audit trail seals").derive(text.encode())
     return SealKey(derived[32:].hex(), derived[:32])
 
@@ -47,7 +50,7 @@ def _mac(key: SealKey, purpose: str, message: str) -> str:
 
 
 def is_signed(purpose: str, message: str, *, key_id: object, mac: object) -> bool:
-    """Whether a configured key signed this. Any values may have been planted as ``key_id`` and ``mac``."""
+    """Whether a configured key signed the message. ``key_id`` and ``mac`` are untrusted and may have any type."""
     if not isinstance(key_id, str) or not isinstance(mac, str) or not mac.isascii():
         return False
     keys = [key for key in configured() if key.id == key_id]
@@ -56,10 +59,13 @@ def is_signed(purpose: str, message: str, *, key_id: object, mac: object) -> boo
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """When the current key began to sign; old keys, which may have been stolen, sign nothing much later than that."""
+    """The time at which the current key began to sign.
+
+    Old keys may have been stolen, so their signatures are accepted only until ROTATION after that time.
+    """
 
     began_at: datetime | None
 
     def allows(self, key_id: str, at: datetime) -> bool:
-        """Whether something signed at this time may carry this key's signature."""
+        """Whether something signed at this time may have this key's signature."""
         return key_id == configured()[0].id or self.began_at is None or at <= self.began_at + ROTATION

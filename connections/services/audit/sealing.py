@@ -29,7 +29,7 @@ MAX_CLOCK_SKEW = timedelta(hours=1)  # a minute further in the future comes from
 def seal_due(now: datetime, *, batch: int = BATCH) -> int:
     """Seal everything that can be sealed by now; returns the number of new seals. Only one worker seals at a time.
 
-    Seals nothing while published seals are missing here: their numbers must not be given out again.
+    Seals nothing while published seals are missing from the database, because their numbers must not be used again.
     """
     if missing := published.seals_missing_here():
         logger.error("sealing stopped: published seals are missing", published=missing[0], newest=missing[1])
@@ -41,7 +41,7 @@ def seal_due(now: datetime, *, batch: int = BATCH) -> int:
 
 
 def count_unsealed(*, most: int | None = None) -> int:
-    """Count the events and token requests that no seal covers yet. Stops counting each of the two at ``most``."""
+    """Count the events and token requests that no seal covers yet, at most ``most`` of each."""
     newest = AuditSeal.objects.values_list("events_upto", flat=True).first() or 0
     events = AuditEvent.objects.filter(pk__gt=newest).order_by()[:most]
     return events.count() + TokenFetch.objects.filter(seal=None).order_by()[:most].count()
@@ -62,7 +62,7 @@ def _seal_next(now: datetime, batch: int) -> bool:
         after = newest.events_upto if newest else 0
         events = serialization.rows(serialization.events(), "id > %s AND id <= %s", [after, upto], limit=batch)
         fetches = _closed_fetches(now, batch)
-        # The first signed seal is made at once, even without rows: it vouches for all seals of earlier versions.
+        # The first signed seal is made at once, even without rows, because it confirms all unsigned seals before it.
         is_first_signed = newest is not None and not newest.key_id
         if not events and not fetches and not is_first_signed:
             return False
@@ -77,9 +77,9 @@ def newest_seal() -> AuditSeal | None:
 
 
 def seal_restore(restore: dict[str, Any], *, now: datetime) -> AuditSeal:
-    """Make the seal that declares a restore. Its number follows the highest published one and it covers no rows.
+    """Make the seal that declares a restore. Its number follows the highest published number, and it covers no rows.
 
-    Call it in the transaction that records the declaration, in which it waits for other sealers.
+    Call this in the transaction that records the declaration. It waits for other sealers.
     """
     lock_sealer(wait=True)
     newest = newest_seal()
@@ -94,7 +94,7 @@ def seal_restore(restore: dict[str, Any], *, now: datetime) -> AuditSeal:
 def is_stalled(now: datetime, *, limit: timedelta) -> bool:
     """Whether events have been waiting for a seal for longer than ``limit``."""
     newest = newest_seal()
-    # An event may be dated back, so a seal made lately shows as well that sealing goes on.
+    # A recent seal shows that sealing works. Without this check, events dated back would look as if they were waiting.
     if newest is not None and newest.sealed_at > now - limit:
         return False
     waiting = AuditEvent.objects.filter(pk__gt=newest.events_upto if newest else 0)
@@ -102,7 +102,10 @@ def is_stalled(now: datetime, *, limit: timedelta) -> bool:
 
 
 def lock_sealer(*, wait: bool = False) -> AuditSealing | None:
-    """Lock the sealer's row until the transaction ends. Returns None if another sealer has it, unless ``wait``."""
+    """Lock the sealer's row until the transaction ends.
+
+    If another sealer holds the lock, returns None or, with ``wait``, waits for it.
+    """
     unlocked = AuditSealing.objects.select_for_update(skip_locked=not wait).filter(pk=1)
     state = unlocked.first()
     if state is None and not AuditSealing.objects.filter(pk=1).exists():
@@ -151,7 +154,10 @@ def _writers() -> set[str]:
 
 
 def _closed_fetches(now: datetime, batch: int) -> list[serialization.Row]:
-    """Return token requests of past minutes, locked: a late request for one of them waits, and then adds a new row."""
+    """Return token requests of past minutes, and lock their rows.
+
+    A late request for one of these minutes waits for the lock, and then adds a new row.
+    """
     closed = now - GRACE - timedelta(minutes=1)
     pks = list(
         TokenFetch.objects.select_for_update(of=("self",))

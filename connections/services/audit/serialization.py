@@ -123,7 +123,7 @@ def _resource(value: Any) -> str:
 
 
 def _reference(value: Any) -> str:
-    """Only requests by a reference name it, so that rows from before there were references keep their lines."""
+    """Name the reference only if the request used one, so that lines from before references existed stay the same."""
     return "" if value == "" else f',"reference":{_text(value)}'
 
 

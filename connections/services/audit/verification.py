@@ -82,7 +82,7 @@ def create(actor: User | None, now: datetime, *, since: int = 0) -> AuditVerific
 
 
 def _claim(run: AuditVerification, now: datetime) -> bool:
-    # A lease longer than any that is given was planted, to keep everybody from verifying.
+    # A lease longer than the portal ever sets was planted to prevent verification.
     free = Q(claimed_until=None) | Q(claimed_until__lte=now) | Q(claimed_until__gt=now + 2 * LEASE)
     unfinished = AuditVerification.objects.filter(free, pk=run.pk, finished_at=None)
     if not unfinished.update(claimed_until=now + LEASE):
@@ -126,7 +126,7 @@ def _carry_out(
 
 
 def _begin(run: AuditVerification, known: Sequence[PublishedSeal]) -> list[Finding]:
-    """Note where the check begins, and compare with what is known from elsewhere."""
+    """Record the newest seal, then compare the seals with published and verified ones, and check the triggers."""
     newest = AuditSeal.objects.values_list("number", "hash").first()
     run.upto, run.head = newest or (0, "")
     try:
@@ -140,7 +140,8 @@ def _begin(run: AuditVerification, known: Sequence[PublishedSeal]) -> list[Findi
 def _record(run: AuditVerification) -> None:
     """Record the outcome in the trail, where later verifications look up which seal was the newest.
 
-    One of only the newest seals that found nothing is not recorded, or the trail would grow every hour by itself.
+    A scheduled verification of only the newest seals is recorded only if it found something. Otherwise the
+    verifications would add an event to the trail every hour.
     """
     facts = {"seal": run.upto, "hash": run.head, "rows": run.rows, "unsealed": run.unsealed, "result": run.state}
     if run.findings:
@@ -193,7 +194,7 @@ def _compare_with_records(known: Iterable[PublishedSeal]) -> list[Finding]:
 
 
 def _compare_with_file(run: AuditVerification) -> list[Finding]:
-    """Compare with AUDIT_SEAL_FILE, the end of which is enough where only the newest seals are checked."""
+    """Compare the seals with AUDIT_SEAL_FILE. Reads only the end of the file if only the newest seals are checked."""
     try:
         seals = published.read_configured(only_tail=run.since > 0)
         return published.compare(seals, where="in AUDIT_SEAL_FILE")

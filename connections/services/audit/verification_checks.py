@@ -34,9 +34,9 @@ class Progress:
 
 
 def check_seals(*, since: int = 0, upto: int | None = None) -> Iterator[Progress]:
-    """Check the seals after ``since`` (itself trusted) up to ``upto`` (None: all), reporting every few seals.
+    """Check the seals after ``since`` up to ``upto`` (None: all), and yield the progress every few seals.
 
-    The last report covers rows outside all seals. Call this outside transactions, because it may take minutes.
+    The last Progress covers rows outside all seals. Call this outside transactions, because it may take minutes.
     """
     pruned = pruning.find_pruned()
     chain = Chain(since=since)
@@ -62,9 +62,10 @@ def check_seals(*, since: int = 0, upto: int | None = None) -> Iterator[Progress
 
 
 def _contents(seals: list[AuditSeal], *, after: int) -> Iterator[tuple[Kind, Iterable[Row], Callable[[Row], int]]]:
-    """Return both kinds of rows covered by these seals, with a function from a row to its seal's number (0: none).
+    """Yield both kinds of rows covered by these seals, with a function from a row to its seal's number (0: none).
 
-    ``after`` is the last seal of the step before: no token request may belong to a number in between.
+    ``after`` is the last seal of the previous step. Token requests that belong to a number between it and these seals
+    are yielded too, with the number 0.
     """
     if not seals:
         return
@@ -191,8 +192,9 @@ def _label(kind: Kind, pk: Any) -> str:
 
 
 def _rows_outside_seals(newest: int | None, pruned_seal: int, pruned_upto: int | None) -> list[Finding]:
-    """Find rows that should be gone and, unless ``newest`` is None, rows whose id was never issued or whose
-    seal is missing.
+    """Find rows that retention should have removed and, unless ``newest`` is None, rows without a valid seal or id.
+
+    A seal is invalid if it does not exist, and an id if the database never issued it.
     """
     events, fetches = serialization.events(), serialization.fetches()
     findings = []

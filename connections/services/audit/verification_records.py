@@ -1,4 +1,4 @@
-"""Signed verifications: who can only write to the database cannot make one up, nor pretend how far one has come."""
+"""Signed verifications: writing to the database is not enough to invent a verification or its progress."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,18 +13,18 @@ from connections.services.audit import seal_format, seal_keys
 _SIGNED = (
     "pk", "since", "state", "asked_by_name", "upto", "head", "checked", "rows", "unsealed", "findings", "notes",
 )  # fmt: skip
-_RECENT = 500  # rows that are looked through for the latest signed ones
-_SKEW = timedelta(minutes=10)  # between the clocks of two workers
+_RECENT = 500  # rows to search for the latest signed verifications
+_SKEW = timedelta(minutes=10)  # greatest difference between the clocks of two workers
 State = AuditVerification.State
 
 
 def sign(run: AuditVerification) -> None:
-    """Sign what is about to be saved. It must have a primary key."""
+    """Sign the row as it is about to be saved. It must have a primary key."""
     run.key_id, run.mac = seal_keys.sign(seal_keys.VERIFICATION, _signed_text(run))
 
 
 def is_signed(run: AuditVerification) -> bool:
-    """Whether the portal saved this row as it is, with the current key. After a rotation, one verifies anew."""
+    """Whether the portal saved this row as it is, with the current key. After a rotation, a new verification is needed."""
     is_current = run.key_id == seal_keys.configured()[0].id
     text = _signed_text(run)
     return is_current and seal_keys.is_signed(seal_keys.VERIFICATION, text, key_id=run.key_id, mac=run.mac)
@@ -39,14 +39,17 @@ def _signed_text(run: AuditVerification) -> str:
 
 
 def discard_progress(run: AuditVerification) -> None:
-    """Let a verification that the portal did not save begin anew, with the whole chain, in nobody's name."""
+    """Reset a verification that the portal did not sign.
+
+    It then checks the whole chain again, and names nobody as the requester.
+    """
     run.since = run.checked = run.upto = run.rows = 0
     run.head, run.findings, run.notes = "", [], []
     run.asked_by, run.asked_by_name = None, audit.recorded_name(None)
 
 
 def has_recent(now: datetime, *, since: datetime) -> bool:
-    """Whether a verification has finished since then, or at least one that was queued since then is under way."""
+    """Whether a verification has finished since ``since``, or one that was queued since then is unfinished."""
     is_recent = Q(finished_at__gt=since, finished_at__lte=now + _SKEW) | Q(
         finished_at=None, asked_at__gt=since, asked_at__lte=now + _SKEW
     )
@@ -66,12 +69,12 @@ class Latest:
     any: AuditVerification | None = None
     intact: AuditVerification | None = None
     whole_intact: AuditVerification | None = None
-    # Only if it is newer than ``whole_intact``: a break is over when the whole chain was found intact.
+    # None if ``whole_intact`` is newer: a break is resolved once the whole chain was found intact.
     broken: AuditVerification | None = None
 
 
 def latest(now: datetime) -> Latest:
-    """Find them among the newest rows. One that claims to be from the future does not count."""
+    """Find the latest verifications among the newest rows. Ignores rows that are dated in the future."""
     by_name: dict[str, AuditVerification] = {}
     finished = AuditVerification.objects.filter(finished_at__lte=now + _SKEW)
     for run in finished.order_by("-finished_at")[:_RECENT]:

@@ -1,6 +1,6 @@
-"""When the trail verifies itself: the newest seals every hour, the whole chain every week.
+"""The schedule of verifications: the newest seals every hour, and the whole chain every week.
 
-Only signed verifications count, so rows that are deleted or made up lead to more verifications, never to fewer.
+Only signed verifications count, so deleted or forged rows lead to more verifications, never to fewer.
 """
 
 from datetime import datetime, timedelta
@@ -13,14 +13,14 @@ from connections.services.audit import guards, published, verification, verifica
 HOURLY = timedelta(hours=1)
 WEEKLY = timedelta(days=7)
 KEPT = timedelta(days=30)  # how long hourly verifications that found nothing are kept
-UNFINISHED = timedelta(hours=2)  # a queued verification that is older is no reason not to queue another
+UNFINISHED = timedelta(hours=2)  # an unfinished verification older than this does not prevent a new one
 
 
 def queue_due(now: datetime) -> AuditVerification | None:
-    """Queue a verification if one is due, and remove old records; returns the queued one.
+    """Queue a verification if one is due, and delete old records. Returns the new verification, or None.
 
-    Until a break is over, the whole chain is verified every hour. Triggers that are missing, and published seals that
-    are not here, do not wait for the hour.
+    After a break was found, the whole chain is verified every hour until it is intact. Missing triggers or missing
+    published seals make a verification due at once.
     """
     is_young = Q(asked_at__gt=now - UNFINISHED, asked_at__lte=now)
     is_running = Q(claimed_until__gt=now, claimed_until__lte=now + 2 * verification.LEASE)

@@ -26,7 +26,7 @@ from connections.services.people import offboarding
 
 
 def current_configuration() -> dict[str, Any]:
-    """The current values of everything a configuration file can contain. Applying them changes nothing."""
+    """Return the current values of everything a configuration file can contain. Applying them changes nothing."""
     mailboxes = SharedMailbox.objects.select_related("tenant").order_by("tenant__name", "address")
     accounts = User.objects.filter(kind=User.Kind.SERVICE).select_related("responsible").order_by("first_name")
     return {
@@ -55,7 +55,7 @@ def current_configuration() -> dict[str, Any]:
 
 
 def prepare_for_new_portal(values: dict[str, Any]) -> list[str]:
-    """Add the people, and for every secret the name of an environment variable. Returns these names.
+    """Add the people to ``values``, and an environment variable's name for every secret. Returns these names.
 
     A secret that has expired is left out, because it can't be added anywhere.
     """
@@ -109,7 +109,7 @@ def _credential(credential: AppCredential) -> dict[str, Any]:
 
 
 def _people() -> QuerySet[User]:
-    """Active people, with their Microsoft accounts."""
+    """Return active people, annotated with the ``uid`` of their Microsoft account."""
     uid = (
         UserSocialAuth.objects.filter(provider=offboarding.MICROSOFT, user=OuterRef("pk")).order_by("pk").values("uid")
     )
@@ -132,7 +132,7 @@ def _account(account: User) -> dict[str, Any]:
 
 
 def _references() -> QuerySet[ConnectionReference]:
-    """References of the organisation that have a connection; people's defaults are their own."""
+    """Return the organisation's references that have a connection, without the defaults that people chose."""
     rows = ConnectionReference.objects.filter(connector="", removed_at=None, connection__isnull=False)
     return without_tokens(rows.select_related("connection__owner", "team"))
 

@@ -17,7 +17,7 @@ ROLES = {IT_ADMIN: IT_ADMINS, AUDITOR: AUDITORS}  # name in the file → group
 
 
 def plan_people(plan: Plan, wanted: Configuration) -> list[Step]:
-    """Plan the people who aren't here yet. Those who are stay as they are, and nobody is removed."""
+    """Plan the people who don't have an account yet. Existing accounts don't change, and nobody is removed."""
     for entry in wanted.people or ():
         with plan.problems.noted():
             _plan_person(plan, entry)
@@ -68,7 +68,7 @@ def plan_service_accounts(plan: Plan, wanted: Configuration) -> list[Step]:
 
 
 def roles_of(account: User) -> list[str]:
-    """The account's roles, by their names in the file."""
+    """Return the account's roles, named as in the file."""
     groups = set(account.groups.values_list("name", flat=True))
     return [role for role, group in ROLES.items() if group in groups]
 

@@ -35,15 +35,15 @@ _SECTIONS: tuple[Callable[[Plan, Configuration], list[Step]], ...] = (
 
 
 def plan(wanted: Configuration, *, prune: bool = False) -> Plan:
-    """Plan how to make the portal match the file. ``prune``: also remove what it leaves out.
+    """Plan how to make the portal match the file. With ``prune``, also remove what the file does not contain.
 
-    Raises WrongEntry; WrongEntries if it finds several.
+    Raises WrongEntry, or WrongEntries for several problems.
     """
     planned = Plan()
     unnamed: list[Step] = []
     for section in _SECTIONS:
         with planned.problems.noted():
-            # Dependents are removed before what they depend on.
+            # Later sections depend on earlier ones, so their objects are removed first.
             unnamed = [*section(planned, wanted), *unnamed]
     planned.problems.raise_all()
     if prune:
@@ -58,9 +58,11 @@ def apply(
 ) -> None:
     """Apply the whole plan, or nothing if a step fails.
 
-    Before the transaction, Microsoft is asked which directories these are and whether it accepts the new secrets.
-    ``allow_untried``: store secrets even if Microsoft cannot be reached or requires consent first. Raises NotAllowed,
-    WrongEntry with the line that failed, or Conflict if the portal has changed since the plan was ``seen``.
+    Before the transaction, we look up the directories at Microsoft and test the new secrets there. With
+    ``allow_untried``, secrets are stored even if Microsoft cannot be reached or requires consent first.
+
+    Raises NotAllowed, WrongEntry with the line that failed, or Conflict if the portal has changed since the plan was
+    ``seen``.
     """
     roles.require(
         permissions.can_manage_registry(actor),
@@ -92,7 +94,7 @@ def _ask_outside(seen: Plan, context: StepContext, *, allow_untried: bool) -> St
             try:
                 directories[entry.directory] = tenant_services.look_up_directory(entry.environment, entry.directory_id)
             except MicrosoftUnavailable:
-                # As on the tenant's page, it is registered anyway and looked up later.
+                # As on the tenant's page, the tenant is registered anyway and its directory is looked up later.
                 directories[entry.directory] = ""
     for channel in seen.targets:
         with problems.noted(), _at(channel.line):

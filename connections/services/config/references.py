@@ -1,7 +1,7 @@
 """Plan connection references; see organisation.py for what a ``plan_…`` function does.
 
-Connections aren't in the file, because they depend on people's consent. So a reference names one of the portal, and is
-left out with a note while that doesn't exist.
+Connections aren't in the file, because they depend on people's consent. So a reference names a connection that must
+already exist. If it doesn't, the reference stays as it is, and the plan contains a note.
 """
 
 from functools import partial

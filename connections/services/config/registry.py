@@ -20,7 +20,7 @@ def plan_tenants(plan: Plan, wanted: Configuration) -> list[Step]:
     same = {entry: unnamed.pop(entry.directory, None) for entry in wanted.tenants}
     for entry, existing in same.items():
         if existing is None:
-            # If a tenant has this name and no entry has its directory, it has moved to another directory.
+            # If a tenant without an entry has this name, it has moved to another directory.
             moved = next((key for key, tenant in unnamed.items() if tenant.name == entry.name), None)
             existing = unnamed.pop(moved) if moved else None
         with plan.problems.noted():
@@ -54,7 +54,7 @@ def _save_tenant(tenant: Tenant | None, entry: TenantEntry, context: StepContext
 
 
 def find_tenant(wanted: Configuration, name: str, line: int) -> Tenant:
-    """The tenant that will have this name once the file is applied; unsaved if it is new. Raises WrongEntry."""
+    """Return the tenant that will have this name once the file is applied, unsaved if it is new. Raises WrongEntry."""
     for entry in wanted.tenants or ():
         if entry.name == name:
             tenant = Tenant.objects.filter(environment=entry.environment, directory_id=entry.directory_id).first()
@@ -84,7 +84,10 @@ def plan_app_registrations(plan: Plan, wanted: Configuration) -> list[Step]:
 
 
 def find_app_registration(wanted: Configuration, entry: AppEntry) -> AppRegistration | None:
-    """The existing app registration with the entry's environment and client ID, whatever its name, or None."""
+    """Return the existing app registration with the entry's environment and client ID, whatever its name, or None.
+
+    Raises WrongEntry if it is registered in another tenant.
+    """
     tenant = find_tenant(wanted, entry.tenant, entry.line)
     app = AppRegistration.objects.filter(environment=tenant.environment, client_id=entry.client_id).first()
     if app is not None and app.tenant_id != tenant.pk:
@@ -185,7 +188,10 @@ def _plan_credentials(
 
 
 def _is_same(entry: CredentialEntry, credential: AppCredential) -> bool:
-    """Whether the secret or thumbprint is equal or, if the entry has neither, the label."""
+    """Whether the entry describes this credential.
+
+    Compares the source, secret or thumbprint or, if the entry has none of these, the label.
+    """
     if credential.kind != entry.kind:
         return False
     if entry.source:

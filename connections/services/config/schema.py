@@ -1,7 +1,8 @@
 """The content of a configuration file as typed values.
 
-``None`` means that the file does not mention the value, so it stays as it is or, for something new, gets its default.
-``line`` is the line in the file. Secrets are read from the place the file refers to, and repr() never shows them.
+``None`` means that the file does not mention the value. Then an existing object keeps its value, and a new one gets the
+default. ``line`` is the line in the file. Secrets are read from the place that the file refers to, and repr() never
+shows them.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ VERSION = 1
 
 
 class WrongEntry(PortalError):
-    """Something in a configuration file cannot be used; ``line`` (starting at 1) says where it is."""
+    """An entry of a configuration file that cannot be used. ``line`` is its line, starting at 1, or 0 if it has none."""
 
     code = "wrong_entry"
 
@@ -30,7 +31,7 @@ class WrongEntry(PortalError):
 
 
 class WrongEntries(WrongEntry):
-    """Several things in a file cannot be used; all are told at once, by their lines."""
+    """Several entries of a file that cannot be used, reported together in the order of their lines."""
 
     def __init__(self, problems: list[WrongEntry]) -> None:
         self.problems = sorted(problems, key=lambda problem: problem.line)
@@ -42,10 +43,10 @@ class WrongEntries(WrongEntry):
 
 
 class Problems:
-    """What is wrong with a file, collected to be told at once."""
+    """Collects the problems in a file, so that all of them are reported together."""
 
     def __init__(self) -> None:
-        self._found: dict[str, WrongEntry] = {}  # by its words, because two checks may find the same
+        self._found: dict[str, WrongEntry] = {}  # by message, because two checks may find the same problem
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -82,9 +83,9 @@ class TenantEntry(Entry):
 
 @dataclass(frozen=True, slots=True)
 class CredentialEntry(Entry):
-    """A reference to a credential in the portal, or one to add: a client secret, or a federated credential.
+    """A credential that is in the portal, or one to add: a client secret or a federated credential.
 
-    A secret has a ``value``, a federated credential a ``source`` (AppCredential.Source).
+    A client secret to add has a ``value``, and a federated credential has a ``source`` (AppCredential.Source).
     """
 
     kind: str
@@ -108,7 +109,7 @@ class AppEntry(Entry):
     default_capabilities: tuple[str, ...] | None = None
     object_id: str | None = None
     renews_credentials: bool | None = None
-    other_tenants: tuple[str, ...] | None = None  # names of tenants that use it, too
+    other_tenants: tuple[str, ...] | None = None  # names of the other tenants that use it
     credentials: tuple[CredentialEntry, ...] | None = None
 
 
@@ -121,7 +122,7 @@ class MailboxEntry(Entry):
 
 @dataclass(frozen=True, slots=True)
 class PersonEntry(Entry):
-    """A person, added if the user name is unknown. ``directory`` and ``object_id`` identify their Microsoft account."""
+    """A person, who is added if the user name is unknown. The two IDs identify their Microsoft account."""
 
     user_name: str
     name: str = ""
@@ -181,7 +182,7 @@ class PolicyEntry(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A whole file, which does not manage the sections that are None."""
+    """A whole file. Sections that are None are not managed by the file."""
 
     tenants: tuple[TenantEntry, ...] | None = None
     app_registrations: tuple[AppEntry, ...] | None = None

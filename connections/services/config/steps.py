@@ -23,12 +23,12 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What a step needs to run: actor, time, and the answers that Microsoft gave before the transaction."""
+    """The actor and time of a step, and the results of the checks that were made before the transaction."""
 
     actor: User
     now: datetime
     directories: dict[tuple[str, str], str] = field(default_factory=dict)  # (environment, directory_id) → tid
-    accepted: dict[int, bool] = field(default_factory=dict)  # line of a secret → whether Microsoft accepted it
+    accepted: dict[int, bool] = field(default_factory=dict)  # line of a secret → whether Microsoft accepted the secret
 
 
 Run = Callable[[StepContext], object]
@@ -36,7 +36,7 @@ Run = Callable[[StepContext], object]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change. Steps are equal if they make the same change, whatever their line in the file."""
+    """One change. Steps that make the same change are equal, regardless of their line in the file."""
 
     verb: Verb
     noun: str
@@ -94,5 +94,5 @@ def as_text(value: Any) -> str:
 
 
 def given_values(**values: Any) -> dict[str, Any]:
-    """Only the values that the file mentions."""
+    """Return only the values that the file mentions."""
     return {name: value for name, value in values.items() if value is not None}

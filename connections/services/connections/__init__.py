@@ -1,1 +1,1 @@
-"""Connections and signing in to them. A sign-in stores the right account's tokens, or changes nothing."""
+"""Connections and their sign-ins. A sign-in stores the tokens of the right account, or changes nothing."""

@@ -34,12 +34,14 @@ def connect(
     reason: str = "",
     tenant: Tenant | None = None,
 ) -> Connection:
-    """Request an app-only token in ``tenant`` (default: the app registration's own) and store the connection with it.
+    """Request an app-only token in ``tenant`` (default: the app registration's own), and store the connection with it.
 
     If the policy requires an approval, it is requested with ``reason``, and the connection stays pending without a
-    token until finish is called. If the token has no role and the connection reaches no mailbox, its status is "consent
-    needed", which an administrator can fix later. Raises NotAllowed, PolicyForbids, InvalidInput, AlreadyExists,
-    MicrosoftRefused or MicrosoftUnavailable, without storing the connection.
+    token until ``finish`` is called. If the token has no role and the connection reaches no mailbox, its status is
+    "consent needed", which an administrator can fix later.
+
+    Raises NotAllowed, PolicyForbids, InvalidInput, AlreadyExists, MicrosoftRefused or MicrosoftUnavailable, without
+    storing the connection.
     """
     connection = _new(app_registration, name, chosen, extra_scopes, hosts, tenant, actor)
     decision, _ = approvals.evaluate_approval(connection)
@@ -63,9 +65,9 @@ def connect_with(
     now: datetime,
     reason: str = "",
 ) -> Connection:
-    """Connect with the token in ``answer``, in the caller's transaction. Call settle afterwards.
+    """Create the connection with the token in ``answer``, in the caller's transaction. Call ``settle`` afterwards.
 
-    The token is dropped if the policy requires an approval. Raises NotAllowed, PolicyForbids, InvalidInput or
+    The token is not stored if the policy requires an approval. Raises NotAllowed, PolicyForbids, InvalidInput or
     AlreadyExists.
     """
     connection = _new(app_registration, name, chosen, extra_scopes, hosts, None, actor)
@@ -119,7 +121,7 @@ def _insert(
 
 
 def finish(connection: Connection, *, actor: User, now: datetime) -> Connection:
-    """Request the first token after an approval. Safe to repeat. Raises ApprovalNeeded, or as connect does."""
+    """Request the first token after an approval. Safe to repeat. Raises ApprovalNeeded and the errors of ``connect``."""
     roles.require(permissions.can_reconnect(actor, connection))
     if connection.is_delegated or connection.status != Connection.Status.PENDING:
         return connection
@@ -163,9 +165,10 @@ def _authorize(connection: Connection, answer: token_endpoint.TokenSet, actor: U
 
 
 def settle(connection: Connection, answer: token_endpoint.TokenSet | None, *, actor: User, now: datetime) -> Connection:
-    """Return the connection with tokens for its other resources.
+    """Request tokens for the connection's other resources, and return the connection.
 
-    If its token contains no roles, it is flagged unless it reaches a mailbox, which this asks Graph.
+    If the token in ``answer`` contains no roles, the mailboxes are probed. If none can be reached, the connection is
+    flagged.
     """
     if answer is None or connection.status == Connection.Status.PENDING:
         return connection
@@ -173,7 +176,7 @@ def settle(connection: Connection, answer: token_endpoint.TokenSet | None, *, ac
         resource_tokens.refresh(connection.pk, key, now=now)
     connection = _reload(connection)
     if resources.of_resource(connection.scopes.split(), connection.resource) and not answer.granted:
-        # Exchange may grant access without a role, which only a probe shows.
+        # Exchange may grant access without a role, and only a probe can tell.
         connections.probe_mailboxes(connection, actor=actor, now=now)
         apply_results.settle_without_roles(connection.pk, now=now, version=connection.token_version)
         connection = _reload(connection)
@@ -181,5 +184,5 @@ def settle(connection: Connection, answer: token_endpoint.TokenSet | None, *, ac
 
 
 def _reload(connection: Connection) -> Connection:
-    """Return the stored connection with its tokens deferred, which refresh_from_db() would not do."""
+    """Return the stored connection with its tokens deferred, which refresh_from_db() does not support."""
     return Connection.objects.select_related(*RELATED, "owner").get(pk=connection.pk)

@@ -1,4 +1,4 @@
-"""Prepare actions on many connections, start, stop and forget them. See bulk_execution.py for the work."""
+"""Prepare, start, stop and delete actions on many connections. bulk_execution.py carries them out."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -14,8 +14,8 @@ from connections.services.connections import bulk_options
 from connections.services.connections.bulk_options import Options
 from connections.services.connections.bulk_preview import NOT_FOUND, Preview
 
-MOST_CONNECTIONS = 500  # of one bulk action
-MOST_DRAFTS, MOST_RUNNING = 10, 3  # of one person
+MOST_CONNECTIONS = 500  # per bulk action
+MOST_DRAFTS, MOST_RUNNING = 10, 3  # per person
 DRAFTS_KEPT, RESULTS_KEPT = timedelta(days=1), timedelta(days=30)
 _TOGETHER = 20  # bulk actions deleted in one transaction
 
@@ -44,7 +44,7 @@ def draft(action: str, connections: Iterable[Connection], *, actor: User, now: d
 
 
 def preview(bulk_action: BulkAction, options: Options, *, actor: User, now: datetime) -> None:
-    """Set the options and note for each connection what they would do. Raises NotAllowed, InvalidInput or Conflict."""
+    """Set the options, and note for each connection what they would do. Raises NotAllowed, InvalidInput or Conflict."""
     roles.require(bulk_action.requested_by_id == actor.pk, cause="Only the person who prepared this can change it.")
     if len(options.recipients) > bulk_options.MOST_RECIPIENTS:
         raise InvalidInput(f"Share with up to {bulk_options.MOST_RECIPIENTS} at a time.", field="recipients")
@@ -66,11 +66,14 @@ def preview(bulk_action: BulkAction, options: Options, *, actor: User, now: date
 
 
 def start(bulk_action: BulkAction, *, actor: User, now: datetime) -> None:
-    """Let a worker carry it out. Starting twice does nothing. Raises NotAllowed, InvalidInput or Conflict."""
+    """Start a prepared action, which a worker then carries out. Safe to repeat.
+
+    Raises NotAllowed, InvalidInput or Conflict.
+    """
     roles.require(bulk_action.requested_by_id == actor.pk, cause="Only the person who prepared this can start it.")
     roles.require(permissions.can_change_many(actor), cause="Auditors have read-only access.")
     with transaction.atomic():
-        # Locked, so that two starts at once are counted, and what is recorded was previewed last.
+        # Lock both rows, so that simultaneous starts are counted and the audit event contains what was previewed last.
         User.objects.select_for_update(no_key=True).filter(pk=actor.pk).first()
         locked = BulkAction.objects.select_for_update(no_key=True).filter(pk=bulk_action.pk).first()
         if locked is None:
@@ -96,14 +99,14 @@ def start(bulk_action: BulkAction, *, actor: User, now: datetime) -> None:
 
 
 def stop(bulk_action: BulkAction, *, actor: User, now: datetime) -> None:
-    """Stop a running action after the connection it is at. What is done stays done. Raises NotAllowed."""
+    """Stop a running action after the current connection, without undoing anything. Raises NotAllowed."""
     roles.require(permissions.can_stop(actor, bulk_action), action="Ask the person who started it or an IT admin.")
     with transaction.atomic():
         stop_for_reason(bulk_action, f"{actor} stopped it.", actor=actor, now=now)
 
 
 def stop_for_reason(bulk_action: BulkAction, reason: str, *, actor: User | None, now: datetime) -> None:
-    """Stop it inside the caller's transaction; does nothing if it doesn't run any longer."""
+    """Stop the action in the caller's transaction. Does nothing if it is not running any more."""
     running = BulkAction.objects.filter(pk=bulk_action.pk, state=State.RUNNING)
     if running.update(state=State.STOPPED, finished_at=now, claimed_until=None, stop_reason=reason[:300]):
         left = bulk_action.items.filter(state=ItemState.WAITING).count()
@@ -112,14 +115,14 @@ def stop_for_reason(bulk_action: BulkAction, reason: str, *, actor: User | None,
 
 
 def discard(bulk_action: BulkAction, *, actor: User) -> None:
-    """Delete what was prepared but not started. Raises NotAllowed."""
+    """Delete an action that has not been started. Raises NotAllowed."""
     roles.require(bulk_action.requested_by_id == actor.pk, cause="Only the person who prepared this can discard it.")
     with transaction.atomic():
         _delete(list(BulkAction.objects.filter(pk=bulk_action.pk, state=State.DRAFT).values_list("pk", flat=True)))
 
 
 def prune(*, now: datetime) -> None:
-    """Delete drafts after a day and results after thirty; the audit trail keeps what was done."""
+    """Delete drafts after a day, and results after thirty days. The audit trail is not affected."""
     drafts = BulkAction.objects.filter(state=State.DRAFT, created_at__lt=now - DRAFTS_KEPT)
     over = BulkAction.objects.filter(state__in=(State.DONE, State.STOPPED), created_at__lt=now - RESULTS_KEPT)
     for rows in (drafts, over):

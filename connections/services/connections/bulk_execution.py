@@ -1,7 +1,8 @@
 """Carry out bulk actions: one connection at a time, each in its own transaction with its own audit events.
 
-A worker holds a lease. If it dies, another one resumes: what was done is marked in the transaction that did it. Only a
-test with Microsoft, which runs outside transactions, may then be repeated, and that changes nothing.
+A worker holds a lease. If it dies, another worker resumes. Each connection is marked as handled in the transaction that
+changes it, so no change is made twice. Only a test with Microsoft, which runs outside transactions, may be repeated,
+and it is harmless.
 """
 
 from collections.abc import Callable
@@ -23,16 +24,16 @@ from connections.services.tokens import scheduler
 
 logger = structlog.get_logger(__name__)
 
-LEASE = timedelta(minutes=5)  # longer than any connection can take
-SLICE = timedelta(seconds=20)  # after which a run leaves the worker to other tasks; the next run goes on
+LEASE = timedelta(minutes=5)  # longer than handling one connection can take
+SLICE = timedelta(seconds=20)  # after this time a run lets the worker do other tasks, and the next run continues
 _ACTIONS_PER_RUN = 10
 Action, State, ItemState = BulkAction.Action, BulkAction.State, BulkItem.State
 
 
 def run_due(clock: Callable[[], datetime]) -> int:
-    """Go on with started actions that no worker has, for up to SLICE; return the number of connections handled.
+    """Continue started actions that no worker is handling, for up to SLICE. Returns the number of connections handled.
 
-    The action that has waited longest comes first, so that a long one doesn't delay all others.
+    The action that has waited longest comes first, so that a long action doesn't delay all others.
     """
     now = clock()
     free = BulkAction.objects.filter(_free(now), state=State.RUNNING)
@@ -60,7 +61,7 @@ def _carry_out(bulk_action: BulkAction, clock: Callable[[], datetime], *, end: d
             done = BulkAction.objects.filter(pk=bulk_action.pk, state=State.RUNNING)
             done.update(state=State.DONE, finished_at=clock(), claimed_until=None)
             break
-        actor = User.objects.get(pk=bulk_action.requested_by_id)  # with the roles they have by now
+        actor = User.objects.get(pk=bulk_action.requested_by_id)  # with their current roles
         if actor.is_suspended:
             with transaction.atomic():
                 reason = f"{actor} can't sign in to this portal any longer."
@@ -77,13 +78,13 @@ def _carry_out(bulk_action: BulkAction, clock: Callable[[], datetime], *, end: d
 
 
 def _renew(bulk_action: BulkAction, held: Q, now: datetime, *, lasting: timedelta = LEASE) -> datetime | None:
-    """Take or extend the lease; None if the action was stopped, or another worker has it."""
+    """Take or extend the lease, and return its end. None: the action was stopped, or another worker has the lease."""
     rows = BulkAction.objects.filter(held, pk=bulk_action.pk, state=State.RUNNING)
     return now + lasting if rows.update(claimed_until=now + lasting) else None
 
 
 def _handle(bulk_action: BulkAction, item: BulkItem, actor: User, now: datetime) -> None:
-    """Do one connection, or skip it and note why."""
+    """Carry out the action for one connection, or skip the connection and note why."""
     try:
         connection = querysets.visible_connections(actor).filter(pk=item.connection_pk).first()
         if connection is None:
@@ -98,16 +99,16 @@ def _handle(bulk_action: BulkAction, item: BulkItem, actor: User, now: datetime)
     except PortalError as error:
         _settle(item, ItemState.SKIPPED, str(error))
     except (OperationalError, InterfaceError):
-        raise  # the database is away; another worker resumes when the lease ends
+        raise  # the database is unavailable; another worker resumes when the lease ends
     except Exception:
-        # Otherwise one connection would keep all that follow from being done, again and again.
+        # Otherwise this connection would fail again in every run, and those after it would never be handled.
         operation = str(bulk_action.operation)
         logger.exception("a bulk action failed for a connection", connection=item.connection_pk, operation=operation)
         _settle(item, ItemState.SKIPPED, f"Something went wrong. Look for {operation} in the log.")
 
 
 def _settle(item: BulkItem, state: str, note: str) -> bool:
-    """Mark the connection as handled; returns whether nobody else did that before."""
+    """Mark the connection as handled. Returns False if it had been marked before."""
     return bool(BulkItem.objects.filter(pk=item.pk, state=ItemState.WAITING).update(state=state, note=note))
 
 

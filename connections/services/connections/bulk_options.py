@@ -1,4 +1,4 @@
-"""What a bulk action does to each connection, as stored with it and as objects."""
+"""The options of a bulk action, as objects and in the form in which they are stored."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ WITH_OPTIONS = frozenset((Action.SHARE, Action.TRANSFER, Action.TAG, Action.UNTA
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of an action; those of other actions keep their defaults."""
+    """The options of an action. Options that the action does not use keep their defaults."""
 
     people: tuple[User, ...] = ()
     teams: tuple[Team, ...] = ()
@@ -40,7 +40,7 @@ class Options:
         }
 
     def recorded(self) -> dict[str, Any]:
-        """Return what is set, for the audit trail."""
+        """Return the options that are set, for the audit trail."""
         facts: dict[str, Any] = {
             "with": audit.join_values(
                 [*(f"team {team}" for team in self.teams), *map(audit.recorded_name, self.people)]
@@ -54,7 +54,7 @@ class Options:
 
 
 def load(bulk_action: BulkAction) -> Options:
-    """Read the people and teams again; those that no longer exist are left out."""
+    """Return the stored options with their people and teams from the database, except those that no longer exist."""
     stored = bulk_action.options
     if not stored:
         return Options()

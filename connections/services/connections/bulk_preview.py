@@ -1,6 +1,6 @@
-"""What a bulk action would do to each connection, or why it would skip it. It changes nothing.
+"""Preview a bulk action: its effect on each connection, or the reason why a connection would be skipped.
 
-The services decide again when the action runs, so a preview that became outdated harms nobody.
+A preview changes nothing. The services check again when the action runs, so an outdated preview does no harm.
 """
 
 from collections.abc import Collection, Iterable
@@ -23,7 +23,7 @@ _MANAGERS_ONLY = "Only its owner, people who can manage it and IT admins can do 
 
 
 class Preview:
-    """Previews of one action, with what they need read for all connections at once."""
+    """Previews one action for many connections. Data that concerns all of them is read only once."""
 
     def __init__(
         self, action: str, options: Options, connections: Collection[Connection], *, actor: User, now: datetime
@@ -60,7 +60,7 @@ class Preview:
         return ""
 
     def note(self, connection: Connection) -> str:
-        """Return what people should know before the action, beyond what it does to every connection; mostly ""."""
+        """Return what is worth knowing about this connection before the action, or "" if there is nothing."""
         if self.action == Action.TRANSFER and connection.is_delegated:
             if self._keeps_tokens(connection):
                 return f"Keeps working until {self.options.owner} has signed in."
@@ -141,7 +141,7 @@ class Preview:
 
 
 def recipients_of(connection: Connection, options: Options) -> tuple[User | Team, ...]:
-    """Return with whom a connection is shared: all recipients except its owner."""
+    """Return the people and teams that the connection will be shared with: all recipients except its owner."""
     return tuple(each for each in options.recipients if not (isinstance(each, User) and each.pk == connection.owner_id))
 
 

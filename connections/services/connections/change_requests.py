@@ -13,15 +13,15 @@ from connections.services.policy import rules as policy_rules
 from connections.services.sharing import shares, teams
 
 Kind = ChangeRequest.Kind
-# A key is shown once to whoever issues it, so it is issued on its own page.
+# A key is shown only once, to the person who creates it, so it must be created on its own page.
 ON_ITS_PAGE = (Kind.API_KEY,)
 
 
 def carry_out(request: ChangeRequest, *, actor: User, now: datetime) -> None:
     """Make the approved change for its requester, which uses up the approval.
 
-    Every check of the change applies as usual. Raises NotAllowed for anybody else, Conflict if the request is not
-    approved or what it is about no longer exists, and the errors of the change.
+    The change is checked as usual. Raises NotAllowed for anybody else, Conflict if the request is not approved or
+    refers to an object that no longer exists, and the errors of the change itself.
     """
     roles.require(permissions.can_withdraw_change(actor, request), action="Only the requester can make this change.")
     if request.state != ChangeRequest.State.APPROVED:

@@ -40,10 +40,10 @@ def start_delegated(
     tenant: Tenant | None = None,
     wished_mailboxes: Sequence[str] = (),
 ) -> Connection:
-    """Create a connection to sign in to, in ``tenant`` (default: the app registration's own).
+    """Create a delegated connection, ready for its sign-in, in ``tenant`` (default: the app registration's own).
 
-    ``hosts`` are as in build(); ``wished_mailboxes`` are addresses in a directory that only the sign-in names. Raises NotAllowed, PolicyForbids,
-    InvalidInput or AlreadyExists.
+    ``hosts`` are as in ``build``. ``wished_mailboxes`` are addresses of shared mailboxes in a directory that is known
+    only after the sign-in. Raises NotAllowed, PolicyForbids, InvalidInput or AlreadyExists.
     """
     roles.require(
         permissions.can_connect(actor), cause="Auditors have read-only access.", action="Ask a member to connect."
@@ -82,9 +82,9 @@ def build(
     hosts: Mapping[str, str] | None = None,
     tenant: Tenant | None = None,
 ) -> Connection:
-    """Return an unsaved connection. ``hosts`` are the organisation's at SharePoint and Dataverse, by resource.
+    """Return an unsaved connection. ``hosts`` are the organisation's hosts of SharePoint and Dataverse, by resource.
 
-    Raises NotAllowed or InvalidInput if it could not work.
+    Raises NotAllowed, or InvalidInput if the connection could not work.
     """
     roles.require(
         permissions.can_connect_through(owner, app_registration),
@@ -185,11 +185,12 @@ def change(
     now: datetime | None = None,
     reason: str = "",
 ) -> bool:
-    """Change name and capabilities. Return whether added permissions need a new sign-in (or consent).
+    """Change the name and the capabilities. Returns whether added permissions need a new sign-in or consent.
 
     Granted permissions stay in use until the owner signs in again. The policy must allow the added ones; if it requires
-    an approval, that is requested with ``reason``. ``hosts`` are as in build(); None keeps them. Raises NotAllowed,
-    PolicyForbids, InvalidInput or AlreadyExists.
+    an approval, the approval is requested with ``reason``. ``hosts`` are as in ``build``; None keeps them.
+
+    Raises NotAllowed, PolicyForbids, InvalidInput or AlreadyExists.
     """
     values: dict[str, Any] = {"name": name, "capabilities": list(chosen), "extra_scopes": " ".join(extra_scopes)}
     if not connection.is_delegated:
@@ -225,7 +226,7 @@ def change(
 
 
 def _follow_resources(connection: Connection, hosts_before: Mapping[str, str], now: datetime) -> None:
-    """Drop tokens that are no longer wanted. App-only connections may request new ones; others at a sign-in."""
+    """Delete tokens that are no longer needed. App-only connections request new tokens; others get them at a sign-in."""
     moved = [key for key in hosts_before if connection.hosts.get(key) != hosts_before[key]]
     connection.resource_tokens.filter(resource__in=moved).delete()
     if connection.resource in moved:
@@ -257,7 +258,10 @@ def missing_permissions(connection: Connection) -> tuple[str, ...]:
 
 
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Disable a connection but keep its grant; safe to repeat. Only an IT admin can enable what one has disabled."""
+    """Disable a connection but keep its grant. Safe to repeat. Raises NotAllowed.
+
+    If an IT admin disables somebody else's connection, only IT admins can enable it again.
+    """
     with transaction.atomic():
         _lock(connection)
         roles.require(permissions.can_disable(actor, connection))
@@ -291,7 +295,7 @@ def disable(connection: Connection, *, actor: User, now: datetime) -> None:
 
 
 def enable(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Use the connection again; the next sweep checks its grant. Raises NotAllowed, PolicyForbids or ApprovalNeeded."""
+    """Enable a connection. The next sweep checks its grant. Raises NotAllowed, PolicyForbids or ApprovalNeeded."""
     with transaction.atomic():
         _lock(connection)
         connection.refresh_from_db(fields=["status", "disabled_by_admin", "connected_at"])
@@ -327,7 +331,10 @@ def _switch(connection: Connection, action: AuditAction, actor: User, values: di
 
 
 def remove(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Delete connection and tokens; Microsoft cannot revoke a single grant (identity-platform/refresh-tokens)."""
+    """Delete the connection and its tokens. Raises NotAllowed.
+
+    Microsoft offers no way to revoke a single grant (identity-platform/refresh-tokens), so the grant remains there.
+    """
     with transaction.atomic():
         _lock(connection, to_remove=True)
         roles.require(permissions.can_disable(actor, connection))
@@ -343,7 +350,7 @@ def remove(connection: Connection, *, actor: User, now: datetime) -> None:
 
 
 def _lock(connection: Connection, *, to_remove: bool = False) -> None:
-    """Lock the row and reload its owner before checking permissions. ``to_remove`` also blocks inserts that refer to it."""
+    """Lock the row and reload its owner, before checking permissions. ``to_remove`` also blocks new references."""
     rows = Connection.objects.select_for_update(no_key=not to_remove).filter(pk=connection.pk)
     connection.owner_id = rows.values_list("owner", flat=True).first() or connection.owner_id
 

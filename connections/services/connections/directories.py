@@ -1,7 +1,8 @@
 """Bind connections through a shared endpoint such as "common" to the directory of the account that signed in.
 
-Until then nobody knows the directory, so the addresses of shared mailboxes wait with the connection. A directory that
-is no tenant in the portal is registered automatically if the policy allows it; otherwise an IT admin is asked.
+The directory is unknown until the sign-in, so the addresses of shared mailboxes are stored with the connection until
+then. A directory that is not a tenant in the portal is registered automatically if the policy allows it. Otherwise IT
+admins are asked to register it.
 """
 
 from collections.abc import Sequence
@@ -24,12 +25,15 @@ from connections.services.mailboxes import mailboxes
 from connections.services.policy import evaluate
 from connections.services.registry import app_consents, tenants
 
-BATCH = 50  # directories looked for in one run
+BATCH = 50  # directories per run
 LONGEST_NAME = 100
 
 
 def wished(connection: Connection, addresses: Sequence[str]) -> list[str]:
-    """Return the addresses to attach after the sign-in, each once. Raises InvalidInput if the directory is known."""
+    """Return the addresses to attach after the sign-in, without duplicates.
+
+    Raises InvalidInput if the directory is known already, because its mailboxes can be chosen directly.
+    """
     if addresses and not connection.tenant.is_shared_endpoint:
         raise InvalidInput("Choose shared mailboxes of the connection's tenant.", field="shared_mailboxes")
     unique = {address.lower(): address for address in map(mail_addresses.parse, addresses)}
@@ -37,7 +41,10 @@ def wished(connection: Connection, addresses: Sequence[str]) -> list[str]:
 
 
 def mailbox_options(tenant: Tenant, addresses: Sequence[str], *, actor: User) -> dict[str, Any]:
-    """Return how a new connection in ``tenant`` gets these mailboxes, registered now if the directory is known."""
+    """Return the options that give a new connection in ``tenant`` these mailboxes.
+
+    If the directory is known, mailboxes that are not in the portal yet are registered now.
+    """
     if tenant.is_shared_endpoint:
         return {"wished_mailboxes": addresses} if addresses else {}
     return {"shared_mailboxes": mailboxes.find_or_register(tenant, addresses, actor=actor)}
@@ -52,7 +59,7 @@ def signed_in(connection: Connection, account: Account, *, actor: User, now: dat
         app_consents.accept(connection.app_registration, connection.tenant, now=now)
         return
     if account.tid == CONSUMERS_TID:
-        return  # personal accounts have no directory of their own, and no shared mailboxes
+        return  # personal accounts have neither a directory of their own nor shared mailboxes
     tenant = _find(connection.tenant.environment, account.tid) or _register_if_allowed(connection, account)
     if tenant is None:
         if connection.wished_mailboxes:
@@ -72,20 +79,20 @@ def _register_if_allowed(connection: Connection, account: Account) -> Tenant | N
 
 
 def _register(environment: str, tid: str, *, username: str, actor: User | None) -> Tenant | None:
-    """Register the directory, named after the account's domain. Return None if its name and ID are taken otherwise."""
+    """Register the directory, named after the account's domain. Returns None if another tenant has the name or the ID."""
     domain = username.rpartition("@")[2][:LONGEST_NAME] or tid
     for name in dict.fromkeys((domain, f"{domain} ({tid[:8]})", tid)):
         try:
             return tenants.add(name, environment=environment, directory_id=tid, tid=tid, actor=actor)
         except AlreadyExists:
-            # Somebody else may just have registered it.
+            # Somebody else may have registered it at the same moment.
             if existing := _find(environment, tid):
                 return existing
     return None
 
 
 def _is_allowed(connection: Connection, tenant: Tenant) -> bool:
-    """Whether the policy allows connections in this tenant; otherwise the connection stays at the shared endpoint."""
+    """Whether the policy allows connections in this tenant. If not, the connection stays at the shared endpoint."""
     policies = evaluate.load_policies().of(connection.app_registration)
     return not evaluate.is_tenant_forbidden(policies, tenant)
 
@@ -104,8 +111,11 @@ def _bind(connection: Connection, tenant: Tenant, *, actor: User, now: datetime)
 
 
 def _attach(connection: Connection, address: str, *, actor: User) -> bool:
-    """Attach the mailbox. A sign-in must not fail because of it, so a refusal leaves the address waiting."""
-    for _ in range(2):  # somebody else may register the same address meanwhile
+    """Attach the mailbox, and return whether that succeeded.
+
+    A sign-in must not fail because of a mailbox, so after a refusal the address simply keeps waiting.
+    """
+    for _ in range(2):  # somebody else may register the same address at this moment
         try:
             with transaction.atomic():
                 mailboxes.attach_address(connection, address=address, actor=actor)
@@ -120,7 +130,7 @@ def _attach(connection: Connection, address: str, *, actor: User) -> bool:
 def register_asked(incident: Incident, *, actor: User, now: datetime) -> Tenant:
     """Register the directory that an incident asks for, and bind the connections that wait for it.
 
-    Doing it twice is harmless. Raises NotAllowed, or InvalidInput if the directory cannot be registered.
+    Safe to repeat. Raises NotAllowed, or InvalidInput if the directory cannot be registered.
     """
     roles.require(permissions.can_manage_registry(actor), action="Ask an IT admin.")
     environment, tid = directory_of(incident)
@@ -142,14 +152,14 @@ def directory_of(incident: Incident) -> tuple[str, str]:
 
 
 def bind_waiting(*, now: datetime) -> int:
-    """Bind connections whose directory has become a tenant since they asked for it; return how many."""
+    """Bind connections whose directory has been registered in the meantime. Returns how many were bound."""
     waiting = Incident.objects.filter(kind=Incident.Kind.TENANT, closed_at=None).order_by("seen_at", "pk")
     count = 0
     for incident in waiting[:BATCH]:
         tenant = _find(*directory_of(incident))
         if tenant is not None:
             count += _bind_waiting(incident, tenant, now=now)
-        Incident.objects.filter(pk=incident.pk).update(seen_at=now)  # so that the others have their turn
+        Incident.objects.filter(pk=incident.pk).update(seen_at=now)  # so that the next run starts with other incidents
     return count
 
 
@@ -172,7 +182,7 @@ def _bind_waiting(incident: Incident, tenant: Tenant, *, now: datetime) -> int:
 
 
 def why_waiting(connection: Connection) -> str:
-    """Say why shared mailboxes still wait for their directory; empty if none does."""
+    """Say why shared mailboxes still wait for their directory. Returns "" if no mailbox waits."""
     if not connection.wished_mailboxes:
         return ""
     if not connection.account_tid:

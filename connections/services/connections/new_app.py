@@ -1,4 +1,4 @@
-"""Connect through an app registration that is not in the portal yet: both are stored together, or neither."""
+"""Connect through an app registration that is not in the portal yet. Both are stored together, or neither is."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from connections.validators import NAME_LENGTH
 
 @dataclass(frozen=True, slots=True)
 class NewApp:
-    """An app registration as it was entered. Empty names are filled in by ``connect``."""
+    """An app registration as it was entered. ``connect`` fills in empty names."""
 
     environment: str
     directory_id: str
@@ -35,7 +35,7 @@ class NewApp:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """The connection that is wanted. ``addresses`` are shared mailboxes, registered if they are unknown."""
+    """The requested connection. ``addresses`` are shared mailboxes, which are registered if they are not in the portal."""
 
     authentication_type: AuthenticationType
     name: str
@@ -47,7 +47,7 @@ class Wishes:
 
 
 def may_bring_app(user: User) -> bool:
-    """Whether the user may add an app registration while connecting: IT admins, and members if the policy says so."""
+    """Whether the user may add an app registration while connecting: IT admins, and members if the policy allows it."""
     return permissions.can_bring_app(user, members_may=evaluate.load_policies().organisation.member_apps)
 
 
@@ -56,7 +56,7 @@ def connect(new: NewApp, wishes: Wishes, *, actor: User, now: datetime) -> Conne
 
     Returns a delegated connection that waits for its sign-in, or an app-only one with its token (pending if the policy
     requires an approval). Raises NotAllowed, PolicyForbids, InvalidInput, AlreadyExists, MicrosoftRefused (with the
-    form's ``field``) or MicrosoftUnavailable, and then nothing is stored.
+    form's ``field``) or MicrosoftUnavailable, without storing anything.
     """
     is_app_only = wishes.authentication_type == AuthenticationType.CLIENT_CREDENTIALS
     _require_allowed(actor, is_app_only)
@@ -96,7 +96,10 @@ def _require_allowed(actor: User, is_app_only: bool) -> None:
 
 
 def _require_provable(new: NewApp, actor: User, is_app_only: bool) -> None:
-    """Accept a federated credential, which shows no right to the application yet, only from IT admins and for sign-ins."""
+    """Raise InvalidInput for a federated credential, unless an IT admin adds it for delegated connections.
+
+    Unlike a secret or certificate, it does not prove yet that the person controls the application.
+    """
     if not isinstance(new.credential, credentials.NewFederated):
         return
     is_own = new.credential.source == AppCredential.Source.PORTAL
@@ -105,7 +108,7 @@ def _require_provable(new: NewApp, actor: User, is_app_only: bool) -> None:
 
 
 def _require_known_directory(tenant: Tenant, actor: User) -> None:
-    """Keep members from registering a directory whose accounts the policy then lets everybody connect."""
+    """Raise PolicyForbids if a member would register a directory although the policy allows only registered ones."""
     if tenant.pk or permissions.can_manage_registry(actor):
         return
     if not evaluate.load_policies().organisation.other_tenants:
@@ -120,7 +123,7 @@ def _find_tenant(new: NewApp) -> Tenant | None:
 
 
 def _look_up_tenant(new: NewApp) -> Tenant:
-    """Return an unsaved tenant for the directory, or the registered one that is known by another of its names."""
+    """Return an unsaved tenant for the directory, or the existing one if it was registered by another of its names."""
     directory = new.directory_id.lower()
     tid = tenants.look_up_directory(new.environment, directory)
     known = Tenant.objects.filter(environment=new.environment, tid=tid).first() if tid else None
@@ -129,7 +132,7 @@ def _look_up_tenant(new: NewApp) -> Tenant:
 
 
 def _application(new: NewApp, tenant: Tenant, is_app_only: bool) -> AppRegistration:
-    """Return the unsaved app registration, which allows the type of connection that is made with it."""
+    """Return the unsaved app registration. It allows only the type of connection that is created with it."""
     return AppRegistration(
         tenant=tenant,
         environment=tenant.environment,
@@ -142,9 +145,9 @@ def _application(new: NewApp, tenant: Tenant, is_app_only: bool) -> AppRegistrat
 
 
 def _test(app: AppRegistration, new: NewApp, wishes: Wishes, now: datetime) -> token_endpoint.TokenSet | None:
-    """Have Microsoft check the credential. For an app-only connection, the test is the request for its token.
+    """Test the credential at Microsoft. For an app-only connection, return the token that the test got.
 
-    A federated one cannot be tested yet, because its trust in Entra needs the stored row.
+    A federated credential is not tested yet, because Entra's trust in it needs the stored row.
     """
     credentials.check_possible(new.credential, app.tenant)
     if isinstance(new.credential, credentials.NewFederated):
@@ -189,7 +192,7 @@ def _store_app(app: AppRegistration, new: NewApp, actor: User) -> AppRegistratio
 
 @contextmanager
 def _names_field(field: str) -> Iterator[None]:
-    """Have an AlreadyExists about a name point to ``field``, because three things are named in one form."""
+    """Assign an AlreadyExists about a name to ``field``, because the form has three names."""
     try:
         yield
     except AlreadyExists as error:

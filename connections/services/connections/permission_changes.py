@@ -1,4 +1,4 @@
-"""Check changed permissions against the policy: whether they are forbidden, and whether they need an approval."""
+"""Check changed permissions against the policy: are they forbidden, or do they need an approval?"""
 
 import copy
 from datetime import datetime
@@ -8,14 +8,14 @@ from connections.models import Connection, User
 from connections.services.policy import approvals, evaluate
 from connections.services.policy.evaluate import Decision, Reason
 
-# Columns with the capabilities and permissions that the owner chose.
+# The columns with the capabilities and permissions that the owner chose.
 REQUESTED_COLUMNS = ("capabilities", "extra_scopes")
 
 
 def check_policy(connection: Connection, before: dict[str, Any]) -> tuple[Reason, ...]:
     """Return the reasons why the change since ``before`` needs an approval.
 
-    Raises PolicyForbids for added permissions.
+    Raises PolicyForbids if the policy forbids a permission that the change adds.
     """
     unchanged = copy.copy(connection)
     for field, value in before.items():

@@ -1,4 +1,4 @@
-"""Sign-ins for delegated connections: what is requested from Microsoft, what is accepted, and how it is stored."""
+"""Sign-ins for delegated connections: build the request to Microsoft, check the result, and store the tokens."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -38,14 +38,15 @@ from connections.services.policy import account_changes, approvals, permission_d
 from connections.services.registry import credential_checks
 from connections.services.tokens import resource_tokens, store
 
-# What a sign-in for the resource can mend.
+# Statuses that a sign-in for the resource can resolve.
 _NEEDS_PERSON = (Connection.Status.CONSENT_NEEDED, Connection.Status.RECONNECT_NEEDED)
 
 
 def scopes_to_request(connection: Connection, resource: str = "") -> tuple[str, ...]:
-    """Return the scopes that the sign-in requests: the OIDC ones and those of one resource.
+    """Return the scopes that a sign-in requests: the OIDC scopes and those of one resource.
 
-    ``resource`` is that of a later step of the sign-in; the first one is for the connection's own token.
+    The first step of a sign-in is for the resource of the connection's own token. For a later step, the caller passes
+    its ``resource``.
     """
     scopes = capabilities.sign_in_scopes(connection.capabilities, connection.extra_scopes)
     key = resource or main_resource(connection)
@@ -58,16 +59,17 @@ def main_resource(connection: Connection) -> str:
 
 
 def read_answer(connection: Connection, answer: dict[str, Any], resource: str = "") -> token_endpoint.TokenSet:
-    """Read Microsoft's answer to a sign-in for this resource (see scopes_to_request)."""
+    """Parse Microsoft's response to a sign-in for this resource (see ``scopes_to_request``)."""
     requested = scopes_to_request(connection, resource)
     audience = resource_tokens.audience(connection, resource or main_resource(connection))
     return token_endpoint.token_set(answer, requested=requested, audience=audience)
 
 
 def sign_in_client(connection: Connection, resource: str = "") -> backends.SignInClient:
-    """Return the client, scopes and parameters; never ``prompt=consent``, which ignores an administrator's consent.
+    """Return what a sign-in needs: the application, the scopes and the parameters.
 
-    Raises InvalidInput if the connection has no address for the resource.
+    We never send ``prompt=consent``, because it ignores an administrator's consent. Raises MicrosoftRefused if there is
+    no credential to use, or InvalidInput if the connection has no address for the resource.
     """
     live = credential_checks.live_applications(connection.app_registration, connection.tenant)
     if not live:
@@ -83,7 +85,10 @@ def sign_in_client(connection: Connection, resource: str = "") -> backends.SignI
 
 
 def begin(connection: Connection, *, actor: User, now: datetime, by_link: SignInLink | None = None) -> None:
-    """Record that a sign-in starts, with ``by_link`` if given. Raises NotAllowed, PolicyForbids or ApprovalNeeded."""
+    """Record the start of a sign-in. ``by_link`` is the sign-in link, if one is used.
+
+    Raises NotAllowed, PolicyForbids or ApprovalNeeded.
+    """
     roles.require(permissions.can_reconnect(actor, connection), action="Only its owner can sign in.")
     _require_own_app(connection, actor)
     _require_not_disabled_by_admin(connection, actor)
@@ -105,11 +110,11 @@ def complete(
     now: datetime,
     by_link: SignInLink | None = None,
 ) -> None:
-    """Store the tokens of a sign-in and clear every flag; the connection keeps its ID.
+    """Store the tokens of a sign-in and reset the status to active. The connection keeps its ID.
 
-    ``by_link`` is the actor's link if the sign-in used one; it cannot be used again. Raises NoRefreshToken,
-    WrongTenant, WrongAccount, ConsentMissing or PolicyForbids and changes nothing, or requests an approval and raises
-    ApprovalNeeded or AccountReplaced, without storing tokens.
+    ``by_link`` is the actor's link if the sign-in used one; the link cannot be used again. No tokens are stored if this
+    raises NotAllowed, NoRefreshToken, WrongTenant, WrongAccount, ConsentMissing, PolicyForbids or LinkUnusable. If it
+    raises ApprovalNeeded or AccountReplaced, it has also requested the approval.
     """
     _require_or_request(connection, answer, account, actor, now)
     values = {
@@ -125,7 +130,7 @@ def complete(
         current = locked.select_related(*RELATED).get(pk=connection.pk)
         if by_link is not None:
             sign_in_links.mark_used(by_link, account=account.username, now=now)
-        # Checked again under the lock, because two people may be signing in, or the owner may have just changed.
+        # Check again under the lock, because two people may be signing in, or the owner may have just changed.
         _require_acceptable(current, answer, account, actor)
         approvals.require_grant(current, answer.granted)
         first = current.connected_at is None
@@ -157,9 +162,10 @@ def complete_resource(
 ) -> None:
     """Store the token of a later step of the sign-in, which is for another resource of the connection.
 
-    Raises WrongAccount, ConsentMissing, PolicyForbids or ApprovalNeeded, without storing anything.
+    Raises NotAllowed, WrongAccount, ConsentMissing, PolicyForbids or ApprovalNeeded, without storing anything.
     """
-    # Read again, because owner and account may have changed since the callback began; store() notices later changes.
+    # Read the row again, because owner and account may have changed since the callback began. store() notices later
+    # changes.
     current = Connection.objects.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
     seen = resource_tokens.SeenGrant.of(current)
     roles.require(permissions.can_reconnect(actor, current))
@@ -180,9 +186,10 @@ def complete_resource(
 
 
 def next_resource(connection: Connection, *, walked: Collection[str], now: datetime) -> str:
-    """Get tokens for the connection's other resources, and return the first one that needs the person's consent.
+    """Request tokens for the connection's other resources, and return the first one that needs the person's consent.
 
-    The sign-in has already been to Microsoft for the ``walked`` ones. Returns "" if there is no other.
+    ``walked`` are the resources for which the sign-in has already been at Microsoft. Returns "" if no other resource
+    needs consent.
     """
     for key in resource_tokens.others_needed(connection):
         if key in walked:
@@ -223,8 +230,8 @@ def record_failure(
     """Record a failed sign-in and return the error to show. A connection that worked before keeps its status.
 
     If Microsoft rejected the credential ``credential_id`` and there is another one, the next attempt uses that one.
-    ``by_link`` is the actor's link, if used: an unknown person's failure is no evidence against the application.
-    ``resource`` is that of a later step of the sign-in; the connection then lacks only this one.
+    ``by_link`` is the actor's link if the sign-in used one. Its user is unknown, so their failure proves nothing about
+    the application. ``resource`` is given for a later step of the sign-in; then only that resource is marked as failed.
     """
     has_other_credential = False
     if by_link is None and verdict is not None and verdict.credential:
@@ -259,7 +266,10 @@ def record_failure(
 def _still_pending(
     error: PortalError, verdict: Verdict | None, decides: Verdict | None, now: datetime
 ) -> dict[str, Any]:
-    """Return the columns of a connection whose first sign-in failed; ``decides`` is the verdict on who must act."""
+    """Return the columns of a connection whose first sign-in failed.
+
+    ``decides`` is the verdict that says who must act. Without it, ``error`` says so.
+    """
     return status_columns(
         Connection.Status.PENDING,
         code=verdict.code if verdict else error.code,
@@ -271,12 +281,12 @@ def _still_pending(
 
 
 def _audit_actor(actor: User, by_link: SignInLink | None) -> dict[str, Any]:
-    """Return the actor for audit events: the user, or the link if the person is unknown."""
+    """Return the actor for audit events: the user or, with a link, the link's name, because the person is unknown."""
     return {"actor": actor} if by_link is None else {"actor": None, "actor_name": sign_in_links.actor_name(by_link)}
 
 
 def _reject_credential(connection: Connection, verdict: Verdict, credential_id: int | None, now: datetime) -> bool:
-    """Mark the credential as rejected. Return whether there is another one that Microsoft may accept."""
+    """Mark the credential as rejected. Returns whether there is another one that Microsoft may accept."""
     live = connection.app_registration.credentials.live().defer("secret", "private_key")
     for credential in live.filter(pk=credential_id or 0):
         if credential_checks.unless_propagating(credential, verdict, now=now) is verdict:
@@ -296,7 +306,7 @@ def _require_not_disabled_by_admin(connection: Connection, actor: User) -> None:
 def _require_or_request(
     connection: Connection, answer: token_endpoint.TokenSet, account: Account, actor: User, now: datetime
 ) -> None:
-    """Check a sign-in's result, and ask the IT admins for what only they can confirm or approve."""
+    """Check the result of a sign-in, and request the IT admins' approval where it is needed."""
     try:
         _require_acceptable(connection, answer, account, actor)
     except AccountReplaced:
@@ -348,7 +358,10 @@ def _require_acceptable(connection: Connection, answer: token_endpoint.TokenSet,
 
 
 def _require_same_account(connection: Connection, account: Account, actor: User) -> None:
-    """Allow another account of the same directory for a new owner after a transfer, or if an IT admin confirmed it."""
+    """Allow only the known account, unless the connection has a new owner or an IT admin confirmed the other account.
+
+    The other account must be from the same directory.
+    """
     known = (connection.account_tid, connection.account_oid)
     if not connection.account_oid or (account.tid, account.oid) == known:
         return
@@ -372,7 +385,10 @@ def _require_same_account(connection: Connection, account: Account, actor: User)
 
 
 def _refresh_scopes(requested: tuple[str, ...], granted: tuple[str, ...]) -> list[str]:
-    """Return the scopes for later refreshes. Scopes not granted are omitted, because they would make a refresh fail."""
+    """Return the scopes for later refreshes.
+
+    Omits scopes that were not granted, because they would make a refresh fail.
+    """
     lowered = {scope.lower() for scope in granted}
     scopes = [scope for scope in requested if scope not in token_endpoint.OIDC_SCOPES]
     return [*([scope for scope in scopes if scope.lower() in lowered] or scopes), "offline_access"]

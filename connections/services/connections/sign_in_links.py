@@ -1,6 +1,7 @@
 """Sign-in links let a person without an account in this portal sign in at Microsoft for a connection.
 
-A link allows nothing else, and its token is not stored. Every step checks again that its creator has the permission.
+A link allows nothing else, and its token is not stored. Every step checks again that the link's creator still has the
+permission.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ PRUNE_BATCH = 1000  # rows deleted at once
 
 
 class LinkUnusable(PortalError):
-    """The link is invalid, used or expired; ``cause`` tells its holder no more than they may know."""
+    """The link is invalid, used or expired. ``cause`` tells its holder only what they may know."""
 
     code = "link_over"
     status = 410
@@ -62,13 +63,16 @@ def create(connection: Connection, *, actor: User, now: datetime) -> tuple[SignI
 
 
 def open_link(token: str, *, now: datetime) -> OpenedLink:
-    """Return the link with this token, without changing it. Raises LinkUnusable."""
+    """Return the link with this token, without changing the link. Raises LinkUnusable."""
     link = SignInLink.objects.select_related("made_by").filter(digest=_digest(token)).first()
     return _require_usable(link, now)
 
 
 def bind_to_browser(token: str, *, browser: str, now: datetime) -> OpenedLink:
-    """Bind the link to the first ``browser`` (a session's secret) that opens it. Raises LinkUnusable in any other."""
+    """Bind the link to the first browser that opens it. Raises LinkUnusable in any other browser.
+
+    ``browser`` is a secret in the browser's session.
+    """
     opened = open_link(token, now=now)
     SignInLink.objects.filter(pk=opened.link.pk, browser_digest="").update(browser_digest=_digest(browser))
     opened.link.refresh_from_db(fields=["browser_digest"])
@@ -79,7 +83,8 @@ def bind_to_browser(token: str, *, browser: str, now: datetime) -> OpenedLink:
 def resume(pk: int, *, browser: str, now: datetime, is_later_step: bool = False) -> OpenedLink:
     """Return the link whose sign-in returns from Microsoft in this browser. Raises LinkUnusable.
 
-    The sign-in's first step uses the link up; ``is_later_step`` is one for another resource, shortly after it.
+    The first step of the sign-in uses the link up. ``is_later_step`` allows a step for another resource shortly
+    afterwards.
     """
     link = SignInLink.objects.select_related("made_by").filter(pk=pk).first()
     if is_later_step and link is not None and link.used_at is not None and link.used_at > now - LIFETIME:
@@ -115,12 +120,12 @@ def mark_used(link: SignInLink, *, account: str, now: datetime) -> None:
 
 
 def last_used(connection: Connection) -> SignInLink | None:
-    """Return the link that was used last, as long as links are kept."""
+    """Return the link that was used last. Links are deleted a day after they expire."""
     return SignInLink.objects.filter(connection=connection).exclude(used_at=None).select_related("made_by").first()
 
 
 def actor_name(link: SignInLink) -> str:
-    """Return the actor's name for audit events of a sign-in by this link, because the person may be unknown."""
+    """Return the actor's name for audit events of a sign-in with this link. The person may be unknown."""
     return f"Sign-in link made by {audit.recorded_name(link.made_by)}"
 
 
@@ -130,7 +135,7 @@ def revoke_open(connection: Connection, *, now: datetime) -> None:
 
 
 def prune(*, now: datetime) -> int:
-    """Delete links that expired more than a day ago, and return how many."""
+    """Delete links that expired more than a day ago. Returns how many were deleted."""
     old = SignInLink.objects.filter(expires_at__lte=now - RETENTION).order_by("expires_at")
     total = 0
     while pks := list(old.values_list("pk", flat=True)[:PRUNE_BATCH]):
@@ -148,7 +153,7 @@ def _require_usable(link: SignInLink | None, now: datetime) -> OpenedLink:
     if link.expires_at <= now:
         raise LinkUnusable("This link has expired. Links are valid for 30 minutes.")
     connection = Connection.objects.select_related(*RELATED, "owner").get(pk=link.connection_id)
-    # This is not audited as a denial, because the person signed in here may have nothing to do with the link.
+    # Don't audit this as a denial, because the person signed in here may have nothing to do with the link.
     if not _has_right(connection, link.made_by) or _obstacle(connection) is not None:
         raise LinkUnusable("The sender of this link can no longer connect accounts here.")
     return OpenedLink(link, connection, link.made_by)
@@ -161,7 +166,7 @@ def _has_right(connection: Connection, creator: User) -> bool:
 def _obstacle(connection: Connection) -> NotAllowed | None:
     """Return why no person can sign in for the connection, or None if somebody can."""
     app = connection.app_registration
-    if app.is_personal:  # whoever opens the link would give the member's own application access to their mailbox
+    if app.is_personal:  # the link would give the member's own application access to a stranger's mailbox
         cause = f"Only the person who added {app} can sign in with it."
         return NotAllowed(cause, action="Ask an IT admin to open it to everyone.")
     if not connection.is_delegated:

@@ -1,4 +1,4 @@
-"""Tags: free words on connections, for finding them again. They give nobody access."""
+"""Tags: free words that help to find connections. They give nobody access."""
 
 from collections.abc import Callable, Iterable
 
@@ -13,19 +13,19 @@ from connections.validators import MOST_TAGS, parse_tags
 
 
 def replace(connection: Connection, names: Iterable[str], *, actor: User) -> tuple[str, ...]:
-    """Give the connection exactly these tags; returns them. Raises NotAllowed or InvalidInput (field ``tags``)."""
+    """Replace the connection's tags, and return the new ones. Raises NotAllowed or InvalidInput (field ``tags``)."""
     wanted = parse_tags(names)
     return _change(connection, lambda current: set(wanted), actor=actor)
 
 
 def add(connection: Connection, names: Iterable[str], *, actor: User) -> tuple[str, ...]:
-    """Add tags that are missing; returns all. Raises NotAllowed or InvalidInput, also if there would be too many."""
+    """Add tags, and return all tags. Raises NotAllowed, or InvalidInput also for too many tags."""
     wanted = parse_tags(names)
     return _change(connection, lambda current: current | set(wanted), actor=actor)
 
 
 def remove(connection: Connection, names: Iterable[str], *, actor: User) -> tuple[str, ...]:
-    """Remove tags, if they are there; returns those that stay. Raises NotAllowed or InvalidInput."""
+    """Remove tags, ignoring those that are not there. Returns the remaining tags. Raises NotAllowed or InvalidInput."""
     unwanted = parse_tags(names)
     return _change(connection, lambda current: current - set(unwanted), actor=actor)
 

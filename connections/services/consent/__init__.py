@@ -1,1 +1,1 @@
-"""Admin consent: the link for an administrator, the requests people make, and what Microsoft has granted."""
+"""Admin consent: links for administrators, requests by members, and checks of what Microsoft has granted."""

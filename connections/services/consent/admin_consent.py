@@ -1,4 +1,7 @@
-"""Request admin consent with a link, record Microsoft's callback (which proves nothing), and verify it with a token."""
+"""Request admin consent with a link, record Microsoft's callback, and verify the consent with a token.
+
+The callback alone proves nothing, because anybody who has the link can send it.
+"""
 
 import hashlib
 import logging
@@ -30,8 +33,8 @@ from connections.services.registry import app_consents, credential_checks, tenan
 logger = logging.getLogger(__name__)
 
 State = ConsentLink.State
-VALID_FOR = timedelta(days=7)  # how long a link can be used
-CHECKED_FOR = timedelta(days=2)  # how much longer tokens are checked for the consent
+VALID_FOR = timedelta(days=7)  # a link can be used for this long
+CHECKED_FOR = timedelta(days=2)  # tokens are checked for the consent for this much longer
 BATCH = 20  # links checked per run
 OUTAGE_WAIT = timedelta(minutes=10)
 CHECKED = (State.OPEN, State.GRANTED, State.PARTIAL)  # states in which tokens can verify the consent
@@ -41,9 +44,10 @@ WRONG_DIRECTORY = "wrong_directory"
 def start(
     app_registration: AppRegistration, *, actor: User, scopes: Iterable[str] | None = None, directory_id: str = ""
 ) -> tuple[ConsentLink, str]:
-    """Return a consent link and its URL; an unanswered link for the same directory and scopes is reused.
+    """Return a consent link and its URL.
 
-    ``directory_id`` is another directory, for a multitenant application. Raises NotAllowed or InvalidInput.
+    A link for the same directory and scopes that still waits for its callback is reused. ``directory_id`` is another
+    directory, for a multitenant application. Raises NotAllowed or InvalidInput.
     """
     roles.require(permissions.can_manage_registry(actor), action="Ask an IT admin.")
     tenant = app_registration.tenant
@@ -69,17 +73,17 @@ def start(
         link.state_digest = _digest(_state(link))
         link.check_after = timezone.now() if can_be_verified(link) else None
         link.save(update_fields=["state_digest", "check_after"])
-        # Recorded on the app registration, because that is what people look up.
+        # The event is recorded on the app registration, because people look for it there.
         audit.record(AuditAction.CONSENT_REQUESTED, app_registration, actor=actor, changes=values)
     return link, _url(link)
 
 
 def consent_url(link: ConsentLink, *, now: datetime) -> str:
-    """Return the URL of an unanswered link, so that it can be copied again, or "" if the link can no longer be used."""
+    """Return the URL of a link that still waits for its callback, so that it can be copied again. "": it can't be used."""
     if link.state != State.OPEN or link.requested_at <= now - VALID_FOR:
         return ""
     if not constant_time_compare(_digest(_state(link)), link.state_digest):
-        return ""  # SECRET_KEY has changed since then, so the state cannot be derived any more
+        return ""  # SECRET_KEY has changed since then, so the state cannot be derived again
     try:
         return _url(link)
     except InvalidInput:
@@ -99,7 +103,7 @@ def _url(link: ConsentLink) -> str:
 
 
 def _state(link: ConsentLink) -> str:
-    """Return the link's state, which nobody can guess without SECRET_KEY and the database never holds."""
+    """Return the link's state. It is never stored, and without SECRET_KEY nobody can guess it."""
     value = f"{link.pk}:{link.app_registration_id}:{link.directory_id}"
     return salted_hmac("connections.consent", value, algorithm="sha256").hexdigest()
 
@@ -109,15 +113,16 @@ def _digest(state: str) -> str:
 
 
 def record_callback(query_string: str, *, actor: User | None, now: datetime) -> ConsentLink:
-    """Store what the callback of a link claims, once, and return the link with it.
+    """Store what the callback of a link claims, once, and return the link.
 
-    The one-time ``state`` is enough, because the directory's administrator may have no account here (``actor`` None).
-    It proves only that the sender has the link, so tokens decide. Nothing is stored if Microsoft was unavailable, so
-    that the link can still be used. Raises SignInExpired if the state is unknown, used or too old.
+    The one-time ``state`` is enough, because the directory's administrator may have no account here (then ``actor`` is
+    None). It proves only that the sender has the link, so the consent is verified with tokens. If Microsoft was
+    unavailable, nothing is stored, so that the link can still be used. Raises SignInExpired if the state is unknown,
+    used or too old.
     """
     callback = microsoft.read_callback(query_string)
     link = find_link(callback.state, now=now)
-    if link.state == State.VERIFIED:  # tokens were faster
+    if link.state == State.VERIFIED:  # a token showed the consent before the callback came
         ConsentLink.objects.filter(pk=link.pk).update(answered_at=now)
         return link
     values = {**_claim(link, callback), "answered_at": now, "checks": 0, "check_after": None}
@@ -133,7 +138,7 @@ def record_callback(query_string: str, *, actor: User | None, now: datetime) -> 
 
 
 def find_link(state: str, *, now: datetime) -> ConsentLink:
-    """Return the unanswered link that a callback's ``state`` belongs to. Raises SignInExpired if there is none."""
+    """Return the link with this ``state`` that has had no callback yet. Raises SignInExpired if there is none."""
     links = ConsentLink.objects.filter(
         state_digest=_digest(state),
         state__in=(State.OPEN, State.VERIFIED),
@@ -151,7 +156,7 @@ def find_link(state: str, *, now: datetime) -> ConsentLink:
 
 
 def _claim(link: ConsentLink, callback: microsoft.ConsentCallback) -> dict[str, Any]:
-    """Return what the callback says about the link, compared with what the link asks for."""
+    """Return the link's columns according to the callback, compared with what the link requests."""
     verdict = callback.verdict
     state, code, cause, action = State.FAILED, verdict.code[:60], verdict.cause, verdict.action
     missing: tuple[str, ...] = ()
@@ -185,7 +190,7 @@ def expected_roles(app_registration: AppRegistration) -> tuple[str, ...]:
     if not app_registration.allows_app_only:
         return ()
     roles_needed = capabilities.application_roles(app_registration.default_capabilities)
-    # Which SharePoint or Dataverse an application uses is known only by its connections.
+    # An application's SharePoint and Dataverse hosts are known only from its connections.
     return tuple(name for name in roles_needed if not resources.needs_host(resources.of(name)))
 
 
@@ -197,16 +202,19 @@ def _expected(link: ConsentLink) -> tuple[str, ...]:
 
 
 def can_be_verified(link: ConsentLink) -> bool:
-    """Whether an app-only token can show the consent; it cannot if the link asks for scopes, which are delegated."""
+    """Whether an app-only token can show the consent.
+
+    It can't if the link requests scopes, because these are delegated permissions.
+    """
     app_only = link.app_registration.allows_app_only and not link.scopes
     return app_only and link.directory_id not in SHARED_ENDPOINTS
 
 
 def verify(link: ConsentLink, *, actor: User | None, now: datetime) -> bool:
-    """Mark the link as verified if an app-only token shows the consent, and return whether it is verified.
+    """Mark the link as verified if an app-only token shows the consent. Returns whether the link is verified.
 
-    Tokens can take minutes to show it. Raises UnreadableSecret, MicrosoftUnavailable, or MicrosoftRefused if the app
-    registration is broken.
+    It can take minutes until tokens show a consent. Raises UnreadableSecret, MicrosoftUnavailable, or MicrosoftRefused
+    if the app registration is broken.
     """
     if link.state == State.VERIFIED:
         return True
@@ -215,7 +223,7 @@ def verify(link: ConsentLink, *, actor: User | None, now: datetime) -> bool:
     expected = _expected(link)
     granted = _granted_roles(link, expected)
     missing = capabilities.missing(expected, granted)
-    # Any role may be older than an unanswered link; only a complete set of expected roles verifies it.
+    # A role may be older than a link without a callback, so only all expected roles together verify such a link.
     if granted and not missing and (expected or link.state != State.OPEN):
         _mark_verified(link, granted, actor=actor, now=now)
         _note_roles(link, granted, now=now)
@@ -226,7 +234,7 @@ def verify(link: ConsentLink, *, actor: User | None, now: datetime) -> bool:
 
 
 def _granted_roles(link: ConsentLink, expected: Iterable[str]) -> tuple[str, ...]:
-    """Return the roles in new tokens of all resources that are expected."""
+    """Return the roles in new tokens, one for each resource of the expected roles."""
     cloud = tenants.cloud_of(link.app_registration.tenant)
     granted: list[str] = []
     for key in resources.needed(expected) or [resources.GRAPH]:
@@ -235,7 +243,7 @@ def _granted_roles(link: ConsentLink, expected: Iterable[str]) -> tuple[str, ...
 
 
 def _roles_of_resource(link: ConsentLink, audience: token_endpoint.Audience) -> tuple[str, ...]:
-    """Return the roles in a new token from the link's directory, or () if the application is not known there (yet)."""
+    """Return the roles in a new token from the link's directory, or () if the application does not exist there yet."""
     refusal: MicrosoftRefused | None = None
     tenant = link.app_registration.tenant
     # Before its first consent, an application does not exist in another organisation's directory.
@@ -259,7 +267,7 @@ def _roles_of_resource(link: ConsentLink, audience: token_endpoint.Audience) -> 
 
 
 def _note_roles(link: ConsentLink, granted: tuple[str, ...], *, now: datetime) -> None:
-    """Store the roles with the tenant that the link is for, if the app registration is used there."""
+    """Store the roles on the app registration's consent in the link's directory, if it is used there."""
     is_there = Q(tenant__tid=link.directory_id) | Q(tenant__directory_id=link.directory_id)
     for consent in link.app_registration.consents.filter(is_there).select_related("app_registration", "tenant"):
         app_consents.accept(consent.app_registration, consent.tenant, roles=granted, now=now, known=consent)
@@ -289,9 +297,10 @@ def _mark_verified(link: ConsentLink, granted: Iterable[str], *, actor: User | N
 
 
 def verify_open(*, now: datetime) -> int:
-    """Make the checks that are due, even for links that were not answered, and return how many were verified.
+    """Make the checks that are due, also for links without a callback. Returns how many links were verified.
 
-    A check is claimed before Microsoft is asked, so that several workers don't repeat it. An outage doesn't count.
+    Each check is claimed before we ask Microsoft, so that several workers don't repeat it. A check during an outage is
+    made again later.
     """
     due = ConsentLink.objects.filter(
         check_after__lte=now, state__in=CHECKED, requested_at__gt=now - VALID_FOR - CHECKED_FOR
@@ -321,9 +330,10 @@ def verify_open(*, now: datetime) -> int:
 def verify_from_token(
     app_registration: AppRegistration, *, granted: Iterable[str], now: datetime, tid: str = ""
 ) -> None:
-    """Verify granted consents that no app-only token can show, from the scopes ``granted`` to a person who signed in.
+    """Verify granted consents that no app-only token can show, using the scopes ``granted`` to a person who signed in.
 
-    An unanswered link stays open, because people may also consent for themselves. ``tid`` is the account's directory.
+    A link without a callback stays open, because people may also consent for themselves. ``tid`` is the account's
+    directory.
     """
     granted = tuple(granted)
     links = ConsentLink.objects.filter(app_registration=app_registration, state__in=(State.GRANTED, State.PARTIAL))
@@ -336,12 +346,13 @@ def verify_from_token(
         if not (missing := capabilities.missing(expected, granted)):
             _mark_verified(link, granted, actor=None, now=now)
         elif link.state == State.GRANTED and set(link.missing.split()) & set(missing):
-            # Microsoft's answer already left them out, so this sign-in isn't just one that asks for less.
+            # Microsoft's callback didn't list them either, so this sign-in isn't just one that requests fewer
+            # permissions.
             outcomes.mark_partial(link, granted, missing, now=now)
 
 
 def _is_elsewhere(link: ConsentLink, tid: str) -> bool:
-    """Whether the link is for a directory other than ``tid``; False if it names a domain whose GUID is not known."""
+    """Whether the link is for a directory other than ``tid``. False if the link names a domain whose GUID is not known."""
     tenant = link.app_registration.tenant
     directory = tenant.tid if tenant.tid and link.directory_id == tenant.directory_id else link.directory_id
     return microsoft.is_directory_id(directory) and directory != tid

@@ -7,16 +7,16 @@ from connections.services.registry import app_consents, tenants
 
 
 def add(app_registration: AppRegistration, *, directory_id: str, name: str = "", actor: User) -> tuple[AppConsent, str]:
-    """Let connections use the app registration in this directory; return its row there and the URL for its consent.
+    """Let connections use the app registration in this directory. Returns its consent there and the URL to grant it.
 
-    A directory that is no tenant yet is looked up at Microsoft and registered as ``name`` (default: its ID). Doing it
-    twice is harmless. Raises NotAllowed, InvalidInput, AlreadyExists or MicrosoftUnavailable.
+    A directory that is not a tenant yet is looked up at Microsoft and registered as ``name`` (default: its ID). Safe to
+    repeat. Raises NotAllowed, InvalidInput, AlreadyExists or MicrosoftUnavailable.
     """
     roles.require(permissions.can_manage_registry(actor), action="Ask an IT admin.")
     directory_id = directory_id.strip().lower()
     tenant = _find(app_registration.environment, directory_id)
     if tenant is None:
-        # Checked first, so that no tenant is left behind.
+        # Check this first, so that no tenant is registered in vain.
         unsaved = Tenant(name=name, environment=app_registration.environment, directory_id=directory_id)
         app_consents.require_possible(app_registration, unsaved)
         tid = tenants.look_up_directory(app_registration.environment, directory_id)

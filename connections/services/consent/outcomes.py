@@ -1,4 +1,4 @@
-"""What follows from a consent link's answer and checks: the link's state, its requests, and who is emailed."""
+"""Apply the callback and the checks of a consent link: update the link and its requests, and email people."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -13,23 +13,24 @@ from connections.services.consent import request_status
 from connections.services.notifications import alerts
 
 State = ConsentLink.State
-# Minutes between the checks after an answer. Microsoft usually shows a grant within minutes, rarely after hours.
+# Times between the checks after a callback. Microsoft usually shows a grant within minutes, rarely after hours.
 CHECKS = tuple(timedelta(minutes=minutes) for minutes in (1, 2, 4, 8, 15, 30, 60, 120, 240, 480))
-UNANSWERED_CHECK = timedelta(hours=1)  # how often tokens are looked at while a link is unanswered
-SETTLED_AFTER = timedelta(minutes=15)  # when permissions still missing are told as a partial grant
+UNANSWERED_CHECK = timedelta(hours=1)  # how often tokens are checked while a link has had no callback
+SETTLED_AFTER = timedelta(minutes=15)  # after this time, missing permissions make it a partial grant
 
 
 def next_check(link: ConsentLink, now: datetime) -> datetime | None:
-    """Return when to look for the consent after the check that is due; None if this is the last one."""
+    """Return the time of the check after the one that is due, or None if that is the last one."""
     if link.state == State.OPEN:
         return now + UNANSWERED_CHECK
     return now + CHECKS[link.checks + 1] if link.checks + 1 < len(CHECKS) else None
 
 
 def record_answer(link: ConsentLink, values: dict[str, Any], *, actor: User | None, now: datetime) -> bool:
-    """Store the answer to an open link, and return whether it was still open.
+    """Store the result of the callback to an open link. Returns whether the link was still open.
 
-    ``actor`` is None if nobody is signed in; then the event names the link, because anybody could have sent the answer.
+    ``actor`` is None if nobody is signed in. Then the event names the link, because anybody could have sent the
+    callback.
     """
     with transaction.atomic():
         # If two browsers return with the same link, only one finds it open.
@@ -60,7 +61,7 @@ def record_answer(link: ConsentLink, values: dict[str, Any], *, actor: User | No
 
 
 def note_missing(link: ConsentLink, granted: tuple[str, ...], missing: tuple[str, ...], *, now: datetime) -> None:
-    """Say what tokens lack. If it is still missing after a while, the grant is partial, and people are told."""
+    """Store which permissions tokens lack. After SETTLED_AFTER, the grant is marked as partial and people are emailed."""
     cause = "Microsoft reported that consent was granted, but tokens contain no permissions yet."
     action = (
         "This can take a few minutes. If the problem persists, an IT admin needs to check the app registration's "
@@ -105,7 +106,7 @@ def mark_partial(link: ConsentLink, granted: Iterable[str], missing: tuple[str, 
 
 
 def give_up(link: ConsentLink, *, now: datetime, problem: str = "") -> None:
-    """After the last check, say that the consent was reported but can't be found, or why the portal can't look."""
+    """Mark the consent as failed after the last check. ``problem`` says why the portal could not check it, if so."""
     values = {
         "state": State.FAILED,
         "code": "not_found_in_tokens",
@@ -141,7 +142,7 @@ def _tell(
     now: datetime,
     tone: str = "info",
 ) -> None:
-    """Email the IT admin who made the link, unless they see it themselves; requesters get their own messages."""
+    """Email the IT admin who created the link, unless they are the actor. Requesters get their own messages."""
     if link.requested_by is None or link.requested_by == actor:
         return
     message = alerts.Message(

@@ -1,6 +1,6 @@
-"""Update consent requests when their link is answered, a token arrives or their connection is removed.
+"""Update consent requests after their link's callback, after a new token, or when their connection is removed.
 
-Microsoft's callback proves nothing; a request is verified only by the permissions in its own connection's token.
+Microsoft's callback proves nothing. A request is verified only by the permissions in its own connection's token.
 """
 
 from collections.abc import Collection, Iterable
@@ -29,7 +29,7 @@ def move(
     facts: dict[str, Any] | None = None,
     **values: Any,
 ) -> bool:
-    """Move a request to ``state`` and audit ``facts``; return False if it is no longer in ``coming_from``."""
+    """Move a request to ``state`` and audit ``facts``. Returns False if its state is no longer one of ``coming_from``."""
     return request_workflow.change_state(
         request,
         AuditAction(f"consent_request.{state}"),
@@ -51,7 +51,7 @@ def link_answered(link: ConsentLink, *, actor: User | None, now: datetime) -> No
 
 
 def link_incomplete(link: ConsentLink, *, now: datetime) -> None:
-    """Fail the requests whose permissions the link's grant lacks, so that an IT admin can approve them again."""
+    """Mark requests as failed if the grant lacks their permissions, so that an IT admin can approve them again."""
     for request in _requests_of(link, State.APPROVED, State.GRANTED):
         lacking = link.missing.split() if link.state == ConsentLink.State.PARTIAL else request.permission_names
         names = [name for name in request.permission_names if name in lacking]
@@ -63,7 +63,10 @@ def link_incomplete(link: ConsentLink, *, now: datetime) -> None:
 
 
 def link_verified(link: ConsentLink, *, seen: Iterable[str], now: datetime) -> None:
-    """After a token with the permissions ``seen``, mark delegated requests as granted and check app-only ones."""
+    """Update the link's requests after a token with the permissions ``seen``.
+
+    Delegated requests are marked as granted, and app-only ones are compared with these permissions.
+    """
     granted = tuple(seen)
     for request in _requests_of(link, State.APPROVED, State.GRANTED, State.FAILED):
         if request.authentication_type == AuthenticationType.CLIENT_CREDENTIALS:
@@ -85,7 +88,7 @@ def tokens_received(connections: Iterable[int], *, now: datetime) -> None:
 
 
 def _check_granted(request: ConsentRequest, granted: tuple[str, ...], *, now: datetime) -> None:
-    """Mark the request as verified if all its permissions are in ``granted``; otherwise record what is missing."""
+    """Mark the request as verified if ``granted`` contains all its permissions. Otherwise, record the missing ones."""
     missing = capabilities.missing(request.permission_names, granted)
     if missing:
         if request.state == State.GRANTED:
@@ -95,7 +98,7 @@ def _check_granted(request: ConsentRequest, granted: tuple[str, ...], *, now: da
     facts = {"permissions": request.permissions}
     if move(request, State.VERIFIED, coming_from=OPEN_STATES, actor=None, now=now, facts=facts, answer=""):
         catalogue, names = permissions.CATALOGUE, request.permission_names
-        # The link is verified even if it was never answered here, if only an administrator can have granted this.
+        # If only an administrator can have granted this, the link is verified too, even without a callback.
         if request.link_id and any(name in catalogue and catalogue[name].admin_only for name in names):
             unverified = (ConsentLink.State.OPEN, ConsentLink.State.GRANTED, ConsentLink.State.PARTIAL)
             ConsentLink.objects.filter(pk=request.link_id, state__in=unverified).update(
@@ -166,7 +169,7 @@ def _notify_verified(request: ConsentRequest, *, now: datetime) -> None:
 
 
 def _notify_failed(request: ConsentRequest, link: ConsentLink, *, now: datetime) -> None:
-    """Email the requester, and the IT admin who approved the request, so that they can try another way."""
+    """Email the requester and the IT admin who approved the request, so that they can try another way."""
     notify_requester(
         request,
         f"failed:{link.pk}",

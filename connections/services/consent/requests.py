@@ -1,4 +1,4 @@
-"""Consent requests: a member asks, and an IT admin approves with a link or declines with a reason."""
+"""Consent requests: a member requests consent, and an IT admin approves with a link or declines with a reason."""
 
 from datetime import datetime
 
@@ -32,22 +32,27 @@ class DecidedMeanwhile(PortalError):
 
 
 def _required_permissions(connection: Connection) -> tuple[str, ...]:
-    """Return the permissions a connection lacks, sorted; all it needs if it lacks none but Microsoft refuses it."""
+    """Return the permissions that the connection lacks, sorted.
+
+    If it lacks none but Microsoft still refuses it, returns all permissions it needs.
+    """
     required = permission_drift.required_permissions(connection)
     missing = capabilities.missing(required, connection.granted) if connection.connected_at else required
     return tuple(sorted(missing or required))
 
 
 def request_consent(connection: Connection, *, reason: str, actor: User, now: datetime) -> ConsentRequest:
-    """Ask the IT admins to get consent for the permissions the connection lacks, and email them once.
+    """Request that IT admins get consent for the permissions the connection lacks, and email them once.
 
-    An open request for the same permissions is returned, and one for others is replaced. A link approved for the same
-    permissions is reused. Raises NotAllowed, InvalidInput, PolicyForbids (nothing is requested) or ApprovalNeeded.
+    Returns an open request for the same permissions, and replaces one for other permissions. A link that was approved
+    for the same permissions is reused. Raises NotAllowed, InvalidInput, PolicyForbids or ApprovalNeeded, without
+    requesting anything.
     """
     reason = reason.strip()
     try:
         with transaction.atomic():
-            # Makes simultaneous requests wait for each other; in a database without row locks, a constraint stops one.
+            # Simultaneous requests wait for each other here. On a database without row locks, a constraint stops one of
+            # them.
             if not Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk).exists():
                 raise InvalidInput("The connection was removed.", action="No request was sent.")
             connection.refresh_from_db(fields=["owner"])
@@ -132,7 +137,7 @@ def same_requests(request: ConsentRequest) -> QuerySet[ConsentRequest]:
 
 
 def awaiting_decision(now: datetime) -> QuerySet[ConsentRequest]:
-    """Return the requests an IT admin has to act on: new ones, failed ones, and those whose link has expired."""
+    """Return the requests that an IT admin needs to act on: new ones, failed ones, and those whose link has expired."""
     expired = Q(state=State.APPROVED) & (Q(link=None) | Q(link__requested_at__lte=now - admin_consent.VALID_FOR))
     return ConsentRequest.objects.filter(Q(state__in=(State.ASKED, State.FAILED)) | expired, closed_at=None)
 
@@ -148,7 +153,7 @@ def approve(request: ConsentRequest, *, reason: str = "", actor: User, now: date
         if current.state not in _UNDECIDED:
             raise _decided_meanwhile(current)
         # Application permissions can only be requested all together, which is what () means. Delegated requests include
-        # the sign-in's own scopes, because where people may not consent for themselves, these need consent, too.
+        # the sign-in's own scopes, because these need admin consent too where people may not consent for themselves.
         app_only = current.authentication_type == AuthenticationType.CLIENT_CREDENTIALS
         scopes = () if app_only else capabilities.sign_in_scopes((), current.permissions)
         link, url = admin_consent.start(
@@ -184,7 +189,7 @@ def _mark_approved(
 def decline(
     request: ConsentRequest, *, reason: str, and_same: bool = False, actor: User, seen: str, now: datetime
 ) -> ConsentRequest:
-    """Decline the request, and with ``and_same`` all others for the same permissions.
+    """Decline the request and, with ``and_same``, all others for the same permissions. Returns the request.
 
     ``seen`` is the state that the actor saw. Raises NotAllowed, InvalidInput or DecidedMeanwhile.
     """
@@ -213,7 +218,7 @@ def decline(
 
 
 def withdraw(request: ConsentRequest, *, actor: User, now: datetime) -> None:
-    """Withdraw the actor's own request. Doing it twice is harmless. Raises NotAllowed or DecidedMeanwhile."""
+    """Withdraw the actor's own request. Safe to repeat. Raises NotAllowed or DecidedMeanwhile."""
     roles.require(
         access_permissions.can_withdraw_consent_request(actor, request), action="Only the requester can withdraw it."
     )
@@ -241,7 +246,10 @@ def _decided_meanwhile(request: ConsentRequest) -> DecidedMeanwhile:
 
 
 def purposes(source: ConsentRequest | Connection) -> list[tuple[str, tuple[str, ...]]]:
-    """Return a request's permissions, or those a connection would request now, grouped by capability label."""
+    """Return the permissions grouped by the labels of the capabilities that need them.
+
+    They are the request's permissions or, for a connection, those that it would request now.
+    """
     names = source.permission_names if isinstance(source, ConsentRequest) else _required_permissions(source)
     rows = list[tuple[str, tuple[str, ...]]]()
     for capability in filter(None, map(capabilities.CAPABILITIES.get, source.capabilities)):

@@ -12,7 +12,7 @@ IDLE = timedelta(days=30)  # a key that has not been used for this long may no l
 
 
 def warn_due(*, now: datetime) -> int:
-    """Warn people whose keys expire soon, or IT admins if nobody else can be warned; return the number of warnings."""
+    """Warn people whose keys expire soon, or IT admins if nobody else can be emailed. Returns the number of warnings."""
     expiring = ApiKey.objects.filter(
         revoked_at=None, owner__is_active=True, expires_at__gt=now, expires_at__lte=now + timedelta(days=THRESHOLDS[0])
     )
@@ -23,7 +23,7 @@ def warn_due(*, now: datetime) -> int:
 def days_to_warn(
     thresholds: Sequence[int], expires_at: datetime, *, warned_days: int | None, now: datetime
 ) -> int | None:
-    """The smallest threshold (in days left) that has been reached; None if its warning was already sent."""
+    """Return the smallest threshold (in days left) that has been reached, or None if its warning was already sent."""
     days = min(threshold for threshold in thresholds if expires_at - now <= timedelta(days=threshold))
     return None if warned_days is not None and warned_days <= days else days
 

@@ -15,15 +15,16 @@ from connections.services.expiry import forecast, renewal_rules, sign_in_secret
 from connections.services.expiry.forecast import PARKED, CredentialLifetime, Reason
 
 AHEAD = timedelta(days=366)
-MOST = 300  # of each kind, because a policy may make thousands of sign-ins expire on one day
-IN_USE = timedelta(days=30)  # an API key is considered in use for this long after its last use
+MOST = 300  # per kind, because a policy may make thousands of sign-ins expire on one day
+IN_USE = timedelta(days=30)  # an API key counts as in use for this long after its last use
 
 
 @dataclass(frozen=True, slots=True)
 class Expiration:
-    """One expiration. A credential's has no connection; an API key's has neither connection nor app registration.
+    """One expiration, of a connection, a credential, an API key or the portal's own sign-in secret.
 
-    The portal's own sign-in secret has none of the three.
+    Only a connection's has ``connection``, and only an API key's has ``key``. That of an API key or of the sign-in
+    secret has no ``app_registration``.
     """
 
     at: datetime
@@ -37,7 +38,7 @@ class Expiration:
     stops: int  # number of connections that stop working
     connection: Connection | None = None
     key: ApiKey | None = None
-    is_renewed: bool = False  # the portal renews it by itself
+    is_renewed: bool = False  # the portal renews it automatically
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def of_connections(connections: QuerySet[Connection], *, now: datetime) -> Expir
 
 
 def _rejected() -> list[Q]:
-    """Return conditions for the connections of rejected app registrations that the database has an index for."""
+    """Return conditions, each with a database index, that find the connections of rejected app registrations."""
     apps = list(AppRegistration.objects.filter(rejected_at__isnull=False).values_list("pk", flat=True)[:MOST])
     consents = AppConsent.objects.filter(rejected_at__isnull=False).exclude(app_registration__in=apps)
     conditions = [Q(app_registration__in=apps, refreshed_at__isnull=False)] if apps else []
@@ -97,7 +98,7 @@ def _of_connection(connection: Connection, now: datetime) -> Iterable[Expiration
 
 
 def of_shares(shares: ShareQuerySet, *, now: datetime) -> Expirations:
-    """Expirations of shares. Takes one query."""
+    """Return when shares expire. Takes one query."""
     expiring = shares.active(now).filter(until__lte=now + AHEAD).order_by("until", "pk")
     rows = list(without_tokens(expiring.select_related("connection"))[: MOST + 1])
     related = ("connection__app_registration__tenant", "connection__tenant", "connection__owner")
@@ -122,7 +123,7 @@ def of_shares(shares: ShareQuerySet, *, now: datetime) -> Expirations:
 
 
 def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Expirations:
-    """Expirations of API keys. Takes one query."""
+    """Return when API keys expire. Takes one query."""
     expiring = keys.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=now + AHEAD, owner__is_active=True)
     rows = list(expiring.order_by("expires_at", "pk")[: MOST + 1])
     expirations = []
@@ -160,10 +161,10 @@ def of_sign_in_secret(*, now: datetime) -> Expirations:
 def of_credentials(
     apps: QuerySet[AppRegistration], connections: QuerySet[Connection], *, now: datetime, in_detail: bool
 ) -> Expirations:
-    """Expirations of usable credentials, with the number of ``connections`` that stop. Takes at most six queries.
+    """Return when usable credentials expire, and how many ``connections`` stop then. Takes at most six queries.
 
-    Without ``in_detail``, credentials are not named, and those that another one outlasts are left out. With it, the
-    connections are all there are.
+    With ``in_detail``, the credentials are named, and ``connections`` must be all connections. Without it, only the
+    last credential of each app registration is returned, because nothing stops before that one expires.
     """
     expiring = AppCredential.objects.live().filter(expires_at__lte=now + AHEAD).order_by()
     first = expiring.filter(app_registration=OuterRef("pk")).order_by("expires_at").values("expires_at")[:1]
@@ -192,7 +193,7 @@ def of_credentials(
 
 
 def _used(apps: list[AppRegistration], connections: QuerySet[Connection], *, all_connections: bool) -> dict[int, int]:
-    """Return the number of connections of each app registration that are not disabled, by its id."""
+    """Return how many connections each app registration has, by its ID. Disabled connections are not counted."""
     if all_connections:
         kept = Tally.objects.connections().exclude(value=Connection.Status.DISABLED)
         return dict(kept.filter(app_consent__app_registration__in=apps).totals("app_consent__app_registration"))

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 THRESHOLDS = (60, 30, 14, 7, 1)  # days left
 EVERY = timedelta(days=1)
-AGAIN = timedelta(hours=1)  # retry after an outage; also the lease of a claim
+AGAIN = timedelta(hours=1)  # retry after this time; also the lease of a claim
 RENEWED_UNTIL = timedelta(days=14)  # by then the portal should have renewed what it renews by itself
 BATCH = 20  # app registrations per run; Microsoft allows 150 such reads a minute
 SETTLED_AFTER = timedelta(hours=1)  # a new credential may be missing from Entra's list for this long
@@ -33,20 +33,22 @@ SETTLED_AFTER = timedelta(hours=1)  # a new credential may be missing from Entra
 class CredentialListing:
     """An app registration's credentials, compared with Entra's list."""
 
-    permitted: bool  # False if the application isn't allowed to read itself or belongs to another directory
+    permitted: (
+        bool  # False if the application isn't allowed to read its own credentials or belongs to another directory
+    )
     confirmed: tuple[AppCredential, ...] = ()
     unlisted: tuple[AppCredential, ...] = ()
     accepted: tuple[AppCredential, ...] = ()  # uploaded certificates that Microsoft has now accepted
 
 
 def check_due(*, now: datetime) -> int:
-    """Read expiration dates and send the warnings that are due; return how many were sent."""
+    """Read expiration dates and send the warnings that are due. Returns the number of warnings."""
     read_due(now=now)
     return warn_due(now=now) + api_key_expiry.warn_due(now=now)
 
 
 def read_due(*, now: datetime, limit: int = BATCH) -> int:
-    """Read dates for up to ``limit`` app registrations, each once a day; return how many could be read."""
+    """Read the dates of up to ``limit`` app registrations, each once a day. Returns how many could be read."""
     due = AppRegistration.objects.filter(
         Q(read_expiries_after=None) | Q(read_expiries_after__lte=now),
         ~app_consents.is_paused_at_home(now),
@@ -66,7 +68,7 @@ def read_due(*, now: datetime, limit: int = BATCH) -> int:
 
 
 def warn_due(*, now: datetime) -> int:
-    """Warn before an app's last credential expires and its connections stop; return the number of warnings."""
+    """Warn before an app's last credential expires and its connections stop. Returns the number of warnings."""
     expiring = AppCredential.objects.filter(
         retired_at=None, rejected_at=None, expires_at__gt=now, expires_at__lte=now + timedelta(days=THRESHOLDS[0])
     )
@@ -83,7 +85,7 @@ def warn_due(*, now: datetime) -> int:
 
 
 def _is_last(credential: AppCredential, live: list[AppCredential]) -> bool:
-    """Whether nothing works after this credential has expired."""
+    """Whether no other credential works after this one has expired."""
     lifetime = forecast.credential_lifetime(live)
     return lifetime.lasting is None and lifetime.last == credential
 
@@ -101,7 +103,10 @@ def _warn(credential: AppCredential, expires_at: datetime, now: datetime) -> boo
 
 
 def read(app_registration: AppRegistration, *, actor: User | None, now: datetime) -> CredentialListing:
-    """Store Entra's dates and test new certificates. Raises MicrosoftUnavailable, UnreadableSecret or InvalidInput."""
+    """Store Entra's dates and test new certificates. Raises MicrosoftUnavailable, UnreadableSecret or InvalidInput.
+
+    MicrosoftRefused is raised if Microsoft refuses the token with which the dates would be read.
+    """
     listing = _request_listing(app_registration, now)
     later = now + EVERY * random.uniform(0.9, 1.1)
     AppRegistration.objects.filter(pk=app_registration.pk).update(read_expiries_after=later)
@@ -110,7 +115,7 @@ def read(app_registration: AppRegistration, *, actor: User | None, now: datetime
     confirmed, unlisted, uploaded = [], [], []
     for credential in forecast.credentials_of([app_registration.pk])[app_registration.pk]:
         if credential.kind == AppCredential.Kind.FEDERATED:
-            continue  # it has no date, and is not in this list
+            continue  # it has no expiration date and is not in Entra's list
         listed = match(credential, listing)
         if listed is not None and credential_checks.awaits_upload(credential):
             uploaded.append(credential)
@@ -135,9 +140,9 @@ def read(app_registration: AppRegistration, *, actor: User | None, now: datetime
 
 
 def enter(credential: AppCredential, expires_at: datetime, *, actor: User, now: datetime) -> None:
-    """Record the expiration date of a secret, as Entra shows it. Raises NotAllowed, or Conflict if it is known.
+    """Record a secret's expiration date as Entra shows it. Raises NotAllowed, or Conflict if there is a date already.
 
-    Reminders are sent before this date. A date read from Entra later replaces it.
+    Reminders are sent before this date. If the date can be read from Entra later, Entra's date replaces it.
     """
     roles.require(permissions.can_manage_registry(actor), action="Ask an IT admin.")
     with transaction.atomic():
@@ -149,14 +154,14 @@ def enter(credential: AppCredential, expires_at: datetime, *, actor: User, now: 
 
 
 def without_date(apps: QuerySet[AppRegistration], *, limit: int) -> list[AppCredential]:
-    """Return live secrets of these app registrations whose expiration nobody has entered, at most ``limit``."""
+    """Return at most ``limit`` live secrets of these app registrations for which no expiration date is recorded."""
     undated = AppCredential.objects.live().filter(kind=AppCredential.Kind.SECRET, expires_at=None)
     rows = undated.filter(app_registration__in=apps.order_by()).select_related("app_registration")
     return list(rows.defer("secret", "private_key").order_by("app_registration__name", "pk")[:limit])
 
 
 def _request_listing(app: AppRegistration, now: datetime) -> CredentialList | None:
-    """Entra's list; None if the application may not read it."""
+    """Return Entra's list, or None if the application may not read it."""
     if app.tenant.is_shared_endpoint:
         return None  # unless a person signs in, the directory is unknown
     token = credential_checks.app_only_token(app, now=now)
@@ -172,7 +177,10 @@ def _request_listing(app: AppRegistration, now: datetime) -> CredentialList | No
 
 
 def match(credential: AppCredential, listing: CredentialList) -> ListedCredential | None:
-    """Entra's entry for the credential, or None. The date distinguishes secrets that start with the same characters."""
+    """Return Entra's entry for the credential, or None.
+
+    Secrets that start with the same characters are told apart by their dates.
+    """
     if credential.kind == AppCredential.Kind.CERTIFICATE:
         details = certificates.read_details(credential.certificate)
         thumbprints = {details.sha1, details.sha256}
@@ -203,7 +211,7 @@ def _confirm(credential: AppCredential, listed: ListedCredential, *, actor: User
     if credential.verified_at is not None:
         values["key_id"] = listed.key_id[:36]
     if before is None or listed.expires_at > before:
-        values["warned_days"] = None  # warn again as the new date approaches
+        values["warned_days"] = None  # warn again before the new date
     with transaction.atomic():
         AppCredential.objects.filter(pk=credential.pk).update(**values)
         if before != listed.expires_at:

@@ -15,9 +15,9 @@ Who = Connection.Who
 
 # An unused refresh token expires after this time (Microsoft: identity-platform/refresh-tokens).
 IDLE_LIMIT = timedelta(days=90)
-# An active connection without a refresh for this long is not being renewed.
+# An active connection that has not been refreshed for this long is not being renewed.
 FRESH = timedelta(days=1)
-# With these statuses, a grant is valid but not renewed.
+# With these statuses, a grant is valid, but we don't renew it.
 PARKED = (Status.DISABLED, Status.BLOCKED, Status.CONSENT_NEEDED)
 
 
@@ -31,7 +31,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """One reason why a connection will stop working. ``cause`` ends a sentence; ``action`` is a whole sentence."""
+    """One reason why a connection will stop working. ``cause`` completes a sentence; ``action`` is a whole sentence."""
 
     at: datetime  # UTC; if it is in the past, this may happen at any moment
     reason: Reason
@@ -44,7 +44,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class ForecastSummary:
-    """All forecasts of a connection, the earliest first, and remarks on what does not expire."""
+    """All forecasts of a connection, the earliest first, and remarks on parts that do not expire."""
 
     forecasts: tuple[Forecast, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class ForecastSummary:
 
 
 def next_expirations(connections: Iterable[Connection], *, now: datetime) -> dict[int, Forecast]:
-    """The next expiration of each connection, by connection ID. Takes one query."""
+    """Return the next expiration of each connection that has one, by connection ID. Takes one query."""
     rows = list(connections)
     credentials = credentials_of({row.app_registration_id for row in rows})
     summaries = {row.pk: summarize(row, now=now, credentials=credentials[row.app_registration_id]) for row in rows}
@@ -65,7 +65,10 @@ def next_expirations(connections: Iterable[Connection], *, now: datetime) -> dic
 def summarize(
     connection: Connection, *, now: datetime, credentials: Iterable[AppCredential] | None = None
 ) -> ForecastSummary:
-    """All forecasts; none if it waits for a sign-in. ``credentials``: the app's live ones, if already loaded."""
+    """Return all forecasts of the connection. A connection that waits for a sign-in has none.
+
+    The caller passes the app registration's live credentials if they are already loaded.
+    """
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED):
         return ForecastSummary()
     forecasts: list[Forecast] = []
@@ -90,7 +93,7 @@ def summarize(
 
 
 def credentials_of(app_ids: Iterable[int]) -> dict[int, list[AppCredential]]:
-    """Live credentials by app registration in the order they are tried, without their encrypted columns."""
+    """Return live credentials by app registration, without encrypted columns, in the order in which they are tried."""
     live = AppCredential.objects.live().filter(app_registration_id__in=list(app_ids))
     by_app: dict[int, list[AppCredential]] = defaultdict(list)
     for credential in credential_checks.in_trial_order(live.defer("secret", "private_key", "certificate")):
@@ -99,19 +102,19 @@ def credentials_of(app_ids: Iterable[int]) -> dict[int, list[AppCredential]]:
 
 
 def is_usable(credential: AppCredential) -> bool:
-    """Whether Microsoft is expected to accept it until it expires."""
+    """Whether we expect Microsoft to accept the credential until it expires."""
     ended_at = credential.retired_at or credential.rejected_at or credential.unlisted_at
     return ended_at is None and not credential_checks.awaits_upload(credential)
 
 
 def is_certain(credential: AppCredential) -> bool:
-    """Whether its expiration date comes from Entra or the certificate; otherwise it was entered manually."""
+    """Whether the expiration date comes from Entra or the certificate. Otherwise, somebody entered it."""
     return credential.expiry_read_at is not None or credential.kind == AppCredential.Kind.CERTIFICATE
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialLifetime:
-    """How long an app registration has a usable credential."""
+    """The usable credentials of an app registration, and when the last of them expires."""
 
     working: int  # number of usable ones
     last: AppCredential | None = None  # the usable one that expires last
@@ -121,7 +124,7 @@ class CredentialLifetime:
 
     @property
     def until(self) -> datetime | None:
-        """When the last one expires; None if that is unknown, or never."""
+        """When the last usable credential expires, or None if no date is known or one never expires."""
         is_known = self.unknown is None and self.lasting is None
         return self.last.expires_at if self.last is not None and is_known else None
 
@@ -148,7 +151,7 @@ def _awaits_upload(credential: AppCredential) -> bool:
 
 
 def successor(credential: AppCredential, live: Iterable[AppCredential]) -> AppCredential | None:
-    """A newer, accepted credential that expires later, so that this one can be retired."""
+    """Return a newer, accepted credential that expires later, so that this one can be retired. Otherwise None."""
     if credential.retired_at is not None or credential.expires_at is None:
         return None
     for other in live:
@@ -181,7 +184,10 @@ def _credential_expiry(connection: Connection, lifetime: CredentialLifetime, now
 
 
 def _sign_in_limit(connection: Connection, now: datetime) -> Iterable[Forecast]:
-    """When Conditional Access requires a new sign-in (from AADSTS70043; Microsoft: identity-platform error codes)."""
+    """Forecast when Conditional Access requires a new sign-in, from the interval that AADSTS70043 reported.
+
+    Source: Microsoft's identity-platform error codes.
+    """
     if not connection.is_delegated or connection.sign_in_max_age is None or connection.connected_at is None:
         return
     at = connection.connected_at + timedelta(seconds=connection.sign_in_max_age)
@@ -199,7 +205,7 @@ def _sign_in_limit(connection: Connection, now: datetime) -> Iterable[Forecast]:
 
 
 def _idle_limit(connection: Connection, now: datetime) -> Forecast | None:
-    """When the grant of a connection that is not refreshed expires."""
+    """Forecast when the grant of a connection that is not refreshed expires."""
     if not connection.is_delegated or connection.refreshed_at is None:
         return None
     is_blocked = connection.is_blocked_by_app

@@ -1,7 +1,8 @@
 """Renew secrets and certificates before they expire, if the policy and the app registration allow it.
 
-The row in CredentialRenewal is the queue: a worker claims it by moving ``due_at`` by a lease in one conditional
-statement, and writes each step only while it holds that claim. Killed at any point, the renewal is resumed by another.
+The row in CredentialRenewal is the queue. A worker claims it by adding a lease to ``due_at`` in one conditional update,
+and writes each step only while it holds this claim. If the worker is killed at any point, another one resumes the
+renewal.
 """
 
 import logging
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 LEASE = timedelta(minutes=5)  # longer than any step can take
 AFTER_OUTAGE = timedelta(minutes=2)
-GIVE_UP_AFTER = timedelta(days=2)  # of an outage; then it starts again from the beginning
+GIVE_UP_AFTER = timedelta(days=2)  # length of an outage after which the renewal is undone and fails
 BATCH = 20
 BY_HAND = {
     AppCredential.Kind.CERTIFICATE: "Manual steps: generate the next certificate on the app registration's page, upload its "
@@ -37,7 +38,7 @@ BY_HAND = {
 
 
 def run_due(*, now: datetime) -> None:
-    """Start the renewals that are due, and take the next step of each that is waiting for one."""
+    """Start the renewals that are due, and continue those whose next step is due."""
     _close_settled(now)
     if evaluate.load_policies().organisation.credential_renewal:
         _start_due(now)
@@ -48,7 +49,7 @@ def run_due(*, now: datetime) -> None:
             continue  # another worker has it
         try:
             _advance(renewal.pk, now)
-        except UnreadableSecret:  # an operator must add the encryption key; the others go on
+        except UnreadableSecret:  # an operator must add the encryption key; other renewals continue
             logger.warning("Renewal %s waits, because a stored secret can't be decrypted.", renewal.pk)
 
 
@@ -66,7 +67,7 @@ def _start_due(now: datetime) -> None:
 
 
 def _start(app: AppRegistration, old: AppCredential, now: datetime) -> None:
-    """Record the renewal; a certificate's key pair is stored before anything is sent."""
+    """Record the renewal. A certificate's key pair is stored before anything is sent."""
     certificate = None
     if old.kind == AppCredential.Kind.CERTIFICATE:
         pair = certificates.generate(app.name, months=credentials.DEFAULT_MONTHS, now=now)
@@ -86,7 +87,7 @@ def _start(app: AppRegistration, old: AppCredential, now: datetime) -> None:
 
 
 def _advance(pk: int, now: datetime) -> None:
-    """Take steps until the renewal has to wait. Nothing is held locked meanwhile."""
+    """Take steps until the renewal is done or has to wait. Holds no lock in between."""
     claimed = CredentialRenewal.objects.filter(pk=pk, due_at=now + LEASE, finished_at=None)
     while (renewal := claimed.select_related("app_registration__tenant").first()) is not None:
         for credential in (renewal.old, renewal.new):
@@ -104,7 +105,7 @@ def _advance(pk: int, now: datetime) -> None:
 
 
 def _take_step(renewal: CredentialRenewal, now: datetime) -> Next | None:
-    """Take one step; return the next, or None if the renewal has finished."""
+    """Take one step. Returns the next one, or None if the renewal has finished."""
     try:
         match renewal.step:
             case Step.ADD if renewal.old.kind == AppCredential.Kind.CERTIFICATE:
@@ -135,7 +136,7 @@ def _go_on(renewal: CredentialRenewal, following: Next, now: datetime) -> None:
 
 
 def _after_outage(renewal: CredentialRenewal, now: datetime) -> Next | None:
-    """Wait for Microsoft, but not for ever: an outage says nothing about the credentials."""
+    """Wait for Microsoft, but not forever. An outage proves nothing about the credentials."""
     if now < renewal.step_started_at + GIVE_UP_AFTER or renewal.step in (Step.SETTLE, Step.REMOVE):
         return Next(Step(renewal.step), AFTER_OUTAGE)
     if renewal.step == Step.UNDO:
@@ -146,7 +147,7 @@ def _after_outage(renewal: CredentialRenewal, now: datetime) -> Next | None:
 
 
 def _after_refusal(renewal: CredentialRenewal, error: PortalError, now: datetime) -> Next | None:
-    """Undo the renewal, unless the new credential is already the one that works."""
+    """Undo the renewal, unless the new credential is already in use."""
     cause, action = _explain(renewal, error)
     if renewal.step == Step.UNDO:
         logger.warning("Renewal %s could not be undone at Microsoft: %s", renewal.pk, error.code)
@@ -179,7 +180,10 @@ def _explain(renewal: CredentialRenewal, error: PortalError) -> tuple[str, str]:
 
 
 def _finish(renewal: CredentialRenewal, left: str, now: datetime) -> Next | None:
-    """End the renewal; there is no next step."""
+    """Record that the renewal succeeded. Returns None, because there is no next step.
+
+    ``left`` says what remains to be done by hand.
+    """
     with transaction.atomic():
         renewal_steps.write(renewal, step=Step.DONE, finished_at=now, cause="", action=left)
         app = renewal.app_registration
@@ -190,7 +194,10 @@ def _finish(renewal: CredentialRenewal, left: str, now: datetime) -> Next | None
 
 
 def _fail(renewal: CredentialRenewal, left: str, now: datetime) -> Next | None:
-    """End the renewal and report it; there is no next step."""
+    """Record and report that the renewal failed. Returns None, because there is no next step.
+
+    ``left`` says what remains to be done by hand.
+    """
     with transaction.atomic():
         steps = (left, renewal.action, BY_HAND[AppCredential.Kind(renewal.old.kind)])
         action = " ".join(filter(None, steps))
@@ -208,7 +215,7 @@ def _fail(renewal: CredentialRenewal, left: str, now: datetime) -> Next | None:
 
 
 def _close_settled(now: datetime) -> None:
-    """Close incidents about credentials that a person has renewed meanwhile, or that need no renewal any more."""
+    """Close incidents about credentials that somebody has renewed in the meantime, or that need no renewal any more."""
     opened = Incident.objects.filter(kind=Incident.Kind.CREDENTIAL_RENEWAL, closed_at=None)
     apps = [row.app_registration for row in opened.select_related("app_registration__tenant")]
     live = forecast.credentials_of([app.pk for app in apps if app is not None])

@@ -7,12 +7,12 @@ from connections.models import AppCredential, AppRegistration, CredentialRenewal
 from connections.services.expiry import forecast
 from connections.services.policy import evaluate
 
-BEFORE = timedelta(days=30)  # this long before the last working credential expires
+BEFORE = timedelta(days=30)  # before the last working credential expires
 AT_MOST_EVERY = timedelta(days=1)
 
 
 def renewed_by_portal(apps: Collection[AppRegistration], *, now: datetime) -> set[int]:
-    """Return which of these app registrations have their credentials renewed by the portal. At most two queries."""
+    """Return the IDs of those app registrations whose credentials the portal renews. Takes at most two queries."""
     pks = [app.pk for app in apps if app.renews_credentials and not app.tenant.is_shared_endpoint]
     if not pks or not evaluate.load_policies().organisation.credential_renewal:
         return set()
@@ -23,7 +23,7 @@ def renewed_by_portal(apps: Collection[AppRegistration], *, now: datetime) -> se
 
 
 def to_renew(app: AppRegistration, live: list[AppCredential], *, now: datetime) -> AppCredential | None:
-    """Return the credential that is due for renewal: the last one to expire, if that is soon."""
+    """Return the credential to renew now, or None. Only the last one to expire is renewed, if it expires soon."""
     lifetime = forecast.credential_lifetime(live)
     last, until = lifetime.last, lifetime.until
     if last is None or until is None or not now < until <= now + BEFORE:

@@ -1,8 +1,8 @@
-"""The steps of renewing a secret or certificate, each of which can be repeated after a failure at any point.
+"""The steps of renewing a secret or certificate. Each can be repeated after a failure at any point.
 
-add → store → try → use → remove. Before anything is sent, what is needed to find it again is stored. The old credential
-stays until the new one has worked. Each function returns what comes next, or raises MicrosoftRefused,
-MicrosoftUnavailable or RenewalImpossible.
+Steps: add → store → try → use → remove. Before we send anything, we store what identifies the new credential at
+Microsoft. The old credential stays until the new one has worked. Each step returns the next one, or raises
+MicrosoftRefused, MicrosoftUnavailable or RenewalImpossible.
 """
 
 import logging
@@ -24,8 +24,8 @@ from connections.services.registry import credential_checks, credentials
 logger = logging.getLogger(__name__)
 
 Step = CredentialRenewal.Step
-RETRY = timedelta(seconds=30)  # until Microsoft accepts the new credential
-SEND_AGAIN = timedelta(minutes=10)  # a certificate whose request was sent may still appear within this time
+RETRY = timedelta(seconds=30)  # between two attempts, until Microsoft accepts the new credential
+SEND_AGAIN = timedelta(minutes=10)  # after a certificate was sent, it may still appear at Microsoft within this time
 TRY_FOR = timedelta(hours=2)  # how long Microsoft may take to accept the new credential
 SETTLE = timedelta(hours=1)  # the old credential stays for this long while the new one is in use
 SECRET_LIFETIME = timedelta(days=180)
@@ -44,14 +44,14 @@ class ClaimLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """The next step of a renewal, and when to take it."""
+    """The next step of a renewal, and how long to wait before it."""
 
     step: Step
     wait: timedelta = timedelta(0)
 
 
 def write(renewal: CredentialRenewal, **values: object) -> None:
-    """Change the renewal if this worker still has it. Raises ClaimLost."""
+    """Update the renewal, if this worker still holds its claim. Raises ClaimLost."""
     held = CredentialRenewal.objects.filter(pk=renewal.pk, step=renewal.step, due_at=renewal.due_at, finished_at=None)
     if not held.update(**values):
         raise ClaimLost(LOST)
@@ -60,7 +60,7 @@ def write(renewal: CredentialRenewal, **values: object) -> None:
 
 
 def add_certificate(renewal: CredentialRenewal, now: datetime) -> Next:
-    """Add the public part of the new certificate, which is already stored, unless Microsoft has it."""
+    """Send the new certificate, whose key pair is already stored, to Microsoft, unless Microsoft has it."""
     new = _stored(renewal)
     if renewal.sent_at is not None:
         if is_accepted(new):
@@ -79,9 +79,9 @@ def add_certificate(renewal: CredentialRenewal, now: datetime) -> Next:
 
 
 def add_secret(renewal: CredentialRenewal, now: datetime) -> Next:
-    """Let Microsoft create the new secret and store it at once.
+    """Let Microsoft create the new secret, and store it at once.
 
-    A secret that an interrupted attempt created but could not store is removed first: nobody knows its value.
+    First removes a secret that an interrupted attempt created but could not store, because nobody knows its value.
     """
     caller, listing = _caller(renewal.app_registration, now, needs_listing=True)
     _remove_unknown_secrets(renewal, caller, listing)
@@ -94,7 +94,8 @@ def add_secret(renewal: CredentialRenewal, now: datetime) -> Next:
             secret = credentials.NewSecret(issued.value, issued.expires_at, renewal.old.label)
             app = renewal.app_registration
             new = credentials.store(app, secret, actor=None, verified_at=None, now=now, key_id=issued.key_id)
-            # In one transaction: in the step before, a secret that is not stored would be removed as a leftover.
+            # Change both in one transaction: in the step ADD, a secret that is not stored would be removed as a
+            # leftover.
             write(renewal, new=new, step=Step.TRY, step_started_at=now)
     except BaseException:
         application_credentials.remove_password(caller, issued.key_id)
@@ -103,7 +104,7 @@ def add_secret(renewal: CredentialRenewal, now: datetime) -> Next:
 
 
 def _require_new_key_id(renewal: CredentialRenewal, key_id: str) -> None:
-    """Raise RenewalImpossible if this is another credential's ID, because undoing would remove that one."""
+    """Raise RenewalImpossible if another credential has this ID, because undoing the renewal would remove that one."""
     others = renewal.app_registration.credentials.filter(~Q(pk=renewal.new_id))
     if key_id and others.filter(key_id=key_id[:36]).exists():
         raise RenewalImpossible(
@@ -113,7 +114,7 @@ def _require_new_key_id(renewal: CredentialRenewal, key_id: str) -> None:
 
 
 def try_new(renewal: CredentialRenewal, now: datetime) -> Next:
-    """Wait until Microsoft accepts the new credential, which is then used first."""
+    """Wait until Microsoft accepts the new credential. From then on it is used first."""
     new = _stored(renewal)
     if new.retired_at is not None:
         raise RenewalImpossible("The new credential was retired before Microsoft accepted it.")
@@ -140,9 +141,9 @@ def settle(renewal: CredentialRenewal, now: datetime) -> Next:
 
 
 def remove_old(renewal: CredentialRenewal, now: datetime) -> str:
-    """Remove the old credential at Microsoft and retire it here. Return what is left to do by hand, or "".
+    """Remove the old credential at Microsoft, and retire it here. Returns what is left to do by hand, or "".
 
-    The request is made with the new credential, so that nothing is removed unless that works.
+    The request is made with the new credential, so that nothing is removed unless the new one works.
     """
     new, old = _stored(renewal), renewal.old
     caller, listing = _caller(renewal.app_registration, now, credential=new)
@@ -155,7 +156,7 @@ def remove_old(renewal: CredentialRenewal, now: datetime) -> str:
 
 
 def undo(renewal: CredentialRenewal, now: datetime) -> str:
-    """Remove the new credential at Microsoft and retire it here. Return what is left to do by hand, or ""."""
+    """Remove the new credential at Microsoft, and retire it here. Returns what is left to do by hand, or ""."""
     new, left = renewal.new, ""
     if renewal.sent_at is not None:
         caller, listing = _caller(renewal.app_registration, now, credential=renewal.old)
@@ -181,7 +182,10 @@ def is_accepted(credential: AppCredential) -> bool:
 
 
 def _test(credential: AppCredential) -> Verdict | None:
-    """Return None if Microsoft accepts the credential. Raises MicrosoftUnavailable if that can't be known."""
+    """Return the verdict with which Microsoft rejects the credential, or None if it is accepted.
+
+    Raises MicrosoftUnavailable during an outage, because nothing is known then.
+    """
     result = credential_checks.probe(credential.app_registration, credential_checks.decrypt_credential(credential))
     if not isinstance(result, Verdict):
         return None
@@ -193,7 +197,7 @@ def _test(credential: AppCredential) -> Verdict | None:
 def _caller(
     app: AppRegistration, now: datetime, *, credential: AppCredential | None = None, needs_listing: bool = False
 ) -> tuple[Caller, CredentialList | None]:
-    """Return the application as a caller of Graph, and its credentials as Entra lists them if it may read them."""
+    """Return the application as a caller of Graph, and Entra's list of its credentials if the application may read it."""
     if credential is None:
         token = credential_checks.request_app_only_token(app, now=now)
     else:
@@ -245,7 +249,7 @@ def _remove(credential: AppCredential, key_id: str, caller: Caller, *, prover: A
 
 
 def _name(renewal: CredentialRenewal) -> str:
-    """The new secret's display name in Entra, which is unique."""
+    """Return the display name of the new secret in Entra, which is unique."""
     return f"Connection portal {renewal.reference}"
 
 

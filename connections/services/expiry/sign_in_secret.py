@@ -1,4 +1,4 @@
-"""The client secret with which people sign in to the portal itself. It is a setting, so an operator must renew it."""
+"""The client secret of the portal's own Microsoft sign-in. It is a setting, so an operator must renew it."""
 
 from datetime import UTC, datetime, time
 
@@ -22,7 +22,7 @@ def expires_at() -> datetime | None:
 
 
 def warn_due(*, now: datetime) -> None:
-    """Tell the IT admins once for each number of days that is left."""
+    """Warn the IT admins before the secret expires and once it has expired, with one email per threshold."""
     at = expires_at()
     if at is None:
         return

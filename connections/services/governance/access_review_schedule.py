@@ -1,4 +1,4 @@
-"""The automatic steps of access reviews. Each is a conditional change in its own transaction."""
+"""The automatic steps of access reviews. Each step is a conditional update in its own transaction."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -38,7 +38,7 @@ def _start_planned(now: datetime) -> None:
     with transaction.atomic():
         due = ReviewPlan.objects.filter(is_on=True).exclude(quarter=quarter)
         plan = due.select_for_update().first()
-        # Checked again in the update, so that only one of two simultaneous runs starts the review.
+        # The update checks the condition again, so that only one of two simultaneous runs starts the review.
         if plan is None or not due.filter(pk=plan.pk).update(quarter=quarter):
             return
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -47,14 +47,14 @@ def _start_planned(now: datetime) -> None:
 
 
 def _close_ended_items(review: AccessReview, *, now: datetime) -> None:
-    """Close the items of shares that ended in another way: removed, expired, or deleted with their connection."""
+    """Close the items of shares that ended without an answer: removed, expired, or deleted with their connection."""
     ended = Q(share=None) | Q(share__ended_at__isnull=False) | Q(share__until__lte=now)
     gone = review.items.filter(ended, decision=Decision.OPEN).values("pk")
     ReviewItem.objects.filter(pk__in=gone, decision=Decision.OPEN).update(decision=Decision.GONE, decided_at=now)
 
 
 def _reassign_owners(review: AccessReview, *, now: datetime) -> None:
-    """Ask the new owners of connections whose ownership was transferred."""
+    """Ask the new owners of transferred connections."""
     moved = review.items.filter(decision=Decision.OPEN).exclude(owner=F("connection__owner"))
     items = list(without_tokens(moved.filter(connection__isnull=False).select_related("connection__owner")))
     if not items:
@@ -68,7 +68,10 @@ def _reassign_owners(review: AccessReview, *, now: datetime) -> None:
 
 
 def _remind(review: AccessReview, *, now: datetime) -> None:
-    """Send the reminder halfway through and the warning a day before the end, each once; skip a missed reminder."""
+    """Send the reminder halfway through and the warning a day before the end, each once.
+
+    A reminder that was missed is not sent later.
+    """
     step = LAST if now >= review.due_at - NOTICE else HALF if now >= review.half_time else 0
     with transaction.atomic():
         values = {"reminded": step, **({"warned_at": now} if step == LAST else {})}
@@ -93,7 +96,7 @@ def _remind(review: AccessReview, *, now: datetime) -> None:
 
 
 def _warn_users(review: AccessReview, *, now: datetime) -> None:
-    """Warn the people who would lose access, while they still have time to speak to the owner."""
+    """Warn the people who would lose access while there is still time to speak to the owner."""
     lines: dict[int, list[str]] = {}
     items = review.items.filter(decision=Decision.OPEN, share__isnull=False).order_by("connection_name", "pk")
     members = access_reviews.members_of(items.filter(share__team__isnull=False).values("share__team"))
@@ -156,7 +159,7 @@ def _close(review: AccessReview, *, now: datetime) -> None:
         current = locked.first()
         if current is None or current.items.filter(decision=Decision.OPEN).exists():
             return
-        # Checked again in the update, because not every database has row locks.
+        # The update checks the condition again, because not every database has row locks.
         if locked.update(closed_at=now):
             counts = dict(access_reviews.count_decisions(current))
             audit.record(AuditAction.ACCESS_REVIEW_CLOSED, current, actor=None, changes=counts, at=now)

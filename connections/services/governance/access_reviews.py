@@ -1,4 +1,4 @@
-"""Start, answer and cancel access reviews. Their automatic steps are in access_review_schedule.py."""
+"""Start, answer and cancel access reviews. access_review_schedule.py contains their automatic steps."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -60,7 +60,8 @@ def start(
 ) -> AccessReview:
     """Start a review of all active shares, or those of one app registration or tenant, and ask the owners.
 
-    ``actor`` is None for a scheduled review. Raises NotAllowed, or InvalidInput for ``due_at`` or if nothing is shared.
+    ``actor`` is None for a scheduled review. Raises NotAllowed, or InvalidInput if ``due_at`` is too early or too late
+    or nothing is shared.
     """
     if actor is not None:
         roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
@@ -101,13 +102,13 @@ def batches(rows: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _freeze(review: AccessReview, now: datetime) -> int:
-    """Create an item for each share that the review covers, in few statements, and return how many there are."""
+    """Create an item for each share that the review covers, in few statements. Returns the number of items."""
     shares = Share.objects.active(now)
     if review.app_registration is not None:
         shares = shares.filter(connection__app_registration=review.app_registration)
     if review.tenant is not None:
         shares = shares.filter(connection__tenant=review.tenant)
-    # When a person's keys last fetched a token for a connection, by (connection, person).
+    # The time at which a person's keys last fetched a token for a connection, by (connection, person).
     fetches = TokenFetch.objects.filter(connection__in=shares.values("connection"), key__isnull=False).order_by()
     grouped = fetches.values_list("connection", "key__owner").annotate(last=Max("minute"))
     used = {(connection, owner): last for connection, owner, last in grouped}
@@ -152,7 +153,7 @@ def _item(
 
 
 def ask_owners(review: AccessReview, *, now: datetime) -> None:
-    """Ask owners with open items, or IT admins if an owner cannot answer. Call it whenever an owner changes."""
+    """Email the owners with open items, or IT admins where an owner cannot answer. Call it whenever an owner changes."""
     notify_owners(
         review,
         "asked",
@@ -168,7 +169,7 @@ def ask_owners(review: AccessReview, *, now: datetime) -> None:
 def notify_owners(
     review: AccessReview, occasion: str, *, subject: str, paragraphs: tuple[str, ...], now: datetime, tone: str = "info"
 ) -> None:
-    """Email everybody who has open items, once per ``occasion``."""
+    """Email everybody who has open items, at most once per ``occasion``."""
     message = alerts.Message(
         subject=subject,
         paragraphs=paragraphs,
@@ -194,7 +195,7 @@ def notify_owners(
 
 
 def format_day(moment: datetime) -> str:
-    """Format a day as "31 December 2026 (UTC)"."""
+    """Format a day like "31 December 2026 (UTC)"."""
     return f"{moment.day} {moment:%B %Y} (UTC)"
 
 
@@ -208,13 +209,13 @@ class Answer:
 class AnswerCounts:
     confirmed: int = 0
     removed: int = 0
-    passed_over: int = 0  # ended in the meantime, or somebody else has to answer
+    passed_over: int = 0  # ended in the meantime, or the actor may not answer them
 
 
 def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, now: datetime) -> AnswerCounts:
-    """Confirm or end shares, by the IDs of their items. Ending is final; repeating an answer changes nothing.
+    """Confirm or end shares. ``answers`` are by item ID. Ending is final; repeating an answer changes nothing.
 
-    Items that the actor may not answer, or no longer may, are skipped. Raises ReviewClosed or InvalidInput.
+    Skips items that the actor may not answer (any more). Raises ReviewClosed or InvalidInput.
     """
     if any(item.decision not in ANSWERS or len(item.note) > NOTE_LENGTH for item in answers.values()):
         raise InvalidInput("Choose “confirm” or “remove”. A note can have at most 500 characters.")
@@ -234,7 +235,7 @@ def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, 
 
 
 def _answer(review: AccessReview, item: ReviewItem, new: Answer, *, actor: User, now: datetime) -> str:
-    """Return "confirmed" or "removed", or "" if nothing has changed."""
+    """Answer one item. Returns "confirmed" or "removed", or "" if nothing has changed."""
     share = item.share
     if not item.can_be_answered or share is None or not share.is_active(now):
         return ""
@@ -251,7 +252,7 @@ def _answer(review: AccessReview, item: ReviewItem, new: Answer, *, actor: User,
     verb = "confirmed"
     if new.decision == Decision.REMOVED:
         verb, values["ended_at"] = "removed", now
-        # If somebody else has just ended the share, the review does not claim to have done it.
+        # If somebody else has just ended the share, it is not recorded as ended by the review.
         if not sharing_service.end_for_reason(share, end_reason(review, new.note), actor=actor, now=now):
             return ""
     ReviewItem.objects.filter(pk=item.pk).update(**values)
@@ -261,12 +262,12 @@ def _answer(review: AccessReview, item: ReviewItem, new: Answer, *, actor: User,
 
 
 def end_reason(review: AccessReview, note: str = "") -> str:
-    """Return the reason to audit for a share that a review has ended."""
+    """Return the reason that is audited when a review ends a share."""
     return f"Access review “{review}” ({review.pk})" + (f": {note}" if note else "")
 
 
 def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
-    """Cancel a review and keep its open shares. Doing it twice is harmless. Raises NotAllowed or ReviewClosed."""
+    """Cancel a review and keep its open shares. Safe to repeat. Raises NotAllowed or ReviewClosed."""
     roles.require(permissions.can_manage_reviews(actor), action="Ask an IT admin.")
     with transaction.atomic():
         current = AccessReview.objects.select_for_update().get(pk=review.pk)
@@ -274,7 +275,7 @@ def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
             return
         if current.closed_at is not None:
             raise ReviewClosed
-        # Sent before the review is marked as cancelled, because only a running review's owners are notified.
+        # Send the emails first, because owners are notified only while a review is running.
         notify_owners(
             current,
             "cancelled",
@@ -310,7 +311,7 @@ def set_schedule(*, is_on: bool, days: int, actor: User, now: datetime) -> None:
 
 
 def quarter(moment: datetime) -> str:
-    """Format a quarter as "2026-Q4"."""
+    """Format a quarter like "2026-Q4"."""
     return f"{moment.year}-Q{(moment.month + 2) // 3}"
 
 
@@ -333,5 +334,5 @@ def tasks_of(user: User) -> list[tuple[AccessReview, int]]:
 
 
 def events_of(review: AccessReview) -> QuerySet[AuditEvent]:
-    """Return the audit events about the review itself; its decisions are recorded with the connections."""
+    """Return the audit events about the review itself. Its decisions are recorded on the connections."""
     return AuditEvent.objects.filter(target_type="AccessReview", target_id=str(review.pk)).order_by("pk")

@@ -74,15 +74,15 @@ def change(
     version: int | None = None,
     seen: str | None = None,
 ) -> Outcome:
-    """Replace rules.
+    """Replace the rules of an app registration (None: the organisation), and handle what now violates the policy.
 
     Raises NotAllowed, InvalidInput, SecondPersonNeeded for looser rules while app-only connections need a second IT
-    admin, or Conflict if ``version`` or ``seen`` (a preview's fingerprint) is out of date.
+    admin, or Conflict if ``version`` or ``seen`` (the fingerprint of a preview) is out of date.
     """
     roles.require(
         permissions.can_change_policy(actor), cause="Only IT admins can change the policy.", action="Ask an IT admin."
     )
-    # Converted to plain values and back, so that only rules that can be read again are stored.
+    # Convert to plain values and back, so that only rules that can be read again are stored.
     rules = policy_rules.from_dict(policy_rules.to_dict(rules), of_app=app_registration is not None)
     disable = ConnectionAction(on_connections) is ConnectionAction.DISABLE
     fix = ShareAction(on_shares) is ShareAction.MEND
@@ -149,7 +149,7 @@ def _changed_meanwhile() -> Conflict:
 
 
 def current() -> dict[str, Any]:
-    """Return the policy as plain JSON values (docs/policy.md), omitting app registrations without any rules."""
+    """Return the policy as plain JSON values (docs/policy.md). Omits app registrations without rules."""
     rows = Policy.objects.exclude(app_registration=None).select_related("app_registration")
     apps = {str(row.app_registration): policy_rules.from_database(row.rules) for row in rows}
     own = {name: policy_rules.to_dict(rules) for name, rules in sorted(apps.items()) if rules.restricts}

@@ -1,4 +1,4 @@
-"""Find existing connections and shares that violate the policy, on every request; the result is never stored.
+"""Find connections and shares that violate the policy. The result is computed for every request and never stored.
 
 Connections that are disabled or were never connected are not checked until somebody enables them or signs in.
 """
@@ -19,7 +19,7 @@ from connections.services.policy.evaluate import Decision, PolicySet
 from connections.services.policy.rules import Effect
 from connections.services.sharing import shares as sharing_service
 
-LISTED = 50  # of each kind in a preview; the counts include all of them
+LISTED = 50  # per kind in a preview; the counts are complete
 BATCH = 500
 _LIVE = (
     Connection.Status.ACTIVE,
@@ -48,7 +48,7 @@ class ShareViolation:
 
 
 class ViolationFinder:
-    """Checks many connections against the policy, reading what it needs from the database only once."""
+    """Checks many connections against the policy, reading what they have in common from the database only once."""
 
     def __init__(self, policies: PolicySet) -> None:
         self.policies = policies
@@ -96,7 +96,7 @@ def _share_violations(policies: PolicySet, *, now: datetime) -> Iterator[ShareVi
 
 @dataclass
 class Impact:
-    """What violates the policy: the first of each kind, how many there are, and a fingerprint of all of them."""
+    """The policy violations: the first of each kind, the number of each kind, and a fingerprint of all of them."""
 
     connections: list[ConnectionViolation] = field(default_factory=list)
     shares: list[ShareViolation] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Impact:
 
 
 def impact(policies: PolicySet, *, now: datetime, keep: int | None = LISTED) -> Impact:
-    """Return everything that violates the policy. ``keep`` limits how many of each kind are listed; None lists all."""
+    """Return the policy violations. At most ``keep`` of each kind are listed (None: all)."""
     result, digest = Impact(), hashlib.sha256()
     if policies.restricts:
         finder = ViolationFinder(policies)
@@ -130,7 +130,7 @@ def impact(policies: PolicySet, *, now: datetime, keep: int | None = LISTED) -> 
 
 
 def disable_connections(violations: list[ConnectionViolation], *, actor: User, now: datetime) -> int:
-    """Disable connections in few statements, keep their grants, and return how many. Call it in a transaction."""
+    """Disable connections in few statements, keeping their grants. Returns how many. Call it in a transaction."""
     disabled = 0
     for first in range(0, len(violations), BATCH):
         batch = {violation.connection.pk: violation for violation in violations[first : first + BATCH]}
@@ -151,7 +151,7 @@ def disable_connections(violations: list[ConnectionViolation], *, actor: User, n
                 who=Connection.Who.OWNER,
                 since=now,
             )
-            # disabled_by_admin is False, so that the owner can fix and enable it, which checks the policy again.
+            # With disabled_by_admin=False, the owner can fix and enable it. Enabling checks the policy again.
             Connection.objects.filter(pk__in=pks).update(
                 **columns, disabled_by=actor, disabled_by_admin=False, refresh_after=None
             )
@@ -162,7 +162,7 @@ def disable_connections(violations: list[ConnectionViolation], *, actor: User, n
 
 
 def fix_shares(violations: list[ShareViolation], *, actor: User, now: datetime) -> tuple[int, int]:
-    """End shares, or shorten those that only last too long, and return how many of each. Call it in a transaction."""
+    """End shares, or shorten those that only last too long. Returns the number of each. Call it in a transaction."""
     ended = shortened = 0
     for violation in violations:
         share, until, why = violation.share, violation.shorten_to, " ".join(violation.sentences)

@@ -1,1 +1,1 @@
-"""Incidents: one per cause, opened by the first failure and resolved when things work again."""
+"""Incidents: one per cause, opened by the first failure and closed when everything works again."""

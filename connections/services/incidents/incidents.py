@@ -1,4 +1,4 @@
-"""Open and resolve incidents, one per cause. Call these in the transaction that changes a state, so that both agree."""
+"""Open and resolve incidents, one per cause. Call these in the transaction that changes the state, so that both agree."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -26,8 +26,8 @@ from connections.services.incidents.store import Cause, affected_in_open, close,
 
 Kind = Incident.Kind
 
-PORTAL_SIGN_IN = "portal-sign-in"  # the key of the one incident of its kind
-_RESOURCE = "resource:"  # the keys of incidents about one resource of a connection begin with it
+PORTAL_SIGN_IN = "portal-sign-in"  # key of the only incident of this kind
+_RESOURCE = "resource:"  # beginning of the keys of incidents about one resource of a connection
 # Incidents that stay open until all their connections work again.
 _BY_CONNECTION = (Kind.ACCOUNT, Kind.CONSENT, Kind.POLICY, Kind.ENCRYPTION_KEY)
 # Codes caused by a rule of the directory, not by the state of one account: tenant restrictions, device rules, cross-tenant
@@ -42,13 +42,13 @@ _DIRECTORY_RULES = frozenset(
 
 
 def support_reference(verdict: Verdict) -> str:
-    """The IDs that Microsoft's support asks for, on one line."""
+    """Return the IDs that Microsoft's support asks for, on one line."""
     ids = {"trace": verdict.trace_id, "correlation": verdict.correlation_id, "time": verdict.timestamp}
     return " · ".join(f"{name} {value}" for name, value in ids.items() if value)[:200]
 
 
 def connection_flagged(connection: Connection, verdict: Verdict, *, now: datetime) -> Incident:
-    """Add a flagged connection to the incident for its cause, and resolve it in all others."""
+    """Add a flagged connection to the incident for its cause, and mark it as resolved in all others."""
     app = connection.app_registration
     tenant = connection.tenant
     tid = connection.account_tid or tenant.tid
@@ -112,7 +112,7 @@ def resource_refused(connection: Connection, resource: str, verdict: Verdict, *,
 
 
 def resource_accepted(connection: Connection, resource: str, *, now: datetime) -> None:
-    """Close that incident. Takes one query if there is none."""
+    """Close the incident about this resource. Takes one query if there is none."""
     key = _resource_key(connection, resource)
     if Incident.objects.filter(key=key, closed_at=None).exists():
         close(key, now=now)
@@ -123,7 +123,7 @@ def _resource_key(connection: Connection, resource: str) -> str:
 
 
 def connections_recovered(pks: Collection[int], *, now: datetime) -> None:
-    """Resolve connections that got a token."""
+    """Mark connections that got a token as resolved."""
     if not pks:
         return
     affected = affected_in_open(pks).filter(incident__kind__in=_BY_CONNECTION)
@@ -133,7 +133,7 @@ def connections_recovered(pks: Collection[int], *, now: datetime) -> None:
 
 
 def connections_disabled(pks: Collection[int], *, now: datetime) -> None:
-    """Resolve disabled connections in all incidents except those about an owner who has left."""
+    """Mark disabled connections as resolved in all incidents, except in those about an owner who has left."""
     resolve_affected(affected_in_open(pks).exclude(incident__kind=Kind.LEAVER), now=now)
 
 
@@ -142,7 +142,10 @@ def connection_removed(connection: Connection, *, now: datetime) -> None:
 
 
 def owner_changed(connection: Connection, *, is_cut: bool, now: datetime) -> None:
-    """Resolve what was assigned to the old owner; with ``is_cut``, also incidents about the tokens being deleted."""
+    """Resolve the connection's incidents that were assigned to the old owner.
+
+    With ``is_cut``, the tokens are deleted, so incidents about them are resolved too.
+    """
     of_old_owner = Q(incident__kind__in=(Kind.LEAVER, Kind.HAND_OVER)) | Q(incident__assignee__isnull=False)
     if is_cut:
         of_old_owner |= Q(incident__kind__in=_BY_CONNECTION)
@@ -152,9 +155,9 @@ def owner_changed(connection: Connection, *, is_cut: bool, now: datetime) -> Non
 def ownership_transferred(
     connection: Connection, transfer: HandOver, *, first: str, who: str, now: datetime
 ) -> Incident:
-    """Report that the new owner, who is already set in ``connection``, must sign in.
+    """Report that the new owner, who is already set in ``connection``, needs to sign in.
 
-    ``first`` is what ``who`` must do before, empty if the new owner can sign in at once.
+    ``first`` is the action that ``who`` must take before that, or "" if the new owner can sign in at once.
     """
     by_name = transfer.by_name.partition(" <")[0]
     consequence = (
@@ -182,7 +185,7 @@ def ownership_transfer_completed(connection: Connection, *, now: datetime) -> No
 
 
 def owner_left(person: User, connections: QuerySet[Connection], *, now: datetime) -> Incident:
-    """Report that a person who owns connections has left, so an IT admin must transfer ownership."""
+    """Report that a person who owns connections has left, so that an IT admin transfers their ownership."""
     cause = Cause(
         Kind.LEAVER,
         f"leaver:{person.pk}",
@@ -212,7 +215,10 @@ def app_accepted(app: AppRegistration, *, now: datetime) -> None:
 def credential_not_renewed(
     app: AppRegistration, credential: str, cause: str, action: str, *, now: datetime
 ) -> Incident:
-    """Report that the portal could not renew a credential. Nothing is broken yet, so no connection is affected."""
+    """Report that the portal could not renew a credential.
+
+    No connection is affected yet, because the current credential still works.
+    """
     opened = Cause(
         Kind.CREDENTIAL_RENEWAL,
         f"renewal:{app.pk}",
@@ -249,7 +255,7 @@ def _key_in(consent: AppConsent) -> str:
 
 
 def tenant_unknown(connection: Connection, tid: str, *, username: str, now: datetime) -> Incident:
-    """Ask IT admins to register the directory of an account, because mailboxes of the connection wait for it."""
+    """Ask IT admins to register the directory of an account, because the connection's mailboxes wait for that."""
     domain = username.rpartition("@")[2] or tid
     cause = Cause(
         Kind.TENANT,
@@ -270,7 +276,7 @@ def tenant_known(connection: Connection, *, now: datetime) -> None:
 
 
 def microsoft_unreachable(environment: str, verdict: Verdict, *, now: datetime) -> Incident:
-    """Report an outage after several failed attempts. Nobody needs to act, but the incident's page explains it."""
+    """Report an outage after several failed attempts. Nobody needs to act, but the incident explains the outage."""
     cloud = clouds.CLOUDS.get(environment)
     cause = Cause(
         Kind.OUTAGE,
@@ -306,9 +312,9 @@ def secrets_unreadable(pks: Collection[int], *, now: datetime) -> Incident:
 
 
 def secret_altered(place: Place, what: str, pk: int, *, now: datetime) -> Incident:
-    """Report a stored secret that was moved or altered; ``what`` is its row's kind and ``pk`` its number.
+    """Report a stored secret that was moved or altered. ``what`` is the kind of its row, and ``pk`` the row's number.
 
-    No connection is affected, so that only IT admins and auditors see it.
+    No connection is listed as affected, so that only IT admins and auditors see the incident.
     """
     cause = Cause(
         Kind.ALTERED_SECRET,
@@ -329,7 +335,7 @@ def altered_secret_key(place: Place, pk: int) -> str:
 
 
 def secret_replaced(key: str, *, now: datetime) -> None:
-    """Close the incident about an altered secret whose place holds a proper value again, or none."""
+    """Close the incident about an altered secret, because its place contains a valid value again or no value."""
     close(key, now=now)
 
 
@@ -351,7 +357,7 @@ def portal_sign_in_rejected(verdict: Verdict, *, now: datetime) -> Incident:
 
 
 def portal_sign_in_accepted(*, now: datetime) -> None:
-    """Close that incident. Takes one query if there is none."""
+    """Close the incident about the portal's own sign-in. Takes one query if there is none."""
     if Incident.objects.filter(key=PORTAL_SIGN_IN, closed_at=None).exists():
         close(PORTAL_SIGN_IN, now=now)
 
@@ -360,7 +366,7 @@ def report_mailbox(access: MailboxAccess, *, now: datetime) -> Incident:
     """Report that a connection cannot reach a mailbox. There is one incident per mailbox and kind of missing access."""
     mailbox = access.mailbox
     who = mailbox_errors.who_can_fix(access.lack)
-    # If the owners must fix it, each of them gets a separate incident.
+    # If the owners must fix the problem, each of them gets a separate incident.
     owner = access.connection.owner if who is Who.OWNER else None
     cause = Cause(
         Kind.MAILBOX,
@@ -382,12 +388,12 @@ def report_mailbox(access: MailboxAccess, *, now: datetime) -> Incident:
 
 
 def mailbox_reachable(access: MailboxAccess, *, now: datetime) -> None:
-    """Resolve the connection's problem with a mailbox that it reaches again or that was detached."""
+    """Resolve the connection's problem with a mailbox that is reachable again or was detached."""
     resolve_affected(affected_in_open([access.connection_id]).filter(incident__mailbox=access.mailbox_id), now=now)
 
 
 def explaining_incident(connection: Connection, *, among: QuerySet[Incident]) -> int | None:
-    """The ID of the open incident in ``among`` that explains why the connection issues no token, or None."""
+    """Return the ID of the open incident in ``among`` that explains why the connection issues no token, or None."""
     affects_it = Q(affected__connection=connection, affected__healed_at=None) & ~Q(kind=Kind.MAILBOX)
     outage = Q(key=f"outage:{connection.tenant.environment}")
     matches = among.filter(affects_it | outage, closed_at=None).order_by("-opened_at", "-pk")

@@ -35,7 +35,7 @@ class Cause:
 
 @transaction.atomic
 def report(cause: Cause, connections: Iterable[Connection], *, now: datetime) -> Incident:
-    """Add these connections to the open incident with this key; open one if there is none."""
+    """Add the connections to the open incident for this cause, and return it. Opens one if there is none."""
     incident, is_new = _find_or_open(cause, now)
     count = _add_affected(incident, connections, now)
     if is_new:
@@ -66,7 +66,7 @@ def _find_or_open(cause: Cause, now: datetime) -> tuple[Incident, bool]:
 
 
 def _add_affected(incident: Incident, connections: Iterable[Connection], now: datetime) -> int:
-    """Add connections, even if they were already resolved in this incident; return how many were passed."""
+    """Add connections, also those that were already resolved in this incident. Returns how many were passed."""
     rows = connections.iterator(_BATCH) if isinstance(connections, QuerySet) else iter(connections)
     count = 0
     while batch := list(itertools.islice(rows, _BATCH)):
@@ -89,15 +89,18 @@ def _add_affected(incident: Incident, connections: Iterable[Connection], now: da
 
 
 def affected_in_open(pks: Collection[int]) -> QuerySet[AffectedConnection]:
-    """The unresolved rows of these connections in open incidents."""
+    """Return the unresolved rows of these connections in open incidents."""
     return AffectedConnection.objects.filter(connection_id__in=pks, healed_at=None, incident__closed_at=None)
 
 
 @transaction.atomic
 def resolve_affected(affected: QuerySet[AffectedConnection], *, now: datetime) -> None:
-    """Mark these rows as resolved, and close incidents that have no other affected connection."""
+    """Mark these rows as resolved, and close incidents that have no other affected connection.
+
+    An incident about a rejected app registration stays open until Microsoft accepts the app registration again.
+    """
     rows = dict(affected.values_list("pk", "incident_id"))
-    # Lock first; otherwise two workers that resolve the last two connections would each see the other as unresolved.
+    # Lock first. Otherwise, two workers that resolve the last two connections would each see one that is unresolved.
     incidents = list(Incident.objects.select_for_update().filter(pk__in=set(rows.values())).order_by("pk"))
     AffectedConnection.objects.filter(pk__in=list(rows)).update(healed_at=now)
     for incident in incidents:
@@ -108,7 +111,7 @@ def resolve_affected(affected: QuerySet[AffectedConnection], *, now: datetime) -
 
 @transaction.atomic
 def close(key: str, *, now: datetime) -> None:
-    """Close the open incident with this key, if there is one, and resolve all its connections."""
+    """Close the open incident with this key, if there is one, and mark all its connections as resolved."""
     incident = Incident.objects.select_for_update().filter(key=key, closed_at=None).first()
     if incident is None:
         return

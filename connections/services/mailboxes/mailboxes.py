@@ -20,7 +20,7 @@ _MAILBOX_PERMISSIONS = ("Mail.", "MailboxSettings.", "MailboxFolder", "Calendars
 
 
 def register(tenant: Tenant, *, address: str, display_name: str = "", actor: User) -> SharedMailbox:
-    """Register a mailbox; addresses are unique, ignoring case. Raises NotAllowed, InvalidInput or AlreadyExists."""
+    """Register a mailbox. Addresses are unique, ignoring case. Raises NotAllowed, InvalidInput or AlreadyExists."""
     allowed = permissions.can_register_mailbox(actor)
     roles.require(allowed, cause="Auditors have read-only access.", action="Ask a member to register it.")
     if tenant.is_shared_endpoint:
@@ -38,14 +38,17 @@ def register(tenant: Tenant, *, address: str, display_name: str = "", actor: Use
 
 
 def find_or_register(tenant: Tenant, addresses: Sequence[str], *, actor: User) -> list[SharedMailbox]:
-    """Return the mailboxes with these addresses, registering unknown ones. Raises the same errors as register()."""
+    """Return the mailboxes with these addresses, registering unknown ones. Raises the same errors as ``register``."""
     known = {mailbox.address.lower(): mailbox for mailbox in tenant.shared_mailboxes.all()} if addresses else {}
     unique = {address.lower(): address for address in addresses}
     return [known.get(lower) or register(tenant, address=address, actor=actor) for lower, address in unique.items()]
 
 
 def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: User) -> None:
-    """Change the name or address; a new address discards all probe results. Raises NotAllowed or AlreadyExists."""
+    """Change the name or the address. A new address discards all probe results.
+
+    Raises NotAllowed, InvalidInput or AlreadyExists.
+    """
     roles.require(permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin or the person who added it.")
     values = {"address": mail_addresses.parse(address), "display_name": display_name}
     changes = audit.changed_fields(mailbox, values)
@@ -65,7 +68,7 @@ def remove(mailbox: SharedMailbox, *, actor: User) -> None:
     """Delete the mailbox. Raises NotAllowed, or InUse while it is attached to a connection."""
     roles.require(permissions.can_change_mailbox(actor, mailbox), action="Ask an IT admin or the person who added it.")
     with transaction.atomic():
-        # The lock keeps it from being attached between the count and the deletion.
+        # The lock prevents the mailbox from being attached between the count and the deletion.
         if not SharedMailbox.objects.select_for_update().filter(pk=mailbox.pk).exists():
             return
         count = mailbox.accesses.count()
@@ -85,7 +88,10 @@ def _duplicate(mailbox: SharedMailbox) -> AlreadyExists:
 
 
 def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> MailboxAccess:
-    """Attach the mailbox and schedule a probe. Safe to repeat. Raises NotAllowed, or InvalidInput if out of reach."""
+    """Attach the mailbox and schedule a probe. Safe to repeat.
+
+    Raises NotAllowed, or InvalidInput if the mailbox is in another tenant.
+    """
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not is_reachable_by(connection, mailbox):
         raise InvalidInput(
@@ -105,7 +111,10 @@ def attach(connection: Connection, mailbox: SharedMailbox, *, actor: User) -> Ma
 
 
 def attach_address(connection: Connection, *, address: str, actor: User) -> MailboxAccess:
-    """Attach a mailbox, registering it if necessary. Raises NotAllowed, or InvalidInput if the directory is unknown."""
+    """Attach a mailbox, registering it if necessary. Raises NotAllowed, AlreadyExists or InvalidInput.
+
+    InvalidInput also means that the connection's directory is unknown or not a tenant.
+    """
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     tenant = home_tenant(connection)
     if tenant is None:
@@ -148,7 +157,7 @@ def is_reachable_by(connection: Connection, mailbox: SharedMailbox) -> bool:
 
 
 def home_tenant(connection: Connection) -> Tenant | None:
-    """The tenant whose mailboxes the connection may reach; None if it is unknown."""
+    """Return the tenant whose mailboxes the connection may reach, or None if it is unknown."""
     tenant = connection.tenant
     if not tenant.is_shared_endpoint:
         return tenant
@@ -158,16 +167,16 @@ def home_tenant(connection: Connection) -> Tenant | None:
 
 
 def reads_mailboxes(connection: Connection) -> bool:
-    """Whether the connection asks for, or has, permissions for mailboxes."""
+    """Whether the connection requests or has permissions for mailboxes."""
     names = {*permission_drift.required_permissions(connection), *connection.granted}
     return any(name.startswith(_MAILBOX_PERMISSIONS) for name in names)
 
 
 def missing_permission(connection: Connection) -> str:
-    """A sentence about the permission that the connection lacks for shared mailboxes; empty if it lacks none."""
+    """Return a sentence about the permission that the connection lacks for shared mailboxes, or "" if it lacks none."""
     purpose = probes.purpose_of(connection)
     if not connection.is_delegated or not capabilities.missing([purpose.scope], connection.granted):
-        # Exchange may have granted an application the permission. Only a probe shows that; its token does not.
+        # For app-only connections, Exchange may have granted the permission. Tokens don't show that, only a probe does.
         return ""
     required = permission_drift.required_permissions(connection)
     if not capabilities.missing([purpose.scope], required):
@@ -186,7 +195,10 @@ def capabilities_with_permission(connection: Connection) -> list[str]:
 
 
 def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | exchange_script.AccountPlan | None:
-    """The plan for the PowerShell commands; None without a mailbox, a sign-in or a permission Exchange can grant."""
+    """Return the plan for the PowerShell commands that give the connection access to its mailboxes.
+
+    Returns None without a mailbox, a sign-in, or a permission that Exchange can grant.
+    """
     openable = connection.mailbox_accesses.exclude(lack__in=[lack.value for lack in mailbox_errors.WITHOUT_MAILBOX])
     addresses = tuple(openable.values_list("mailbox__address", flat=True))
     app = connection.app_registration
@@ -209,7 +221,7 @@ def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | e
 
 
 def application_roles(connection: Connection) -> tuple[str, ...]:
-    """The minimum application permissions that an app-only connection needs; empty for a delegated one."""
+    """Return the minimum application permissions that an app-only connection needs, or () for a delegated connection."""
     if connection.is_delegated:
         return ()
     return capabilities.application_roles(connection.capabilities, connection.extra_scopes)

@@ -1,4 +1,4 @@
-"""Probe whether a connection's token opens the shared mailboxes attached to it."""
+"""Probe whether a connection can open its shared mailboxes with its token."""
 
 import logging
 import random
@@ -30,39 +30,42 @@ EVERY = timedelta(days=1)
 AGAIN_AFTER_UNKNOWN = timedelta(minutes=15)
 LEASE = timedelta(minutes=10)  # longer than a batch can take
 BATCH = 100
-AT_ONCE = 10  # connections probed while a person waits; the scheduled probe does the others
-SENT = "sent"  # the code of a mailbox from which a test message was sent
+AT_ONCE = 10  # connections probed while a person waits; the scheduled probe handles the others
+SENT = "sent"  # code of a mailbox from which a test message was sent
 
 State = MailboxAccess.State
 
 
 def can_be_probed(connection: Connection) -> bool:
-    """Whether the connection's status allows it to have a token of Graph, without which nothing can be probed."""
+    """Whether the connection can have a Graph token now. Without one, nothing can be probed."""
     if connection.resource != resources.GRAPH:
         return False
     return connection.status == Connection.Status.ACTIVE or is_flagged_without_roles(connection)
 
 
 def is_flagged_without_roles(connection: Connection) -> bool:
-    """Whether it is flagged only because its token contains no roles; reaching a mailbox would then restore it."""
+    """Whether the connection is flagged only because its token has no roles. Reaching a mailbox would resolve that."""
     flagged = (connection.status, connection.status_code)
     return flagged == (Connection.Status.CONSENT_NEEDED, apply_results.NO_ROLES.code)
 
 
 def purpose_of(connection: Connection) -> mailbox_errors.Purpose:
-    """What a probe of the connection's mailboxes tests."""
+    """Return the purpose of the connection's mailboxes, which a probe tests."""
     required = permission_drift.required_permissions(connection)
     return mailbox_errors.purpose_of(required, delegated=connection.is_delegated)
 
 
 def may_send(connection: Connection) -> bool:
-    """Whether its permissions include sending from its mailboxes."""
+    """Whether the connection's permissions include sending from its mailboxes."""
     needed = mailbox_errors.SEND.scope if connection.is_delegated else mailbox_errors.SEND.role
     return not capabilities.missing([needed], permission_drift.required_permissions(connection))
 
 
 def granted_by_exchange(connections: Iterable[Connection]) -> dict[int, tuple[str, ...]]:
-    """Permissions that only Exchange granted, by connection ID; not in tokens (application-rbac). At most one query."""
+    """Return the permissions that only Exchange granted, by connection ID. Takes at most one query.
+
+    These are not in tokens (Microsoft: application-rbac).
+    """
     without_role = {
         connection.pk: connection
         for connection in connections
@@ -89,9 +92,11 @@ def probe(
 ) -> list[MailboxAccess]:
     """Probe the attached mailboxes (or ``only`` some of them) and store the results.
 
-    A changed state is audited and opens or resolves an incident. The results also restore or flag an app-only
-    connection whose token contains no roles. Never call this inside a transaction, because it sends requests. Raises
-    NotAllowed, or ConnectionUnusable, MicrosoftUnavailable or others if there is no valid access token.
+    A changed state is audited, and opens or resolves an incident. The results also restore or flag an app-only
+    connection whose token contains no roles. Never call this in a transaction, because it sends requests.
+
+    Raises NotAllowed. Without a valid access token, raises ConnectionUnusable, MicrosoftUnavailable or another
+    PortalError.
     """
     if actor is not None:
         roles.require(permissions.can_check(actor, connection), action="Ask its owner or an IT admin.")
@@ -124,7 +129,11 @@ def probe(
 
 
 def probe_mailbox(mailbox: SharedMailbox, *, actor: User, now: datetime) -> tuple[list[MailboxAccess], int]:
-    """Probe through all connections that ``actor`` may check; return the rows, and how many are left for later."""
+    """Probe the mailbox through all connections that ``actor`` may check.
+
+    Returns the probed rows, and how many are left for the scheduled probe. Raises NotAllowed if there is no such
+    connection.
+    """
     attached = mailbox.accesses.with_connection().order_by("pk")
     allowed = [row for row in attached if permissions.can_check(actor, row.connection)]
     roles.require(
@@ -145,7 +154,7 @@ def probe_mailbox(mailbox: SharedMailbox, *, actor: User, now: datetime) -> tupl
 
 
 def _token(connection: Connection, *, now: datetime) -> str:
-    """A valid access token. Reloads the connection's granted permissions, because the token may have been renewed."""
+    """Return a valid access token, and reload the connection's granted permissions, because it may have been renewed."""
     if is_flagged_without_roles(connection):
         current = Connection.objects.get(pk=connection.pk)
         if current.access_token is None or not current.expires_at or current.expires_at <= now:
@@ -166,7 +175,10 @@ def _settle(connection: Connection, *, now: datetime) -> None:
 
 
 def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) -> mailbox_errors.Probe:
-    """Send from the mailbox to itself. Raises NotAllowed, ConnectionUnusable, or InvalidInput if it must not send."""
+    """Send a message from the mailbox to itself, and return the result.
+
+    Raises NotAllowed, ConnectionUnusable, or InvalidInput if the connection isn't set up to send.
+    """
     connection = attached.connection
     roles.require(permissions.can_reconnect(actor, connection), action="Ask its owner.")
     if not may_send(connection):
@@ -188,7 +200,7 @@ def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) ->
             changes={"mailbox": attached.mailbox.address, "code": outcome.code or SENT},
         )
         if outcome.state is ReachState.UNKNOWN:
-            pass  # without an answer, the last result stays
+            pass  # without a response, the last result stays
         elif purpose_of(connection) is mailbox_errors.SEND:
             _store(attached, replace(outcome, code=outcome.code or SENT), actor=actor, now=now)
         elif attached.state == State.REACHABLE:
@@ -205,7 +217,7 @@ def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) ->
 
 
 def _keep_send_result(row: MailboxAccess, outcome: mailbox_errors.Probe) -> mailbox_errors.Probe:
-    """Keep the result of a test message, because reading a mailbox does not test sending."""
+    """Keep the result of a test message, because reading a mailbox does not test sending from it."""
     if row.lack == MissingAccess.SEND_AS and outcome.state is not ReachState.UNREACHABLE:
         state = outcome.state if outcome.state is ReachState.REACHABLE else ReachState(row.state)
         who = mailbox_errors.who_can_fix(row.lack)
@@ -218,7 +230,7 @@ def _keep_send_result(row: MailboxAccess, outcome: mailbox_errors.Probe) -> mail
 def _store(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User | None, now: datetime) -> None:
     old_state, old_lack = row.state, row.lack
     is_unanswered = outcome.state is ReachState.UNKNOWN and outcome.code != mailbox_errors.NOT_TESTED
-    # A random interval keeps mailboxes attached at the same time from always being probed together.
+    # A random interval spreads the probes of mailboxes that were attached at the same time.
     delay = (AGAIN_AFTER_UNKNOWN if is_unanswered else EVERY) * random.uniform(0.85, 1.1)
     values = {
         "state": outcome.state.value,
@@ -230,7 +242,7 @@ def _store(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User | N
         "probe_after": now + delay,
     }
     with transaction.atomic():
-        # Ignore the answer if the mailbox was detached or got another address in the meantime.
+        # Ignore the result if the mailbox was detached or got another address in the meantime.
         if not MailboxAccess.objects.filter(pk=row.pk, mailbox__address=row.mailbox.address).update(**values):
             return
         _set(row, values)
@@ -241,7 +253,7 @@ def _store(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User | N
         if row.state == State.REACHABLE and old_state != State.REACHABLE:
             incidents.mailbox_reachable(row, now=now)
         elif row.state == State.UNREACHABLE and (actor is None or (has_changed and old_state != State.UNPROBED)):
-            # A person who sees their first probe fail needs no incident; the scheduled probe opens one.
+            # People who see their first probe fail need no incident. If the scheduled probe fails too, it opens one.
             incidents.report_mailbox(row, now=now)
 
 
@@ -251,7 +263,7 @@ def _set(row: MailboxAccess, values: Mapping[str, object]) -> None:
 
 
 def probe_due(*, now: datetime, limit: int = BATCH) -> int:
-    """Probe up to ``limit`` due mailboxes, claimed by a lease on ``probe_after``; return how many were probed."""
+    """Probe up to ``limit`` due mailboxes, claimed by a lease on ``probe_after``. Returns how many were probed."""
     count = 0
     for connection, rows in _claim(now, limit).items():
         try:

@@ -25,15 +25,15 @@ from connections.services.notifications import notifications
 
 Event = Delivery.Event
 
-# Why somebody gets an alert; stored in the row and explained in the e-mail.
+# The reason why somebody gets an alert. It is stored in the row and explained in the email.
 OWNER, IT_ADMIN, COPY, LIST, EXPIRY, CHANNEL, TEST = "owner", "it_admin", "copy", "list", "expiry", "channel", "test"
 PERSONAL, AUDITOR = "personal", "auditor"
 
-# Times from the opening of an incident to its reminders. After the last of these, there is one every week.
+# Times from the opening of an incident to its reminders. After the last of these, a reminder is sent every week.
 REMINDERS = (timedelta(hours=4), timedelta(days=1), timedelta(days=3), timedelta(days=7))
 WEEKLY = timedelta(days=7)
 
-# After BURST alerts to one recipient within WINDOW, additional ones wait until its end and arrive as one message.
+# After BURST alerts to one recipient within WINDOW, more alerts wait until the end of WINDOW and arrive as one message.
 BURST = 5
 WINDOW = timedelta(minutes=15)
 
@@ -60,9 +60,9 @@ class Recipient:
 
 
 def incident_opened(incident: Incident, *, now: datetime) -> None:
-    """Alert the assignee, the IT admins' list and every channel, once each; schedule the first reminder.
+    """Alert the assignee, the IT admins' list and every channel, once each, and schedule the first reminder.
 
-    Call it in the transaction that opens the incident. If called again, it alerts only new recipients.
+    Call it in the transaction that opens the incident. If it is called again, only new recipients are alerted.
     """
     with transaction.atomic():
         _queue(Event.OPENED, _recipients(incident), now=now, incident=incident)
@@ -72,7 +72,7 @@ def incident_opened(incident: Incident, *, now: datetime) -> None:
 
 
 def incident_resolved(incident: Incident, *, now: datetime) -> None:
-    """Tell everyone who was alerted, and stop reminders. Call it in the transaction that closes the incident."""
+    """Inform everybody who was alerted, and stop the reminders. Call it in the transaction that closes the incident."""
     with transaction.atomic():
         _queue(Event.HEALED, [*_alerted(incident), *_notified(incident)], now=now, incident=incident)
         incident.remind_after = None
@@ -80,7 +80,7 @@ def incident_resolved(incident: Incident, *, now: datetime) -> None:
 
 
 def remind_due(now: datetime) -> int:
-    """Queue the reminders that are due and schedule the next ones; return the number of incidents."""
+    """Queue the reminders that are due, and schedule the next ones. Returns the number of incidents."""
     done = 0
     for incident in Incident.objects.filter(closed_at=None, remind_after__lte=now).select_related("assignee"):
         with transaction.atomic():
@@ -100,7 +100,7 @@ def remind_due(now: datetime) -> int:
 
 
 def _next_reminder(opened_at: datetime, now: datetime) -> datetime:
-    """The first scheduled time after ``now``; missed reminders are skipped."""
+    """Return the first scheduled time after ``now``. Missed reminders are skipped."""
     for step in REMINDERS:
         if opened_at + step > now:
             return opened_at + step
@@ -118,7 +118,7 @@ def credential_expires(credential: AppCredential, *, days: int, now: datetime) -
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message to people. It is stored as written, so it must still be true when it is sent."""
+    """A message to people. It is stored with its text, so the text must still be true when it is sent."""
 
     subject: str
     paragraphs: tuple[str, ...]
@@ -134,10 +134,9 @@ class Message:
 def notify(people: Iterable[User], message: Message, *, about: str, now: datetime, is_alarm: bool = False) -> None:
     """Queue a message to each of ``people``, except those who have left or have switched messages off.
 
-    An alarm cannot be switched off, and never waits for others.
-
-    ``about`` identifies the event, for example "review:3:opened". Each person gets one message per event, however
-    often this is called. Call it in the event's transaction.
+    Nobody can switch an alarm off, and it never waits for other messages. ``about`` identifies the event, for example
+    "review:3:opened". Each person gets one message per event, however often this is called. Call it in the event's
+    transaction.
     """
     recipients = [
         Recipient.person(user, PERSONAL, can_wait=not is_alarm)
@@ -170,19 +169,19 @@ def send_test(target: AlertChannel | User, *, actor: User, now: datetime) -> Del
         channel_id=recipient.channel_id,
         payload={"reason": TEST, "by": str(actor)},
         created_at=now,
-        # The caller sends it at once and waits for the result; the outbox is only the safety net.
+        # The caller sends it at once and waits for the result. The outbox sends it only if the caller could not.
         next_attempt_at=now + timedelta(minutes=1),
     )
 
 
 def preferences_of(user: User) -> AlertChoice:
-    """The person's e-mail preferences; everything is on by default."""
+    """Return the person's email preferences. By default, everything is on."""
     preferences: AlertChoice | None = getattr(user, "alert_choice", None)
     return preferences or AlertChoice(user=user)
 
 
 def set_preferences(user: User, *, actor: User, **preferences: bool) -> None:
-    """Set e-mail preferences (columns of AlertChoice). Raises NotAllowed if they are another person's."""
+    """Set email preferences (columns of AlertChoice). Raises NotAllowed for another person's preferences."""
     roles.require(actor.pk == user.pk, cause="You can change only your own notification settings.")
     changes = audit.changed_fields(preferences_of(user), preferences)
     if not changes:
@@ -193,7 +192,7 @@ def set_preferences(user: User, *, actor: User, **preferences: bool) -> None:
 
 
 def _recipients(incident: Incident, *, remind: bool = False) -> list[Recipient]:
-    """An open incident's recipients, the strongest reason first. ``remind``: only those who want reminders."""
+    """Return an open incident's recipients, the strongest reason first. With ``remind``, only those who want reminders."""
     if incident.kind == Incident.Kind.AUDIT_TRAIL:
         return [*_overseers(), *_copy_list(), *_channels()]
     admins = _it_admins()
@@ -219,7 +218,10 @@ def _it_admins() -> list[User]:
 
 
 def _overseers() -> list[Recipient]:
-    """All IT admins and auditors, at once and whatever they chose, because one of them may have reason to hide it."""
+    """Return all IT admins and auditors. They are alerted at once, whatever they chose.
+
+    One of them may have a reason to hide the incident, so nobody can switch these alerts off or delay them.
+    """
     admins = {admin.pk for admin in _it_admins()}
     people = querysets.overseers().order_by("pk")
     return [Recipient.person(user, IT_ADMIN if user.pk in admins else AUDITOR, can_wait=False) for user in people]
@@ -235,7 +237,7 @@ def _channels() -> list[Recipient]:
 
 
 def _alerted(incident: Incident) -> list[Recipient]:
-    """Those who were alerted, except people who have left or do not want to know that the incident is resolved."""
+    """Return those who were alerted, except people who have left or don't want to be informed when it is resolved."""
     rows = incident.deliveries.filter(event__in=(Event.OPENED, Event.REMINDER)).order_by("pk")
     alerted = {
         email or channel_id: (email, channel_id, payload.get("reason", ""), payload.get("time_zone", ""))
@@ -320,7 +322,7 @@ def _create_rows(
 
 
 def _held_back(recipients: list[Recipient], *, now: datetime) -> dict[str, datetime]:
-    """When the next alerts may be sent to those who have got BURST of them within WINDOW, by recipient key."""
+    """Return when the next alert may be sent to recipients who got BURST alerts within WINDOW, by recipient key."""
     patient = [recipient for recipient in recipients if recipient.can_wait]
     if not patient:
         return {}

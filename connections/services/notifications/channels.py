@@ -14,13 +14,16 @@ from connections.models.audit import AuditAction
 from connections.outbound import safe_http, webhooks
 from connections.uniqueness import atomic_or
 
-OVERLAP = timedelta(hours=24)  # how long alerts are also signed with the old secret
+OVERLAP = timedelta(hours=24)  # alerts are also signed with the old secret for this long
 
 Kind = AlertChannel.Kind
 
 
 def add(*, name: str, kind: str, url: str, actor: User) -> tuple[AlertChannel, str]:
-    """Add a channel; return it and a webhook's secret, once only. Raises NotAllowed, AlreadyExists or InvalidInput."""
+    """Add a channel. Returns the channel and its signing secret ("" for chats), which is never shown again.
+
+    Raises NotAllowed, AlreadyExists or InvalidInput.
+    """
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     secret = webhooks.new_secret() if kind == Kind.WEBHOOK else ""
     channel = AlertChannel(
@@ -34,7 +37,7 @@ def add(*, name: str, kind: str, url: str, actor: User) -> tuple[AlertChannel, s
 
 
 def change(channel: AlertChannel, *, name: str, url: str = "", actor: User) -> None:
-    """Change the name, and the address unless ``url`` is empty. Raises NotAllowed, AlreadyExists or InvalidInput."""
+    """Change the name and, unless ``url`` is empty, the address. Raises NotAllowed, AlreadyExists or InvalidInput."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     values: dict[str, str] = {"name": name} | ({"host": host_of(url)} if url else {})
     changes: dict[str, object] = dict(audit.changed_fields(channel, values))
@@ -50,7 +53,7 @@ def change(channel: AlertChannel, *, name: str, url: str = "", actor: User) -> N
 
 
 def disable(channel: AlertChannel, *, actor: User, now: datetime) -> None:
-    """Stop sending, even what is still waiting. Safe to repeat. Raises NotAllowed."""
+    """Stop sending alerts, including those that still wait. Safe to repeat. Raises NotAllowed."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     with transaction.atomic():
         if AlertChannel.objects.filter(pk=channel.pk, disabled_at=None).update(disabled_at=now):
@@ -78,7 +81,10 @@ def remove(channel: AlertChannel, *, actor: User) -> None:
 
 
 def replace_secret(channel: AlertChannel, *, actor: User, now: datetime) -> str:
-    """Return a new signing secret; the old one also signs for OVERLAP. Raises NotAllowed, or InvalidInput for chats."""
+    """Return a new signing secret. Alerts are also signed with the old one for OVERLAP.
+
+    Raises NotAllowed, or InvalidInput for chats.
+    """
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     if channel.kind != Kind.WEBHOOK:
         raise InvalidInput("Only webhooks have a signing secret. The address of a chat is its secret.")
@@ -93,9 +99,9 @@ def replace_secret(channel: AlertChannel, *, actor: User, now: datetime) -> str:
 
 
 def signing_secrets(channel: AlertChannel, *, now: datetime) -> list[str]:
-    """The current secret and, for OVERLAP after a replacement, the previous one."""
+    """Return the current secret and, for OVERLAP after a replacement, the previous one."""
     secrets = []
-    # The column holds "current" or "current previous@until" (Unix seconds).
+    # The column contains "current" or "current previous@until" (Unix seconds).
     for part in (channel.signing_secret or "").split():
         secret, _, until = part.partition("@")
         if not until or datetime.fromtimestamp(int(until), UTC) > now:
@@ -104,7 +110,7 @@ def signing_secrets(channel: AlertChannel, *, now: datetime) -> list[str]:
 
 
 def host_of(url: str) -> str:
-    """The host in an address. Raises InvalidInput if the host is unknown or not allowed."""
+    """Return the host in an address. Raises InvalidInput if the host is unknown or not allowed."""
     try:
         target = safe_http.parse_target(url, allow_private=settings.ALERT_PRIVATE_TARGETS)
         safe_http.check(target, allow_private=settings.ALERT_PRIVATE_TARGETS)

@@ -1,8 +1,8 @@
-"""The outbox: claim what is due, send it, record the outcome.
+"""The outbox: claim the deliveries that are due, send them, and record the outcome.
 
 Each row is a queue entry. A claim moves ``next_attempt_at`` forward by a lease, and sending happens outside any
-transaction; if a worker dies in between, the row is due again when the lease expires. If it dies after sending and
-before recording that, the alert goes out a second time with the same Message-ID or webhook-id.
+transaction. If a worker dies in between, the row is due again when the lease expires. If it dies between sending and
+recording, the alert is sent again with the same Message-ID or webhook-id.
 """
 
 import random
@@ -32,9 +32,9 @@ from connections.services.notifications import payload
 LEASE = timedelta(minutes=10)  # longer than any batch can take
 # Seconds to wait after each failed attempt, about three days in total; then the portal gives up.
 WAITS = (30, 60, 120, 300, 900, 1800, 3600, 7200, 14400, 28800, 43200, 57600, 86400)
-JITTER = 0.2  # the random share by which a wait is longer or shorter
+JITTER = 0.2  # a wait is randomly longer or shorter by up to this share
 MAX_COMBINED = 1000
-COMBINE_FROM = 4  # at least so many waiting alerts of a recipient become one message
+COMBINE_FROM = 4  # if at least this many alerts wait for a recipient, they become one message
 
 
 class NothingToRetry(PortalError):
@@ -74,9 +74,9 @@ class OutgoingMessage:
 
 
 def deliver_due(now: datetime, limit: int = 100) -> Summary:
-    """Send everything that is due, in batches. Never raises if a receiver fails."""
+    """Send everything that is due, in batches. A receiver that fails does not raise an error."""
     total = Summary()
-    # This ends, because a claimed row is not due again until later, if at all.
+    # The loop ends, because a claimed row is not due again until later.
     while claimed := _claim(_waiting().filter(next_attempt_at__lte=now), now=now, limit=limit):
         done = _send(claimed, now=now)
         total = Summary(total.claimed + len(claimed), total.delivered + done, total.failed + len(claimed) - done)
@@ -84,7 +84,7 @@ def deliver_due(now: datetime, limit: int = 100) -> Summary:
 
 
 def send_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
-    """Send one delivery now, even if it was given up, and return it. Raises NotAllowed or NothingToRetry."""
+    """Send one delivery now, even a failed one, and return it. Raises NotAllowed or NothingToRetry."""
     mine = delivery.event == Delivery.Event.TEST and delivery.email == actor.email.lower()
     roles.require(mine or permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     if delivery.delivered_at is not None:
@@ -101,7 +101,7 @@ def send_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
 
 
 def retry_failed(*, actor: User, now: datetime) -> int:
-    """Queue all deliveries that were given up, except to disabled channels; return how many. Raises NotAllowed."""
+    """Queue all failed deliveries, except to disabled channels. Returns how many. Raises NotAllowed."""
     roles.require(permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     return _requeue(Delivery.objects.filter(delivered_at=None, channel__disabled_at=None), now=now)
 
@@ -115,7 +115,10 @@ def _waiting() -> QuerySet[Delivery]:
 
 
 def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
-    """Claim up to ``limit`` rows, and the others for the same people; on the first attempt, store their facts."""
+    """Claim up to ``limit`` rows, and other due rows for the same people.
+
+    Stores the facts of rows that are claimed for the first time.
+    """
     with transaction.atomic():
         due = due.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
         rows = list(due[:limit])
@@ -139,7 +142,7 @@ def _send(claimed: list[Delivery], *, now: datetime) -> int:
 
 
 def _send_mails(rows: list[Delivery], *, now: datetime) -> int:
-    """Send all mails over one connection. If the server itself fails, the others are postponed without being sent."""
+    """Send all emails over one connection. If the server itself fails, the remaining emails are postponed."""
     if not rows:
         return 0
     delivered = 0
@@ -159,7 +162,7 @@ def _send_mails(rows: list[Delivery], *, now: datetime) -> int:
 
 
 def _send_mail(message: OutgoingMessage, connection: Any) -> tuple[str, bool]:
-    """Send one mail. Return the problem ("" for success), and whether it would affect all other mails, too."""
+    """Send one email. Returns the problem ("" if none), and whether the problem would affect all other emails too."""
     try:
         connection.open()
         connection.send_messages([_mail(message)])
@@ -188,7 +191,7 @@ def _send_mail(message: OutgoingMessage, connection: Any) -> tuple[str, bool]:
 
 
 def _mail(message: OutgoingMessage) -> mail.EmailMultiAlternatives:
-    """Build the mail, with times in the zone that the recipient chose."""
+    """Build the email, with times in the time zone that the recipient chose."""
     with timezone.override(time_zones.find(message.first.payload.get("time_zone", ""))):
         return _built_mail(message)
 
@@ -216,7 +219,7 @@ def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
     pks = {row.channel_id for row in rows if row.channel_id}
     channels = AlertChannel.objects.defer("url", "signing_secret").in_bulk(pks)
     delivered = 0
-    trouble: dict[int, str] = {}  # channels that did not answer; their other rows are not sent now
+    trouble: dict[int, str] = {}  # channels that did not respond; their other rows are not sent now
     chats = {pk for pk, channel in channels.items() if channel.kind == AlertChannel.Kind.CHAT}
     for message in _outgoing(rows, key=lambda row: row.channel_id, together=lambda row: row.channel_id in chats):
         channel = channels.get(message.first.channel_id or 0)
@@ -236,7 +239,7 @@ def _send_to_channels(rows: list[Delivery], *, now: datetime) -> int:
 
 
 def _send_to_channel(message: OutgoingMessage, channel: AlertChannel, *, now: datetime) -> tuple[str, bool]:
-    """Send one message. Return the problem ("" for success), and whether there was any answer."""
+    """Send one message. Returns the problem ("" if none), and whether the channel responded at all."""
     try:
         url = channel.url or ""
         body, headers = _request_to_channel(message, channel, now=now)
@@ -265,7 +268,7 @@ def _request_to_channel(
 def _outgoing(
     rows: list[Delivery], *, key: Callable[[Delivery], Any], together: Callable[[Delivery], bool] = lambda row: True
 ) -> Iterator[OutgoingMessage]:
-    """Yield one message per delivery, or one for all that can be combined if there are at least COMBINE_FROM."""
+    """Yield one message per delivery, or one for all that can be combined if there are at least COMBINE_FROM of them."""
     for _, group in groupby(sorted(rows, key=lambda row: (key(row), row.pk)), key=key):
         deliveries = list(group)
         shared = [row for row in deliveries if row.event != Delivery.Event.TEST and together(row)]
@@ -277,12 +280,12 @@ def _outgoing(
 
 
 def _message_id(delivery: Delivery) -> str:
-    """An ID that all attempts share. The time keeps it unique even after a backup was restored."""
+    """Return an ID that is the same for all attempts. The time keeps it unique even after a backup was restored."""
     return f"alert-{delivery.pk}-{int(delivery.created_at.timestamp())}"
 
 
 def _record_outcome(message: OutgoingMessage, problem: str, *, now: datetime) -> int:
-    """Record the outcome; return how many deliveries succeeded."""
+    """Record the outcome. Returns how many deliveries succeeded."""
     pks = [delivery.pk for delivery in message.deliveries]
     if not problem:
         return Delivery.objects.filter(pk__in=pks).update(

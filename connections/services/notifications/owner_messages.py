@@ -1,4 +1,4 @@
-"""Messages to the owner of a connection about what others do with it. Alarms cannot be switched off."""
+"""Messages to the owner of a connection about what other people do with it. Nobody can switch alarms off."""
 
 from datetime import datetime
 
@@ -18,11 +18,11 @@ def tell_owner(
     facts: tuple[tuple[str, str], ...] = (),
     is_alarm: bool = True,
 ) -> None:
-    """Tell the owner what somebody else did, as recorded in ``event``. Call it in the transaction of the change.
+    """Email the owner about what somebody else did, as recorded in ``event``. Call it in the transaction of the change.
 
-    ``what`` completes a sentence that begins with the actor. ``owner`` is the owner before a transfer. The portal's own
-    changes (``actor`` None) have their own alerts. If nobody else answers for the service account that owns the
-    connection, the other IT admins are told instead.
+    ``what`` completes a sentence that begins with the actor. After a transfer, the caller passes the previous
+    ``owner``. The portal's own changes (``actor`` None) have their own alerts. If the connection belongs to a service
+    account and nobody else is responsible for it, the other IT admins are emailed instead.
     """
     owner = owner or connection.owner
     person = owner.contact

@@ -1,4 +1,4 @@
-"""An alert's facts, the same for all attempts. Webhooks include them (docs/alerts.md), so names must not change."""
+"""The facts of an alert, the same for all attempts. Webhooks include them (docs/alerts.md), so names must not change."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +13,7 @@ LISTED = 100  # maximum number of affected connections in a webhook; the count i
 
 
 def payloads(deliveries: Iterable[Delivery]) -> dict[int, dict[str, Any]]:
-    """The current facts of each alert, by its primary key. Each incident is read only once for all its alerts."""
+    """Return the current facts of each alert, by its primary key. An incident with several alerts is read only once."""
     incidents: dict[int, dict[str, Any]] = {}
     return {delivery.pk: _facts(delivery, incidents) for delivery in deliveries}
 

@@ -1,8 +1,8 @@
-"""Verify the audit trail by itself, and raise the alarm when it is broken, not sealed or not verified.
+"""Verify the audit trail automatically, and raise an alarm if it is broken, not sealed or not verified.
 
-An alarm is an incident of which all IT admins and auditors are told. Whoever broke the trail can write to the database
-and so delete incidents and e-mails that wait there. So each alarm also goes straight to the log and to
-AUDIT_SEAL_WEBHOOK, again with every verification until the trail is intact.
+An alarm is an incident that is emailed to all IT admins and auditors. But a person who broke the trail can write to the
+database, and so can delete incidents and waiting emails. So each alarm is also written to the log and posted to
+AUDIT_SEAL_WEBHOOK, and repeated with every verification until the trail is intact.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ _WHAT_TO_DO = (
 
 
 def run(now: Callable[[], datetime]) -> list[AuditVerification]:
-    """Carry out the verifications that are due or requested, and check that sealing and verifying go on."""
+    """Carry out due and requested verifications, and check that sealing and verifying work. Returns those carried out."""
     finished, is_verified = [], False
     try:
         verification_schedule.queue_due(now())
@@ -57,7 +57,7 @@ def run(now: Callable[[], datetime]) -> list[AuditVerification]:
 
 
 def _report(run: AuditVerification, *, now: datetime) -> None:
-    """Raise or end the alarm. A break is over when the whole chain is intact, not just its newest part."""
+    """Raise or end the alarm. A break is resolved when the whole chain is intact, not just its newest part."""
     if run.state == AuditVerification.State.INTACT:
         if run.since == 0:
             store.close(BROKEN, now=now)
@@ -75,7 +75,7 @@ def _check_sealing(now: datetime) -> None:
     try:
         is_stalled = sealing.is_stalled(now, limit=limit)
     except UNREADABLE_VALUE:
-        is_stalled = True  # the newest seal holds a value that cannot be read
+        is_stalled = True  # the newest seal contains a value that cannot be read
     if not is_stalled:
         store.close(NOT_SEALED, now=now)
         return
@@ -92,7 +92,10 @@ def _check_sealing(now: datetime) -> None:
 
 
 def _check_identities(now: datetime) -> None:
-    """Without its trigger, a row's identity can be changed, and then a secret opens that belongs to another row."""
+    """Check that the triggers are there that keep the identities of rows from being changed.
+
+    If an identity can be changed, a secret that belongs to another row can be moved into that row and decrypted there.
+    """
     tables = secret_columns.tables_without_trigger()
     if not tables:
         store.close(IDENTITIES, now=now)

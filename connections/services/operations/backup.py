@@ -1,6 +1,6 @@
-"""Backups of a PostgreSQL database, written and restored by its own programs: pg_dump, pg_restore and psql.
+"""Backups of a PostgreSQL database, written and restored by PostgreSQL's own programs: pg_dump, pg_restore and psql.
 
-The password reaches them in their environment, never as an argument. Their versions must be at least the server's.
+They get the password in their environment, never as an argument. Their version must be at least the server's.
 """
 
 import os
@@ -19,7 +19,7 @@ from connections.services.operations import running_keys
 
 _NAME = "portal-{:%Y%m%dT%H%M%SZ}.dump"
 _PORTABLE = ("--no-owner", "--no-privileges")
-# Seconds that a restore waits for other sessions that use the tables.
+# Seconds for which a restore waits for other sessions that use the tables.
 _LOCK_TIMEOUT = 30
 _BEGIN = (
     f"BEGIN; SET lock_timeout = '{_LOCK_TIMEOUT}s'; SET client_min_messages = warning; "
@@ -28,9 +28,10 @@ _BEGIN = (
 
 
 def write(directory: Path, *, now: datetime) -> Path:
-    """Write a backup into the directory while the portal runs, and return the file, which only its owner can read.
+    """Write a backup into the directory while the portal runs. Returns the file, which only its owner can read.
 
-    A backup that fails leaves no file. Raises InvalidInput if PostgreSQL or its programs can't do it.
+    A failed backup leaves no file. Raises InvalidInput if PostgreSQL or its programs can't write it, or InUse if
+    another backup is running.
     """
     if not directory.is_dir():
         raise InvalidInput(f"The directory {directory} doesn't exist.", action="Create it for the portal's user.")
@@ -38,7 +39,7 @@ def write(directory: Path, *, now: datetime) -> Path:
     partial = target.with_suffix(".partial")
     try:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            # By its name, because pg_dump writes its table of contents twice to a standard output.
+            # Pass the file name, because pg_dump writes its table of contents twice to a standard output.
             _run("pg_dump", "--format=custom", *_PORTABLE, f"--file={partial}", *_connected_as())
             os.fsync(file.fileno())
         _check_readable(partial)
@@ -56,7 +57,7 @@ def write(directory: Path, *, now: datetime) -> Path:
 
 
 def remove_old(directory: Path, *, keep: int) -> list[Path]:
-    """Remove all backups but the newest ones, and return what was removed."""
+    """Remove all backups except the newest ``keep`` ones. Returns the removed files."""
     old = sorted(directory.glob("portal-*.dump"), reverse=True)[keep:]
     for file in old:
         file.unlink(missing_ok=True)
@@ -64,9 +65,9 @@ def remove_old(directory: Path, *, keep: int) -> list[Path]:
 
 
 def load(source: Path, *, now: datetime) -> None:
-    """Replace everything in the database with the backup, in one transaction: on any error nothing has changed.
+    """Replace the whole database with the backup, in one transaction. If anything fails, nothing has changed.
 
-    Raises InUse while processes of the portal run, and InvalidInput if the file or PostgreSQL doesn't allow it.
+    Raises InUse while processes of the portal run, and InvalidInput if the file can't be read or PostgreSQL refuses it.
     """
     _check_readable(source)
     _refuse_while_running(now)
@@ -81,7 +82,7 @@ def load(source: Path, *, now: datetime) -> None:
         _send(psql, _BEGIN)
         restored = _execute("pg_restore", "--file=-", *_PORTABLE, str(source), stdout=psql.stdin)
         if restored.returncode == 0:
-            # Without this line, which only a complete backup reaches, psql ends and PostgreSQL takes everything back.
+            # Without this line, which only a complete backup reaches, psql ends and PostgreSQL rolls everything back.
             _send(psql, "\nCOMMIT;\n")
     _, problems = psql.communicate()
     if psql.returncode:

@@ -1,4 +1,4 @@
-"""Checks of a running portal: the result that each returns, and the runner that lets none stop the others."""
+"""Checks of a running portal: their results, and the runner, which continues when a check fails."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """``detail`` says what was found, ``action`` what an operator should do. Neither contains a secret."""
+    """The result of a check: what it found (``detail``) and what an operator should do (``action``), without secrets."""
 
     state: State
     detail: str
@@ -41,7 +41,7 @@ def problem(detail: str, action: str) -> Result:
 
 
 def combine(results: Iterable[Result]) -> Result:
-    """Return one result with the worst state. Only the results in that state say what to do."""
+    """Combine results into one with the worst state, and with the actions of the results in that state."""
     each = list(results)
     worst = max((result.state for result in each), key=list(State).index, default=State.OK)
     detail = "; ".join(result.detail for result in each)
@@ -51,11 +51,11 @@ def combine(results: Iterable[Result]) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check by the name that ``/readyz`` and ``manage.py doctor`` show. ``needs`` names checks that come before it."""
+    """A check by the name that ``/readyz`` and ``manage.py doctor`` show. ``needs`` names checks that it depends on."""
 
     name: str
     run: Callable[[], Result]
-    action: str = ""  # what to do if the check itself cannot reach something
+    action: str = ""  # what to do if the check cannot reach something
     needs: tuple[str, ...] = ()
     is_for_readiness: bool = False
     is_for_home: bool = False
@@ -68,7 +68,7 @@ class Finding:
 
 
 def run(checks: Iterable[Check]) -> list[Finding]:
-    """Run the checks in their order. Never raises. A check that needs one with a problem is skipped."""
+    """Run the checks in order. Never raises. A check is skipped if one that it needs has a problem."""
     findings: list[Finding] = []
     unusable: set[str] = set()
     for check in checks:

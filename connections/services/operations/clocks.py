@@ -1,7 +1,7 @@
-"""How far the clocks of the portal's processes, of its database and of Microsoft differ from that of Redis.
+"""The differences between Redis's clock and those of the portal's processes, of its database and of Microsoft.
 
-Nothing depends on equal clocks any more, but certificates, sign-ins and times in the audit trail do. Every process
-notes its own difference in Redis, so that one page can show all of them.
+The portal works without equal clocks, but certificates, sign-ins and times in the audit trail depend on them. Every
+process stores its own difference in Redis, so that one page can show all of them.
 """
 
 import json
@@ -23,8 +23,8 @@ logger = structlog.get_logger(__name__)
 
 TOLERANCE = 5.0  # seconds that a clock may differ before the portal warns
 INTERVAL = 60.0  # seconds between two measurements by one process
-_LONGEST_ANSWER = 1.0  # seconds; a slower answer of Redis says little about its clock
-_KEPT = 900.0  # seconds until the measurement of a stopped process is ignored
+_LONGEST_ANSWER = 1.0  # seconds; after a slower response, Redis's time is too imprecise
+_KEPT = 900.0  # seconds after which a measurement is ignored, because the process has stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,16 @@ class Clock:
 
 
 class _Due:
-    """When this process measures next, in the seconds of time.monotonic()."""
+    """The time of this process's next measurement, in seconds of time.monotonic()."""
 
     at = 0.0
 
 
 def report(process: str) -> None:
-    """Note the clock of this process, at most once a minute. Warns if it is off; does nothing without Redis."""
+    """Store the difference of this process's clock, at most once a minute. Warns in the log if the clock is off.
+
+    Does nothing without Redis.
+    """
     if time.monotonic() < _Due.at:
         return
     _Due.at = time.monotonic() + INTERVAL
@@ -72,7 +75,7 @@ def report(process: str) -> None:
 
 
 def readings() -> list[Clock]:
-    """Return what all processes have noted, and the database's clock. Raises RedisError or DatabaseError."""
+    """Return the clocks that all processes have stored, and the database's clock. Raises RedisError or DatabaseError."""
     now = _redis_time()
     try:
         notes = cast("dict[bytes, bytes]", rate_limit.client().hgetall(_key()))
@@ -96,7 +99,7 @@ def _redis_time() -> float:
 
 
 def _noted(name: bytes, note: bytes, now: float) -> Clock | None:
-    """Read a note. What is too old, or was not written by us, does not count."""
+    """Parse a stored clock. Returns None if it is too old or was not written by the portal."""
     try:
         ahead, at = json.loads(note)
         return Clock(name.decode(), float(ahead)) if abs(now - at) < _KEPT else None
@@ -105,7 +108,7 @@ def _noted(name: bytes, note: bytes, now: float) -> Clock | None:
 
 
 def _database(now: float) -> Clock | None:
-    """SQLite has no clock of its own."""
+    """Return the database's clock, or None for SQLite, which has no clock of its own."""
     if database.vendor != "postgresql":
         return None
     with database.cursor() as cursor:

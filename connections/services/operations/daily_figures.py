@@ -1,7 +1,7 @@
-"""Figures of each day (UTC) for charts, so that no page counts connections, events or token requests itself.
+"""Daily figures (UTC) for charts, so that no page counts connections, events or token requests itself.
 
-A run writes today and the days missed since the last run, and may be repeated: each day is counted anew. Only refreshes
-leave no rows to count later, so each sweep adds its own.
+A run writes the figures of today and of the days since the last run. Each day is counted anew, so a run may be
+repeated. Only refreshes leave no rows to count later, so each sweep adds its own.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,10 +29,10 @@ from connections.models import (
 )
 from connections.services.operations import status_counts
 
-MISSED_DAYS = 31  # how far back a run counts what earlier runs missed
+MISSED_DAYS = 31  # a run goes back at most this many days to count missed ones
 EXPIRY_WINDOWS = (7, 30, 90)  # days
 TOP_KEYS = 10
-USE_DAYS = 92  # the use of single connections is kept no longer, because there may be many
+USE_DAYS = 92  # the use of single connections is kept for at most this long, because there may be many rows
 REVIEWS = 5  # running access reviews whose progress is counted
 
 TOKEN_REQUESTS, REFRESHES, FAILED_REFRESHES = "token_requests", "refreshes", "failed_refreshes"
@@ -57,7 +57,7 @@ ON CONFLICT (day, name) DO UPDATE SET value = {DailyFigure._meta.db_table}.value
 
 
 def update(*, now: datetime) -> None:
-    """Write the figures of today and of all days since the last run, and remove those past STATISTICS_DAYS."""
+    """Write the figures of today and of all days since the last run, and delete those older than STATISTICS_DAYS."""
     today = day_of(now)
     for day in _days_to_write(today):
         with transaction.atomic():
@@ -79,12 +79,12 @@ def day_of(moment: datetime) -> date:
 
 
 def last_days(number: int, now: datetime) -> list[date]:
-    """Return the last days up to today, the oldest first."""
+    """Return the last ``number`` days up to today, the oldest first."""
     return [day_of(now) - timedelta(days=back) for back in reversed(range(number))]
 
 
 def read(days: list[date], names: Iterable[str] = (), *, prefix: str = "") -> dict[str, dict[date, int]]:
-    """Return the stored figures with these names, or this prefix, by name and day. Days nobody counted are missing."""
+    """Return the stored figures with these names or this prefix, by name and day. Omits days that were not counted."""
     rows = DailyFigure.objects.filter(day__gte=days[0], day__lte=days[-1])
     rows = rows.filter(name__startswith=prefix) if prefix else rows.filter(name__in=list(names))
     figures: dict[str, dict[date, int]] = {}
@@ -116,13 +116,13 @@ def use_of(connection_pks: Iterable[int], days: list[date]) -> dict[date, int]:
 
 
 def top_keys(now: datetime) -> list[DailyTopKey]:
-    """Return the keys with the most token requests on the last day that has any."""
+    """Return the keys with the most token requests on the last day with token requests."""
     newest = DailyTopKey.objects.order_by("-day").values_list("day", flat=True).first()
     return list(DailyTopKey.objects.filter(day=newest).order_by("rank")) if newest else []
 
 
 def _days_to_write(today: date) -> Iterator[date]:
-    # The last day that was written was not over then.
+    # When the last day was written, it was not over yet, so it is written again.
     last = DailyFigure.objects.filter(name=TOKEN_REQUESTS).order_by("-day").values_list("day", flat=True).first()
     day = max(last or date.min, today - timedelta(days=MISSED_DAYS))
     while day <= today:
@@ -163,7 +163,7 @@ def _write_top_keys(day: date) -> None:
 
 
 def _present_figures(now: datetime) -> Mapping[str, int]:
-    """Count what is true now and leaves no trace later: the states of connections, and what expires soon."""
+    """Count the current states that leave no rows to count later: connections by status, and what expires soon."""
     counts = status_counts.of_organization()
     figures = {f"{STATUS}{state.value}": counts[state] for state in effective_status.EffectiveStatus}
     for days in EXPIRY_WINDOWS:

@@ -1,4 +1,4 @@
-"""Checks of the database: its version, role, size and schema, and what protects the audit trail in it."""
+"""Checks of the database: its version, role, size and schema, and the protection of the audit trail."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +15,7 @@ from connections.services.operations import secret_columns
 from connections.services.operations.checks import Result, ok, problem, warning
 
 OLDEST_POSTGRESQL = 14
-_PER_PROCESS = 17  # connections of one web process besides its threads: refreshes and token calls
+_PER_PROCESS = 17  # connections that one web process opens besides its threads, for refreshes and token calls
 
 
 def version() -> Result:
@@ -31,7 +31,10 @@ def version() -> Result:
 
 
 def role() -> Result:
-    """A superuser passes every trigger, including those that keep the audit trail as it is."""
+    """Check that the portal doesn't connect as a superuser, whom no trigger stops.
+
+    Triggers protect the audit trail from changes.
+    """
     if database.vendor == "sqlite":
         return ok("SQLite has no roles")
     name, is_super, bypasses = _row("SELECT rolname, rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user")
@@ -42,7 +45,10 @@ def role() -> Result:
 
 
 def migrations() -> Result:
-    """Whether the tables fit this version of the program: pages of an older one would fail where columns are gone."""
+    """Check that the tables fit this version of the program.
+
+    Pages of an older version would fail where columns have been removed.
+    """
     disk = _disk_migrations()
     applied = set(MigrationRecorder(database).migration_qs.values_list("app", "name"))
     missing = [
@@ -64,7 +70,7 @@ def migrations() -> Result:
 
 @dataclass(frozen=True, slots=True)
 class _DiskMigrations:
-    """The migrations that this version of the program has; ``graph_migrations`` without those that others replace."""
+    """The migrations of this version of the program. ``graph_migrations`` omits those that others replace."""
 
     names: frozenset[tuple[str, str]]
     graph_migrations: dict[tuple[str, str], Migration]
@@ -77,7 +83,7 @@ def _disk_migrations() -> _DiskMigrations:
 
 
 def connection_limit() -> Result:
-    """Whether PostgreSQL accepts as many connections as the web processes may open. A pooler limits them itself."""
+    """Check that PostgreSQL accepts as many connections as the web processes may open. A pooler limits these itself."""
     if database.vendor == "sqlite":
         return ok("SQLite has no limit of connections")
     database.ensure_connection()
@@ -96,7 +102,7 @@ def connection_limit() -> Result:
 
 
 def audit_guards() -> Result:
-    """Whether the triggers are in place that refuse changes to the audit trail and to the identities of secrets."""
+    """Check the triggers that refuse changes to the audit trail and to the identities of secrets."""
     action = "Run manage.py audit_guards, and find out who can change the database."
     if tables := guards.unguarded_tables():
         return problem(f"nothing keeps rows of {', '.join(tables)} from being changed", action)

@@ -1,4 +1,4 @@
-"""Everything that can be checked of a running portal. ``manage.py doctor`` runs it all; ``/readyz`` and home a part."""
+"""All checks of a running portal. ``manage.py doctor`` runs all of them, ``/readyz`` and the home page a part."""
 
 from django.utils import timezone
 

@@ -23,17 +23,20 @@ from connections.services.audit import publishing, sealing, streaming
 from connections.services.operations import clocks, redis_checks, running_keys, status_counts, write_check
 from connections.services.operations.checks import Result, State, ok, problem, warning
 
-MOST = 10_000  # due connections, unreachable mailboxes and unsealed rows are counted up to this number
+MOST = 10_000  # due connections, unreachable mailboxes and unsealed rows are counted up to this limit
 PROCESSES = ("web", "worker", "beat")
 EXPIRY_WINDOWS = (0, 7, 30)  # days
 LAST_SWEEP = "sweep:last"  # cache key: unix time in seconds, written at the end of each sweep
 
 
 def seconds_since_sweep() -> float | None:
-    """Seconds since the last finished sweep; None if there was none. Raises RedisError if the broker is down."""
+    """Return the seconds since the last finished sweep, or None if there was none.
+
+    Raises RedisError if the broker is down.
+    """
     try:
         last = cache.get(LAST_SWEEP)
-    except redis.ResponseError:  # the value isn't a string, so it isn't ours
+    except redis.ResponseError:  # the value isn't a string, so the portal did not write it
         return None
     if not isinstance(last, float) or not math.isfinite(last):
         return None
@@ -41,7 +44,7 @@ def seconds_since_sweep() -> float | None:
 
 
 def database_answers() -> Result:
-    """Whether it has the portal's tables and can be written to. Raises DatabaseError if it cannot be reached."""
+    """Check that the database has the portal's tables and can be written to. Raises DatabaseError if it is down."""
     try:
         Connection.objects.exists()
     except DatabaseError:
@@ -62,7 +65,7 @@ def broker_answers() -> Result:
 
 
 def encryption_keys() -> Result:
-    """Whether this process knows the key of every stored value, as last counted, and the keys of other processes."""
+    """Check that this process has the keys of all stored values, as last counted, and those that other processes use."""
     if keys.current().decrypt(keys.current().encrypt(b"probe")) != b"probe":
         return problem("the first key does not open what it sealed", "Check FIELD_ENCRYPTION_KEYS.")
     if newer := running_keys.encrypting_elsewhere(now=timezone.now()):
@@ -86,16 +89,19 @@ def encryption_keys() -> Result:
 
 @dataclass(frozen=True, slots=True)
 class _SecretCounts:
-    """Stored secrets as last counted, seen with this process's keys."""
+    """The stored secrets as last counted, according to the keys of this process."""
 
     by_key: Counter[str]
     missing: Counter[str]  # by the id of a key that this process does not have
-    unreadable: int  # values that name no key, and that no key opens
+    unreadable: int  # values without the id of a key, which no key decrypts
     altered: int
 
 
 def _secret_counts() -> _SecretCounts:
-    """Sum up the last count (secret_check.count). Values that another process could not open may open here."""
+    """Sum up the last count (secret_check.count) for this process.
+
+    Values that the counting process could not open may open here.
+    """
     by_key: Counter[str] = Counter()
     altered = 0
     for key_id, is_altered, count in KeyUsage.objects.values_list("key_id", "altered", "count"):
@@ -109,7 +115,7 @@ def _secret_counts() -> _SecretCounts:
 
 
 def sweep() -> Result:
-    """Whether workers refresh what is due."""
+    """Check that workers refresh the connections that are due."""
     age = seconds_since_sweep()
     action = "Start a worker and beat, and look for errors of the task sweep in the log."
     if age is None:
@@ -119,7 +125,7 @@ def sweep() -> Result:
 
 
 def clock_differences() -> Result:
-    """Name the clocks that differ. The portal works all the same, so this is no reason to take it out of service."""
+    """Name the clocks that differ. The portal still works, so this is a warning that doesn't affect readiness."""
     differing = [str(clock) for clock in clocks.readings() if clock.is_off]
     if differing:
         return warning("; ".join(differing), "Let NTP set the clocks of all machines.")

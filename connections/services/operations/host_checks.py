@@ -18,7 +18,7 @@ _LEAST_FREE = 500_000_000  # bytes
 
 
 def secret_files() -> Result:
-    """Whether only the service can read the files with secrets."""
+    """Check that only the service can read the files with secrets."""
     paths = {name: path for name, path in os.environ.items() if name.endswith("_FILE") and path}
     paths = {name: path for name, path in paths.items() if name.removesuffix("_FILE") in settings.SECRET_SETTINGS}
     open_to_all = [
@@ -34,7 +34,7 @@ def secret_files() -> Result:
 
 
 def sign_in_app(now: datetime | None = None) -> Result:
-    """Whether the client secret of the portal's own sign-in is about to expire."""
+    """Check that the client secret of the portal's own sign-in doesn't expire soon."""
     if not settings.LOGIN_MICROSOFT["client_id"]:
         return ok("people sign in with local accounts; sign-in with Microsoft isn't set up")
     day = settings.LOGIN_MICROSOFT_SECRET_EXPIRES
@@ -51,7 +51,7 @@ def sign_in_app(now: datetime | None = None) -> Result:
 
 
 def break_glass() -> Result:
-    """Whether somebody can sign in if Microsoft cannot be reached."""
+    """Check that somebody can sign in if Microsoft cannot be reached."""
     operators = User.objects.filter(is_superuser=True, is_active=True, left_at=None)
     if not any(user.has_usable_password() for user in operators[:20]):
         return problem("no operator can sign in with a local password", "Run manage.py createsuperuser.")
@@ -59,7 +59,7 @@ def break_glass() -> Result:
 
 
 def disk() -> Result:
-    """Whether the places to which the portal writes have space: uploads, published seals and an SQLite database."""
+    """Check the free space where the portal writes: uploads, published seals and an SQLite database."""
     places = {Path(tempfile.gettempdir())}
     if settings.AUDIT_SEAL_FILE:
         places.add(Path(settings.AUDIT_SEAL_FILE).absolute().parent)

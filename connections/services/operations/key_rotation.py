@@ -1,7 +1,8 @@
-"""Encrypt every stored secret with the first key, while the portal goes on working.
+"""Encrypt every stored secret with the first key while the portal keeps running.
 
-Nothing is remembered between two runs: what is not under the first key is what remains. A value is replaced only if it
-is still the one that was read, so a newer one is never overwritten, and tokens keep their version.
+A run needs no memory of the last one: it handles all values that are not encrypted with the first key. A value is
+replaced only if it is still the one that was read, so newer values are never overwritten, and tokens keep their
+version.
 """
 
 import time
@@ -17,12 +18,12 @@ from connections.services.operations import running_keys, secret_columns
 from connections.services.operations.secret_columns import StoredValue
 
 BATCH = 200
-PASSES = 5  # over a column, as long as others keep writing values under another key
+PASSES = 5  # passes over a column while other processes keep writing values with another key
 PAUSE = 0.2  # seconds between two passes
 
 
 class KeyNotKnownEverywhere(PortalError):
-    """A running process could not read what is encrypted with the first key."""
+    """A running process could not decrypt what is encrypted with the first key."""
 
     code = "key_not_known_everywhere"
     status = 409
@@ -30,7 +31,10 @@ class KeyNotKnownEverywhere(PortalError):
 
 @dataclass(slots=True)
 class Rotation:
-    """What was done. ``left`` counts values that others kept rewriting under another key; run it again for those."""
+    """The result of a rotation. ``left`` counts values that other processes kept rewriting with another key.
+
+    Run the rotation again for these.
+    """
 
     key_id: str
     rotated: int = 0
@@ -38,13 +42,15 @@ class Rotation:
     unreadable: dict[str, list[int]] = field(default_factory=dict)  # row numbers by "table.column"
 
 
-Report = Callable[[str, int], None]  # gets the column's name and how many values of it were encrypted anew so far
+Report = Callable[
+    [str, int], None
+]  # gets the column's name, and how many of its values have been encrypted again so far
 
 
 def rotate(*, now: datetime, report: Report, force: bool = False, batch: int = BATCH) -> Rotation:
-    """Encrypt everything with the first key; call it outside transactions.
+    """Encrypt every stored secret with the first key. Call it outside transactions.
 
-    Raises KeyNotKnownEverywhere if a running process does not know this key, unless ``force`` is set.
+    Raises KeyNotKnownEverywhere if a running process does not have this key, unless ``force`` is set.
     """
     rotation = Rotation(keys.current().ids[0])
     unaware = running_keys.without_key(rotation.key_id, now=now)

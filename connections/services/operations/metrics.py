@@ -1,6 +1,6 @@
-"""Counters and histograms of all processes together. Each process adds what it has counted to a hash in Redis.
+"""Counters and histograms of all processes together. Each process adds its counts to a hash in Redis.
 
-A process that is killed loses the numbers of its last seconds. If Redis loses the hash, counters begin again at zero,
+A process that is killed loses the counts of its last seconds. If Redis loses the hash, counters start again at zero,
 which Prometheus expects of a counter.
 """
 
@@ -43,7 +43,7 @@ _BOUNDS = (*(str(bound) for bound in BUCKETS), "+Inf")
 
 
 def flush() -> None:
-    """Add what this process has counted to the numbers in Redis. Without Redis it is kept for the next time."""
+    """Add the counts of this process to the totals in Redis. Without Redis, they are kept for the next time."""
     taken = counters.take()
     if not taken:
         return
@@ -86,7 +86,7 @@ def _histogram(name: str, known: Known, totals: dict[Key, float]) -> HistogramMe
 
 
 def _totals() -> dict[Key, float]:
-    """Return the numbers in Redis. What was not written by us does not count."""
+    """Return the totals in Redis. Ignores entries that the portal did not write."""
     try:
         stored = cast("dict[bytes, bytes]", rate_limit.client().hgetall(_name()))
     except redis.ResponseError:

@@ -1,4 +1,4 @@
-"""Checks of what the portal reaches over the network: the mail server, Microsoft, and itself by its public URL."""
+"""Checks of what the portal reaches over the network: the mail server, Microsoft, and its own public URL."""
 
 import smtplib
 import ssl
@@ -50,7 +50,7 @@ def mail_server() -> Result:
 
 
 def send_test_mail(address: str) -> Result:
-    """Send a message to ``address``."""
+    """Send a test message to ``address``."""
     text = f"This test message was sent by manage.py doctor of {settings.PORTAL_URL}. No action needed.\n"
     try:
         mail.send_mail("Test message of the connection portal", text, None, [address])
@@ -60,7 +60,7 @@ def send_test_mail(address: str) -> Result:
 
 
 def microsoft() -> Result:
-    """Whether sign-in at Microsoft can be reached in every cloud that tenants or the portal's own sign-in use."""
+    """Check that sign-in at Microsoft can be reached in every cloud that tenants or the portal's own sign-in use."""
     used = set(Tenant.objects.order_by().values_list("environment", flat=True).distinct())
     if settings.LOGIN_MICROSOFT["client_id"]:
         used.add(settings.LOGIN_MICROSOFT["environment"])
@@ -72,7 +72,7 @@ def microsoft() -> Result:
 
 
 def public_url() -> Result:
-    """Whether PORTAL_URL leads to this portal, and the proxy in front passes on what the portal must know."""
+    """Check that PORTAL_URL leads to this portal, and that the proxy in front passes on the necessary headers."""
     status, _, body = _get("/healthz")
     if status == 0:
         return problem(f"{settings.PORTAL_URL} {body}", "Check DNS, the proxy and its certificate, or PORTAL_URL.")
@@ -117,7 +117,7 @@ def _answer_of_microsoft(response: http.Response[clouds.Cloud]) -> Result:
     assert cloud is not None  # noqa: S101 - every request above has one
     host = urlsplit(cloud.login).hostname
     if response.status:
-        if response.status in (200, 400, 404):  # Entra itself answers, whatever it says of the directory
+        if response.status in (200, 400, 404):  # these come from Entra itself, even if it rejects the directory
             return ok(f"{host} answers")
         return problem(f"{host} answers {response.status}", "Check the proxy between the portal and Microsoft.")
     what, action = _REASONS.get(response.failure, ("it can't be reached", "Check the firewall, or set HTTPS_PROXY."))
@@ -126,11 +126,11 @@ def _answer_of_microsoft(response: http.Response[clouds.Cloud]) -> Result:
 
 class _StayHere(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *arguments: Any) -> None:
-        """Follow no redirect."""
+        """Ignore redirects."""
 
 
 def _get(path: str) -> tuple[int, Any, str]:
-    """Return status, headers and text of a page of the portal. Status 0: no answer, and the text says why."""
+    """Return status, headers and text of a page of the portal. Without a response, status is 0 and the text says why."""
     context = ssl.create_default_context()
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), _StayHere

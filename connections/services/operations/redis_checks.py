@@ -1,4 +1,4 @@
-"""Checks of the Redis or Valkey server: version, password, and settings with which it would lose or refuse ticks."""
+"""Checks of the Redis or Valkey server: version, password, and settings that would make it lose or refuse ticks."""
 
 import ipaddress
 from typing import Any
@@ -10,7 +10,7 @@ from connections.services.api_keys import rate_limit
 from connections.services.operations.checks import Result, combine, ok, problem, warning
 
 OLDEST = (6, 2)
-MANY_WAITING = 100  # ticks; beat sends no more (portal/beat.py)
+MANY_WAITING = 100  # ticks; at this number, beat stops sending them (portal/beat.py)
 _NEARLY_FULL = 0.9
 
 
@@ -25,7 +25,7 @@ def version() -> Result:
 
 
 def access() -> Result:
-    """Whether strangers could write to the server, and whether the way to it is encrypted."""
+    """Check that the server is protected from strangers, and that the connection to it is encrypted."""
     parts = urlsplit(settings.REDIS_URL)
     if parts.scheme == "unix":
         return ok("reached by a unix socket")
@@ -40,7 +40,7 @@ def access() -> Result:
 
 
 def memory() -> Result:
-    """Whether the server may drop or refuse what the portal writes."""
+    """Check that the server doesn't delete or refuse what the portal writes."""
     memory, persistence = _info("memory"), _info("persistence")
     results = [_eviction(memory)]
     if persistence.get("rdb_last_bgsave_status", "ok") != "ok":
@@ -59,7 +59,7 @@ def waiting_ticks() -> int:
 
 
 def queue() -> Result:
-    """Whether workers take the ticks."""
+    """Check that workers handle the ticks."""
     if (waiting := waiting_ticks()) >= MANY_WAITING:
         action = "Start a worker, and look for errors in its log. Web, worker and beat need the same REDIS_PREFIX."
         return problem(f"{waiting} ticks wait for a worker", action)

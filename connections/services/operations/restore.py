@@ -1,8 +1,8 @@
 """Declare that a backup was restored: the audit trail continues, sessions end, and every connection is checked.
 
-The audit trail continues above the seals that were published before. A sign-in, session or running process that the
-backup brought back may have ended since, so nothing of the three is believed. Nor does a bulk action go on that may
-have been stopped since.
+The audit trail continues with a seal number above all published ones. Sign-ins, sessions and processes in the backup
+may have ended since the backup was made, so none of them is trusted. Bulk actions are stopped, because they may have
+been stopped since then.
 """
 
 from collections.abc import Iterable
@@ -36,16 +36,16 @@ from connections.services.operations.checks import Result, ok, warning
 
 logger = structlog.get_logger(__name__)
 
-# How long the doctor tells what a restore left behind.
+# The doctor reports the effects of a restore for this long.
 REPORTED_FOR = timedelta(days=7)
 _MOST = 100
 
 
 def declare(known: Iterable[PublishedSeal], *, actor: User, reason: str, now: datetime) -> Restore:
-    """Seal a declaration that the published seals which are missing here were lost in a restore.
+    """Seal a declaration that the published seals that are missing here were lost in a restore.
 
-    Verification accepts exactly that gap from then on, and reports it for ever. All IT admins and auditors are told.
-    Raises NotAllowed, and InvalidInput if nothing is missing or if this was no restore.
+    From then on, verification accepts exactly this gap and always reports it. All IT admins and auditors are emailed.
+    Raises NotAllowed, or InvalidInput if nothing is missing or this was not a restore.
     """
     reason = _checked(reason, actor)
     with transaction.atomic():
@@ -76,9 +76,9 @@ def declare(known: Iterable[PublishedSeal], *, actor: User, reason: str, now: da
 
 
 def declare_without_loss(known: Iterable[PublishedSeal], *, actor: User, reason: str, now: datetime) -> None:
-    """Declare a restore after which no published seal is missing, for example because none are published.
+    """Declare a restore after which no published seal is missing, for example because none had been published.
 
-    Raises NotAllowed, and InvalidInput if a published seal is missing.
+    Raises NotAllowed, or InvalidInput if a published seal is missing.
     """
     reason = _checked(reason, actor)
     with transaction.atomic():
@@ -102,7 +102,7 @@ def _checked(reason: str, actor: User) -> str:
 
 
 def _distrust(now: datetime) -> None:
-    """End all sessions and bulk actions, forget running processes, and make every connection due to be checked."""
+    """End all sessions and bulk actions, forget running processes, and make all connections due for a check."""
     Session.objects.all().delete()
     User.objects.update(signed_out_at=now)
     RunningProcess.objects.all().delete()
@@ -121,7 +121,7 @@ def _stop_bulk_actions(now: datetime) -> None:
 
 
 def progress(now: datetime) -> Result:
-    """Whether the connections have been checked since the last restore, for the doctor."""
+    """Check for the doctor whether all connections have been checked since the last restore."""
     declared = AuditEvent.objects.filter(action=AuditAction.AUDIT_RESTORE_DECLARED).order_by("-pk").first()
     if declared is None or declared.at < now - REPORTED_FOR:
         return ok("no restore was declared in the last seven days")
@@ -139,7 +139,10 @@ def progress(now: datetime) -> Result:
 
 
 def _lost(known: list[PublishedSeal]) -> tuple[int, PublishedSeal]:
-    """Return the last seal before the lost ones, and the highest lost one. Raises InvalidInput if this is no restore."""
+    """Return the number of the last seal before the lost ones, and the highest lost one.
+
+    Raises InvalidInput if this was not a restore.
+    """
     missing = _missing(known)
     if not missing:
         text = "All these published seals are here, so there is no restore to declare."
@@ -158,7 +161,7 @@ def _lost(known: list[PublishedSeal]) -> tuple[int, PublishedSeal]:
 
 
 def _missing(known: list[PublishedSeal]) -> list[PublishedSeal]:
-    """Return the published seals that are not here, except those lost in restores that were declared."""
+    """Return the published seals that are not here, except those whose loss was already declared."""
     declared = restores.declared()
     return [
         seal
@@ -168,7 +171,10 @@ def _missing(known: list[PublishedSeal]) -> list[PublishedSeal]:
 
 
 def _last_before(highest: PublishedSeal) -> int:
-    """Return the newest seal here, where only number and hash of the highest published one are known."""
+    """Return the number of the newest seal here. Used if only number and hash of the highest published seal are known.
+
+    Raises InvalidInput if another seal has that number.
+    """
     newest = sealing.newest_seal()
     if newest is not None and newest.number >= highest.number:
         text = f"The trail already has a seal {highest.number}, which is another one."

@@ -1,6 +1,6 @@
 """Remove old sealed rows from the audit trail, old alerts that were delivered or given up, and old notifications.
 
-Rows are removed seal by seal, the oldest first. The seals stay: they record how many events of each kind there were, so
+Rows are removed seal by seal, the oldest first. The seals stay and record how many events of each kind there were, so
 the chain can still be verified. Rows that do not match their seal are never removed, because they are evidence.
 """
 
@@ -24,7 +24,7 @@ TOGETHER = 50  # seals whose rows are removed in one transaction
 
 
 def prune(now: datetime) -> int:
-    """Remove what is older than AUDIT_RETENTION_DAYS (0: keep everything); return the number of audit rows removed."""
+    """Remove audit rows and alerts older than AUDIT_RETENTION_DAYS (0: keep all). Returns the number of audit rows."""
     days = settings.AUDIT_RETENTION_DAYS
     if days <= 0:
         return 0
@@ -48,7 +48,7 @@ def _prune_alerts(before: datetime) -> None:
 
 
 def _prune_some(days: int, now: datetime) -> int | None:
-    """Remove the rows of the next few seals; None if there is nothing left to remove."""
+    """Remove the rows of the next few seals. Returns how many, or None if nothing is left to remove."""
     first = pruning.last_pruned_seal()
     seals = AuditSeal.objects.defer("marks").filter(number__gt=first)
     if (arrived := streaming.arrived_upto()) is not None:  # what the stream has still to send is kept
@@ -63,7 +63,7 @@ def _prune_some(days: int, now: datetime) -> int | None:
         logger.error("retention stopped: the audit trail is broken", seal=findings[0].seal, finding=findings[0].what)
         return None
     with transaction.atomic():
-        # This is also the lock: a second worker waits here and then sees that the work is done.
+        # The row is also the lock: a second worker waits here and then sees that the work is done.
         state = AuditSealing.objects.select_for_update().get(pk=1)
         if pruning.last_pruned_seal() != first:
             return 0

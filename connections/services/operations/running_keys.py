@@ -1,7 +1,7 @@
-"""Which encryption keys the running processes have. Each process announces its own every few seconds.
+"""The encryption keys of the running processes. Each process announces its own keys every few seconds.
 
-So an operator can check that every process knows a new key before it is used, and a process that meets a key it does
-not know can tell whether the key is lost or whether only its own settings are old.
+So an operator can check that every process has a new key before it is used. And if a process lacks a key, it can tell
+whether the key is lost or only its own settings are outdated.
 """
 
 import logging
@@ -18,12 +18,12 @@ from connections.models import RunningProcess
 logger = logging.getLogger(__name__)
 
 ANNOUNCE_EVERY = 20.0  # seconds
-# A process that has not been seen for this long has ended. Long enough for a paused or busy one.
+# A process that has not been seen for this long has ended. A paused or busy one is seen again before that.
 GONE_AFTER = timedelta(minutes=2)
 
 
 def announce(name: str, *, now: datetime) -> None:
-    """Say that the process called ``name`` runs with the current keys, and forget those that have ended."""
+    """Record that the process called ``name`` runs with the current keys, and delete processes that ended long ago."""
     ids = list(keys.current().ids)
     RunningProcess.objects.update_or_create(
         name=name,
@@ -34,7 +34,7 @@ def announce(name: str, *, now: datetime) -> None:
 
 
 def withdraw(name: str) -> None:
-    """Say that the process has ended."""
+    """Record that the process has ended."""
     RunningProcess.objects.filter(name=name).delete()
 
 
@@ -43,22 +43,22 @@ def running(*, now: datetime) -> list[RunningProcess]:
 
 
 def without_key(key_id: str, *, now: datetime) -> list[RunningProcess]:
-    """The running processes that do not know this key."""
+    """Return the running processes that do not have this key."""
     return [process for process in running(now=now) if key_id not in process.key_ids]
 
 
 def known_elsewhere(*, now: datetime) -> set[str]:
-    """The ids of keys that another process has and this one does not."""
+    """Return the ids of keys that another process has and this one does not."""
     return {key_id for process in running(now=now) for key_id in process.key_ids} - set(keys.current().ids)
 
 
 def encrypting_elsewhere(*, now: datetime) -> set[str]:
-    """The ids of keys with which another process encrypts and which this one does not know."""
+    """Return the ids of keys with which another process encrypts, but which this one does not have."""
     return {key_id for process in running(now=now) for key_id in process.key_ids[:1]} - set(keys.current().ids)
 
 
 def explain(error: UnreadableSecret, *, now: datetime | None = None) -> UnreadableSecret:
-    """Return OutdatedKeys in place of ``error`` if another process has the key that is missing here. Never raises."""
+    """Return OutdatedKeys instead of ``error`` if another process has the missing key. Never raises."""
     if not error.key_id:
         return error
     try:

@@ -11,7 +11,7 @@ from connections.services.operations.checks import Result, ok, warning
 
 
 def missing() -> list[str]:
-    """Return the names of indexes that are not there; none on SQLite, which has no such indexes."""
+    """Return the names of missing indexes. On SQLite none are missing, because it has no such indexes."""
     if database.vendor != "postgresql":
         return []
     with database.cursor() as cursor:
@@ -22,7 +22,7 @@ def missing() -> list[str]:
 
 
 def install() -> list[str]:
-    """Create what is missing, and return what still is, because the role may not install the extension pg_trgm."""
+    """Create the missing indexes, and return those that are still missing because the role may not install pg_trgm."""
     with transaction.atomic(), database.schema_editor() as schema_editor:
         for definition in _definitions():  # the first one creates the extension
             definition.index_texts(apps, schema_editor)

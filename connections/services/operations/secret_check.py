@@ -1,4 +1,4 @@
-"""Open every stored secret: count the values of each key, and report those that were moved or altered."""
+"""Decrypt every stored secret: count the values of each key, and report those that were moved or altered."""
 
 import logging
 from collections import Counter
@@ -23,23 +23,23 @@ EVERY = timedelta(hours=1)
 
 @dataclass(slots=True)
 class Count:
-    """The values of all columns. ``unreadable`` and ``altered`` name rows as "table.column" with their numbers."""
+    """The values of all columns. ``unreadable`` and ``altered`` contain row numbers by "table.column"."""
 
-    by_key: Counter[str] = field(default_factory=Counter)  # values that open, by the id of their key
+    by_key: Counter[str] = field(default_factory=Counter)  # values that can be decrypted, by the id of their key
     unreadable: dict[str, list[int]] = field(default_factory=dict)
     altered: dict[str, list[int]] = field(default_factory=dict)
 
 
 def count_due(*, now: datetime) -> None:
-    """Count if it was last done an hour ago or longer."""
+    """Count the stored secrets, unless the last count was less than an hour ago."""
     if not KeyUsage.objects.filter(counted_at__gt=now - EVERY).exists():
         count(now=now)
 
 
 def count(*, now: datetime) -> Count:
-    """Open every value, store how many are under each key, and open or close the incidents about altered values.
+    """Decrypt every value, store the number of values per key, and open or close the incidents about altered values.
 
-    Call it outside transactions, because it may take minutes.
+    Call it outside transactions, because it may take minutes. Returns the counts.
     """
     total, usage = Count(), []
     altered: set[Place] = set()
@@ -78,7 +78,7 @@ def _usage(column: SecretField, counter: Counter[tuple[str, bool]], now: datetim
 
 
 def report_noted(*, now: datetime) -> None:
-    """Open the incidents about altered values that this process has met. Without the database they stay noted."""
+    """Open the incidents about altered values that this process has come across. Without the database, they stay noted."""
     for place in list(fields.altered):
         try:
             with transaction.atomic():
@@ -94,12 +94,12 @@ def report(places: Iterable[Place], *, now: datetime) -> None:
     for place in places:
         what, pk = secret_columns.row_with(place.table, place.identity)
         if pk is None:
-            continue  # removed meanwhile
+            continue  # the row was deleted in the meantime
         incidents.secret_altered(place, what, pk, now=now)
 
 
 def _close_others(altered: Iterable[Place], *, now: datetime) -> None:
-    """Close the incidents about places that hold a proper value again, or none."""
+    """Close the incidents about places that contain a valid value again, or no value."""
     still = set()
     for place in altered:
         _, pk = secret_columns.row_with(place.table, place.identity)

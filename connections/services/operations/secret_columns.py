@@ -1,6 +1,6 @@
-"""All encrypted columns of all models, and their stored values as they are, without opening them.
+"""All encrypted columns of all models, and their stored values, which are not decrypted here.
 
-The columns are looked up in the models, so that a new one is counted, checked and rotated by itself.
+The columns are found in the models, so that a new column is counted, checked and rotated automatically.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ class StoredValue:
 
 
 def secret_fields() -> list[SecretField]:
-    """Every encrypted column, in a fixed order."""
+    """Return every encrypted column, in a fixed order."""
     fields = [field for model in apps.get_models() for field in model._meta.local_concrete_fields]
     return sorted(
         (field for field in fields if isinstance(field, SecretField)),
@@ -34,7 +34,7 @@ def secret_fields() -> list[SecretField]:
 
 
 def values(column: SecretField, *, batch: int, except_key: str = "") -> Iterator[list[StoredValue]]:
-    """Yield the values of a column in batches, by primary key; ``except_key`` leaves out those under one key."""
+    """Yield the values of a column in batches, by primary key, without those that are encrypted with ``except_key``."""
     last = 0
     while rows := _read(column, after=last, limit=batch, except_key=except_key):
         yield rows
@@ -56,9 +56,9 @@ def _read(column: SecretField, *, after: int, limit: int, except_key: str) -> li
 
 
 def replace(column: SecretField, changes: Sequence[tuple[StoredValue, Ciphertext]]) -> int:
-    """Store each new ciphertext if the value is still the one that was read; return how many were stored.
+    """Store each new ciphertext if the value is still the one that was read. Returns how many were stored.
 
-    Rows that somebody else is writing right now are left alone, so that this never waits while it holds locks.
+    Skips rows that somebody else is writing right now, so that this never waits while it holds locks.
     """
     table, name = database.ops.quote_name(column.model._meta.db_table), database.ops.quote_name(column.column)
     rows = [(stored.pk, stored.ciphertext, str(ciphertext)) for stored, ciphertext in changes]
@@ -89,7 +89,7 @@ def _replace_one(cursor: Any, table: str, name: str, row: tuple[int, str, str]) 
 
 
 def row_with(place_table: str, identity: str) -> tuple[str, int | None]:
-    """What a table's rows are called, for example "connection", and the number of the row with this identity."""
+    """Return the name of the table's rows, for example "connection", and the number of the row with this identity."""
     for column in secret_fields():
         model = column.model
         if model._meta.db_table == place_table:
@@ -99,7 +99,7 @@ def row_with(place_table: str, identity: str) -> tuple[str, int | None]:
 
 
 def install_triggers() -> None:
-    """Put the triggers that protect identities in place. Harmless when they are there."""
+    """Create the triggers that protect identities. Safe to repeat."""
     with database.schema_editor() as editor:
         import_module("connections.migrations.0005_bound_secrets").install(None, editor, _tables())
 
@@ -109,7 +109,7 @@ def _tables() -> set[str]:
 
 
 def tables_without_trigger() -> list[str]:
-    """The tables with encrypted columns whose rows' identities could be changed, because the trigger is missing."""
+    """Return the tables with encrypted columns where rows' identities could be changed, because the trigger is missing."""
     tables = _tables()
     with database.cursor() as cursor:
         if database.vendor == "postgresql":

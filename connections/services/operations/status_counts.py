@@ -1,7 +1,7 @@
-"""How many connections are in each effective state, from the kept counts (models/tallies.py).
+"""The number of connections in each effective state, from the stored tallies (models/tallies.py).
 
-What waits for sign-in, consent or approval is counted exactly up to EXACT connections; beyond that, it is counted by
-its stored status, without telling apart what it waits for.
+Up to EXACT connections that wait for sign-in, consent or approval are counted exactly. Beyond that, they are counted by
+stored status, which does not tell what they wait for.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ def _count(kept: TallyQuerySet, connections: QuerySet[Connection]) -> Counter[Ef
     rejected: dict[str, int] = dict(kept.filter(_REJECTED, value=Connection.Status.ACTIVE).totals("value"))
     counts = Counter({EffectiveStatus(status): number for status, number in stored.items()})
     blocked_by_app = rejected.get(Connection.Status.ACTIVE, 0)
-    # The two numbers are read one after the other, so connections may have changed in between.
+    # The two numbers are read one after the other, and connections may change in between.
     counts[EffectiveStatus.ACTIVE] = max(0, counts[EffectiveStatus.ACTIVE] - blocked_by_app)
     counts[EffectiveStatus.APP_REJECTED] = blocked_by_app
     incomplete = [EffectiveStatus(status) for status in INCOMPLETE]

@@ -1,4 +1,4 @@
-"""Keep the table of counts small. Triggers on connections write it; see models/tallies.py and migration 0017."""
+"""Keep the table of tallies small. Triggers on connections write it; see models/tallies.py and migration 0017."""
 
 from django.db import connection as database
 from django.db import transaction

@@ -1,13 +1,13 @@
-"""Find out whether the database can be written to: a full disk or a lock that nobody releases still lets it be read."""
+"""Check whether the database can be written to. With a full disk or a stuck lock, reading still works."""
 
 import time
 
 from django.db import connection as database
 from django.db import transaction
 
-EVERY = 5.0  # seconds between writes of one process, because anybody may ask whether the portal is ready
+EVERY = 5.0  # seconds between writes by one process, because anybody can request the readiness check
 _PATIENCE_MS = 2000
-# This table has rows in every portal. The value stays the same, but is really written.
+# This table has rows in every portal. The update writes a row without changing its value.
 _WRITE = "UPDATE django_migrations SET name = name WHERE id = (SELECT min(id) FROM django_migrations WHERE app = 'connections')"
 _last_success: list[float] = []
 

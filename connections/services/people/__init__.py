@@ -1,1 +1,1 @@
-"""People and service accounts: sign-in accounts, their directory, offboarding and transfers of ownership."""
+"""People and service accounts: accounts and sign-in, the directory, offboarding, and transfers of ownership."""

@@ -30,7 +30,8 @@ from connections.services.sharing import history, references, shares, teams
 
 def create_from_directory(*, claims: dict[str, Any]) -> User:
     """Create an account at a person's first Microsoft sign-in."""
-    # Never link an existing account: other directories can choose any name, and only (tid, oid) identifies a person.
+    # Never link an existing account: other directories can choose any user name, and only (tid, oid) identifies a
+    # person.
     username = str(claims.get("preferred_username") or claims["oid"])[:140]
     with transaction.atomic():
         if User.objects.filter(username__iexact=username).exists():
@@ -43,7 +44,7 @@ def create_from_directory(*, claims: dict[str, Any]) -> User:
 
 
 def with_microsoft_account(uid: str) -> User | None:
-    """Return who signs in with the Microsoft account: tenant ID, a dot, and object ID."""
+    """Return the account that signs in with this Microsoft account (tenant ID, a dot, and object ID), or None."""
     login = UserSocialAuth.objects.filter(provider=offboarding.MICROSOFT, uid=uid).select_related("user").first()
     return login.user if login else None
 
@@ -51,8 +52,8 @@ def with_microsoft_account(uid: str) -> User | None:
 def invite(username: str, *, name: str, email: str, uid: str, actor: User, now: datetime) -> User:
     """Create a person's account, without roles, before their first sign-in. Raises NotAllowed and InUse.
 
-    ``uid`` is their Microsoft account as tenant ID, a dot, and object ID; empty for a local account, which can't sign in
-    until an operator sets its password.
+    ``uid`` is their Microsoft account as tenant ID, a dot, and object ID. It is empty for a local account, which can't
+    sign in until an operator sets its password.
     """
     access_roles.require(permissions.can_manage_people(actor), cause="Only IT admins add people.", action="Ask one.")
     first_name, _, last_name = name.partition(" ")
@@ -70,13 +71,14 @@ def invite(username: str, *, name: str, email: str, uid: str, actor: User, now: 
 
 
 def require_admitted(claims: dict[str, Any]) -> None:
-    """Raise NotAllowed for accounts of other directories and for guests, unless the settings let them in.
+    """Raise NotAllowed for accounts of other directories and for guests, unless the settings admit them.
 
-    The sign-in tenant's own accounts are always admitted. Names in the claims admit nobody, because they can be chosen.
+    Accounts of the sign-in tenant are always admitted. Names in the claims don't count, because anybody can choose
+    them.
     """
     tid, tenant = str(claims.get("tid", "")).lower(), settings.LOGIN_MICROSOFT["tenant"].lower()
     directories = {directory.strip().lower() for directory in settings.LOGIN_MICROSOFT_DIRECTORIES}
-    # A tenant may be configured by its domain; Microsoft then issues tokens for that directory only.
+    # If the tenant is configured by its domain, Microsoft issues tokens for that directory only.
     is_foreign = _is_directory_id(tenant) and tid != tenant
     is_guest = guests.is_guest(claims)
     listed = {guest.strip().lower() for guest in settings.LOGIN_MICROSOFT_GUESTS}
@@ -94,7 +96,7 @@ def require_admitted(claims: dict[str, Any]) -> None:
 
 
 def _home(claims: dict[str, Any]) -> str:
-    """Return the guest's own directory, or "-" if the token does not name one other than the sign-in tenant."""
+    """Return the guest's own directory, or "-" if the token does not name a directory other than the sign-in tenant."""
     home = guests.home_directory(claims)
     return home if home and home != str(claims.get("tid", "")).lower() else "-"
 
@@ -109,7 +111,7 @@ def _is_directory_id(text: str) -> bool:
 def update_from_directory(user: User, *, claims: dict[str, Any], confirms: bool = False) -> None:
     """Update name, address, roles and teams from the directory's claims, and record the sign-in.
 
-    ``confirms`` says that the person was signed in already and has proved again who they are.
+    With ``confirms``, the person was already signed in and has confirmed their identity again.
     """
     first_name, _, last_name = str(claims.get("name") or "").partition(" ")
     values = {
@@ -132,7 +134,7 @@ def update_from_directory(user: User, *, claims: dict[str, Any], confirms: bool 
 def remove(user: User, *, actor: User, now: datetime) -> None:
     """Remove an account with its shares, memberships and API keys. Raises InUse while it owns connections."""
     with transaction.atomic():
-        # With the row locked, creating something that refers to the account fails instead of being deleted with it.
+        # While the row is locked, nothing that refers to the account can be created and then be deleted with it.
         User.objects.select_for_update().filter(pk=user.pk).first()
         require_removable(user)
         shares.end_all_of(person=user, actor=actor, now=now)
@@ -158,9 +160,9 @@ def disable_person(user: User, *, actor: User, now: datetime) -> None:
     """Lock a person out at once. Safe to repeat. Raises NotAllowed, or InUse for the last IT admin."""
     _require_may_disable(user, actor)
     with transaction.atomic():
-        # Lock all IT admins in the same order, so that two who disable each other at once cannot both succeed.
+        # Lock all IT admins in the same order, so that two of them who disable each other at once cannot both succeed.
         admins = querysets.it_admins().values("pk")
-        # no_key lets others write rows that refer to an IT admin in the meantime.
+        # no_key lets other transactions write rows that refer to an IT admin in the meantime.
         locked = User.objects.select_for_update(no_key=True)
         list(locked.filter(Q(pk__in=admins) | Q(pk=user.pk)).order_by("pk"))
         active = set(User.objects.filter(pk__in=(user.pk, actor.pk), is_active=True).values_list("pk", flat=True))
@@ -179,7 +181,7 @@ def disable_person(user: User, *, actor: User, now: datetime) -> None:
 
 
 def enable_person(user: User, *, actor: User, now: datetime) -> None:
-    """Let a person sign in again. Doing it twice is harmless. Raises NotAllowed."""
+    """Let a person sign in again. Safe to repeat. Raises NotAllowed."""
     _require_may_disable(user, actor)
     with transaction.atomic():
         if not User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
@@ -209,9 +211,9 @@ _ROLE_VALUES = ((IT_ADMINS, "admins"), (AUDITORS, "auditors"))
 
 
 def has_groups_overage(claims: dict[str, Any]) -> bool:
-    """Whether Microsoft left the groups out because the person is in too many (about 200) for a token.
+    """Whether Microsoft omitted the groups because the person is in too many for a token (about 200).
 
-    The token then has "groups" in ``_claim_names``, or ``hasgroups`` if it has to be short
+    The token then has "groups" in ``_claim_names``, or ``hasgroups`` if the token has to be short
     (identity-platform/access-token-claims-reference, id-token-claims-reference).
     """
     names = claims.get("_claim_names")
@@ -221,9 +223,10 @@ def has_groups_overage(claims: dict[str, Any]) -> bool:
 def confirm_from_directory(
     user: User, *, roles: Collection[str] | None, groups: Collection[str], now: datetime
 ) -> None:
-    """Update roles and teams from what the directory said in the background; None if it did not tell the roles.
+    """Update roles and teams from a background check of the directory. Like a sign-in, it renews what it confirms.
 
-    ``groups`` are those the portal knows, of which the person is a member. Like a sign-in, it renews what it confirms.
+    ``roles`` is None if the directory did not report them. ``groups`` are those of the person's groups that the portal
+    knows.
     """
     with transaction.atomic():
         known = set(groups) if _are_groups_ids(user) else None
@@ -234,14 +237,14 @@ def confirm_from_directory(
 
 
 def _are_groups_ids(user: User) -> bool:
-    """Whether the groups behind this person's roles and teams are known by their IDs, which Graph asks for."""
+    """Whether all groups behind this person's roles and teams are configured by ID, because Graph is asked for IDs."""
     followed = user.teams.exclude(entra_group="").values_list("entra_group", flat=True)
     mapped = [settings.LOGIN_MICROSOFT[key] for name, key in _ROLE_VALUES if name in _roles_by_group(user)]
     return all(map(_is_directory_id, followed)) and all(any(map(_is_directory_id, values)) for values in mapped)
 
 
 def _follow_groups(user: User, claims: dict[str, Any], *, now: datetime) -> None:
-    """Update teams and roles from the claims; keep those that come from groups if Microsoft left the groups out."""
+    """Update teams and roles from the claims. If Microsoft omitted the groups, roles and teams from groups are kept."""
     left_out = has_groups_overage(claims)
     groups = _values(claims, "groups")
     _follow_roles(user, _values(claims, "roles"), None if left_out else groups, now=now)
@@ -253,7 +256,7 @@ def _follow_groups(user: User, claims: dict[str, Any], *, now: datetime) -> None
             "teams_kept": audit.join_values(user.teams.all()),
         }
         audit.record(AuditAction.ACCOUNT_GROUPS_LEFT_OUT, user, actor=None, changes=changes)
-    # What Microsoft left out is not confirmed, so it keeps the age it has.
+    # Groups that Microsoft omitted are not confirmed, so the time of their last confirmation stays.
     groups_read_at = user.groups_read_at if left_out and user.groups_read_at else now
     _set(user, groups_left_out_at=now if left_out else None, groups_read_at=groups_read_at)
 
@@ -266,7 +269,7 @@ def _set(user: User, **values: Any) -> None:
 
 
 def _follow_roles(user: User, roles: set[str] | None, groups: set[str] | None, *, now: datetime) -> None:
-    """Set the roles that these app roles and groups give. What is None is unknown: roles from there are kept."""
+    """Set the roles that these app roles and groups give. None means unknown; then roles that came from there are kept."""
     login = settings.LOGIN_MICROSOFT
     before = set(user.groups.values_list("name", flat=True))
     kept = _roles_by_group(user) if groups is None else set()
@@ -280,7 +283,7 @@ def _follow_roles(user: User, roles: set[str] | None, groups: set[str] | None, *
         _set_groups(user, sorted(before), sorted(after), actor=None)
     if groups is not None:
         _set(user, roles_by_group=sorted(name for name, key in _ROLE_VALUES if groups & set(login[key])))
-    # Roles that are only kept are not confirmed, so they keep the age they have.
+    # Roles that are only kept are not confirmed, so the time of their last confirmation stays.
     if held <= confirmed or user.roles_read_at is None:
         _set(user, roles_read_at=now)
 
@@ -291,7 +294,7 @@ def _set_groups(user: User, before: list[str], after: list[str], *, actor: User 
 
 
 def _roles_by_group(user: User) -> set[str]:
-    """Return the roles that came from groups when Microsoft last sent them; all of them if that was not recorded."""
+    """Return the roles that came from groups when Microsoft last sent groups, or all roles if that was not recorded."""
     if user.roles_by_group is None:
         return set(user.groups.filter(name__in=(IT_ADMINS, AUDITORS)).values_list("name", flat=True))
     return set(user.roles_by_group)
@@ -303,7 +306,7 @@ def _values(claims: dict[str, Any], name: str) -> set[str]:
 
 
 def signed_in(user: User, *, actor: User, method: str, second_factor: str = "") -> None:
-    """Record a sign-in. ``method`` is ``password``, or ``microsoft``, which also shows that the person has not left."""
+    """Record a sign-in by ``password`` or ``microsoft``. The latter also proves that the person has not left."""
     with transaction.atomic():
         changes = {"method": method} | ({"second_factor": second_factor} if second_factor else {})
         audit.record(AuditAction.ACCOUNT_SIGNED_IN, user, actor=actor, changes=changes)
@@ -312,12 +315,12 @@ def signed_in(user: User, *, actor: User, method: str, second_factor: str = "") 
 
 
 def microsoft_sign_in_rejected(verdict: Verdict, *, now: datetime) -> None:
-    """Open the incident that Microsoft rejects the secret of the portal's own sign-in; the next sign-in closes it."""
+    """Open the incident that Microsoft rejects the secret of the portal's own sign-in. The next sign-in closes it."""
     incidents.portal_sign_in_rejected(verdict, now=now)
 
 
 def confirmed(user: User, *, actor: User, method: str) -> None:
-    """Record that a signed-in person has proved again who they are."""
+    """Record that a signed-in person has confirmed their identity again."""
     audit.record(AuditAction.ACCOUNT_CONFIRMED, user, actor=actor, changes={"method": method})
 
 
@@ -332,7 +335,7 @@ def sign_in_failed(username: str, *, reason: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What makes an account powerful: its roles, and the rights of Django's admin site."""
+    """The rights of an account: its roles, and its rights on Django's admin site."""
 
     roles: list[str]
     staff: bool
@@ -347,7 +350,7 @@ def rights_of(user: User) -> Rights:
 
 
 def rights_changed(user: User, *, before: Rights | None, actor: User, now: datetime) -> None:
-    """Record what has changed since ``before`` (None: a new account), and tell all IT admins and auditors.
+    """Record the changes since ``before`` (None: a new account), and email all IT admins and auditors.
 
     Call it in the transaction of the change. Does nothing if nothing has changed.
     """
@@ -376,7 +379,7 @@ def _in_words(value: list[str] | bool) -> str:
 
 
 def change_password(user: User, *, password: str, actor: User) -> None:
-    """Set a new local password, which ends every session that does not know it. Raises NotAllowed."""
+    """Set a new local password, which ends all sessions that were opened with the old one. Raises NotAllowed."""
     access_roles.require(user.pk == actor.pk, cause="Everybody changes their own password.")
     access_roles.require(
         user.has_usable_password(), cause="You sign in with Microsoft.", action="Change your password there."
@@ -388,7 +391,7 @@ def change_password(user: User, *, password: str, actor: User) -> None:
 
 
 def set_roles(user: User, *, admin: bool, auditor: bool, actor: User | None) -> None:
-    """Set the roles of a local or service account; the roles of Microsoft accounts come from their directory."""
+    """Set the roles of a local or service account. Microsoft accounts get their roles from their directory."""
     after = sorted(name for name, is_held in ((IT_ADMINS, admin), (AUDITORS, auditor)) if is_held)
     with transaction.atomic():
         before = sorted(user.groups.values_list("name", flat=True))

@@ -1,7 +1,7 @@
-"""Check whether people are still in their directory and still have their roles and teams, if an application may read it.
+"""Check whether people are still in their directory and still have their roles and teams.
 
-Without a directory that can be read, roles and teams from Entra sleep after ENTRA_AUTHORITY_MAX_AGE hours, until the
-next sign-in.
+This needs an application that may read the directory. Otherwise, roles and teams from Entra are suspended
+ENTRA_AUTHORITY_MAX_AGE hours after a sign-in, until the next one.
 """
 
 import logging
@@ -22,8 +22,8 @@ from connections.services.registry import credential_checks
 
 logger = logging.getLogger(__name__)
 
-EVERY = timedelta(days=1)  # at most; four times within ENTRA_AUTHORITY_MAX_AGE
-AGAIN = timedelta(hours=1)  # wait after an outage; a worker's claim on a directory also lasts this long
+EVERY = timedelta(days=1)  # at most; a quarter of ENTRA_AUTHORITY_MAX_AGE if that is shorter
+AGAIN = timedelta(hours=1)  # retry after this time; a worker's claim on a directory also lasts this long
 BATCH = 10  # directories per run
 
 _CAUSES = {
@@ -33,7 +33,7 @@ _CAUSES = {
 
 
 def sync_due(*, now: datetime) -> int:
-    """Read up to BATCH directories, each once a day and by one worker, and return how many could be read."""
+    """Read up to BATCH directories, each once a day and by one worker. Returns how many could be read."""
     offboarding.update_incidents(now=now)
     due = Tenant.objects.filter(
         Q(people_read_after=None) | Q(people_read_after__lte=now), environment=settings.LOGIN_MICROSOFT["environment"]
@@ -51,7 +51,7 @@ def sync_due(*, now: datetime) -> int:
 
 
 def sync(tenant: Tenant, *, now: datetime) -> bool:
-    """Mark the people whom the directory reports as gone or as back; return False if no application may read it.
+    """Mark people as having left or as back, as their directory reports. Returns False if no application may read it.
 
     Raises MicrosoftUnavailable, MicrosoftRefused, UnreadableSecret, or InvalidInput for an unconfigured environment.
     """
@@ -84,7 +84,7 @@ def _interval() -> timedelta:
 def _confirm_authority(
     tenant: Tenant, token: token_endpoint.TokenSet, present: dict[str, User], *, now: datetime
 ) -> None:
-    """Read the roles and groups of those who have a role or follow an Entra group, and renew or remove them."""
+    """Read the roles and groups of people who have a role or are in a team with an Entra group, and update both."""
     with_role = Q(groups__name__in=(IT_ADMINS, AUDITORS)) | Q(teams__entra_group__gt="")
     having = User.objects.filter(with_role, pk__in=[person.pk for person in present.values()]).distinct()
     pks = set(having.values_list("pk", flat=True))

@@ -1,4 +1,4 @@
-"""Microsoft accounts behind connections: what Microsoft says of an account concerns all its connections."""
+"""Microsoft accounts behind connections. A refusal that concerns an account affects all of the account's connections."""
 
 import random
 from datetime import datetime, timedelta
@@ -9,16 +9,16 @@ from connections.microsoft import error_tables
 from connections.models import Connection
 from connections.models.connections import RELATED
 
-AT_ONCE = 25  # an account with more connections than this has them checked over a minute
+AT_ONCE = 25  # if an account has more connections than this, they are checked over a minute
 CHECKED_WITHIN = timedelta(minutes=1)
 
 
 def check_siblings(pk: int, *, now: datetime) -> int:
-    """Make the account's other active connections due after Microsoft refused connection ``pk`` for its account.
+    """Make the account's other active connections due, after Microsoft refused connection ``pk`` for its account.
 
-    Does nothing if the refusal is no news: another connection of the account was already flagged like this after ``pk``
-    last got a token. So the checks that this causes do not cause others. Call it before the refusal is stored; then
-    nothing is lost if the process is killed in between. Returns how many connections are due now.
+    Does nothing if another connection of the account was already flagged for this after ``pk`` last got a token. This
+    way, the checks that are caused here do not cause further ones. Call it before the refusal is stored, so that
+    nothing is lost if the process is killed in between. Returns how many connections became due.
     """
     connection = Connection.objects.select_related(*RELATED).filter(pk=pk).first()
     if connection is None or not connection.account_oid:
@@ -33,7 +33,7 @@ def check_siblings(pk: int, *, now: datetime) -> int:
 
 
 def check_connections(environment: str, tid: str, oid: str, *, now: datetime) -> int:
-    """Make the account's active connections due, because its directory says that it is disabled or deleted."""
+    """Make the account's active connections due, because its directory reports it as disabled or deleted."""
     return _make_due(_connections(environment, tid, oid), now=now)
 
 
@@ -44,12 +44,15 @@ def _connections(environment: str, tid: str, oid: str) -> QuerySet[Connection]:
 
 
 def _make_due(connections: QuerySet[Connection], *, now: datetime) -> int:
-    """Connections that have just got a token are left out, because Microsoft has accepted the account for them."""
+    """Make these connections due, over CHECKED_WITHIN if there are many. Returns how many.
+
+    Omits connections that have just got a token, because Microsoft has accepted the account for them.
+    """
     waiting = connections.filter(Q(refreshed_at=None) | Q(refreshed_at__lt=now), status=Connection.Status.ACTIVE)
     pks = list(waiting.filter(refresh_after__gt=now).values_list("pk", flat=True))
     longest = CHECKED_WITHIN if len(pks) > AT_ONCE else timedelta()
     for pk in pks:
-        # One row at a time: a statement for all of them could deadlock with another worker that writes their tokens.
+        # Update one row at a time. One statement for all rows could deadlock with a worker that writes their tokens.
         due = now + longest * random.random()
         Connection.objects.filter(pk=pk, status=Connection.Status.ACTIVE, refresh_after__gt=due).update(
             refresh_after=due

@@ -1,10 +1,11 @@
-"""People who leave: how the portal notices, and the incident that stays open while they own connections.
+"""People who leave: how the portal notices it, and the incident that stays open while they own connections.
 
-Leaving suspends a person's sessions, keys, shares and rights as an owner (``User.is_suspended``, which connections/access
-asks). Nothing is deleted, so all of it counts again once they are back. What they shared with others goes on.
+Leaving suspends a person's sessions, keys, shares and rights as an owner (``User.is_suspended``, which
+connections/access checks). Nothing is deleted, so everything works again when they are back. Their shares with other
+people stay active.
 
-A person has left when an IT admin has disabled them here, Microsoft refuses their own account, or the directory says
-so. A failed sign-in in a browser proves nothing, because it does not show which account was tried.
+A person has left when an IT admin disabled them here, Microsoft refuses their own account, or the directory says so. A
+failed sign-in in a browser proves nothing, because it does not show which account was used.
 """
 
 from datetime import datetime
@@ -25,7 +26,7 @@ MICROSOFT = "microsoft"  # the sign-in whose uid is "{tid}.{oid}"
 
 
 def mark_departed(person: User, *, how: str, cause: str, now: datetime, actor: User | None = None) -> None:
-    """Mark a person as having left. The first cause is kept unless an IT admin also disables them here."""
+    """Mark a person as having left. The first cause is kept, unless an IT admin also disables them here."""
     with transaction.atomic():
         current = User.objects.select_for_update(no_key=True).get(pk=person.pk)
         if current.left_at is None or (how == User.Left.DISABLED and current.left_how != User.Left.DISABLED):
@@ -40,7 +41,7 @@ def mark_departed(person: User, *, how: str, cause: str, now: datetime, actor: U
 
 
 def mark_returned(person: User, *, now: datetime, actor: User | None = None) -> None:
-    """Mark a person who had left as present; do nothing for others."""
+    """Mark a person who had left as back. Does nothing for other people."""
     if person.left_at is None:
         return
     with transaction.atomic():
@@ -54,7 +55,7 @@ def mark_returned(person: User, *, now: datetime, actor: User | None = None) -> 
 
 
 def update_incident(person: User, *, now: datetime) -> None:
-    """Open the incident if the person has left and owns connections; otherwise close it."""
+    """Open the incident if the person has left and owns connections. Otherwise, close it."""
     current = User.objects.get(pk=person.pk)
     owned = current.connections.select_related("owner")
     if current.left_at is not None and owned.exists():
@@ -64,7 +65,7 @@ def update_incident(person: User, *, now: datetime) -> None:
 
 
 def account_refused(connection: Connection, verdict: Verdict, *, now: datetime) -> None:
-    """If Microsoft's refusal shows that this connection's account is gone, mark its person as having left."""
+    """If Microsoft's refusal shows that the connection's account is gone, mark the account's person as having left."""
     cause = account_status.cause(verdict)
     if not cause or connection.tenant.environment != settings.LOGIN_MICROSOFT["environment"]:
         return
@@ -75,7 +76,7 @@ def account_refused(connection: Connection, verdict: Verdict, *, now: datetime) 
 
 
 def update_incidents(*, now: datetime) -> None:
-    """Make sure there is an incident for everybody who has left and still owns connections."""
+    """Ensure that there is an incident for everybody who has left and still owns connections."""
     owners = Connection.objects.values("owner")
     for person in User.objects.filter(left_at__isnull=False, pk__in=owners).order_by("left_at", "pk"):
         update_incident(person, now=now)

@@ -1,7 +1,7 @@
 """Transfer the ownership of a connection, and complete the transfer when the new owner signs in.
 
-The new owner takes over at once, but the Microsoft account behind the connection changes only when they sign in,
-possibly with another account in the same directory. Until then, an incident asks them to sign in.
+The new owner takes over at once. But the Microsoft account behind the connection changes only when the new owner signs
+in, possibly with another account in the same directory. Until then, an incident asks them to sign in.
 """
 
 from datetime import datetime
@@ -32,9 +32,11 @@ def transfer(
 ) -> HandOver:
     """Make ``new_owner`` the owner at once, and ask them to sign in if the connection is delegated.
 
-    ``keep_grant`` keeps the old account's tokens in use until then; otherwise they are deleted now. Repeating it
-    returns the first transfer. The old owner is told if somebody else does it. Raises NotAllowed, InvalidInput (field
-    ``new_owner``), AlreadyExists (field ``new_name``), or SecondPersonNeeded if the actor would get its tokens.
+    With ``keep_grant``, the old account's tokens stay in use until then. Otherwise, they are deleted now. If the
+    transfer was already made, it is returned. The old owner is emailed if somebody else transfers the connection.
+
+    Raises NotAllowed, InvalidInput (field ``new_owner``), AlreadyExists (field ``new_name``), or SecondPersonNeeded if
+    the actor would get the connection's tokens.
     """
     try:
         with transaction.atomic():
@@ -66,18 +68,18 @@ def owner_changed_error(connection: Connection) -> InvalidInput:
 
 
 def pending_transfer(connection: Connection) -> HandOver | None:
-    """Return the transfer whose new owner has not signed in yet, if there is one."""
+    """Return the transfer whose new owner has not signed in yet, or None."""
     return connection.hand_overs.filter(completed_at=None, superseded_at=None).first()
 
 
 def tasks_of(user: User) -> list[HandOver]:
-    """Return up to 50 transfers for which this person must still sign in, oldest first."""
+    """Return up to 50 transfers for which this person still needs to sign in, oldest first."""
     pending = HandOver.objects.filter(to_owner=user, completed_at=None, superseded_at=None)
     return list(without_tokens(pending.select_related("connection__app_registration")).order_by("at", "pk")[:50])
 
 
 def may_change_account(connection: Connection, *, actor: User) -> bool:
-    """Whether this person is a new owner, who may sign in once with an account other than the connection's."""
+    """Whether this person is the new owner, who may sign in once with an account other than the connection's."""
     pending = pending_transfer(connection)
     return pending is not None and pending.to_owner_id == actor.pk
 
@@ -95,14 +97,14 @@ def signed_in(connection: Connection, *, actor: User, account: str, now: datetim
 
 
 def remind_new_owner(connection: Connection, *, now: datetime) -> None:
-    """After a connection has been enabled, ask its new owner to sign in if they have not yet."""
+    """Ask the new owner of an enabled connection to sign in, if they have not yet."""
     pending = pending_transfer(connection)
     if pending is not None:
         _ask_new_owner(connection, pending, now=now)
 
 
 def _ask_new_owner(connection: Connection, transfer: HandOver, *, now: datetime) -> None:
-    """Open the incident for the new owner, with what must happen first if the policy does not let them sign in."""
+    """Open the incident for the new owner. If the policy does not let them sign in, it says what must happen first."""
     advice = next_steps.sign_in_advice(connection)
     first, who = (advice.action, advice.who) if advice is not None else ("", Connection.Who.OWNER)
     incidents.ownership_transferred(connection, transfer, first=first, who=who, now=now)
@@ -111,7 +113,7 @@ def _ask_new_owner(connection: Connection, transfer: HandOver, *, now: datetime)
 def _check(connection: Connection, new_owner: User, new_name: str, actor: User) -> None:
     if connection.owner_id == new_owner.pk:
         raise InvalidInput(f"{new_owner} already owns this connection.", field="new_owner")
-    # Lock the new owner, who must not be disabled in the meantime.
+    # Lock the new owner, so that nobody can disable them in the meantime.
     User.objects.select_for_update(no_key=True).filter(pk=new_owner.pk).first()
     if not querysets.possible_owners().filter(pk=new_owner.pk).exists():
         raise InvalidInput(
@@ -175,7 +177,7 @@ def _change_owner(
     }
     if is_delegated:
         changes["grant"] = "kept until the new owner signs in" if kept else "deleted"
-    # Recorded before the owner changes, so that the old owner's history ends with it.
+    # Record this before the owner changes, so that it is the last event in the old owner's history.
     event = audit.record(AuditAction.CONNECTION_HANDED_OVER, connection, actor=actor, at=now, changes=changes)
     tell_owner(connection, event, f"transferred {connection} to {new_owner}", actor=actor, now=now)
     incidents.owner_changed(connection, is_cut=is_cut, now=now)
@@ -196,7 +198,7 @@ def _change_owner(
 
 
 def can_keep_tokens(connection: Connection) -> bool:
-    """Whether the grant may still yield tokens: not if there is none, it needs a new sign-in or its account is gone."""
+    """Whether the grant may still yield tokens. It can't if it needs a new sign-in or its account is gone."""
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED) or connection.connected_at is None:
         return False
     return not (connection.status == Status.BLOCKED and account_status.is_account_gone(connection.status_code))

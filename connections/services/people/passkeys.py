@@ -1,4 +1,4 @@
-"""Passkeys in the browser (W3C WebAuthn): what to ask it for, and whether its answer is right."""
+"""Passkeys in the browser (W3C WebAuthn): build the request, and verify the browser's response."""
 
 import json
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ class CreatedPasskey:
 
 
 def creation_options(person: User, *, existing: Iterable[str]) -> tuple[str, str]:
-    """Return the options for the browser as JSON, and their challenge."""
+    """Return the options with which the browser creates a passkey, as JSON, and their challenge."""
     options = webauthn.generate_registration_options(
         rp_id=_host(),
         rp_name="Connections for Microsoft 365",
@@ -51,7 +51,7 @@ def creation_options(person: User, *, existing: Iterable[str]) -> tuple[str, str
 
 
 def request_options(existing: Iterable[str]) -> tuple[str, str]:
-    """Return the options for the browser as JSON, and their challenge."""
+    """Return the options with which the browser uses a passkey, as JSON, and their challenge."""
     options = webauthn.generate_authentication_options(
         rp_id=_host(),
         allow_credentials=_descriptors(existing),
@@ -79,7 +79,7 @@ def verify_created(answer: str, *, challenge: str) -> CreatedPasskey:
 
 
 def verify_used(answer: str, *, challenge: str, public_key: str, sign_count: int) -> int:
-    """Return the passkey's new counter. Raises PasskeyRefused."""
+    """Verify that the passkey was used, and return its new counter. Raises PasskeyRefused."""
     try:
         verified = webauthn.verify_authentication_response(
             credential=answer,
@@ -95,7 +95,7 @@ def verify_used(answer: str, *, challenge: str, public_key: str, sign_count: int
 
 
 def credential_id_of(answer: str) -> str:
-    """Return the id in a browser's answer, or "" if it has none."""
+    """Return the credential ID in a browser's response, or "" if there is none."""
     try:
         parsed = json.loads(answer)
     except ValueError:

@@ -8,7 +8,7 @@ from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InvalidInput
 from connections.models import SavedView, User
 
-MOST = 50  # of one person for one list
+MOST = 50  # per person and list
 
 
 def views_of(user: User, page: str) -> list[SavedView]:
@@ -16,7 +16,7 @@ def views_of(user: User, page: str) -> list[SavedView]:
 
 
 def save(*, page: str, name: str, query: str, actor: User, now: datetime) -> SavedView:
-    """Save a filter (a query string) of a list under a name. Raises NotAllowed, AlreadyExists or InvalidInput."""
+    """Save a list's filter (a query string) under a name. Raises NotAllowed, AlreadyExists or InvalidInput."""
     can_open = page != SavedView.Page.AUDIT or permissions.can_read_audit(actor)
     roles.require(can_open, action="Ask an IT admin or an auditor.")
     try:
@@ -29,6 +29,6 @@ def save(*, page: str, name: str, query: str, actor: User, now: datetime) -> Sav
 
 
 def remove(view: SavedView, *, actor: User) -> None:
-    """Delete a saved filter; does nothing if it no longer exists. Raises NotAllowed."""
+    """Delete a saved filter. Safe to repeat. Raises NotAllowed."""
     roles.require(view.person_id == actor.pk, cause="This view belongs to someone else.")
     SavedView.objects.filter(pk=view.pk).delete()

@@ -1,6 +1,6 @@
 """Second factors of local accounts: authenticator apps (RFC 6238), passkeys (WebAuthn) and recovery codes.
 
-Microsoft's own sign-in asks for its own second factor, so these are only for passwords kept here.
+Microsoft has its own second factors, so these are only for accounts with a password in this portal.
 """
 
 import hmac
@@ -40,7 +40,7 @@ class NameTaken(PortalError):
 
 
 def is_required(person: User) -> bool:
-    """Operators (superusers) with a password need one."""
+    """Whether the person needs a second factor: operators (superusers) with a password do."""
     return person.is_superuser and person.has_usable_password()
 
 
@@ -78,7 +78,10 @@ def add_passkey(person: User, *, name: str, answer: str, challenge: str, actor: 
 
 
 def remove(factor: SecondFactor, *, actor: User, now: datetime) -> None:
-    """Remove one of the actor's own factors. The last one takes the recovery codes with it."""
+    """Remove one of the actor's own factors. Removing the last one also deletes the recovery codes.
+
+    Raises NotAllowed, or PortalError if an operator would have no factor left.
+    """
     roles.require(actor.pk == factor.person_id, cause="Only the person can remove a sign-in method.")
     with transaction.atomic():
         person = User.objects.select_for_update(no_key=True).get(pk=factor.person_id)
@@ -93,7 +96,7 @@ def remove(factor: SecondFactor, *, actor: User, now: datetime) -> None:
 
 
 def reset(person: User, *, now: datetime) -> int:
-    """Remove all factors of a person who has lost them, for an operator at the command line; return how many."""
+    """Remove all factors of a person who has lost them. Returns how many. For operators, on the command line."""
     with transaction.atomic():
         count, _ = person.second_factors.all().delete()
         person.recovery_codes.all().delete()
@@ -102,7 +105,7 @@ def reset(person: User, *, now: datetime) -> int:
 
 
 def make_recovery_codes(person: User, *, actor: User, now: datetime) -> list[str]:
-    """Replace the person's recovery codes, and return the new ones, which cannot be shown again."""
+    """Replace the person's recovery codes. Returns the new ones, which cannot be shown again."""
     roles.require(actor.pk == person.pk, cause="Only the person can get recovery codes.")
     codes = [
         "-".join("".join(secrets.choice(_ALPHABET) for _ in range(5)) for _ in range(3)) for _ in range(RECOVERY_CODES)
@@ -115,13 +118,13 @@ def make_recovery_codes(person: User, *, actor: User, now: datetime) -> list[str
 
 
 def check_code(person: User, code: str, *, now: datetime) -> str:
-    """Use up a code of an app or a recovery code, and return which it was. Raises WrongCode.
+    """Use up an app's code or a recovery code, and return which of the two it was. Raises WrongCode.
 
     The caller limits attempts (sign_in_limits.begin_second_factor).
     """
     for factor in SecondFactor.objects.filter(person=person, kind=SecondFactor.Kind.APP):
         step = _step_of(str(factor.secret), code, now)
-        # Two requests with the same code: only one of them moves the step on.
+        # If two requests have the same code, only one of them can increase the step.
         if step is not None and SecondFactor.objects.filter(pk=factor.pk, last_step__lt=step).update(
             last_step=step, used_at=now
         ):
@@ -136,7 +139,7 @@ def check_code(person: User, code: str, *, now: datetime) -> str:
 
 
 def check_passkey(person: User, answer: str, *, challenge: str, now: datetime) -> str:
-    """Check a passkey's answer. Raises PasskeyRefused."""
+    """Check a passkey's response, and return "passkey". Raises PasskeyRefused."""
     credential_id = passkeys.credential_id_of(answer)
     factor = SecondFactor.objects.filter(
         person=person, kind=SecondFactor.Kind.PASSKEY, credential_id=credential_id
@@ -165,7 +168,7 @@ def _add(factor: SecondFactor, *, actor: User, now: datetime) -> SecondFactor:
 
 
 def _step_of(secret: str, code: str, now: datetime) -> int | None:
-    """Return the time step that has this code: the current one or one of its neighbours, for clocks that differ."""
+    """Return the time step that has this code, or None. Accepts the previous and the next step, because clocks differ."""
     digits = "".join(code.split())
     current = int(now.timestamp()) // _STEP
     totp = pyotp.TOTP(secret)

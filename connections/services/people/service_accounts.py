@@ -1,4 +1,4 @@
-"""Service accounts, which automations use so that they do not depend on a person's account. They never sign in."""
+"""Service accounts, which never sign in. Automations use them so that they do not depend on a person's account."""
 
 from datetime import datetime
 
@@ -19,7 +19,7 @@ from connections.uniqueness import atomic_or
 def create(
     *, name: str, purpose: str, responsible: User, admin: bool, auditor: bool, actor: User, now: datetime
 ) -> User:
-    """Create a service account. Raises NotAllowed, AlreadyExists, or InvalidInput if ``responsible`` cannot sign in."""
+    """Create a service account. Raises NotAllowed, AlreadyExists, or InvalidInput if ``responsible`` can't sign in."""
     _check(actor, responsible)
     account = User(
         username=username_of(name),
@@ -67,7 +67,7 @@ def change(
 def _tell_responsible(
     account: User, before: User | None, after: User, event: AuditEvent, *, actor: User, now: datetime
 ) -> None:
-    """Alarm the old and the new responsible person, or the other IT admins if both are the actor or cannot sign in."""
+    """Alarm the old and the new responsible person, or the other IT admins if both are the actor or can't sign in."""
     involved = [person for person in (before, after) if person is not None and not person.is_suspended]
     people = [person for person in involved if person != actor] or querysets.it_admins().exclude(pk=actor.pk)
     message = alerts.Message(
@@ -85,12 +85,12 @@ def _tell_responsible(
 
 
 def disable(account: User, *, actor: User, now: datetime) -> None:
-    """Refuse the account's keys until it is enabled again. Doing it twice is harmless. Raises NotAllowed."""
+    """Refuse the account's API keys until it is enabled again. Safe to repeat. Raises NotAllowed."""
     _set_active(account, active=False, actor=actor, now=now)
 
 
 def enable(account: User, *, actor: User, now: datetime) -> None:
-    """Accept the account's keys again. Doing it twice is harmless. Raises NotAllowed."""
+    """Accept the account's API keys again. Safe to repeat. Raises NotAllowed."""
     _set_active(account, active=True, actor=actor, now=now)
 
 

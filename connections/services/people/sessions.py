@@ -1,4 +1,4 @@
-"""A person's sessions in browsers: which there are, and how to end them."""
+"""List and end a person's browser sessions."""
 
 from datetime import datetime
 
@@ -18,7 +18,7 @@ def open_sessions(person: User, *, now: datetime) -> QuerySet[Session]:
 
 
 def end(person: User, digest: str, *, actor: User, now: datetime) -> None:
-    """End one of the person's own sessions. Doing it twice is harmless."""
+    """End one of the person's own sessions. Safe to repeat. Raises NotAllowed."""
     roles.require(actor.pk == person.pk, cause="Only the person can end a single session.")
     with transaction.atomic():
         session = open_sessions(person, now=now).filter(pk=digest).first()
@@ -30,7 +30,10 @@ def end(person: User, digest: str, *, actor: User, now: datetime) -> None:
 
 
 def end_all(person: User, *, actor: User, now: datetime) -> int:
-    """Sign a person out everywhere and return how many sessions that ended. IT admins may do it for others."""
+    """Sign a person out everywhere. Returns how many sessions that ended. IT admins can do this for other people.
+
+    Raises NotAllowed.
+    """
     if actor.pk != person.pk:
         cause = "Only IT admins can sign out other people."
         roles.require(permissions.can_manage_people(actor), cause=cause, action="Ask one.")
@@ -46,7 +49,7 @@ def end_all(person: User, *, actor: User, now: datetime) -> int:
 
 
 def forget_all(person: User, *, now: datetime) -> int:
-    """Make every session of a person invalid, even one that is just being stored; return how many were open."""
+    """Invalidate every session of a person, even one that is just being stored. Returns how many were open."""
     User.objects.filter(pk=person.pk).update(signed_out_at=now)
     person.signed_out_at = now
     count = open_sessions(person, now=now).count()
@@ -55,8 +58,8 @@ def forget_all(person: User, *, now: datetime) -> int:
 
 
 def prune(*, now: datetime) -> int:
-    """Delete sessions that have ended, and return how many. Sign-ins at Microsoft that were not completed go, too."""
-    # social-auth stores one for every sign-in that begins, and deletes only those that return.
+    """Delete expired sessions, and Microsoft sign-ins that were not completed. Returns the number of sessions."""
+    # social-auth stores a nonce for every sign-in that begins, and deletes it only when the sign-in returns.
     begun_before = int(now.timestamp()) - SIGN_IN_LIFETIME
     Nonce.objects.filter(timestamp__lt=begun_before).delete()
     deleted, _ = Session.objects.filter(expire_date__lte=now).delete()

@@ -1,4 +1,4 @@
-"""What an account signs in with: user name, email address and password, as changed by somebody else on the admin site."""
+"""Sign-in details that somebody else changes on the admin site: user name, email address and password."""
 
 from datetime import datetime
 
@@ -21,7 +21,7 @@ def signs_in_with_microsoft(user: User) -> bool:
 
 
 def require_password_allowed(user: User) -> None:
-    """Raise NotAllowed if a password set by somebody else would open what only Microsoft's sign-in may open."""
+    """Raise NotAllowed if this account must not get a password, because it would open more than a local account."""
     if user.is_service:
         raise NotAllowed("Service accounts can't sign in.", action="Issue an API key for this account instead.")
     if signs_in_with_microsoft(user):
@@ -39,7 +39,8 @@ def require_password_allowed(user: User) -> None:
 def changed(before: User, *, actor: User, now: datetime) -> None:
     """Record what differs from ``before``, and alarm the person (at the old address), IT admins and auditors.
 
-    Call it in the transaction of the change. Does nothing if nothing has changed, and alarms nobody of own changes.
+    Call it in the transaction of the change. Does nothing if nothing has changed. Nobody is alarmed if the actor
+    changed their own account.
     """
     user = User.objects.get(pk=before.pk)
     changes = audit.changed_fields(before, {"username": user.username, "email": user.email})
@@ -74,7 +75,7 @@ def _alarm(before: User, facts: list[tuple[str, str]], *, event: AuditEvent, act
         facts=tuple(facts),
         tone="warning",
     )
-    # The row as it was has the old address, which whoever made the change may not read.
+    # ``before`` has the old address. The actor, who may have set the new one, can't read mail that is sent there.
     about = f"sign-in-details:{event.pk}"
     alerts.notify([before], to_person, about=about, now=now, is_alarm=True)
     overseers = querysets.overseers().exclude(pk=before.pk)

@@ -1,8 +1,8 @@
-"""Limits for guessing passwords: by name, by address (IPv6 by /64), by both, and overall.
+"""Limits for guessing passwords: per name, per address (for IPv6 per /64), per name and address, and overall.
 
-An attempt is counted before the password is checked, so that attempts at the same time cannot exceed a limit. The
-owner is not locked out by others: a browser or an address from which they signed in before has a limit of its own
-(OWASP: device cookies).
+An attempt is counted before the password is checked, so that simultaneous attempts cannot exceed a limit. Other people
+cannot lock the owner out: a browser or an address from which the owner signed in before has its own limit (OWASP:
+device cookies).
 """
 
 import ipaddress
@@ -22,13 +22,13 @@ from connections.models.audit import AuditAction
 
 Kind = SignInLimit.Kind
 
-WINDOW = timedelta(minutes=15)  # in which attempts are counted, and the length of a pause
-KNOWN_FOR = timedelta(days=90)  # how long an address is known after a sign-in
-MOST_STARTS = 300  # sign-ins begun from one address in a window: an office arrives at nine
-MOST_OF_ALL_STARTS = 20_000  # from all addresses; their sessions are gone after an hour
+WINDOW = timedelta(minutes=15)  # the period in which attempts are counted, and the length of a pause
+KNOWN_FOR = timedelta(days=90)  # an address is known for this long after a sign-in
+MOST_STARTS = 300  # sign-ins started from one address in a window; a whole office may arrive at nine
+MOST_OF_ALL_STARTS = 20_000  # sign-ins started from all addresses in a window; their sessions are deleted after an hour
 # Multiples of LOGIN_FAILURE_LIMIT.
 _TIMES = {Kind.PAIR: 1, Kind.DEVICE: 1, Kind.SECOND_FACTOR: 1, Kind.ADDRESS: 2, Kind.NAME: 4, Kind.OVERALL: 20}
-# Buckets of one name in one place, whose failures are recorded; the others only record a pause.
+# Buckets of one name in one place. Their failures are recorded; other buckets only record pauses.
 _SINGLE = (Kind.PAIR, Kind.DEVICE, Kind.SECOND_FACTOR)
 _CLOSED_TOGETHER, _SILENT_TOGETHER = 1000, 10_000
 
@@ -46,7 +46,7 @@ class TooManyAttempts(PortalError):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A counted attempt, which ends with succeed() or fail()."""
+    """An attempt that was counted. It ends with ``succeed`` or ``fail``."""
 
     name: str
     buckets: tuple[tuple[str, str, str], ...]  # kind, key and label, in the order in which they are locked
@@ -55,7 +55,7 @@ class Attempt:
 def begin(name: str, *, address: str | None, device: str, now: datetime) -> Attempt:
     """Count an attempt to sign in. ``device`` is the id of a browser known for this name, or "".
 
-    Raises TooManyAttempts, and then changes nothing but the number of refused attempts.
+    Raises TooManyAttempts, and then only the number of refused attempts has changed.
     """
     network = network_of(address)
     pair = (Kind.PAIR, key_of(name, network), name)
@@ -72,22 +72,22 @@ def begin(name: str, *, address: str | None, device: str, now: datetime) -> Atte
 
 
 def begin_second_factor(person: User, *, now: datetime) -> Attempt:
-    """Count an attempt to give a second factor. Raises TooManyAttempts."""
+    """Count an attempt with a second factor. Raises TooManyAttempts."""
     attempt = Attempt(person.username, ((Kind.SECOND_FACTOR, str(person.pk), person.username),))
     _count(attempt.buckets, now)
     return attempt
 
 
 def begin_at_microsoft(*, address: str | None, now: datetime) -> None:
-    """Count a sign-in at Microsoft that begins, because each stores a session. Raises TooManyAttempts."""
+    """Count the start of a sign-in at Microsoft, because each start stores a session. Raises TooManyAttempts."""
     network = network_of(address)
     _count(((Kind.ALL_STARTS, "", ""), (Kind.START, key_of(network), network)), now)
 
 
 def fail(attempt: Attempt, *, reason: str, now: datetime) -> datetime | None:
-    """Record the failure, and return until when further attempts are refused, if they are.
+    """Record the failure. Returns the end of the pause if further attempts are refused, otherwise None.
 
-    The first failure of a window gets an audit event; the others become one event when the window is over.
+    The first failure of a window gets an audit event. The others become one event when the window is over.
     """
     until = None
     with transaction.atomic():
@@ -110,7 +110,7 @@ def fail(attempt: Attempt, *, reason: str, now: datetime) -> datetime | None:
 
 
 def succeed(attempt: Attempt) -> None:
-    """Take the attempt back, and close the window of this name from here."""
+    """Take the count of the attempt back, and close the window of this name and place."""
     with transaction.atomic():
         for kind, key, _ in attempt.buckets:
             row = SignInLimit.objects.select_for_update().filter(kind=kind, key=key).first()
@@ -124,14 +124,14 @@ def succeed(attempt: Attempt) -> None:
 
 
 def remember_address(name: str, *, address: str | None, now: datetime) -> None:
-    """Remember an address from which the name has signed in."""
+    """Remember the address from which the name has signed in."""
     key = key_of(name, network_of(address))
     values = {"ends_at": now + KNOWN_FOR}
     SignInLimit.objects.update_or_create(kind=Kind.KNOWN_ADDRESS, key=key, defaults=values)
 
 
 def refused_elsewhere(name: str, *, reason: str, address: str | None, now: datetime) -> None:
-    """Record a sign-in that was refused without a password, folded by address."""
+    """Record a sign-in that was refused before any password was checked. Repeats from one address become one event."""
     network = network_of(address)
     with transaction.atomic():
         row = _open_row(Kind.REFUSED, key_of(network, reason), network, now)
@@ -142,11 +142,14 @@ def refused_elsewhere(name: str, *, reason: str, address: str | None, now: datet
 
 
 def close_windows(*, now: datetime) -> int:
-    """Turn what was counted in past windows into audit events, and delete the rows. Safe to run concurrently."""
-    # Most rows have nothing to tell.
+    """Turn the counts of past windows into audit events, and delete the rows. Returns the number of deleted rows.
+
+    Safe to run concurrently.
+    """
+    # Most rows need no event.
     silent = SignInLimit.objects.filter(ends_at__lte=now, refused=0).exclude(kind__in=(*_SINGLE, Kind.REFUSED))
     with transaction.atomic():
-        # Waiting for a row that a sign-in has locked could end in a deadlock.
+        # Skip locked rows, because waiting for a row that a sign-in has locked could end in a deadlock.
         free = list(silent.select_for_update(skip_locked=True).values_list("pk", flat=True)[:_SILENT_TOGETHER])
         closed, _ = SignInLimit.objects.filter(pk__in=free).delete()
     pks = SignInLimit.objects.filter(ends_at__lte=now).order_by("ends_at").values_list("pk", flat=True)
@@ -171,7 +174,7 @@ def limit_of(kind: str) -> int:
 
 
 def network_of(address: str | None) -> str:
-    """Return what counts as one address: for IPv6 the /64, which is what one customer gets."""
+    """Return the network that counts as one address. For IPv6 this is the /64, because one customer gets a whole /64."""
     if not address:
         return "unknown"
     parsed = ipaddress.ip_address(address)
@@ -183,14 +186,14 @@ def network_of(address: str | None) -> str:
 
 
 def key_of(*parts: str) -> str:
-    """Return the keyed digest of a name (case does not matter) or address."""
-    # Django's UsernameField normalises names like this too, so spellings that sign in as one person count as one name.
+    """Return the keyed digest of a name (ignoring case) or an address."""
+    # Django's UsernameField normalises names in the same way, so all spellings of one person's name count as one.
     text = "\n".join(unicodedata.normalize("NFKC", part).strip().casefold() for part in parts)
     return str(salted_hmac("sign-in-limit", text, algorithm="sha256").hexdigest())
 
 
 def _count(buckets: Sequence[tuple[str, str, str]], now: datetime) -> None:
-    """Count in every bucket, or in none if one of them is full: a refused attempt creates no row."""
+    """Count in every bucket, or in none if one of them is full. A refused attempt creates no row."""
     until = None
     with transaction.atomic():
         rows: list[SignInLimit] = []
@@ -212,7 +215,7 @@ def _count(buckets: Sequence[tuple[str, str, str]], now: datetime) -> None:
 
 
 def _open_row(kind: str, key: str, label: str, now: datetime) -> SignInLimit:
-    """Return the locked row of the current window."""
+    """Return the row of the current window, locked."""
     values = {"label": label[:200], "ends_at": now + WINDOW}
     row, _ = SignInLimit.objects.select_for_update().get_or_create(kind=kind, key=key, defaults=values)
     if row.ends_at <= now:
@@ -222,7 +225,7 @@ def _open_row(kind: str, key: str, label: str, now: datetime) -> SignInLimit:
 
 
 def _close(row: SignInLimit) -> None:
-    """Delete the row, after recording the failures that no event tells yet."""
+    """Delete the row, after recording the failures that are not in an event yet."""
     row.delete()
     is_single = row.kind in _SINGLE or row.kind == Kind.REFUSED
     repeated = row.count - row.is_recorded if is_single and row.paused_at is None else 0

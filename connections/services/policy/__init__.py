@@ -1,1 +1,1 @@
-"""The policy's rules, their decisions about connections and shares, and the approvals they require."""
+"""The policy: its rules, the decisions about connections and shares, and the approvals that it requires."""

@@ -1,8 +1,9 @@
 """Confirm that a new Microsoft account of the same name may take over a connection.
 
-If an account is deleted and made anew, Microsoft gives it the same name but another object ID. The name alone proves
-nothing: it may belong to somebody else now. So the owner signs in with the new account, which stores nothing, an IT
-admin confirms it, and the owner signs in again. The connection keeps its ID, shares and history.
+If an account is deleted and created again, Microsoft gives it the same name but another object ID. The name alone
+proves nothing, because it may belong to somebody else now. So the owner signs in with the new account, which stores
+nothing. Then an IT admin confirms the account, and the owner signs in again. The connection keeps its ID, shares and
+history.
 """
 
 from datetime import datetime
@@ -20,14 +21,14 @@ State = Approval.State
 
 
 def is_same_name(connection: Connection, account: Account) -> bool:
-    """Whether this is another account of the same directory and name as the connection's."""
+    """Whether this is another account with the same directory and name as the connection's account."""
     if not connection.account_oid or account.tid != connection.account_tid or account.oid == connection.account_oid:
         return False
     return bool(account.username) and account.username.casefold() == connection.account_username.casefold()
 
 
 def require_confirmed(connection: Connection, account: Account) -> None:
-    """Raise AccountReplaced unless the last confirmation for this connection is for this exact account."""
+    """Raise AccountReplaced, unless the latest confirmation for this connection is for exactly this account."""
     confirmed = _latest(connection, state=State.APPROVED)
     if confirmed is not None and confirmed.account_oid == account.oid:
         return
@@ -45,7 +46,7 @@ def require_confirmed(connection: Connection, account: Account) -> None:
 
 
 def request(connection: Connection, account: Account, *, actor: User, now: datetime) -> None:
-    """Ask the IT admins to confirm the account, once for each account. An open request for approval is replaced."""
+    """Ask the IT admins to confirm the account, once per account. Replaces an open request for approval."""
     with transaction.atomic():
         current = Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
         latest = _latest(current, account_oid=account.oid)

@@ -1,4 +1,4 @@
-"""E-mails about approvals: the request to the IT admins, and the decision to the requester."""
+"""Emails about approvals: the request to the IT admins, and the decision to the requester."""
 
 from datetime import datetime
 
@@ -11,7 +11,7 @@ _TONES = {State.APPROVED: "ok", State.DECLINED: "warning"}
 
 
 def approval_requested(approval: Approval, *, now: datetime) -> None:
-    """Ask every IT admin except the requester. Call it in the transaction of the request."""
+    """Email every IT admin except the requester. Call it in the transaction of the request."""
     others = querysets.it_admins().exclude(pk=approval.requested_by_id or 0).select_related("alert_choice")
     name = approval.requested_by_name
     purpose = f"Justification from {name}: {approval.reason}" if approval.reason else "No justification provided."

@@ -1,7 +1,7 @@
-"""Approvals: requested by whoever connects, decided by another IT admin, before anything happens at Microsoft.
+"""Approvals: requested by the person who connects, decided by another IT admin before anything happens at Microsoft.
 
-An approval covers what was requested and nothing else: it must include every capability or permission that needs
-approval, and under the second-IT-admin rule every permission of an app-only connection.
+An approval covers exactly what was requested. It must include every capability or permission that needs approval and,
+if the policy requires a second IT admin, every permission of an app-only connection.
 """
 
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ def unapproved_reasons(decision: Decision, request: ConnectionRequest, approval:
 
 
 def latest_request(connection: Connection, **state: str) -> Approval | None:
-    """Return the connection's latest request about permissions, in any state unless ``state`` is given."""
+    """Return the connection's latest request about permissions. ``state`` limits it to requests in that state."""
     # Filter by id, because the connection may not be saved yet.
     requests = Approval.objects.filter(connection_id=connection.pk or 0, account_oid="", **state)
     return requests.order_by("-pk").first()
@@ -53,7 +53,7 @@ def open_request(connection: Connection) -> Approval | None:
 def evaluate_approval(
     connection: Connection, granted: Iterable[str] = (), *, policies: PolicySet | None = None
 ) -> tuple[Decision, tuple[Reason, ...]]:
-    """Return the policy's decision about the connection, and those of its reasons that still need an approval."""
+    """Return the policy's decision about the connection, and the reasons that still need an approval."""
     sources = (policies or evaluate.load_policies()).of(connection.app_registration)
     request = evaluate.request_of(connection)
     decision = evaluate.evaluate_connection(sources, request, granted)
@@ -63,7 +63,7 @@ def evaluate_approval(
 
 
 def require(connection: Connection) -> None:
-    """Raise PolicyForbids or ApprovalNeeded unless the policy allows the connection with the approvals it has."""
+    """Raise PolicyForbids or ApprovalNeeded, unless the policy and the approvals so far allow the connection."""
     require_grant(connection, connection.granted)
 
 
@@ -76,9 +76,9 @@ def may_sign_in(connection: Connection) -> bool:
 
 
 def require_sign_in(connection: Connection) -> None:
-    """Raise like require() if the policy would reject the result of a sign-in at Microsoft, or approval is pending.
+    """Raise PolicyForbids or ApprovalNeeded if the policy would reject a sign-in's result, or an approval is pending.
 
-    Permissions granted earlier are not considered, because they are checked when Microsoft answers.
+    Permissions that were granted earlier are not considered here, because they are checked when Microsoft responds.
     """
     require_grant(connection, ())
     request = open_request(connection)
@@ -89,7 +89,7 @@ def require_sign_in(connection: Connection) -> None:
 
 
 def require_grant(connection: Connection, granted: Iterable[str]) -> None:
-    """Like require(), with ``granted`` as what Microsoft granted."""
+    """Raise the same errors as ``require``, for the permissions that Microsoft ``granted``."""
     decision, reasons = evaluate_approval(connection, granted)
     evaluate.refuse_forbidden(decision)
     if reasons:
@@ -127,10 +127,11 @@ def request_approval(
     before: dict[str, Any] | None = None,
     also: Iterable[str] = (),
 ) -> Approval:
-    """Ask the IT admins to approve the connection as it is now, replacing any open request.
+    """Ask the IT admins to approve the connection as it is now. Replaces an open request.
 
-    ``reasons`` are the policy's, ``reason`` is the requester's. ``before`` is what to restore if the request is
-    declined. ``also`` are permissions Microsoft granted in addition. Call it in the transaction that checks the policy.
+    ``reasons`` are the policy's reasons, ``reason`` is the requester's. ``before`` contains the values to restore if
+    the request is declined. ``also`` are permissions that Microsoft granted in addition. Call it in the transaction
+    that checks the policy.
     """
     request = evaluate.request_of(connection)
     with transaction.atomic():
@@ -167,7 +168,7 @@ def request_approval(
 
 
 def request_missing(connection: Connection, *, reason: str, actor: User, now: datetime) -> Approval:
-    """Request the approval the connection lacks. Raises NotAllowed, PolicyForbids, or InvalidInput if it lacks none."""
+    """Request the approval that the connection lacks. Raises NotAllowed, PolicyForbids, or InvalidInput if none is due."""
     with transaction.atomic():
         rows = Connection.objects.select_for_update(of=("self",), no_key=True)
         current = rows.select_related(*RELATED).get(pk=connection.pk)
@@ -180,7 +181,7 @@ def request_missing(connection: Connection, *, reason: str, actor: User, now: da
 
 
 def request_for_grant(connection: Connection, granted: Iterable[str], *, actor: User, now: datetime) -> None:
-    """Request approval of permissions that Microsoft granted, unless it was already requested or declined."""
+    """Request approval for permissions that Microsoft granted, unless it was already requested or declined."""
     _, reasons = evaluate_approval(connection, granted)
     missing = _permissions(reasons)
     last = latest_request(connection)
@@ -220,9 +221,9 @@ def approve(approval: Approval, *, reason: str = "", actor: User, now: datetime)
 
 
 def decline(approval: Approval, *, reason: str, actor: User, now: datetime) -> None:
-    """Decline a request; a connection that worked before keeps its old permissions.
+    """Decline a request. A connection that worked before keeps its old permissions. Safe to repeat.
 
-    Raises NotAllowed, InvalidInput if no reason is given, or Conflict if it was approved or withdrawn.
+    Raises NotAllowed, InvalidInput if no reason is given, or Conflict if the request was approved or withdrawn.
     """
     with transaction.atomic():
         connection = _lock_connection(approval)
@@ -272,7 +273,10 @@ def _require_decider(approval: Approval, actor: User) -> None:
 
 
 def _lock_connection(approval: Approval) -> Connection | None:
-    """Lock the connection, always before the approval to avoid deadlocks, and set ``approval.connection`` to it."""
+    """Lock the connection, and set ``approval.connection`` to it.
+
+    The connection is always locked before the approval, to avoid deadlocks.
+    """
     connections = Connection.objects.select_for_update(of=("self",), no_key=True)
     related = connections.select_related(*RELATED, "owner")
     approval.connection = related.filter(pk=approval.connection_id or 0).first()
@@ -280,7 +284,7 @@ def _lock_connection(approval: Approval) -> Connection | None:
 
 
 def withdraw_open(connection: Connection, reason: str, *, actor: User, now: datetime) -> Approval | None:
-    """Lock the connection, withdraw its open request and return it; None if it has none."""
+    """Lock the connection, withdraw its open request and return that request, or None if there is none."""
     Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk).first()
     request = Approval.objects.select_for_update().filter(connection=connection, state=State.WAITING).first()
     if request is not None:
@@ -289,7 +293,10 @@ def withdraw_open(connection: Connection, reason: str, *, actor: User, now: date
 
 
 def _can_close(approval: Approval, state: str) -> bool:
-    """Lock and reload the approval. False if it is already in ``state``; raises Conflict if decided otherwise."""
+    """Lock and reload the approval. Returns whether it can be closed, or False if it already is in ``state``.
+
+    Raises Conflict if it was closed with another state.
+    """
     current = Approval.objects.select_for_update().get(pk=approval.pk)
     for name in ("state", "before", "permissions", "decided_by_name"):
         setattr(approval, name, getattr(current, name))
@@ -317,7 +324,7 @@ def _close(approval: Approval, state: str, *, actor: User, reason: str, now: dat
 
 
 def _restore(connection: Connection, approval: Approval, actor: User) -> None:
-    """Restore the permissions the connection had before the request, unless they have changed since."""
+    """Restore the permissions that the connection had before the request, unless they have changed since."""
     requested = {"capabilities": approval.capabilities, "extra_scopes": approval.extra_scopes}
     if approval.before is None or audit.changed_fields(connection, requested):
         return
@@ -333,7 +340,7 @@ def _restore(connection: Connection, approval: Approval, actor: User) -> None:
 def _show(
     connection: Connection, cause: str, action: str, *, now: datetime, who: str = Who.IT_ADMIN, code: str = CODE
 ) -> None:
-    """Show the approval's progress in the connection's status, but only if it was never connected."""
+    """Show the progress of the approval in the connection's status. Does nothing if it was ever connected."""
     if not cause:
         who = code = ""
     pending = Connection.Status.PENDING

@@ -1,4 +1,4 @@
-"""Describe the rules of a policy in words: for the audit trail, for members, and to compare two versions."""
+"""Describe policy rules in words: for the audit trail, for members, and to compare two versions."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,10 @@ from connections.services.policy.rules import Effect, Rules
 
 
 def lines(rules: Rules, *, tenants: Mapping[str, str] | None = None, of_app: bool = False) -> dict[str, str]:
-    """Return every rule as label and value. ``tenants`` names tenant keys; ``of_app`` omits organisation-only rules."""
+    """Return every rule as label and value. ``tenants`` maps tenant keys to names.
+
+    ``of_app`` omits rules that only the organisation has.
+    """
     types = {kind.value: words for kind, words in TYPE_WORDS.items()}
     result = {"allowed kinds of connections": _join(rules.authentication_types, types, len(AuthenticationType))}
     if not of_app:
@@ -67,11 +70,11 @@ def differences(before: Rules, after: Rules) -> dict[str, list[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The restrictions as sentences and short names, for people who only connect."""
+    """The restrictions in sentences and short names, for people who connect."""
 
     forbidden: list[str]
     approval: list[str]
-    allowed: list[str]  # exceptions from the other two
+    allowed: list[str]  # exceptions to the restrictions
     limits: list[str]
 
     def __bool__(self) -> bool:
@@ -82,7 +85,7 @@ def summary(rules: Rules) -> Summary:
     named: dict[Effect, list[str]] = {effect: [] for effect in Effect}
     for key, capability in capabilities.CAPABILITIES.items():
         named[rules.of_capability(key)].append(capability.label)
-    named[Effect.ALLOWED] = []  # capabilities have no patterns, so there is nothing to make an exception from
+    named[Effect.ALLOWED] = []  # capabilities have no patterns, so they need no exceptions
     for name, effect in rules.permissions.items():
         text = f"permissions that begin with {name[:-1]}" if name.endswith("*") else f"the permission {name}"
         named[effect].append("every other permission" if name == "*" else text)

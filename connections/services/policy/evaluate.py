@@ -1,6 +1,6 @@
-"""Decide whether the policy allows something, allows it only with approval, or forbids it, with every reason.
+"""Evaluate the policy: is something allowed, allowed only with approval, or forbidden? Every decision has its reasons.
 
-The organisation's rules and the app registration's rules both apply, so the stricter rule wins.
+The rules of the organisation and of the app registration both apply, so the stricter rule wins.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -28,12 +28,12 @@ class Reason:
     rule: str
     item: str  # the key, name or value that the rule is about
     sentence: str
-    granted: bool = False  # about a permission that Microsoft granted although it was not requested here
+    granted: bool = False  # about a permission that Microsoft granted although the connection did not request it
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The policy's answer. Without reasons, everything is allowed."""
+    """The result of evaluating the policy. Without reasons, everything is allowed."""
 
     reasons: tuple[Reason, ...] = ()
 
@@ -88,7 +88,7 @@ Policies = Sequence[Source]
 
 @dataclass(frozen=True)
 class PolicySet:
-    """All policies, either as in force or as a preview would have them."""
+    """All policies, either those in force or those of a preview."""
 
     organisation: Rules = field(default_factory=Rules)
     apps: dict[int, Rules] = field(default_factory=dict)
@@ -137,7 +137,7 @@ def request_of(connection: Connection) -> ConnectionRequest:
 
 
 def evaluate_connection(policies: Policies, request: ConnectionRequest, granted: Iterable[str] = ()) -> Decision:
-    """Whether a connection may have what it asks for, and what Microsoft granted beyond that."""
+    """Decide about the permissions that a connection requests, and about those that Microsoft granted beyond them."""
     beyond = sorted({spelling(name) for name in granted} - set(request.permissions) - OIDC_SCOPES)
     reasons: list[Reason] = []
     for source in policies:
@@ -149,7 +149,10 @@ def evaluate_connection(policies: Policies, request: ConnectionRequest, granted:
 
 
 def why_closed(policies: Policies, app_registration: AppRegistration, tenant: Tenant | None = None) -> str:
-    """Explain why the app registration can have no connection at all in ``tenant`` (default: its own), or ""."""
+    """Explain why the app registration can't have any connection in ``tenant`` (default: its own).
+
+    Returns "" if at least one type of connection is possible.
+    """
     sentences: list[str] = []
     for kind in filter(app_registration.allows, AuthenticationType.values):
         request = _request(tenant or app_registration.tenant, kind)
@@ -236,7 +239,7 @@ def _capitalized(words: str) -> str:
 
 
 def evaluate_account(policies: Policies, tid: str, registered: Collection[str]) -> Decision:
-    """Whether an account from the directory ``tid`` may be connected; ``registered`` are our tenants' directory ids."""
+    """Decide whether accounts from the directory ``tid`` may be connected. ``registered`` are the IDs of our tenants."""
     reasons = []
     for source in policies:
         if tid == CONSUMERS_TID:
@@ -272,11 +275,11 @@ def evaluate_share(
 
 
 def longest_share(policies: Policies) -> int | None:
-    """Return the maximum number of days a share may last, or None if shares may be open-ended."""
+    """Return the maximum number of days that a share may last, or None if there is no limit."""
     limits = (source.rules.longest_share_days for source in policies)
     return min((days for days in limits if days), default=None)
 
 
 def latest_end(days: int, now: datetime) -> datetime:
-    """Return the latest end of a share limited to ``days`` days. Shares end at the end of a day (UTC)."""
+    """Return the latest end of a share that is limited to ``days`` days. Shares end at the end of a day (UTC)."""
     return datetime.combine(now.astimezone(UTC).date() + timedelta(days=days + 1), time.min, UTC)

@@ -1,8 +1,8 @@
-"""Changes that one person may not make alone, and their approval by a second one.
+"""Changes that one person may not make alone, and their approval by a second person.
 
-A service calls ``require`` in the transaction of the change. Without an approval it raises SecondPersonNeeded, and the
-doorway calls ``ask``. Once a second person has approved, the requester makes the same change again, which uses up the
-approval. An approval allows exactly the values that were asked for, once, within LIFETIME.
+A service calls ``require`` in the transaction of the change. Without an approval, this raises SecondPersonNeeded, and
+the page or route then calls ``ask``. After a second person has approved, the requester makes the same change again,
+which uses up the approval. An approval is valid once, for exactly the requested values, within LIFETIME.
 """
 
 from collections.abc import Iterable
@@ -23,13 +23,13 @@ from connections.services.policy import request_workflow
 Kind: TypeAlias = ChangeRequest.Kind
 State: TypeAlias = ChangeRequest.State
 LIFETIME = timedelta(days=3)  # how long an approval can be used
-MOST_WAITING = 50  # requests of one person
-_DETAILS = 50  # listed in a request
+MOST_WAITING = 50  # requests per person
+_DETAILS = 50  # details listed in a request
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change as it is proposed. ``proposal`` holds plain JSON values that identify it exactly."""
+    """A proposed change. ``proposal`` contains plain JSON values that identify it exactly."""
 
     kind: Kind
     proposal: dict[str, Any]
@@ -40,7 +40,7 @@ class Change:
 
 
 class SecondPersonNeeded(PortalError):
-    """Nobody may make this change alone. ``change`` is what to ask for."""
+    """Nobody may make this change alone. ``change`` is the change to request approval for."""
 
     code = "second_person_needed"
     status = 409
@@ -55,7 +55,7 @@ class SecondPersonNeeded(PortalError):
 
 
 def require(change: Change | None, *, actor: User, now: datetime) -> None:
-    """Use up the actor's approval of this change; do nothing for None. Raises SecondPersonNeeded if there is none."""
+    """Use up the actor's approval of this change. Does nothing for None. Raises SecondPersonNeeded without an approval."""
     if change is None:
         return
     approved = ChangeRequest.objects.filter(
@@ -71,9 +71,12 @@ def require(change: Change | None, *, actor: User, now: datetime) -> None:
 
 
 def ask(change: Change, *, actor: User, now: datetime) -> ChangeRequest:
-    """Ask the others for approval. Asking twice returns the first request. Raises Conflict if too many are waiting."""
+    """Request approval from the people who can decide. If there is a request already, returns that.
+
+    Raises Conflict if too many of the actor's requests are waiting.
+    """
     with transaction.atomic():
-        # Locked, so that two clicks make one request.
+        # Lock the row, so that two clicks create one request.
         User.objects.select_for_update(no_key=True).filter(pk=actor.pk).first()
         own = ChangeRequest.objects.filter(requested_by=actor)
         usable = own.filter(state=State.APPROVED, decided_at__gt=now - LIFETIME) | own.filter(state=State.WAITING)
@@ -100,19 +103,19 @@ def ask(change: Change, *, actor: User, now: datetime) -> ChangeRequest:
 
 
 def approve(request: ChangeRequest, *, reason: str = "", actor: User, now: datetime) -> None:
-    """Approve a request; its requester can then make the change. Safe to repeat. Raises NotAllowed or Conflict."""
+    """Approve a request, so that its requester can make the change. Safe to repeat. Raises NotAllowed or Conflict."""
     _decide(request, AuditAction.CHANGE_REQUEST_APPROVED, State.APPROVED, reason, actor, now)
 
 
 def decline(request: ChangeRequest, *, reason: str, actor: User, now: datetime) -> None:
-    """Decline a request. Safe to repeat. Raises NotAllowed, Conflict, or InvalidInput without a reason."""
+    """Decline a request. Safe to repeat. Raises NotAllowed, Conflict, or InvalidInput if no reason is given."""
     if not reason.strip():
         raise InvalidInput("Enter a reason. The requester reads it.", field="reason")
     _decide(request, AuditAction.CHANGE_REQUEST_DECLINED, State.DECLINED, reason, actor, now)
 
 
 def withdraw(request: ChangeRequest, *, actor: User, now: datetime) -> None:
-    """Withdraw a request that is not used yet, also if it was approved. Safe to repeat. Raises NotAllowed or Conflict."""
+    """Withdraw a request that is not used yet, even an approved one. Safe to repeat. Raises NotAllowed or Conflict."""
     roles.require(permissions.can_withdraw_change(actor, request), action="Only the requester can withdraw it.")
     values = request_workflow.decided(actor, now)
     for state in (State.WAITING, State.APPROVED):
@@ -145,7 +148,7 @@ def _move(
 
 
 def _require_state(request: ChangeRequest, state: State) -> None:
-    """Accept that the request is in ``state`` already. Raises Conflict if it is in another one."""
+    """Raise Conflict if the request is not in ``state``."""
     request.refresh_from_db()
     if request.state != state:
         raise Conflict(f"This request is already closed: {request.get_state_display().lower()}.")

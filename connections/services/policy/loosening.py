@@ -1,4 +1,4 @@
-"""Looser rules: who must agree, who is told, and what came into being while they were loose."""
+"""Loosening the policy: who must approve it, who is informed, and what was created while rules were loose."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -17,14 +17,15 @@ from connections.services.policy import rules as policy_rules
 from connections.services.policy.four_eyes import Change, Kind
 from connections.services.policy.rules import Rules
 
-LISTED = 100  # of each kind
+LISTED = 100  # per kind
 
 
 def needs_second_admin(app: AppRegistration | None, before: Rules, after: Rules) -> Change | None:
-    """Return the change to be approved if it loosens a rule while a second IT admin is required, or None.
+    """Return the change to approve if it loosens a rule while a second IT admin is required, otherwise None.
 
-    The rule is in force if the organisation has it, or the app registration; for the organisation's rules, if any app
-    registration has it. There is no exception for the only IT admin, who could have disabled the others.
+    A second IT admin is required if the organisation's rules say so, or those of the app registration. A change of the
+    organisation's rules also needs approval if any app registration has this rule. There is no exception for the only
+    IT admin, who could have disabled the others.
     """
     policies = evaluate.load_policies()
     own = policies.apps.values() if app is None else filter(None, [policies.apps.get(app.pk)])
@@ -48,7 +49,7 @@ def needs_second_admin(app: AppRegistration | None, before: Rules, after: Rules)
 def record(policy: Policy, before: Rules, after: Rules, *, actor: User, now: datetime) -> None:
     """Record and announce that rules became looser or stricter. Call it in the transaction of the change.
 
-    When rules are tightened again, the event names what came into being since they were loosened.
+    When rules are tightened again, the event lists what was created since they were loosened.
     """
     looser, stricter = policy_rules.loosened(before, after), policy_rules.loosened(after, before)
     created = created_since_loosening(policy, rules=stricter)
@@ -63,7 +64,7 @@ def record(policy: Policy, before: Rules, after: Rules, *, actor: User, now: dat
 
 @dataclass(frozen=True, slots=True)
 class CreatedWhileLoose:
-    """What came into being since the rules were loosened, by the portal's own records."""
+    """Connections and shares that were created since the rules were loosened, according to the portal's own records."""
 
     since: datetime
     by: str
@@ -81,7 +82,7 @@ class CreatedWhileLoose:
 
 
 def created_since_loosening(policy: Policy | None, *, rules: Collection[str] | None = None) -> CreatedWhileLoose | None:
-    """Return what came into being since any of these rules (None: any rule) was loosened, unless all are tight again."""
+    """Return what was created since one of these rules (None: any rule) was loosened, or None if all are tight again."""
     first = _first_loosening(policy, rules) if policy is not None else None
     if policy is None or first is None:
         return None
@@ -99,7 +100,7 @@ def created_since_loosening(policy: Policy | None, *, rules: Collection[str] | N
 def _first_loosening(policy: Policy, rules: Collection[str] | None) -> AuditEvent | None:
     actions = (AuditAction.POLICY_LOOSENED, AuditAction.POLICY_TIGHTENED)
     events = AuditEvent.objects.filter(target_type="Policy", target_id=str(policy.pk), action__in=actions)
-    loose: dict[str, AuditEvent] = {}  # the loosening of each rule that was not tightened since
+    loose: dict[str, AuditEvent] = {}  # the loosening of each rule that has not been tightened since
     for event in events.order_by("pk"):
         for rule in event.changes["rules"].split(", "):
             if event.action == AuditAction.POLICY_LOOSENED:

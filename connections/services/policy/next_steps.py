@@ -1,7 +1,7 @@
-"""What a person can do next with a connection: their rights, its state and the policy, decided in one place.
+"""The next steps that a person can take with a connection, according to their rights, its state and the policy.
 
-Pages, alerts, incidents and the API offer only these steps. A step that is offered is not refused by the policy or by
-the connection's state when it is taken; only something that changed in the meantime can still refuse it.
+Pages, alerts, incidents and the API offer only these steps. Neither the policy nor the connection's state refuses a
+step that is offered here, unless something changes before the person takes it.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,7 @@ from connections.services.policy.evaluate import Decision, PolicySet
 
 Status, Who = Connection.Status, Connection.Who
 AWAITS_NEW_OWNER = "handed_over"  # status_code after a transfer that deleted the connection's tokens
-_EDITABLE = ("capabilities", "permissions")  # rules that the owner can meet by asking for less
+_EDITABLE = ("capabilities", "permissions")  # rules that the owner can satisfy by requesting less
 
 
 class Step(StrEnum):
@@ -27,18 +27,18 @@ class Step(StrEnum):
     CHECK = "check"
     ENABLE = "enable"
     ASK_APPROVAL = "ask_approval"
-    CONNECT = "connect"  # get the first token of an app-only connection
+    CONNECT = "connect"  # request the first token of an app-only connection
     EDIT = "edit"
     SHARE = "share"
     TRANSFER = "transfer"
     DISABLE = "disable"
-    KEEP_DISABLED = "keep_disabled"  # so that only an IT admin can enable it
+    KEEP_DISABLED = "keep_disabled"  # then only an IT admin can enable it
     REMOVE = "remove"
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What to do instead of a step that the policy does not allow now, and who must do it."""
+    """The action to take instead of a step that the policy does not allow now, and who must take it."""
 
     action: str
     who: str
@@ -46,7 +46,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is needed to decide about some connections, read with a few queries for all of them."""
+    """The data for decisions about several connections, read with a few queries for all of them."""
 
     policies: PolicySet
     with_credential: frozenset[int]  # app registrations that have a live credential
@@ -66,7 +66,7 @@ class Facts:
 
 
 class Prospects:
-    """What the policy allows for one connection in its present state, whoever asks."""
+    """What the policy allows for one connection in its current state, regardless of the person."""
 
     def __init__(self, connection: Connection, facts: Facts | None = None) -> None:
         self.connection = connection
@@ -76,12 +76,12 @@ class Prospects:
 
     @cached_property
     def _now(self) -> tuple[Decision, tuple[evaluate.Reason, ...]]:
-        """The decision about what it asks for and has been granted, and the reasons that need an approval."""
+        """The decision about the requested and the granted permissions, and the reasons that need an approval."""
         return approvals.evaluate_approval(self.connection, self.connection.granted, policies=self.policies)
 
     @cached_property
     def _at_sign_in(self) -> tuple[Decision, tuple[evaluate.Reason, ...]]:
-        """The same without what was granted before, which a new sign-in replaces."""
+        """The same, but only about the requested permissions, because a new sign-in replaces the granted ones."""
         return approvals.evaluate_approval(self.connection, policies=self.policies)
 
     @property
@@ -130,7 +130,10 @@ class Prospects:
         return self.is_allowed and not all(decision.reasons for decision in decisions)
 
     def advice(self, *, before: str, enabling: bool = False) -> Advice:
-        """Say what must happen ``before`` a step that is not allowed now: signing in, or ``enabling``."""
+        """Return what must happen before a step that is not allowed now.
+
+        The step is a sign-in or, with ``enabling``, enabling the connection. ``before`` names it within the sentence.
+        """
         decision, missing = self._now if enabling else self._at_sign_in
         if enabling:
             decision += self._account_decision
@@ -150,8 +153,8 @@ class Prospects:
 
 
 def may_sign_in(user: User, connection: Connection, *, facts: Facts | None = None) -> bool:
-    """Whether Step.SIGN_IN is possible."""
-    # The owner of a connection that the policy disabled can also bring it back by signing in again.
+    """Whether Step.SIGN_IN is possible for this person."""
+    # If the policy disabled a connection, its owner can also restore it by signing in again.
     disabled_for_good = connection.status == Status.DISABLED and connection.status_code != "policy"
     return (
         connection.is_delegated
@@ -164,7 +167,7 @@ def may_sign_in(user: User, connection: Connection, *, facts: Facts | None = Non
 
 
 def may_check(user: User, connection: Connection) -> bool:
-    """Whether Step.CHECK is possible."""
+    """Whether Step.CHECK is possible for this person."""
     can_be_asked = connection.status not in (Status.PENDING, Status.DISABLED)
     return can_be_asked and connection.status_code != AWAITS_NEW_OWNER and permissions.can_check(user, connection)
 
@@ -198,21 +201,21 @@ def possible_steps(user: User, connection: Connection, *, now: datetime) -> froz
 
 
 def advice(connection: Connection, *, facts: Facts | None = None) -> Advice | None:
-    """Return what must happen first if the state's usual next step is not allowed now; None if that is right."""
+    """Return what must happen before the usual next step in this state, or None if that step is allowed now."""
     status = connection.status
     if effective_status.of(connection) in effective_status.AWAITING:
         return None
     if status == Status.DISABLED:
         prospects = Prospects(connection, facts)
         return None if prospects.may_be_enabled else prospects.advice(before="before it is enabled", enabling=True)
-    # While an approval is missing, the status of a new connection says so itself.
+    # While an approval is missing, the status of a new connection already says so.
     if status == Status.RECONNECT_NEEDED or (status == Status.PENDING and connection.status_code != approvals.CODE):
         return sign_in_advice(connection, facts=facts)
     return None
 
 
 def sign_in_advice(connection: Connection, *, facts: Facts | None = None) -> Advice | None:
-    """Return what must happen before anybody can sign in for the connection; None if the owner can."""
+    """Return what must happen before anybody can sign in for the connection, or None if the owner can sign in."""
     if not connection.is_delegated:
         return None
     prospects = Prospects(connection, facts)

@@ -1,4 +1,4 @@
-"""Compare the permissions granted to a connection, as of its last refresh, with those its capabilities need."""
+"""Compare the permissions that a connection had at its last refresh with those that its capabilities need."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from connections.models import Connection
 
 # Entra adds User.Read to every new app registration. It gives access only to the person's own profile.
 _HARMLESS = OIDC_SCOPES | {"User.Read"}
-# The portal itself uses these to read the expiry dates of the application's credentials, and who has left.
+# The portal itself uses these to read the expiration dates of the application's credentials, and who has left.
 _OUR_OWN = frozenset({credential_expiry.PERMISSION, user_lookup.PERMISSION})
 
 
 @dataclass(frozen=True, slots=True)
 class Excess:
     name: str
-    instead: tuple[str, ...] = ()  # smaller permissions that would suffice; () if nothing needs it at all
+    instead: tuple[str, ...] = ()  # smaller permissions that would suffice; () if it is not needed at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,10 @@ class Drift:
 
 
 def find_drift(connection: Connection, *, elsewhere: Collection[str] = ()) -> Drift:
-    """Return the connection's drift: none before its first sign-in, or if it has no capabilities or scopes.
+    """Return the connection's drift. There is none before its first sign-in, or without capabilities and scopes.
 
-    ``elsewhere`` are permissions it holds although its token does not show them (see probes.granted_by_exchange).
+    ``elsewhere`` are permissions that the connection has although they are not in its token (see
+    probes.granted_by_exchange).
     """
     required = required_permissions(connection)
     if connection.connected_at is None or not required:
@@ -56,7 +57,7 @@ def find_drift(connection: Connection, *, elsewhere: Collection[str] = ()) -> Dr
 
 
 def required_permissions(connection: Connection) -> tuple[str, ...]:
-    """Return the minimum permissions for the capabilities and manually entered scopes, without the sign-in's scopes."""
+    """Return the minimum permissions for the capabilities and manually entered scopes, without the OIDC scopes."""
     least = capabilities.delegated_scopes if connection.is_delegated else capabilities.application_roles
     names = least(connection.capabilities, connection.extra_scopes)
     return tuple(name for name in names if name not in OIDC_SCOPES)

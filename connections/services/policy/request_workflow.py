@@ -1,4 +1,4 @@
-"""The step that approvals, consent requests and change requests share: a conditional change of state, with its audit event."""
+"""The conditional change of state, with its audit event, that approvals, consent requests and change requests share."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -20,9 +20,10 @@ def change_state(
     changes: dict[str, Any],
     **values: Any,
 ) -> bool:
-    """Save ``values`` (including ``state``) and set them on ``request``, and record ``action`` with ``changes``.
+    """Save ``values`` (including ``state``), set them on ``request``, and record ``action`` with ``changes``.
 
-    Returns False, writing nothing, if the state is not in ``coming_from``, for example because somebody was faster.
+    Returns False without writing anything if the state is not in ``coming_from``, for example because somebody else
+    changed it first.
     """
     with transaction.atomic():
         rows = type(request)._default_manager.filter(pk=request.pk, state__in=coming_from)

@@ -1,7 +1,7 @@
-"""The rules of a policy: a frozen bundle, its plain dict form, and their validation.
+"""The rules of a policy as a frozen dataclass and as a plain dict, and their validation.
 
-The dict form is a contract (docs/policy.md), used by the database and configuration files. Missing rules and defaults
-restrict nothing.
+The dict is a contract (docs/policy.md), because the database and configuration files contain it. A missing rule or a
+default does not restrict anything.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,7 @@ from connections.models import Tenant
 from connections.models.app_registrations import AuthenticationType
 
 MOST_PATTERNS = 200
-_TYPED_RESOURCES = "https://*"  # all permissions of resources that are typed by their address
+_TYPED_RESOURCES = "https://*"  # all permissions of resources that are entered by address
 LONGEST_SHARE = 3 * 365  # days; services.sharing rejects longer shares
 
 
@@ -35,7 +35,7 @@ def strictest(effects: Iterable[Effect]) -> Effect:
     return max(effects, key=_STRICTNESS.index, default=Effect.ALLOWED)
 
 
-# The rules that allow something which is off by default. Only the organisation has them.
+# Rules that allow something which is off by default. Only the organisation has them.
 _PERMISSIVE = ("credential_renewal", "member_apps", "register_tenants")
 
 
@@ -54,8 +54,8 @@ class Rules:
     share_app_only: bool = True
     longest_share_days: int | None = None
     app_only_second_admin: bool = False
-    # The rules that permit something; all are off by default.
-    # Whether the portal may renew secrets and certificates of the app registrations that ask for it.
+    # Rules that allow something; all are off by default.
+    # Whether the portal may renew the secrets and certificates of app registrations that have renewal switched on.
     credential_renewal: bool = False
     # Whether members may bring their own app registrations.
     member_apps: bool = False
@@ -70,16 +70,16 @@ class Rules:
         return self.capabilities.get(key, Effect.ALLOWED)
 
     def of_permission(self, name: str) -> tuple[Effect, str]:
-        """Return the effect on a scope or role, and the most specific name or pattern it comes from, ignoring case."""
+        """Return the effect on a scope or role, and the most specific name or pattern that causes it. Ignores case."""
         matching = (pattern for pattern in self.permissions if matches(pattern, name))
         best = max(matching, key=lambda pattern: (not pattern.endswith("*"), len(pattern)), default="")
         return (self.permissions[best], best) if best else (Effect.ALLOWED, "")
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a rule's name or pattern matches this permission: ``Mail.*`` matches all that begin with "Mail.".
+    """Whether a rule's name or pattern matches this permission, for example ``Mail.*`` and ``Mail.Read``.
 
-    Without a resource, it also matches permissions of that name of other resources than Graph.
+    A pattern without a resource also matches permissions of this name of resources other than Graph.
     """
     pattern, name = pattern.lower(), name.lower()
     if "/" not in pattern:
@@ -88,7 +88,7 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def tenant_key(tenant: Tenant) -> str:
-    """Return the name of a tenant in rules: environment and directory, which do not change while it is in use."""
+    """Return the tenant's name in rules: environment and directory, which do not change while the tenant is in use."""
     return f"{tenant.environment}/{tenant.directory_id}"
 
 
@@ -116,7 +116,7 @@ def stricter(first: Rules, second: Rules) -> Rules:
 
 
 def loosened(before: Rules, after: Rules) -> tuple[str, ...]:
-    """Return the names of the rules that allow anything more, or anything with less approval, than before."""
+    """Return the names of the rules that allow more, or require fewer approvals, than before."""
     return tuple(field.name for field in fields(Rules) if _IS_LOOSER[field.name](before, after))
 
 
@@ -137,7 +137,10 @@ def _are_capabilities_looser(before: Rules, after: Rules) -> bool:
 
 
 def _are_permissions_looser(before: Rules, after: Rules) -> bool:
-    """Compare one name for each set of patterns that can match a permission: exact names, and one beyond all names."""
+    """Compare the effects on a sample of names, one for each set of patterns that can match a permission.
+
+    The samples are all exact names and, for each pattern, a name that begins like the pattern but equals no exact name.
+    """
     samples = {
         pattern[:-1] + "\0" if pattern.endswith("*") else pattern for pattern in ("*", *_patterns(before, after))
     }
@@ -163,11 +166,11 @@ def _common(first: tuple[str, ...] | None, second: tuple[str, ...] | None) -> tu
     return tuple(name for name in first if name in second)
 
 
-# What an app registration has no rules about: it has one environment, and tenants are the organisation's.
+# App registrations don't have these rules: each has one environment, and tenants belong to the organisation.
 ORGANISATION_ONLY = ("environments", "tenants", *_PERMISSIVE)
 _LISTS = ("authentication_types", "environments", "tenants")
-_PERMITS = ("personal_accounts", "other_tenants", "share_with_people", "share_app_only")  # true: not restricted
-# How each rule is ordered: whether it is looser after a change than before.
+_PERMITS = ("personal_accounts", "other_tenants", "share_with_people", "share_app_only")  # True means not restricted
+# For each rule, whether a change makes it looser.
 _IS_LOOSER: dict[str, Callable[[Rules, Rules], bool]] = {
     **{name: _is_list_looser(name) for name in _LISTS},
     **{name: _is_flag_looser(name, loose=True) for name in _PERMITS},
@@ -191,7 +194,7 @@ def _to_json(value: Any) -> Any:
 
 
 def from_dict(values: Any, *, of_app: bool = False) -> Rules:
-    """Parse rules from a dict. Raises InvalidInput for the first unknown or invalid rule, which ``field`` names."""
+    """Parse rules from a dict. Raises InvalidInput for the first unknown or invalid rule; its ``field`` names the rule."""
     if not isinstance(values, Mapping):
         raise InvalidInput("A policy's rules must be a mapping of names to values.")
     unknown = sorted(str(name) for name in values if name not in _PARSERS)
@@ -205,7 +208,7 @@ def from_dict(values: Any, *, of_app: bool = False) -> Rules:
 
 
 def from_database(values: Any) -> Rules:
-    """Load rules from the database, ignoring rules and capabilities that this version does not know."""
+    """Load rules from the database. Ignores rules and capabilities that this version does not know."""
     known = {name: values[name] for name in values if name in _PARSERS} if isinstance(values, Mapping) else {}
     if isinstance(known.get("capabilities"), Mapping):
         effects = known["capabilities"].items()
@@ -285,7 +288,7 @@ _PARSERS: dict[str, Callable[[Any, str], Any]] = {
 
 
 def parse_patterns(text: str) -> tuple[str, ...]:
-    """Parse names and patterns (``*`` or ``Mail.*``) in Microsoft's spelling, each once. Raises InvalidInput."""
+    """Parse names and patterns (``*`` or ``Mail.*``) in Microsoft's spelling, without duplicates. Raises InvalidInput."""
     patterns: list[str] = []
     for word in capabilities.describe(text):
         if word.endswith((".*", "/*")) and word != _TYPED_RESOURCES:

@@ -1,4 +1,4 @@
-"""Which changes would give the actor access to somebody else's connection, and so need a second person."""
+"""Changes that need a second person, because they would give the actor access to somebody else's connection."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -22,9 +22,10 @@ def of_share(
     until: datetime | None,
     actor: User,
 ) -> Change | None:
-    """Return the change if this share would give the actor more than they have, or None.
+    """Return the change if this share would give the actor more access than they have. Otherwise None.
 
-    Those who manage the connection through a share may pass on what they have, for no longer than they have it.
+    People who manage the connection through a share may pass on the access they have, but for no longer than they have
+    it.
     """
     if permissions.owns(actor, connection) or not permissions.is_own_access(actor, user=person, team=team):
         return None
@@ -59,7 +60,7 @@ def _ends_within(until: datetime | None, ends: Iterable[datetime | None]) -> boo
 
 
 def of_transfer(connection: Connection, new_owner: User, *, keeps_tokens: bool, actor: User) -> Change | None:
-    """Return the change if the actor would get the tokens of somebody else's connection with it, or None."""
+    """Return the change if it would give the actor the tokens of somebody else's connection. Otherwise None."""
     is_own = permissions.is_own_access(actor, user=new_owner)
     if permissions.owns(actor, connection) or not keeps_tokens or not is_own:
         return None
@@ -74,7 +75,7 @@ def of_transfer(connection: Connection, new_owner: User, *, keeps_tokens: bool, 
 
 
 def of_member(team: Team, user: User, *, actor: User) -> Change | None:
-    """Return the change if the actor would reach somebody else's connections through the team, or None."""
+    """Return the change if the team would give the actor access to somebody else's connections. Otherwise None."""
     if not permissions.is_own_access(actor, user=user):
         return None
     title = f"Adding {user} to the team {team}"
@@ -89,7 +90,7 @@ def of_member(team: Team, user: User, *, actor: User) -> Change | None:
 
 
 def of_group(team: Team, entra_group: str, *, actor: User) -> Change | None:
-    """Return the change if another Entra group would decide who reaches somebody else's connections, or None."""
+    """Return the change if the new Entra group would decide who can access somebody else's connections. Otherwise None."""
     if entra_group == team.entra_group:
         return None
     title = f"Changing the Entra group of the team {team}"
@@ -98,13 +99,14 @@ def of_group(team: Team, entra_group: str, *, actor: User) -> Change | None:
 
 
 def of_key(account: User, *, key: ApiKey | None, chosen: Iterable[Connection] = (), actor: User) -> Change | None:
-    """Return the change if a service account's new secret would give the actor access to others' connections, or None.
+    """Return the change if the service account's new secret would give the actor access to other people's connections.
 
-    ``key`` is the key to rotate, None for a new one, which may be limited to the ``chosen`` connections.
+    Otherwise None. ``key`` is the key to rotate, or None for a new key, which may be limited to the ``chosen``
+    connections.
     """
     if not account.is_service:
         return None
-    # Also what a suspended account could use, because it may be enabled later.
+    # Include connections that a suspended account could use, because the account may be enabled later.
     mine = Share.objects.active().filter(Q(person=account) | Q(team__members=account), connection=OuterRef("pk"))
     reached = Connection.objects.select_related("owner").filter(Q(owner=account) | Exists(mine))
     only = [connection.pk for connection in chosen]

@@ -1,1 +1,1 @@
-"""Tenants and app registrations with their credentials, and whether Microsoft accepts them."""
+"""Tenants, app registrations and credentials, and whether Microsoft accepts them."""

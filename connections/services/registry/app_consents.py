@@ -1,6 +1,6 @@
-"""App registrations in tenants: add and remove them there, and record what Microsoft says about them there.
+"""App registrations in tenants: add and remove them, and record how Microsoft responds to them in each tenant.
 
-Rejected credentials are true of the app registration everywhere; credential_checks.py handles those.
+If Microsoft rejects credentials, that concerns the app registration in all tenants. credential_checks.py handles it.
 """
 
 from collections.abc import Iterable
@@ -20,16 +20,16 @@ from connections.services.incidents import incidents
 
 CANARY_DELAY = timedelta(seconds=60)
 RECOVERY_WITHIN = timedelta(seconds=60)
-RECOVERY_AT_ONCE = 25  # at least this many connections in each time slot after a recovery
+RECOVERY_AT_ONCE = 25  # connections per time slot after a recovery, at least
 RECOVERY_SLOTS = 20
 RECOVERY_BATCH = 1000  # rows per statement
 NO_REJECTION: dict[str, Any] = {"rejected_at": None, "rejected_code": "", "rejected_cause": "", "rejected_action": ""}
 
 
 def add(app_registration: AppRegistration, tenant: Tenant, *, actor: User | None) -> AppConsent:
-    """Let connections use the app registration in another tenant. Doing it twice is harmless.
+    """Let connections use the app registration in another tenant. Safe to repeat.
 
-    An administrator of that tenant must grant consent before Microsoft issues tokens there. Raises InvalidInput if the
+    Before Microsoft issues tokens there, an administrator of that tenant must grant consent. Raises InvalidInput if the
     application could never be used there.
     """
     if tenant.pk != app_registration.tenant_id:
@@ -38,7 +38,7 @@ def add(app_registration: AppRegistration, tenant: Tenant, *, actor: User | None
 
 
 def require_possible(app_registration: AppRegistration, tenant: Tenant) -> None:
-    """Raise InvalidInput if the application could never be used in this (maybe unsaved) tenant."""
+    """Raise InvalidInput if the application could never be used in this tenant, which may be unsaved."""
     if not app_registration.is_multitenant:
         raise InvalidInput(
             f"{app_registration} is a single-tenant application, so other tenants can't use it.",
@@ -60,7 +60,7 @@ def require_possible(app_registration: AppRegistration, tenant: Tenant) -> None:
 
 
 def ensure(app_registration: AppRegistration, tenant: Tenant, *, actor: User | None) -> AppConsent:
-    """Return the app registration's row for this tenant. A new one is audited, unless it is for the home tenant."""
+    """Return the app registration's row for this tenant. Creating it is audited, except for the home tenant."""
     with transaction.atomic():
         consent, is_new = AppConsent.objects.get_or_create(
             app_registration=app_registration, tenant=tenant, defaults={"created_by": actor}
@@ -71,7 +71,7 @@ def ensure(app_registration: AppRegistration, tenant: Tenant, *, actor: User | N
 
 
 def remove(consent: AppConsent, *, actor: User | None, now: datetime) -> None:
-    """Stop using the app registration in this tenant. Raises InUse for its home tenant or while connections use it.
+    """Stop using the app registration in this tenant. Raises InUse for its home tenant, or while connections use it.
 
     The enterprise application stays in the tenant until an administrator there deletes it.
     """
@@ -79,7 +79,7 @@ def remove(consent: AppConsent, *, actor: User | None, now: datetime) -> None:
     if tenant.pk == app.tenant_id:
         raise InUse(f"{app} is registered in {tenant}.", action="Remove the app registration instead.")
     with transaction.atomic():
-        # The lock makes connections that begin meanwhile wait: they lock the same row (see for_new_connection).
+        # New connections lock the same row (see for_new_connection), so they wait until this is done.
         if not AppConsent.objects.select_for_update().filter(pk=consent.pk).exists():
             return
         names = list(connections_in(app, tenant).values_list("name", flat=True)[:4])
@@ -92,7 +92,7 @@ def remove(consent: AppConsent, *, actor: User | None, now: datetime) -> None:
 
 
 def for_new_connection(app_registration: AppRegistration, tenant: Tenant, *, actor: User | None) -> AppConsent:
-    """Return the locked row that a connection needs, so that it is not removed meanwhile. Call it in a transaction."""
+    """Return the row that a new connection needs, locked so that nobody removes it. Call it in a transaction."""
     consent = ensure(app_registration, tenant, actor=actor)
     return AppConsent.objects.select_for_update(no_key=True).get(pk=consent.pk)
 
@@ -108,10 +108,11 @@ def is_used_in(app_registration: AppRegistration, tenant: Tenant) -> bool:
 
 
 def narrowed(verdict: Verdict, app_registration: AppRegistration, tenant: Tenant) -> Verdict:
-    """Return the verdict for what it is true of: the app registration, the app registration in ``tenant``, or neither.
+    """Limit the verdict to what it proves something about.
 
-    A single-tenant application has one tenant, so what is true there is true of it. At a shared endpoint, the directory
-    is that of one account, so the verdict is about its connection only (``app_wide`` is false).
+    A verdict about one tenant concerns the whole app registration if the application is single-tenant. At a shared
+    endpoint, the directory belongs to one account, so the verdict concerns only this account's connection (``app_wide``
+    becomes False).
     """
     if not verdict.tenant_wide:
         return verdict
@@ -123,7 +124,10 @@ def narrowed(verdict: Verdict, app_registration: AppRegistration, tenant: Tenant
 def reject(
     app_registration: AppRegistration, tenant: Tenant, verdict: Verdict, *, now: datetime, actor: User | None = None
 ) -> None:
-    """Make the app's connections in this tenant wait; one is tried a minute later. Only the first time is audited."""
+    """Make the app's connections in this tenant wait. After a minute, one is tried again.
+
+    Only the first rejection is dated and audited.
+    """
     consent = ensure(app_registration, tenant, actor=actor)
     values = {
         "rejected_code": verdict.code,
@@ -149,9 +153,10 @@ def accept(
     roles: Iterable[str] | None = None,
     known: AppConsent | None = None,
 ) -> AppConsent:
-    """Record that Microsoft issued a token for the application in this tenant, with these ``roles`` if it was app-only.
+    """Record that Microsoft issued a token for the application in this tenant.
 
-    ``known`` is the row as just read; if it says all this already, nothing is queried or written.
+    ``roles`` are those in an app-only token. ``known`` is the row if the caller has just read it. If it needs no
+    change, nothing is queried or written.
     """
     consent = known or ensure(app_registration, tenant, actor=None)
     values: dict[str, Any] = {} if consent.seen_at is not None else {"seen_at": now}
@@ -174,19 +179,19 @@ def _restore(consent: AppConsent, *, now: datetime) -> None:
 
 
 def pause(app_registration: AppRegistration, tenant: Tenant, *, until: datetime) -> None:
-    """Send no request for the application in this tenant until then, because Microsoft throttles it."""
+    """Send no requests for the application in this tenant before ``until``, because Microsoft throttles them."""
     consent = ensure(app_registration, tenant, actor=None)
     AppConsent.objects.filter(pk=consent.pk).update(paused_until=until)
 
 
 def is_paused_at_home(now: datetime) -> Exists:
-    """For querysets of app registrations: whether Microsoft throttles them in their home tenants."""
+    """Return a condition for querysets of app registrations: Microsoft throttles them in their home tenant."""
     home = AppConsent.objects.filter(app_registration=OuterRef("pk"), tenant=OuterRef("tenant"))
     return Exists(home.filter(paused_until__gt=now))
 
 
 def spread_waiting(connections: QuerySet[Connection], now: datetime) -> None:
-    """Spread the waiting ones among these over the next minute, so that Microsoft is not flooded."""
+    """Spread the refreshes of waiting connections over the next minute, so that Microsoft gets no burst of requests."""
     waiting = connections.filter(status__in=Connection.KEPT_ALIVE, refresh_after__lte=now)
     pks = list(waiting.order_by("pk").values_list("pk", flat=True))
     slots = min(RECOVERY_SLOTS, len(pks) // RECOVERY_AT_ONCE)
@@ -198,5 +203,5 @@ def spread_waiting(connections: QuerySet[Connection], now: datetime) -> None:
 
 
 def _record(action: AuditAction, consent: AppConsent, *, actor: User | None, **facts: str) -> None:
-    """Record the event on the app registration, because that is what people look up."""
+    """Record the event on the app registration, because people look for it there."""
     audit.record(action, consent.app_registration, actor=actor, changes={"tenant": str(consent.tenant), **facts})

@@ -38,10 +38,12 @@ def register(
 ) -> AppRegistration:
     """Test the first credential at Microsoft, then store the app registration together with it.
 
-    ``allow_untried`` stores it untested if Microsoft is unavailable or only admin consent is missing in the directory.
-    ``accepted`` is the result of the test if the caller has already made it. ``is_personal``: only ``actor`` uses it.
-    Raises InvalidInput, AlreadyExists, MicrosoftUnavailable or MicrosoftRefused (with the form's ``field``) and stores
-    nothing.
+    ``allow_untried`` stores it untested if Microsoft is unavailable, or if only admin consent is missing in the
+    directory. If the caller has already tested the credential, ``accepted`` is the result. With ``is_personal``, only
+    ``actor`` can connect through the app registration.
+
+    Raises InvalidInput, AlreadyExists, MicrosoftUnavailable or MicrosoftRefused (with the form's ``field``), without
+    storing anything.
     """
     app = AppRegistration(
         tenant=tenant,
@@ -75,7 +77,7 @@ def _is_accepted(app: AppRegistration, credential: credentials.NewCredential, al
     try:
         return credentials.is_accepted(app, credential, allow_untried=allow_untried)
     except MicrosoftRefused as error:
-        # If only admin consent is missing, it is stored anyway, because the portal's consent link needs the row.
+        # If only admin consent is missing, store it anyway, because the portal's consent link needs the row.
         if not allow_untried or not can_be_saved_untested(error):
             raise
         return False
@@ -94,10 +96,10 @@ def change(
     object_id: str | None = None,
     renews_credentials: bool | None = None,
 ) -> None:
-    """Change all but tenant and client ID; None leaves a value as it is.
+    """Change everything except tenant and client ID. None leaves a value as it is.
 
-    ``is_personal``: only the member who brought it can connect through it. Raises InvalidInput, AlreadyExists, or InUse
-    if a removed type is in use.
+    With ``is_personal``, only the member who added it can connect through it. Raises InvalidInput, AlreadyExists, or
+    InUse if connections use a type, or other tenants an audience, that the change would remove.
     """
     values: dict[str, object] = {
         "name": name,
@@ -124,9 +126,9 @@ def change(
 
 
 def remove(app_registration: AppRegistration, *, actor: User | None) -> None:
-    """Delete the app registration, its credentials and its policy.
+    """Delete the app registration with its credentials and its policy.
 
-    Raises InUse while it has connections, or SecondPersonNeeded if that would loosen the policy.
+    Raises InUse while it has connections, or SecondPersonNeeded if deleting its policy would loosen the rules.
     """
     with transaction.atomic():
         names = list(app_registration.connections.values_list("name", flat=True)[:4])
@@ -142,7 +144,7 @@ def remove(app_registration: AppRegistration, *, actor: User | None) -> None:
 
 
 def _check(app_registration: AppRegistration) -> None:
-    """Reject duplicates and settings that Microsoft could never accept."""
+    """Raise AlreadyExists for duplicates, or InvalidInput for settings that Microsoft could never accept."""
     check_settings(app_registration)
     environment = app_registration.tenant.environment
     same = Q(name=app_registration.name) | Q(environment=environment, client_id=app_registration.client_id)
@@ -151,7 +153,7 @@ def _check(app_registration: AppRegistration) -> None:
 
 
 def check_settings(app_registration: AppRegistration) -> None:
-    """Raise InvalidInput for settings that Microsoft could never accept. Neither row needs to be stored."""
+    """Raise InvalidInput for settings that Microsoft could never accept. App registration and tenant may be unsaved."""
     if not (app_registration.allows_delegated or app_registration.allows_app_only):
         raise InvalidInput("Allow delegated connections, app-only connections, or both.", field="allows_delegated")
     tenant = app_registration.tenant
@@ -173,7 +175,7 @@ def check_settings(app_registration: AppRegistration) -> None:
 
 
 def _check_tenants_in_use(app_registration: AppRegistration) -> None:
-    """Reject the change to a single-tenant application while other tenants use it."""
+    """Raise InUse if the application would become single-tenant although other tenants use it."""
     others = app_registration.consents.exclude(tenant=app_registration.tenant_id).select_related("tenant")
     names = [consent.tenant.name for consent in others[:4]]
     if names and not app_registration.is_multitenant:
@@ -199,7 +201,10 @@ def _check_types_in_use(app_registration: AppRegistration) -> None:
 
 
 def can_be_saved_untested(error: MicrosoftRefused) -> bool:
-    """Whether it makes sense to save the app registration although Microsoft refused its credential with ``error``."""
+    """Whether the app registration can be saved although Microsoft did not accept its credential.
+
+    That is the case if Microsoft was unavailable, or if only admin consent is missing.
+    """
     return error.status == 503 or error.verdict.code == credential_probe.NEEDS_CONSENT
 
 

@@ -1,6 +1,6 @@
-"""Test app registrations' credentials at Microsoft, and reject or restore the registrations.
+"""Test the credentials of app registrations at Microsoft, and reject or restore the app registrations.
 
-A rejected registration is one problem, not one per connection: its connections wait and keep their status.
+A rejected app registration is a single problem: its connections wait and keep their status.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ NO_CREDENTIAL = Verdict(
     certain=True,
     app_wide=True,
 )
-# Microsoft needs up to this long to know a new federated credential everywhere.
+# It takes up to this long until a new federated credential is known everywhere at Microsoft.
 PROPAGATION = timedelta(minutes=10)
 TEST_FOR = timedelta(days=1)
 TEST_AT_ONCE = 20
@@ -47,7 +47,7 @@ PROPAGATING = Verdict(
 
 @dataclass(frozen=True, slots=True)
 class CredentialCheck:
-    """The result of testing one credential. If ``verdict`` is None, it was accepted and its token has ``roles``."""
+    """The result of testing one credential. Without a ``verdict``, it was accepted, and its token has these ``roles``."""
 
     credential: AppCredential
     roles: tuple[str, ...] = ()
@@ -62,9 +62,9 @@ class CredentialCheck:
 def build_application(
     app_registration: AppRegistration, credential: token_endpoint.Credential, tenant: Tenant | None = None
 ) -> token_endpoint.Application:
-    """Return a (maybe unsaved) registration's client in ``tenant`` (default: its home tenant).
+    """Return the application as a client in ``tenant`` (default: the home tenant). Its rows may be unsaved.
 
-    Raises InvalidInput if its environment is not configured.
+    Raises InvalidInput if the tenant's environment is not configured.
     """
     tenant = tenant or app_registration.tenant
     if tenant.environment not in clouds.CLOUDS:
@@ -79,7 +79,7 @@ def build_application(
 
 
 def decrypt_credential(credential: AppCredential) -> token_endpoint.Credential:
-    """Return what proves who the application is. Raises UnreadableSecret if the credential contains nothing."""
+    """Return the credential in the form for requests, decrypted. Raises UnreadableSecret if it contains nothing usable."""
     if credential.kind == AppCredential.Kind.FEDERATED:
         if credential.source == AppCredential.Source.FILE:
             return token_endpoint.TokenFile(settings.FEDERATED_TOKEN_PATH)
@@ -95,13 +95,13 @@ def decrypt_credential(credential: AppCredential) -> token_endpoint.Credential:
 def live_applications(
     app_registration: AppRegistration, tenant: Tenant | None = None
 ) -> list[tuple[AppCredential, token_endpoint.Application]]:
-    """Return live credentials, in the order to try them, with clients in ``tenant`` (default: the home tenant).
+    """Return live credentials in the order to try them, each with the application as a client in ``tenant``.
 
-    Raises UnreadableSecret if none is readable.
+    The default is the home tenant. Raises UnreadableSecret if none of them can be decrypted.
     """
     applications: list[tuple[AppCredential, token_endpoint.Application]] = []
     unreadable: UnreadableSecret | None = None
-    # Decrypted one by one, because a single unreadable value would make a query for all of them fail.
+    # Decrypt them one by one, because one unreadable value would make a query for all of them fail.
     for credential in in_trial_order(app_registration.credentials.live().defer("secret", "private_key")):
         try:
             opened = decrypt_credential(credential)
@@ -114,22 +114,22 @@ def live_applications(
 
 
 def in_trial_order(credentials: Iterable[AppCredential]) -> list[AppCredential]:
-    """Sort credentials: usable ones first, then certificates that may not be in Entra yet, and rejected ones last."""
+    """Sort credentials: usable ones first, then those that may not be in Entra yet, and rejected ones last."""
     return sorted(credentials, key=lambda credential: (credential.rejected_at is not None, awaits_upload(credential)))
 
 
 def awaits_upload(credential: AppCredential) -> bool:
-    """Whether Microsoft may not know this untested credential yet.
+    """Whether the credential is untested and Microsoft may not know it yet.
 
-    That is a certificate or federated credential that has to be added in Entra, or a secret that the portal has added
-    there itself (it knows its keyId).
+    That is a certificate or federated credential that has to be added in Entra, or a secret that the portal itself has
+    added there (it has a key ID).
     """
     is_untested = credential.verified_at is None and credential.rejected_at is None
     return is_untested and (credential.kind != AppCredential.Kind.SECRET or credential.key_id != "")
 
 
 def unless_propagating(credential: AppCredential, verdict: Verdict, *, now: datetime) -> Verdict:
-    """Return the verdict, or that it is too early to tell: Microsoft needs minutes to know a federated credential."""
+    """Return the verdict, or PROPAGATING if Microsoft may not know a new federated credential yet."""
     is_new = credential.kind == AppCredential.Kind.FEDERATED and now - credential.created_at < PROPAGATION
     return PROPAGATING if is_new and verdict.code in federation.NOT_MATCHED else verdict
 
@@ -141,9 +141,10 @@ def request_app_only_token(
     tenant: Tenant | None = None,
     audience: token_endpoint.Audience | None = None,
 ) -> token_endpoint.TokenSet:
-    """Return an app-only token in ``tenant`` (default: the home tenant), for Graph without ``audience``.
+    """Return an app-only token in ``tenant`` (default: the home tenant). Without ``audience``, it is for Graph.
 
-    Tries every credential. Raises MicrosoftRefused if Microsoft accepts none.
+    Tries every credential. Raises MicrosoftRefused if Microsoft accepts none of them, MicrosoftUnavailable,
+    UnreadableSecret or InvalidInput.
     """
     refusal = MicrosoftRefused(NO_CREDENTIAL)
     for credential, application in live_applications(app, tenant):
@@ -169,7 +170,7 @@ def request_app_only_token(
 def app_only_token(
     app: AppRegistration, *, now: datetime, tenant: Tenant | None = None
 ) -> token_endpoint.TokenSet | None:
-    """Like request_app_only_token, but return None if Microsoft refuses; a later sweep flags the connections."""
+    """Return a token as ``request_app_only_token`` does, or None if Microsoft refuses. A sweep then flags connections."""
     try:
         return request_app_only_token(app, tenant=tenant, now=now)
     except MicrosoftUnavailable:
@@ -189,7 +190,7 @@ def check_credential(app_registration: AppRegistration, credential: token_endpoi
 
 
 def refusal_error(verdict: Verdict) -> MicrosoftRefused:
-    """Return the verdict on a credential as an exception with advice for the admin."""
+    """Return the verdict on a credential as an error with advice for the IT admin."""
     if verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
         return MicrosoftUnavailable(verdict)
     error = MicrosoftRefused(verdict)
@@ -203,10 +204,11 @@ def verify(
 ) -> list[CredentialCheck]:
     """Test every live credential (or only ``credential``) at Microsoft, then store and return the results.
 
-    Certificates that still have to be uploaded are skipped unless there is nothing else or ``credential`` is one. One
-    accepted credential restores the registration; it is rejected only if all of them were. Raises UnreadableSecret,
-    InvalidInput if there is nothing to test, MicrosoftRefused if nothing was accepted, or MicrosoftUnavailable if that
-    is unknown.
+    Credentials that still have to be added in Entra are skipped, unless there are no others or ``credential`` is one.
+    One accepted credential restores the app registration, which is rejected only if all credentials were rejected.
+
+    Raises UnreadableSecret, InvalidInput if there is nothing to test, MicrosoftRefused if no credential was accepted,
+    or MicrosoftUnavailable if that could not be found out.
     """
     live = in_trial_order(app_registration.credentials.live())
     if credential is not None:
@@ -233,7 +235,7 @@ def verify(
 
 
 def probe(app_registration: AppRegistration, credential: token_endpoint.Credential) -> tuple[str, ...] | Verdict:
-    """Test a credential and return the application's roles, or Microsoft's verdict. Changes nothing."""
+    """Test a credential. Returns the application's roles, or Microsoft's verdict. Changes nothing."""
     return credential_probe.probe(
         build_application(app_registration, credential),
         shared=app_registration.tenant.is_shared_endpoint,
@@ -242,7 +244,7 @@ def probe(app_registration: AppRegistration, credential: token_endpoint.Credenti
 
 
 def _decisive_verdict(checks: list[CredentialCheck]) -> Verdict:
-    """Return the verdict to show: the first rejection, or the first outage if nothing was rejected."""
+    """Return the verdict to show: the first rejection or, if nothing was rejected, the first outage."""
     refused = [(check.inconclusive, check.verdict) for check in checks if check.verdict is not None]
     return min(refused, key=lambda pair: pair[0])[1]
 
@@ -277,10 +279,10 @@ def _store_checks(
 
 
 def check_tenant(consent: AppConsent, *, now: datetime) -> tuple[str, ...]:
-    """Request an app-only token in this tenant, store what it shows, and return its roles.
+    """Request an app-only token in this tenant, store the result, and return the token's roles.
 
-    A token without roles still shows that the application exists there. Raises MicrosoftRefused, MicrosoftUnavailable
-    or UnreadableSecret.
+    A token without roles still shows that the application exists there. Raises MicrosoftRefused, MicrosoftUnavailable,
+    UnreadableSecret or InvalidInput.
     """
     app, tenant = consent.app_registration, consent.tenant
     try:
@@ -294,7 +296,7 @@ def check_tenant(consent: AppConsent, *, now: datetime) -> tuple[str, ...]:
 
 
 def try_waiting(*, now: datetime) -> None:
-    """Test new federated credentials again, so that one whose trust was created at Microsoft is used by itself."""
+    """Test new federated credentials again, so that they are used as soon as their trust in Entra exists."""
     waiting = AppCredential.objects.live().filter(
         kind=AppCredential.Kind.FEDERATED, verified_at=None, rejected_at=None, created_at__gt=now - TEST_FOR
     )
@@ -302,7 +304,7 @@ def try_waiting(*, now: datetime) -> None:
         app = credential.app_registration
         try:
             answer = probe(app, decrypt_credential(credential))
-        except (UnreadableSecret, InvalidInput):  # both are reported by the next refresh
+        except (UnreadableSecret, InvalidInput):  # the next refresh reports both
             continue
         if isinstance(answer, Verdict):
             continue
@@ -325,7 +327,7 @@ def credential_refused(
 
 
 def credential_accepted(credential: AppCredential, *, now: datetime) -> None:
-    """Record that Microsoft accepts a credential that it had rejected, or that had yet to be added in Entra."""
+    """Record that Microsoft accepts a credential that it had rejected, or that had to be added in Entra first."""
     if credential.rejected_at is None and not awaits_upload(credential):
         return
     with transaction.atomic():
@@ -340,7 +342,7 @@ def credential_accepted(credential: AppCredential, *, now: datetime) -> None:
 def reject(
     app_registration: AppRegistration, tenant: Tenant, verdict: Verdict, *, now: datetime, actor: User | None = None
 ) -> None:
-    """Reject what the verdict is true of: the app registration, or only its use in ``tenant``."""
+    """Reject what the verdict concerns: the app registration, or only its use in ``tenant``."""
     verdict = app_consents.narrowed(verdict, app_registration, tenant)
     if verdict.app_wide and verdict.tenant_wide:
         app_consents.reject(app_registration, tenant, verdict, now=now, actor=actor)
@@ -351,7 +353,10 @@ def reject(
 def reject_app(
     app_registration: AppRegistration, verdict: Verdict, *, now: datetime, actor: User | None = None
 ) -> None:
-    """Make the app's connections wait; one is tried a minute later. Only the first rejection is dated and audited."""
+    """Make the app's connections wait. After a minute, one is tried again.
+
+    Only the first rejection is dated and audited.
+    """
     reason = _not_yet_valid(app_registration, now) if verdict.credential else ""
     cause = f"{verdict.cause} {reason}".strip()
     values = {
@@ -372,13 +377,13 @@ def reject_app(
 
 
 def _not_yet_valid(app_registration: AppRegistration, now: datetime) -> str:
-    """Say which live certificates are not valid yet, because Microsoft's refusal does not."""
+    """Return a sentence about live certificates that are not valid yet, because Microsoft's refusal doesn't say so."""
     stored = app_registration.credentials.live().exclude(certificate="").values_list("certificate", flat=True)
     return " ".join(filter(None, (certificates.not_yet_valid(certificate, now=now) for certificate in stored)))
 
 
 def restore_app(app_registration: AppRegistration, *, now: datetime, actor: User | None = None) -> None:
-    """Record that Microsoft accepts the registration (again), so that its connections continue. Audited once."""
+    """Record that Microsoft accepts the app registration (again), so that its connections continue. Audited once."""
     with transaction.atomic():
         rows = AppRegistration.objects.filter(pk=app_registration.pk)
         was_rejected = rows.exclude(rejected_at=None).update(**NO_REJECTION, canary_after=None, verified_at=now)

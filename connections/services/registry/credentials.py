@@ -16,7 +16,7 @@ from connections.models.audit import AuditAction
 from connections.services.registry import credential_checks, issuer
 
 DEFAULT_MONTHS = 12
-# The kinds of federated credentials, as forms and the API name them.
+# Kinds of federated credentials, as forms and the API name them.
 FEDERATED_KINDS = {"federated": AppCredential.Source.PORTAL, "token_file": AppCredential.Source.FILE}
 
 
@@ -31,7 +31,7 @@ class NewSecret:
 
 @dataclass(frozen=True, slots=True)
 class NewCertificate:
-    """A certificate to store. ``at_microsoft`` says whether its public part has been uploaded to Entra."""
+    """A certificate to store. ``at_microsoft`` is True if its public part has been uploaded to Entra."""
 
     pair: certificates.CertificateWithKey
     label: str = ""
@@ -50,7 +50,7 @@ NewCredential = NewSecret | NewCertificate | NewFederated
 
 
 def credential_from_form(values: dict[str, Any], *, name: str) -> NewCredential:
-    """Return the credential in a form's cleaned data (forms/credentials.py). Generated certificates get ``name``."""
+    """Return the credential from a form's cleaned data (forms/credentials.py). ``name`` is for a generated certificate."""
     if values["kind"] == "secret":
         return NewSecret(values["secret"], values["expires_at"], values["label"])
     if values["kind"] == "upload":
@@ -81,10 +81,10 @@ def add_federated(
     label: str = "",
     now: datetime | None = None,
 ) -> AppCredential:
-    """Add a federated credential, which has no secret and never expires. Returns the one there is, if any.
+    """Add a federated credential, which has no secret and never expires. If there is one already, returns that.
 
-    Nothing is tested: the trust in Entra needs the new subject (issuer.trust_of). Raises InvalidInput if Microsoft
-    couldn't read the portal's keys, or if there is no token file.
+    It is not tested, because the trust in Entra needs the new subject (issuer.trust_of). Raises InvalidInput if
+    Microsoft couldn't read the portal's keys, or if there is no token file.
     """
     new = NewFederated(source, label)
     check_possible(new, app_registration.tenant)
@@ -108,7 +108,7 @@ def check_possible(new: NewCredential, tenant: Tenant) -> None:
 
 
 def next_certificate(app_registration: AppRegistration, *, actor: User) -> AppCredential:
-    """Return the certificate to upload next, generating it if necessary. Once accepted, it is tried first."""
+    """Return the certificate to upload next, generating it if necessary. After Microsoft accepts it, it is used first."""
     certificates_only = app_registration.credentials.live().filter(kind=AppCredential.Kind.CERTIFICATE)
     live = certificates_only.defer("secret", "private_key")
     waiting = next((credential for credential in live if credential_checks.awaits_upload(credential)), None)
@@ -118,7 +118,7 @@ def next_certificate(app_registration: AppRegistration, *, actor: User) -> AppCr
 def add_generated_certificate(
     app_registration: AppRegistration, *, actor: User | None, months: int = DEFAULT_MONTHS, label: str = ""
 ) -> AppCredential:
-    """Generate a certificate valid for ``months``. Its private key never leaves the database. Raises InvalidInput."""
+    """Generate a certificate that is valid for ``months``. Its private key never leaves the portal."""
     new = credential_from_form({"kind": "generate", "months": months, "label": label}, name=app_registration.name)
     return add(app_registration, new, actor=actor)
 
@@ -131,10 +131,11 @@ def add(
     allow_untried: bool = False,
     accepted: bool | None = None,
 ) -> AppCredential:
-    """Test a credential at Microsoft, then store it. If it is accepted, a rejected registration works again.
+    """Test a credential at Microsoft, then store it. If it is accepted, a rejected app registration works again.
 
-    Raises MicrosoftRefused or MicrosoftUnavailable and stores nothing; with ``allow_untried`` it is stored untested if
-    Microsoft is unavailable. ``accepted`` is the result of is_accepted if the caller has already called it.
+    Raises InvalidInput, MicrosoftRefused or MicrosoftUnavailable, without storing anything. With ``allow_untried``, it
+    is stored untested if Microsoft is unavailable. If the caller has already called ``is_accepted``, ``accepted`` is
+    its result.
     """
     if isinstance(new, NewFederated):
         return add_federated(app_registration, actor=actor, source=new.source, label=new.label)
@@ -149,7 +150,7 @@ def add(
 
 
 def is_accepted(app_registration: AppRegistration, new: NewCredential, *, allow_untried: bool) -> bool:
-    """Whether Microsoft accepts the credential; False if it was not tested. Raises the same errors as ``add``."""
+    """Whether Microsoft accepts the credential. False if it could not be tested. Raises the same errors as ``add``."""
     if isinstance(new, NewFederated) or (isinstance(new, NewCertificate) and not new.at_microsoft):
         return False
     try:
@@ -162,7 +163,10 @@ def is_accepted(app_registration: AppRegistration, new: NewCredential, *, allow_
 
 
 def to_present(new: NewCredential) -> token_endpoint.Credential:
-    """Return the credential in the form in which it is presented to Microsoft. Federated ones need a stored row."""
+    """Return the credential in the form for requests to Microsoft.
+
+    Raises InvalidInput for a federated credential, which needs a stored row.
+    """
     if isinstance(new, NewFederated):
         raise InvalidInput("Add a federated credential once the app registration is here.", field="credential")
     if isinstance(new, NewSecret):
@@ -216,7 +220,7 @@ def _columns(new: NewCredential) -> dict[str, Any]:
 
 
 def retire(credential: AppCredential, *, actor: User | None) -> None:
-    """Stop using the credential, even the last one; delete its secret part but keep the row. Safe to repeat."""
+    """Stop using the credential, even if it is the last one. Deletes its secret but keeps the row. Safe to repeat."""
     with transaction.atomic():
         unretired = AppCredential.objects.filter(pk=credential.pk, retired_at=None)
         if not unretired.update(retired_at=timezone.now(), secret=None, private_key=None):

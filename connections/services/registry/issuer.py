@@ -1,7 +1,7 @@
-"""The portal as an OpenID issuer: its signing keys, what it publishes, and whether Microsoft can read it.
+"""The portal as an OpenID issuer: its signing keys, the documents it publishes, and whether Microsoft can read them.
 
-A key is published before it signs, because Microsoft keeps the published keys for a while. It stays published after its
-last use for the same reason.
+Microsoft caches the published keys for a while. So a key is published before it signs, and stays published after its
+last use.
 """
 
 import ipaddress
@@ -27,14 +27,14 @@ DISCOVERY_PATH = "/.well-known/openid-configuration"
 JWKS_PATH = "/.well-known/jwks.json"
 ROTATE_AFTER = timedelta(days=90)
 PUBLISH_BEFORE = timedelta(days=2)  # before its first use
-KEEP_AFTER = timedelta(days=2)  # after its last use; Microsoft keeps published keys for up to 24 hours
+KEEP_AFTER = timedelta(days=2)  # after its last use; Microsoft caches published keys for up to 24 hours
 MOST_PUBLISHED = 10
 _PRIVATE_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan", ".home.arpa", ".test", ".invalid")
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What to enter in Entra for a federated credential. Microsoft compares all three exactly."""
+    """The values to enter in Entra for a federated credential. Microsoft compares all three exactly."""
 
     issuer: str
     subject: str
@@ -42,12 +42,12 @@ class Trust:
 
 
 def issuer_url() -> str:
-    """The issuer is always PORTAL_URL, whatever the Host header of a request says."""
+    """Return PORTAL_URL. It is always the issuer, whatever Host header a request has."""
     return str(settings.PORTAL_URL)
 
 
 def unavailable_reason(environment: str = "") -> str:
-    """Say why Microsoft can't read the portal's keys; empty if it can. The sandbox reads them from anywhere."""
+    """Return why Microsoft can't read the portal's keys, or "" if it can. The sandbox can read them at any URL."""
     if environment == "sandbox":
         return ""
     parts = urlsplit(issuer_url())
@@ -66,9 +66,9 @@ def _is_private(host: str) -> bool:
 
 
 def signing_key(*, now: datetime) -> federation.SigningKey:
-    """Return the key that signs now; the first one is created when it is needed.
+    """Return the key that signs now. Creates the first key when it is needed.
 
-    Raises UnreadableSecret if no configured key opens it.
+    Raises UnreadableSecret if no configured encryption key opens it.
     """
     rows = IssuerKey.objects.filter(use_after__lte=now).order_by("-number")
     row = rows.first()
@@ -81,14 +81,14 @@ def signing_key(*, now: datetime) -> federation.SigningKey:
 
 
 def rotate_due(*, now: datetime) -> None:
-    """Publish the next key when the newest is old, and remove keys that have not signed for a while."""
+    """Publish the next key when the newest one is old, and delete keys that have not signed for a while."""
     newest = IssuerKey.objects.defer("private_key").order_by("-number").first()
     if newest is None:
         return
     if newest.use_after <= now - ROTATE_AFTER:
         _add_key(newest.number + 1, use_after=now + PUBLISH_BEFORE, now=now, actor=None)
     in_use = IssuerKey.objects.filter(use_after__lte=now - KEEP_AFTER).aggregate(Max("number"))["number__max"]
-    # Every key before the one that has signed for so long was last used before that.
+    # Older keys than this one were last used before it began to sign, more than KEEP_AFTER ago.
     for row in IssuerKey.objects.defer("private_key").filter(number__lt=in_use or 0):
         _remove_key(row, actor=None)
 
@@ -96,7 +96,7 @@ def rotate_due(*, now: datetime) -> None:
 def replace_now(*, actor: User | None, now: datetime) -> None:
     """Replace all keys at once, because one may have leaked.
 
-    Until Microsoft reads the published keys again, which can take up to a day, it may refuse the portal's assertions.
+    For up to a day, until Microsoft reads the published keys again, it may refuse the portal's assertions.
     """
     with transaction.atomic():
         rows = list(IssuerKey.objects.defer("private_key").select_for_update())
@@ -129,7 +129,7 @@ def discovery_document() -> dict[str, Any]:
 
 
 def published_keys() -> dict[str, Any]:
-    """Return the JSON Web Key Set. Only keys whose private part opens in its own row are published."""
+    """Return the JSON Web Key Set. Omits keys whose private part can't be decrypted in its own row."""
     rows = IssuerKey.objects.order_by("-number").values_list("private_key", flat=True)
     try:
         private_keys = list(rows[:MOST_PUBLISHED])
@@ -147,6 +147,6 @@ def _readable(pk: int) -> str | None:
 
 
 def trust_of(credential: AppCredential) -> Trust:
-    """Return what Entra needs to know to trust the portal's assertions for this federated credential."""
+    """Return the values that Entra needs to trust the portal's assertions for this federated credential."""
     cloud = clouds.CLOUDS.get(credential.app_registration.tenant.environment)
     return Trust(issuer_url(), credential.subject, cloud.token_exchange_audience if cloud else "")

@@ -15,8 +15,9 @@ from connections.uniqueness import atomic_or
 def add(name: str, *, environment: str, directory_id: str, actor: User | None, tid: str | None = None) -> Tenant:
     """Look the directory up at Microsoft and register it.
 
-    If Microsoft is unavailable, ``tid`` stays empty until update_from_microsoft sets it. Pass ``tid`` if
-    look_up_directory has already found it. Raises AlreadyExists, or InvalidInput if Microsoft knows no such directory.
+    If Microsoft is unavailable, ``tid`` stays empty until ``update_from_microsoft`` sets it. Callers that have already
+    used ``look_up_directory`` pass its result as ``tid``. Raises AlreadyExists, or InvalidInput if Microsoft doesn't
+    know the directory.
     """
     tenant = Tenant(name=name, environment=environment, directory_id=directory_id.lower(), created_by=actor)
     _check_unique(tenant)
@@ -30,7 +31,10 @@ def add(name: str, *, environment: str, directory_id: str, actor: User | None, t
 
 
 def update_from_microsoft(tenant: Tenant, *, actor: User | None) -> None:
-    """Look up and store the tenant's GUID. Raises MicrosoftUnavailable, AlreadyExists, or InvalidInput if unknown."""
+    """Look up and store the tenant's GUID.
+
+    Raises MicrosoftUnavailable, AlreadyExists, or InvalidInput if Microsoft doesn't know the directory.
+    """
     before, tid = tenant.tid, look_up_directory(tenant.environment, tenant.directory_id)
     if tid == before:
         return
@@ -51,10 +55,11 @@ def change(
     tid: str | None = None,
     still: Callable[[Tenant], None] = lambda current: None,
 ) -> None:
-    """Change the name, or the directory while nothing uses the tenant.
+    """Change the name or, if nothing uses the tenant, the directory.
 
-    ``still`` is called with the current row, locked, before anything is written, and may raise to stop the change.
-    ``tid`` is as for add. Raises InUse, AlreadyExists, or InvalidInput if Microsoft knows no such directory.
+    Before anything is written, ``still`` is called with the current row, which is locked. It may raise an error to stop
+    the change. ``tid`` is as in ``add``. Raises InUse, AlreadyExists, or InvalidInput if Microsoft doesn't know the
+    directory.
     """
     new = Tenant(pk=tenant.pk, name=name, environment=environment, directory_id=directory_id.lower(), tid=tenant.tid)
     moved = (new.environment, new.directory_id) != (tenant.environment, tenant.directory_id)
@@ -84,7 +89,7 @@ def remove(tenant: Tenant, *, actor: User | None) -> None:
 
 
 def objects_using(tenant: Tenant) -> list[str]:
-    """Return the names of app registrations and shared mailboxes that use this tenant, at most three of each."""
+    """Return the names of app registrations and shared mailboxes that use this tenant, at most three per kind."""
     objects = []
     apps = AppRegistration.objects.filter(Q(tenant=tenant) | Q(consents__tenant=tenant)).distinct()
     for label, names in (
@@ -97,7 +102,11 @@ def objects_using(tenant: Tenant) -> list[str]:
 
 
 def look_up_directory(environment: str, directory_id: str) -> str:
-    """Return a directory's GUID, "" for a shared endpoint. Raises MicrosoftUnavailable, or InvalidInput if unknown."""
+    """Return a directory's GUID, or "" for a shared endpoint that has none.
+
+    Raises MicrosoftUnavailable, or InvalidInput if Microsoft doesn't know the directory or the environment isn't
+    configured.
+    """
     directory_id = directory_id.lower()
     if directory_id in SHARED_ENDPOINTS:
         return clouds.CONSUMERS_TID if directory_id == "consumers" else ""
@@ -147,7 +156,7 @@ def _check_unique(tenant: Tenant) -> None:
 
 
 def _check_same_directory(tenant: Tenant) -> None:
-    """Reject a second tenant for the same directory, which can be given as a domain or a GUID."""
+    """Raise AlreadyExists if another tenant has the same directory, which can be given as a domain or a GUID."""
     if not tenant.tid:
         return
     others = Tenant.objects.exclude(pk=tenant.pk).filter(environment=tenant.environment)

@@ -1,1 +1,1 @@
-"""Shares and teams: who may use or manage a connection, until when, and who could in the past."""
+"""Shares and teams: who can use or manage a connection, until when, and who could in the past."""

@@ -1,4 +1,4 @@
-"""Who can use which connections now, for a page of connections."""
+"""Who can currently use which connections, for a page of connections."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from connections.access.search import contains
 from connections.models import Connection, Share, Team, TeamMember, User
 
 MOST_COLUMNS = 12  # people and teams with a column of their own
-MOST_SHARES = 2000  # read for one page, or looked up for a search
-MOST_NAMED = 20  # people and teams that a search may mean
+MOST_SHARES = 2000  # shares read for one page, or looked up for a search
+MOST_NAMED = 20  # people and teams that match a search
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Row:
     connection: Connection
     shares: tuple[tuple[Holder, Share], ...]
     cells: tuple[tuple[Holder, Share | None], ...]  # one for each column
-    others: int  # shares with people and teams that have no column
+    others: int  # number of shares with people and teams that have no column
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,10 @@ class Matrix:
 
 
 def matrix(connections: Sequence[Connection], *, now: datetime) -> Matrix:
-    """Return the active shares of these connections; those who can use most of them get the columns. One query."""
+    """Return the active shares of these connections. Takes one query.
+
+    The people and teams that can use most of them get the columns.
+    """
     shares = Share.objects.active(now).filter(connection__in=[each.pk for each in connections])
     found = list(shares.select_related("person", "team").order_by("pk")[: MOST_SHARES + 1])
     by_connection: dict[int, dict[Holder, Share]] = {}
@@ -59,9 +62,9 @@ def matrix(connections: Sequence[Connection], *, now: datetime) -> Matrix:
 
 
 def search(text: str, *, now: datetime) -> list[Q]:
-    """Return conditions for list_pages.page: this text in a connection's name, or in that of somebody who can use it.
+    """Return conditions for list_pages.page: a connection, or somebody who can use it, has this text in their name.
 
-    Each is about one index. At most MOST_NAMED people and teams are meant.
+    Each condition uses one index. At most MOST_NAMED people and MOST_NAMED teams are considered.
     """
     people = User.objects.filter(contains(("username", "first_name", "last_name"), text)).order_by("pk")
     people_pks = list(people.values_list("pk", flat=True)[:MOST_NAMED])
@@ -77,7 +80,10 @@ def search(text: str, *, now: datetime) -> list[Q]:
 
 
 def _shared(shares: QuerySet[Share]) -> Q:
-    """Match the connections of these shares. If they are few, PostgreSQL is told which, so that it doesn't scan."""
+    """Match the connections of these shares.
+
+    If there are few, their IDs are listed, so that PostgreSQL doesn't scan the whole table.
+    """
     pks = list(shares.values_list("connection", flat=True)[: MOST_SHARES + 1])
     return Q(pk__in=pks if len(pks) <= MOST_SHARES else shares.values("connection"))
 

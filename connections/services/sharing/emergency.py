@@ -1,4 +1,4 @@
-"""Emergency access: an IT admin uses somebody else's connection for a few hours, and everybody concerned is alarmed."""
+"""Emergency access: an IT admin can use somebody else's connection for a few hours, and everybody concerned is alarmed."""
 
 from datetime import datetime, timedelta
 
@@ -17,11 +17,11 @@ REASON_LENGTH = 2000
 
 
 def take(connection: Connection, *, hours: int, reason: str, actor: User, now: datetime) -> Share:
-    """Give the actor ``use`` for at most EMERGENCY_ACCESS_HOURS, after which it ends by itself.
+    """Give the actor ``use`` access for ``hours``, at most EMERGENCY_ACCESS_HOURS. It can't be extended.
 
-    Alarms the owner, all IT admins and the auditors at once. The policy's rules about sharing do not apply. It cannot be
-    extended. Raises NotAllowed, also for those who can use the connection already, or InvalidInput (field ``hours`` or
-    ``reason``).
+    Alarms the owner, all IT admins and the auditors at once. The policy's rules about sharing do not apply. Raises
+    NotAllowed, also if the actor can use the connection already, InvalidInput (field ``hours`` or ``reason``) or
+    AlreadyExists.
     """
     reason = reason.strip()[:REASON_LENGTH]
     if not reason:

@@ -1,7 +1,7 @@
-"""The only writer of AccessPeriod, the history of who could use what.
+"""The only writer of AccessPeriod, the history of who could use which connections.
 
 Call these functions in the transaction of the change, with the time of its audit event, so that history_check can
-compare the two.
+compare the history with the audit trail.
 """
 
 from datetime import datetime
@@ -22,7 +22,7 @@ def ownership_began(connection: Connection, *, actor: User | None, now: datetime
 
 
 def share_began(share: Share, *, actor: User | None, now: datetime) -> None:
-    """Record a new or changed share: its previous period, if any, ends and one with its current values begins."""
+    """Record a new or changed share. Its previous period, if any, ends, and a new one begins with its current values."""
     parts = {
         **_connection(share.connection),
         **(_person(share.person) if share.person is not None else {}),
@@ -35,7 +35,7 @@ def share_began(share: Share, *, actor: User | None, now: datetime) -> None:
 
 
 def share_ended(share: Share, *, actor: User | None, now: datetime) -> None:
-    """End the period of a share: now, or on the share's end date if that is in the past."""
+    """End the period of a share: now, or on the share's expiration date if that is in the past."""
     _end(Q(kind__in=(Kind.PERSON, Kind.TEAM), share_id=share.pk), actor=actor, now=now)
 
 
@@ -49,7 +49,7 @@ def member_left(team: Team, user: User, *, actor: User | None, now: datetime) ->
 
 
 def account_changed(user: User, *, actor: User | None, now: datetime) -> None:
-    """Record whether the account is suspended: disabled, or its person has left. Safe to repeat."""
+    """Record whether the account is suspended, because it is disabled or its person has left. Safe to repeat."""
     disabled = Q(kind=Kind.DISABLED, person_id=user.pk)
     if not user.is_suspended:
         _end(disabled, actor=actor, now=now)
@@ -66,13 +66,13 @@ def team_removed(team: Team, *, actor: User | None, now: datetime) -> None:
 
 
 def person_removed(user: User, *, actor: User | None, now: datetime) -> None:
-    """End all of a person's periods, and open one that says that the account no longer exists."""
+    """End all of a person's periods, and begin one that says that the account no longer exists."""
     _end(Q(person_id=user.pk), actor=actor, now=now, **_person(user))
     _begin(Kind.DISABLED, {"person_id": user.pk}, _person(user), actor=actor, now=now)
 
 
 def prune(until: datetime) -> None:
-    """Delete periods that ended by ``until``, and open ones of accounts that were removed by then."""
+    """Delete periods that ended by ``until``, and those that say that an account was removed by then."""
     is_deleted = ~Exists(User.objects.filter(pk=OuterRef("person_id")))
     AccessPeriod.objects.filter(ended_at__lte=until).delete()
     AccessPeriod.objects.filter(is_deleted, kind=Kind.DISABLED, started_at__lte=until).delete()
@@ -86,7 +86,10 @@ def _begin(kind: Kind, key: dict[str, Any], parts: dict[str, Any], *, actor: Use
 
 
 def _end(condition: Q, *, actor: User | None, now: datetime, **names: Any) -> None:
-    """End matching open periods. Those past their date end on that date, by the portal instead of ``actor``."""
+    """End the open periods that match.
+
+    Those with a date in the past end on that date, and the portal is named instead of ``actor``.
+    """
     with transaction.atomic():
         periods = AccessPeriod.objects.filter(condition, ended_at=None)
         periods.filter(until__lte=now).update(ended_at=F("until"), ended_by_name=audit.recorded_name(None), **names)

@@ -1,4 +1,4 @@
-"""Check the access history against an independent replay of the whole audit trail."""
+"""Check the access history by replaying the whole audit trail independently."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class Period:
     until: datetime | None = None
     ended_at: datetime | None = None
     started_by: str = ""
-    source: str = ""  # the event or row it comes from
+    source: str = ""  # the event or row that it comes from
 
     @property
     def key(self) -> Key:
@@ -50,7 +50,7 @@ class Period:
 
 
 def differences() -> list[str]:
-    """Yield every difference as a sentence, ignoring periods that began before the oldest event still kept."""
+    """Return every difference as a sentence. Ignores periods that began before the oldest event still kept."""
     kept_from = history_start()
     trail: dict[Key, list[Period]] = defaultdict(list)
     table: dict[Key, list[Period]] = defaultdict(list)
@@ -69,7 +69,7 @@ def _key(kind: str, connection_id: int | None = None, person_id: int | None = No
 
 
 class _Replay:
-    """Replays the audit trail event by event, with one method per action, named after it."""
+    """Replays the audit trail event by event. Each action has a method of the same name."""
 
     def __init__(self) -> None:
         self.open: dict[Key, Period] = {}
@@ -84,7 +84,7 @@ class _Replay:
 
     def _begin(self, event: AuditEvent, kind: Kind, **parts: Any) -> None:
         period = Period(kind, event.at, started_by=event.actor_name, source=f"event {event.pk}", **parts)
-        # A connection has one owner at a time, so a new owner ends the previous owner's period.
+        # A connection has only one owner, so a new owner ends the period of the previous one.
         key = _key(kind, period.connection_id) if kind == Kind.OWNER else period.key
         self._end(event.at, [key])
         self.open[key] = period
@@ -131,7 +131,7 @@ class _Replay:
 
     def account_changed(self, event: AuditEvent, facts: dict[str, Any]) -> None:
         if "is_active" not in facts.get("fields", ["is_active"]):
-            return  # something other than is_active was changed
+            return  # ``is_active`` was not changed
         (self.account_enabled if facts.get("active", True) else self.account_disabled)(event, facts)
 
     account_added = account_changed
@@ -145,7 +145,7 @@ class _Replay:
         self._end(event.at, [_key(Kind.DISABLED, person_id=int(event.target_id))])
 
     def account_left(self, event: AuditEvent, facts: dict[str, Any]) -> None:
-        if facts.get("suspended"):  # in earlier versions, leaving suspended nothing
+        if facts.get("suspended"):  # in earlier versions, accounts of people who had left were not suspended
             self.account_disabled(event, facts)
 
     account_back = account_enabled
@@ -158,7 +158,7 @@ class _Replay:
 
 
 def _share(event: AuditEvent, facts: dict[str, Any]) -> dict[str, Any]:
-    """Identify the share an event is about. Early events have no "with_type", only the text in "with"."""
+    """Identify the share of an event. Early events have no "with_type", only the text in "with"."""
     with_team = facts.get("with_type", "Team" if str(facts["with"]).startswith("team ") else "User") == "Team"
     recipient = {"team_id" if with_team else "person_id": facts["with_id"]}
     return {"kind": Kind.TEAM if with_team else Kind.PERSON, "connection_id": int(event.target_id), **recipient}
@@ -173,7 +173,7 @@ def _table() -> Iterator[Period]:
 
 
 def history_start() -> datetime:
-    """Return the time before which retention has removed events, so that earlier history is incomplete."""
+    """Return the time up to which retention has removed events. The history before that is incomplete."""
     pruned = pruning.last_pruned_seal()
     return pruning.covered_until(pruned) or LONG_AGO if pruned else LONG_AGO
 

@@ -1,6 +1,6 @@
-"""The auditor's two questions: who could use this connection, and what could this person use?
+"""The auditor's two reports: who could use a connection, and which connections a person could use.
 
-A person could use a connection whenever their account was enabled and they, or a team they were in, had access. Every
+A person could use a connection while their account was enabled and they, or a team they were in, had access. Every
 interval includes its start and excludes its end.
 """
 
@@ -17,15 +17,15 @@ from connections.models import AccessPeriod, Connection, User
 Kind = AccessPeriod.Kind
 Interval = tuple[datetime, datetime]
 
-OWNER = "owner"  # the highest level; the others are those of Share.Level
+OWNER = "owner"  # the highest level; the other levels are in Share.Level
 _RANK = {"use": 0, "manage": 1, OWNER: 2}
-_RESOLUTION = timedelta(microseconds=1)  # of the databases; a moment is treated as an interval of this length
-CANDIDATES = 20  # shown when searching for a subject; the functions return one more if there are more
+_RESOLUTION = timedelta(microseconds=1)  # of the databases; a moment is an interval of this length
+CANDIDATES = 20  # shown when searching for a person or connection; the functions return one more if there are more
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The time window a question is about, in UTC."""
+    """The time window of a report, in UTC."""
 
     start: datetime
     end: datetime
@@ -46,7 +46,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class AccessPath:
-    """Why a person could use a connection: as its owner, by a share, or as a member of a team it is shared with."""
+    """The reason why a person could use a connection: as its owner, by a share, or as a member of a team with a share."""
 
     grant: AccessPeriod
     membership: AccessPeriod | None
@@ -69,7 +69,7 @@ class Access:
 
     @property
     def stretches(self) -> tuple[Interval, ...]:
-        """When the connection could be used by any path, with overlapping intervals joined."""
+        """The intervals in which any path gave access, with overlapping ones joined."""
         joined: list[Interval] = []
         for start, end in sorted(stretch for path in self.paths for stretch in path.stretches):
             if joined and start <= joined[-1][1]:
@@ -116,7 +116,7 @@ def what_could_be_used(person_id: int, window: Window) -> list[Access]:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A connection or person to ask about. ``detail`` distinguishes those with the same name."""
+    """A connection or person that can be chosen. ``detail`` tells those with the same name apart."""
 
     pk: int
     name: str
@@ -165,7 +165,7 @@ def find_people(text: str) -> list[Candidate]:
 
 
 def get_connection(pk: int) -> Candidate | None:
-    """Find a connection by id, even if it was deleted."""
+    """Return the connection with this ID, even if it was deleted, or None."""
     row = Connection.objects.filter(pk=pk).values_list("name", "owner__username").first()
     if row is not None:
         return Candidate(pk, row[0], f"of {row[1]}", False)
@@ -174,7 +174,7 @@ def get_connection(pk: int) -> Candidate | None:
 
 
 def get_person(pk: int) -> Candidate | None:
-    """Find a person by id, even if they were deleted."""
+    """Return the person with this ID, even if they were deleted, or None."""
     user = User.objects.filter(pk=pk).first()
     if user is not None:
         return Candidate(pk, str(user), user.username, False)
@@ -193,7 +193,7 @@ def _deleted_person(period: AccessPeriod) -> Candidate:
 
 
 def existing_ids(accesses: Sequence[Access]) -> tuple[set[int], set[int]]:
-    """Return the ids of the people and connections in ``accesses`` that still exist. Takes two queries."""
+    """Return the IDs of the people and connections in ``accesses`` that still exist. Takes two queries."""
     people = User.objects.filter(pk__in={access.person_id for access in accesses})
     connections = Connection.objects.filter(pk__in={access.connection_id for access in accesses})
     return set(people.values_list("pk", flat=True)), set(connections.values_list("pk", flat=True))
@@ -231,7 +231,7 @@ def _combine(
 
 
 def _within(window: Window, all_of: Sequence[AccessPeriod], none_of: Sequence[AccessPeriod]) -> tuple[Interval, ...]:
-    """Return the parts of the window in which all of ``all_of`` and none of ``none_of`` were in force."""
+    """Return the parts of the window in which all periods of ``all_of`` and no period of ``none_of`` were in force."""
     start = max(window.start, *(period.started_at for period in all_of))
     end = min(window.end, *(period.end or window.end for period in all_of))
     stretches = [(start, end)] if start < end else []

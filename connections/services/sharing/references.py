@@ -1,7 +1,8 @@
 """Connection references: stable names for automations, and each person's default connections.
 
-A reference gives nobody access, so pointing it elsewhere can't widen who uses a connection. It can lead automations to
-another mailbox, though, so it needs a right to the reference and a right to the connection, and its owner is told.
+A reference gives nobody access, so pointing it at another connection doesn't change who can use what. But it can lead
+automations to another mailbox. So it needs a right to both the reference and the connection, and the reference's owner
+is emailed.
 """
 
 import re
@@ -24,7 +25,7 @@ from connections.services.notifications import alerts
 from connections.services.notifications.owner_messages import tell_owner
 
 RECENT = timedelta(days=30)
-MOST_KEYS = 50  # shown of the keys that used a reference
+MOST_KEYS = 50  # keys listed for a reference
 _NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _NO_RIGHT = "Only its owner, its team's members or an IT admin can change this reference."
 NO_TARGET = "You can point a reference only at a connection that you can use or share."
@@ -50,7 +51,7 @@ def create(
     actor: User,
     now: datetime,
 ) -> ConnectionReference:
-    """Create a reference that the actor owns. A removed one is created again by its owner or an IT admin only.
+    """Create a reference that the actor owns. Only its former owner or an IT admin can create a removed one again.
 
     Raises NotAllowed, InvalidInput or AlreadyExists.
     """
@@ -90,10 +91,10 @@ def point(
     now: datetime,
     seen: int | None = None,
 ) -> None:
-    """Point the reference at another connection, for every call from now on; its owner and both connections' are told.
+    """Point the reference at another connection, with effect on all later requests. The owners concerned are emailed.
 
-    ``seen`` is the id of the connection the actor saw it pointing at, or 0 for none. Pointing it twice is harmless.
-    Raises NotAllowed, InvalidInput or, if somebody was faster, Conflict.
+    ``seen`` is the ID of the connection that the actor saw it pointing at, or 0 for none. Safe to repeat. Raises
+    NotAllowed, InvalidInput, or Conflict if somebody else has changed it in the meantime.
     """
     with transaction.atomic():
         _require_target(connection, actor)
@@ -118,10 +119,11 @@ def point(
 
 
 def require_free_name(name: str, *, actor: User, field: str = "name") -> None:
-    """Raise InvalidInput or AlreadyExists for a connection's name by which calls for a reference could find it.
+    """Raise InvalidInput or AlreadyExists if a connection must not have this name, because it belongs to a reference.
 
-    Otherwise whoever shares a connection that is named like a removed reference would get its automations. Only the
-    reference's owner may use its name. ``field`` is that of the form.
+    Calls can name a connection or a reference. So if somebody shared a connection with the name of a removed reference,
+    the reference's automations would use that connection. Only the reference's owner may use its name. ``field`` is the
+    form's field.
     """
     if name.startswith(DEFAULT_PREFIX):
         action = "Choose another name."
@@ -131,7 +133,7 @@ def require_free_name(name: str, *, actor: User, field: str = "name") -> None:
 
 
 def change(reference: ConnectionReference, *, team: Team | None, description: str, actor: User) -> None:
-    """Change who may point the reference, and what it is for. Raises NotAllowed."""
+    """Change the team that may point the reference, and the description. Raises NotAllowed."""
     with transaction.atomic():
         current = _lock(reference)
         roles.require(
@@ -148,7 +150,7 @@ def change(reference: ConnectionReference, *, team: Team | None, description: st
 
 
 def remove(reference: ConnectionReference, *, actor: User, now: datetime) -> None:
-    """Remove the reference; calls by its name end with 404 at once. The name stays reserved. Raises NotAllowed."""
+    """Remove the reference. Requests by its name get a 404 at once, and the name stays reserved. Raises NotAllowed."""
     with transaction.atomic():
         current = _lock(reference)
         roles.require(
@@ -165,9 +167,9 @@ def remove(reference: ConnectionReference, *, actor: User, now: datetime) -> Non
 
 
 def set_default(connection: Connection, connector: str, *, actor: User, now: datetime) -> ConnectionReference:
-    """Make the connection the actor's default for a connector, which their own calls find as "default:<connector>".
+    """Make the connection the actor's default for a connector. The actor's own calls find it as "default:<connector>".
 
-    Raises NotAllowed, or InvalidInput for a connector that the connection isn't for.
+    Raises NotAllowed, or InvalidInput if the connection has no permissions for the connector.
     """
     if connector not in dict(connectors_of(connection)):
         raise InvalidInput("This connection doesn't have permissions for this connector.", field="connector")
@@ -189,14 +191,14 @@ def set_default(connection: Connection, connector: str, *, actor: User, now: dat
 
 
 def connectors_of(connection: Connection) -> list[tuple[str, str]]:
-    """Return key and label of the connectors that the connection's capabilities belong to."""
+    """Return key and label of the connectors to which the connection's capabilities belong."""
     known = filter(None, map(capabilities.CAPABILITIES.get, connection.capabilities))
     groups = dict.fromkeys(capability.group for capability in known)
     return [(re.sub(r"[^a-z0-9]+", "-", group.lower()).strip("-"), group) for group in groups]
 
 
 def connection_removed(connection: Connection, *, actor: User, now: datetime) -> None:
-    """Leave the references without a connection, and tell their owners. Call it before the connection is deleted."""
+    """Leave the references without a connection, and email their owners. Call it before the connection is deleted."""
     for reference in connection.references.select_related("owner"):
         ConnectionReference.objects.filter(pk=reference.pk).update(connection=None, pointed_at=now)
         changes = {"connection": [_named(connection), ""], "name": reference.name}
@@ -205,7 +207,7 @@ def connection_removed(connection: Connection, *, actor: User, now: datetime) ->
 
 
 def owner_removed(user: User, *, actor: User, now: datetime) -> None:
-    """Give the references of an account that is being removed to the actor, and delete its defaults."""
+    """Give the references of an account that is being removed to the actor, and delete its personal defaults."""
     for reference in ConnectionReference.objects.select_for_update().filter(owner=user):
         if reference.is_default:
             reference.delete()
@@ -216,7 +218,7 @@ def owner_removed(user: User, *, actor: User, now: datetime) -> None:
 
 
 def keys_of(reference: ConnectionReference, *, now: datetime) -> list[KeyUse]:
-    """Return the API keys that requested tokens by this reference within 30 days, the latest first."""
+    """Return the API keys that requested tokens by this reference in the last 30 days, the latest first."""
     fetches = TokenFetch.objects.filter(reference=reference.name, minute__gte=now - RECENT)
     if reference.is_default:
         fetches = fetches.filter(key__owner=reference.owner_id)
@@ -226,7 +228,7 @@ def keys_of(reference: ConnectionReference, *, now: datetime) -> list[KeyUse]:
 
 
 def without_access(keys: Iterable[KeyUse], connection: Connection) -> set[int]:
-    """Return the ids of the keys that would get no token if the reference pointed at this connection."""
+    """Return the IDs of the keys that would get no token if the reference pointed at this connection."""
     ids = [key.key_id for key in keys if key.key_id is not None]
     lacking = set()
     for key in ApiKey.objects.filter(pk__in=ids).select_related("owner"):
@@ -242,7 +244,7 @@ def _lock(reference: ConnectionReference) -> ConnectionReference:
 
 
 def _require_target(connection: Connection, actor: User) -> None:
-    """Lock the connection, so that it isn't removed meanwhile. Raises NotAllowed, or InvalidInput if it is gone."""
+    """Lock the connection, so that nobody removes it. Raises NotAllowed, or InvalidInput if it was removed."""
     rows = Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk)
     owner = rows.values_list("owner", flat=True).first()
     if owner is None:
@@ -266,7 +268,7 @@ def _tell_owner_of(
     about: int,
     now: datetime,
 ) -> None:
-    """Tell the reference's owner what somebody else did to it. This can't be switched off."""
+    """Email the reference's owner about what somebody else did to it. The owner can't switch this off."""
     person = reference.owner.contact
     if person is None or person == actor:
         return

@@ -1,4 +1,4 @@
-"""Sharing connections with people and teams. Removing access takes effect at once."""
+"""Share connections with people and teams. Removing access takes effect at once."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ def share(
 ) -> Share:
     """Share the connection with a person or team, or change the level and date of an existing share.
 
-    The owner is told if somebody else does it. Raises NotAllowed, InvalidInput, PolicyForbids, AlreadyExists, or
-    SecondPersonNeeded if the actor would get access with it.
+    The owner is emailed if somebody else does it. Raises NotAllowed, InvalidInput, PolicyForbids, ApprovalNeeded,
+    AlreadyExists, or SecondPersonNeeded if the actor would get access by it.
     """
     try:
         with transaction.atomic():
@@ -71,7 +71,7 @@ def share_with_all(
     actor: User,
     now: datetime,
 ) -> list[Share]:
-    """Share with all of these people and teams, or with none of them. Raises what share() raises."""
+    """Share with all of these people and teams, or with none of them. Raises the same errors as ``share``."""
     with transaction.atomic():
         return [
             share(connection, level=level, until=until, actor=actor, now=now, **as_recipient(recipient))
@@ -80,29 +80,29 @@ def share_with_all(
 
 
 def as_recipient(recipient: User | Team) -> dict[str, Any]:
-    """Return the keyword arguments for share() that mean this person or team."""
+    """Return the keyword arguments with which ``share`` shares with this person or team."""
     return {"team": recipient} if isinstance(recipient, Team) else {"person": recipient}
 
 
 def end_share(share: Share, *, actor: User, now: datetime) -> None:
-    """End a share at once; does nothing if it has already ended. Raises NotAllowed."""
+    """End a share at once. Does nothing if it has already ended. Raises NotAllowed."""
     with transaction.atomic():
         try:
             connection = lock(share.connection)
         except Connection.DoesNotExist:
-            return  # its shares were deleted with it
+            return  # the shares were deleted with the connection
         is_own = share.person_id == actor.pk
         roles.require(is_own or permissions.can_share(actor, connection), action="Ask its owner or an IT admin.")
         _end(share, actor=actor, now=now)
 
 
 def end_for_reason(share: Share, why: str, *, actor: User | None, now: datetime) -> bool:
-    """End a share and record the reason, if any, in the caller's transaction. Returns whether it was still active."""
+    """End a share in the caller's transaction, and record the reason, if any. Returns whether it was still active."""
     return _end(share, actor=actor, now=now, why=why)
 
 
 def shorten_for_reason(share: Share, why: str, *, until: datetime, actor: User, now: datetime) -> bool:
-    """Make a share end at ``until`` if it would otherwise end later or never. Returns whether that changed anything."""
+    """Make a share end at ``until`` if it would end later or never. Returns whether that changed anything."""
     current = _lock_share(share)
     if current is None or (current.until is not None and current.until <= until):
         return False
@@ -116,14 +116,14 @@ def shorten_for_reason(share: Share, why: str, *, until: datetime, actor: User, 
 
 
 def end_all_of(*, actor: User | None, now: datetime, **filters: Any) -> None:
-    """End every share that matches (``team=``, ``person=``, ``connection=``), inside the caller's transaction."""
+    """End all shares that match ``filters`` (``team=``, ``person=``, ``connection=``), in the caller's transaction."""
     active = Share.objects.filter(ended_at=None, **filters).select_related("connection", "person", "team")
     for share in without_tokens(active):
         end_for_reason(share, "", actor=actor, now=now)
 
 
 def end_expired(*, now: datetime) -> int:
-    """Mark expired shares as ended and record it; returns how many. Safe to run in several workers."""
+    """Mark expired shares as ended, and record that. Returns how many. Safe to run in several workers."""
     expired = Share.objects.filter(ended_at=None, until__lte=now).order_by("until")
     ended = 0
     for share in without_tokens(expired.select_related("connection", "person", "team"))[:EXPIRY_BATCH]:
@@ -134,7 +134,7 @@ def end_expired(*, now: datetime) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the policy allows when sharing a connection, for a form. ``forbidden`` says why sharing is impossible."""
+    """What the policy allows in a form for sharing a connection. ``forbidden`` is the reason if nothing is allowed."""
 
     with_people: bool
     longest_days: int | None
@@ -212,7 +212,7 @@ def _create_or_change(
 
 
 def start_emergency(connection: Connection, reason: str, *, until: datetime, actor: User, now: datetime) -> Share:
-    """Create the actor's share for emergency.take(), in its transaction. An expired share with them ends first."""
+    """Create the actor's share for ``emergency.take``, in its transaction. First ends an expired share of the actor."""
     for expired in Share.objects.filter(connection=connection, person=actor, ended_at=None, until__lte=now):
         _expire(expired, now)
     share = Share.objects.create(
@@ -240,8 +240,11 @@ def _tell_owner(share: Share, event: AuditEvent, what: str, *, actor: User | Non
 
 
 def _end(share: Share, *, actor: User | None, now: datetime, why: str = "") -> bool:
-    """End the share; its owner is told, unless the one who has it ends it, or has become the owner."""
-    current = _lock_share(share)  # its date may have been changed in the meantime
+    """End the share, and return whether it was still active.
+
+    The owner is emailed, unless the recipient ends the share or has become the owner.
+    """
+    current = _lock_share(share)  # the share's date may have been changed in the meantime
     if current is None:
         return False
     if current.until is not None and current.until <= now:
@@ -258,7 +261,7 @@ def _end(share: Share, *, actor: User | None, now: datetime, why: str = "") -> b
 
 
 def _expire(share: Share, now: datetime) -> int:
-    """End a share on its date, unless it was ended or extended in the meantime."""
+    """End a share on its date, unless it was ended or extended in the meantime. Returns 1 if it was ended, otherwise 0."""
     unchanged = Share.objects.filter(pk=share.pk, ended_at=None, until=share.until, until__lte=now)
     ended = unchanged.update(ended_at=share.until)
     if ended:
@@ -277,7 +280,10 @@ def _record(
     *,
     why: str = "",
 ) -> AuditEvent:
-    """Record all facts, because history_check compares them with the access history, and they outlive the share."""
+    """Record all facts of the share, because history_check compares them with the access history.
+
+    They are also needed after the share has been deleted.
+    """
     return audit.record(
         action,
         share.connection,

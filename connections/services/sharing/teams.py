@@ -26,7 +26,11 @@ def add(name: str, *, entra_group: str = "", actor: User) -> Team:
 
 
 def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
-    """Raises NotAllowed, AlreadyExists, or SecondPersonNeeded for another group of a team that others share with."""
+    """Change the name and the Entra group.
+
+    Raises NotAllowed, AlreadyExists, or SecondPersonNeeded if the group changes and other people share connections with
+    the team.
+    """
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     changes = audit.changed_fields(team, {"name": name, "entra_group": entra_group})
     if not changes:
@@ -47,7 +51,8 @@ def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     now = now or timezone.now()
     with transaction.atomic():
-        # A concurrent share with this team waits here and then fails; otherwise it would vanish without an audit event.
+        # A concurrent share with this team waits here and then fails. Otherwise, it would disappear without an audit
+        # event.
         Team.objects.select_for_update().filter(pk=team.pk).first()
         shares.end_all_of(team=team, actor=actor, now=now)
         history.team_removed(team, actor=actor, now=now)
@@ -59,15 +64,15 @@ def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
 
 
 def add_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Add a member; the owners of the connections shared with the team are told. ``actor`` is None for groups of Entra.
+    """Add a member, and email the owners of connections that are shared with the team.
 
-    Raises NotAllowed, InvalidInput if the team follows an Entra group, or SecondPersonNeeded if the actor would get
-    access with it.
+    ``actor`` is None if the member comes from the team's Entra group. Raises NotAllowed, InvalidInput if the team has
+    an Entra group, or SecondPersonNeeded if the actor would get access by it.
     """
     _require_can_change(team, actor)
     now = now or timezone.now()
     with transaction.atomic():
-        # Locked, so that a connection that is being shared with the team is considered.
+        # Lock the team, so that a connection that is being shared with it at this moment is considered.
         Team.objects.select_for_update(no_key=True).filter(pk=team.pk).first()
         if actor is not None and not TeamMember.objects.filter(team=team, user=user).exists():
             four_eyes.require(self_access.of_member(team, user, actor=actor), actor=actor, now=now)
@@ -80,7 +85,7 @@ def add_member(team: Team, user: User, *, actor: User | None, now: datetime | No
 
 
 def remove_member(team: Team, user: User, *, actor: User | None, now: datetime | None = None) -> None:
-    """Remove a person from the team. Raises the same errors as add_member()."""
+    """Remove a person from the team. Raises NotAllowed, or InvalidInput if the team has an Entra group."""
     _require_can_change(team, actor)
     with transaction.atomic():
         _remove_member(team, user, actor, now or timezone.now())
@@ -92,7 +97,7 @@ def remove_from_all(user: User, *, actor: User | None, now: datetime) -> None:
 
 
 def sync_groups(user: User, groups: Collection[str]) -> None:
-    """At a Microsoft sign-in, make the person a member of exactly those teams whose Entra group they are in."""
+    """Make the person a member of exactly those teams with Entra groups whose group is in ``groups``."""
     following = Team.objects.exclude(entra_group="")
     for team in following.filter(entra_group__in=groups):
         add_member(team, user, actor=None)
@@ -125,7 +130,7 @@ def _remove_member(team: Team, user: User, actor: User | None, now: datetime) ->
 def _tell_owners(
     team: Team, event: AuditEvent, what: str, *, actor: User, now: datetime, is_alarm: bool = True
 ) -> None:
-    """Tell the owners of the connections that are shared with the team what changes who can use them."""
+    """Email the owners of the connections that are shared with the team, because other people can use these now."""
     for share in Share.objects.active(now).filter(team=team).select_related("connection__owner__responsible"):
         sentence = f"{what} the team {team}, which can use {share.connection}"
         tell_owner(share.connection, event, sentence, actor=actor, now=now, is_alarm=is_alarm)

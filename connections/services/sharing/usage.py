@@ -1,4 +1,4 @@
-"""Who uses a connection: the people and teams it is shared with, and API keys that recently requested its tokens."""
+"""The users of a connection: people and teams with shares, and API keys that recently requested tokens."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ class KeyUse:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Who is affected when a connection changes owner. ``shares`` are names of people and teams."""
+    """The users who are affected if a connection changes owner. ``shares`` are names of people and teams."""
 
     shares: tuple[str, ...] = ()
     keys: tuple[KeyUse, ...] = ()
 
     def keys_of(self, owner_id: int) -> list[KeyUse]:
-        """Return the owner's keys, which stop working when the connection gets another owner."""
+        """Return the owner's keys, which stop working if the connection gets another owner."""
         return [key for key in self.keys if key.owner_id == owner_id]
 
     def keys_of_others(self, owner_id: int) -> list[KeyUse]:
-        """Return everybody else's keys, which continue to work through the shares."""
+        """Return other people's keys, which keep working through the shares."""
         return [key for key in self.keys if key.owner_id != owner_id]
 
 
@@ -45,7 +45,7 @@ class WorkingKey:
 
 
 def usage_of(pks: Collection[int], *, now: datetime) -> dict[int, Usage]:
-    """Return the usage of each of these connections, using two queries."""
+    """Return the usage of each of these connections. Takes two queries."""
     shares: dict[int, list[str]] = {pk: [] for pk in pks}
     active = Share.objects.active(now).filter(connection__in=pks).select_related("person", "team")
     for share in active.order_by("created_at", "pk"):
@@ -59,14 +59,14 @@ def usage_of(pks: Collection[int], *, now: datetime) -> dict[int, Usage]:
 
 
 def recently_used(pks: Collection[int], *, now: datetime) -> frozenset[int]:
-    """Return which of these connections had a token request in the last 30 days, using one query."""
+    """Return which of these connections had a token request in the last 30 days. Takes one query."""
     fetches = TokenFetch.objects.filter(connection=OuterRef("pk"), minute__gte=now - RECENT)
     used = Connection.objects.filter(Exists(fetches), pk__in=pks).order_by()
     return frozenset(used.values_list("pk", flat=True))
 
 
 def working_keys(owner: User, *, now: datetime) -> list[WorkingKey]:
-    """Return up to 100 of a person's valid keys, by name. Keys act as their owner, so they cannot be transferred."""
+    """Return up to 100 valid keys of a person, by name. Keys act as their owner, so they cannot be transferred."""
     keys = []
     for key in ApiKey.objects.filter(owner=owner, revoked_at=None).order_by("name", "pk")[:100]:
         if key.is_valid(now):

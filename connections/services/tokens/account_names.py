@@ -1,4 +1,4 @@
-"""Follow renamed accounts: the ID token that comes with a refresh names the account as it is called now."""
+"""Keep account names up to date. The ID token that comes with a refresh contains the account's current name."""
 
 from django.db import transaction
 
@@ -10,10 +10,10 @@ from connections.services.tokens.batch_results import DueConnection
 
 
 def follow(app: AppRegistration, due: DueConnection, answer: token_endpoint.TokenSet) -> bool:
-    """Store the account's new names if the answer's ID token is about the connection's account; return whether it was.
+    """Store the account's current names from the ID token in ``answer``. Returns whether a name has changed.
 
-    The token's signature is not checked: it came straight from the token endpoint over TLS (OpenID Connect Core,
-    3.1.3.7), and only names that are displayed or sent as ``login_hint`` follow it.
+    Ignores an ID token about another account. The token's signature is not checked, because it came straight from the
+    token endpoint over TLS (OpenID Connect Core, 3.1.3.7), and the names are only displayed or sent as ``login_hint``.
     """
     if answer.id_token is None:
         return False

@@ -1,7 +1,7 @@
-"""Process Microsoft's answers: save tokens, flag connections whose grant has ended, retry after temporary errors.
+"""Process Microsoft's responses: save tokens, flag connections whose grant has ended, and retry after temporary errors.
 
-A connection's status changes only after a definite refusal, or after an ambiguous one that a second answer confirms.
-Outages, throttling, a rejected app registration and a missing encryption key never change it.
+A connection's status changes only after a definite refusal, or after an ambiguous refusal that a second response
+confirms. Outages, throttling, a rejected app registration and a missing encryption key never change it.
 """
 
 import logging
@@ -34,14 +34,14 @@ from connections.services.tokens.batch_results import Answer, DueConnection, Ref
 
 logger = logging.getLogger(__name__)
 
-CONFIRM_AFTER = timedelta(minutes=1)  # another refusal after at least this long confirms an ambiguous one
+CONFIRM_AFTER = timedelta(minutes=1)  # an ambiguous refusal is confirmed by another refusal at least this much later
 RETRY_FLAGGED = timedelta(minutes=30)  # consent and policies can be fixed without the owner signing in again
-RETRY_ELSEWHERE = timedelta(seconds=20)  # after this process, whose keys are old, could not open the tokens
+RETRY_ELSEWHERE = timedelta(seconds=20)  # if this process can't decrypt the tokens because its keys are outdated
 THROTTLE_DEFAULT = timedelta(minutes=1)  # Microsoft sends Retry-After with most, but not all, of its 429 responses
 LONGEST_WAIT = timedelta(minutes=15)
 OUTAGE_AFTER = 3  # failed attempts in a row
 NO_OUTAGE_WITHIN = timedelta(minutes=5)  # no outage is reported if the environment issued a token this recently
-SPREAD = 20  # number of time slots over which postponed connections are spread
+SPREAD = 20  # number of time slots for postponed connections
 
 STATUS_OF = {
     Kind.REAUTH: Connection.Status.RECONNECT_NEEDED,
@@ -113,9 +113,10 @@ def _store_tokens(results: Sequence[RefreshBatchResult], now: datetime) -> int:
         stored = written.get(due.pk)
         if stored is None:
             continue
-        # App-only tokens may contain no roles at all (identity-platform/v2-oauth2-client-creds-grant-flow).
+        # App-only tokens may contain no roles (identity-platform/v2-oauth2-client-creds-grant-flow).
         if due.is_app_only and resources.of_resource(due.scopes.split(), due.resource) and not answer.granted:
-            # Only a probe shows whether Exchange admits the application, so probe its mailboxes after every refresh.
+            # Only a probe shows whether Exchange gives the application access, so probe its mailboxes after every
+            # refresh.
             MailboxAccess.objects.filter(connection_id=due.pk).update(probe_after=now)
             settle_without_roles(due.pk, now=now, version=due.token_version + 1)
             continue
@@ -131,12 +132,15 @@ def _store_tokens(results: Sequence[RefreshBatchResult], now: datetime) -> int:
 
 
 def reaches_mailbox(pk: int) -> bool:
-    """Whether the connection reaches a shared mailbox, which proves that it works even if its token has no roles."""
+    """Whether the connection reaches a shared mailbox. This proves that it works, even if its token has no roles."""
     return MailboxAccess.objects.filter(connection_id=pk, state=MailboxAccess.State.REACHABLE).exists()
 
 
 def settle_without_roles(pk: int, *, now: datetime, version: int) -> None:
-    """Restore a connection without roles if it reaches a mailbox (by a grant in Exchange); otherwise flag it."""
+    """Restore a connection without roles if it reaches a mailbox by a grant in Exchange. Otherwise, flag it.
+
+    Does nothing while the result of a probe is unknown.
+    """
     if reaches_mailbox(pk):
         restore(pk, now=now, version=version)
         incidents.connections_recovered([pk], now=now)
@@ -156,7 +160,7 @@ def _update_app(result: RefreshBatchResult, now: datetime) -> None:
     verdicts = [answer for _, answer in result.answers if isinstance(answer, Verdict)]
     if isinstance(result.held_back_by, Verdict):
         verdicts.append(result.held_back_by)
-    # What is only true of the tenant says nothing about credentials, and comes before they are checked.
+    # A verdict about the tenant proves nothing about credentials, because it comes before Microsoft checks them.
     if there := next((verdict for verdict in verdicts if verdict.app_wide and verdict.tenant_wide), None):
         app_consents.reject(result.app, result.tenant, there, now=now)
     rejection = next((verdict for verdict in verdicts if verdict.app_wide and not verdict.tenant_wide), None)
@@ -176,7 +180,8 @@ def _update_app(result: RefreshBatchResult, now: datetime) -> None:
 
 
 def _accept_in_tenant(result: RefreshBatchResult, now: datetime) -> None:
-    """Record the roles of the last app-only token; a shared endpoint has no roles."""
+    """Record that Microsoft accepts the app registration in the tenant, with the roles of the last app-only token, if
+    any."""
     app_only = [
         answer for due, answer in result.answers if due.is_app_only and isinstance(answer, token_endpoint.TokenSet)
     ]
@@ -185,14 +190,15 @@ def _accept_in_tenant(result: RefreshBatchResult, now: datetime) -> None:
 
 
 def _proves_app(answer: Answer) -> bool:
-    """Whether this answer shows that Microsoft accepts the app registration, even if it refuses the grant."""
+    """Whether the response proves that Microsoft accepts the app registration, even if it refuses the grant."""
     if isinstance(answer, token_endpoint.TokenSet):
         return True
     return isinstance(answer, Verdict) and not (answer.app_wide or answer.tenant_wide) and answer.flags()
 
 
 def _detect_outage(result: RefreshBatchResult, now: datetime) -> None:
-    """Report an outage after several failures in a row, unless other connections in the environment get tokens."""
+    """Report an outage after several failures in a row, unless other connections in the environment got tokens
+    recently."""
     for due, answer in result.answers:
         if answer is credential_checks.PROPAGATING:
             continue
@@ -205,7 +211,7 @@ def _detect_outage(result: RefreshBatchResult, now: datetime) -> None:
 
 
 def _handle_failure(due: DueConnection, answer: Answer, now: datetime) -> bool:
-    """Flag the connection, mark it as suspect or retry later. Return whether it was flagged."""
+    """Flag the connection, mark it as suspected, or retry later. Returns whether it was flagged."""
     if not isinstance(answer, Verdict) or not answer.flags() or answer.app_wide:
         _retry_later([due], answer, now, was_sent=True)
         return False
@@ -214,7 +220,7 @@ def _handle_failure(due: DueConnection, answer: Answer, now: datetime) -> bool:
         if answer.account_wide:
             microsoft_accounts.check_siblings(due.pk, now=now)
         return flag(due.pk, answer, now=now, version=due.token_version)
-    # The refusal is ambiguous: retry soon, and keep the time of the first one.
+    # The refusal is ambiguous, so retry soon, and keep the time of the first refusal.
     Connection.objects.filter(pk=due.pk, token_version=due.token_version).update(
         suspected_code=answer.code,
         suspected_at=due.suspected_at or now,
@@ -225,13 +231,17 @@ def _handle_failure(due: DueConnection, answer: Answer, now: datetime) -> bool:
 
 
 def _for_owner(connection: Connection, verdict: Verdict) -> Verdict:
-    """Return the verdict with the step that is possible, if the policy does not let the owner sign in again."""
+    """Return the verdict. If the policy does not let the owner sign in again, it contains the step that is possible
+    instead."""
     advice = next_steps.sign_in_advice(connection) if verdict.kind is Kind.REAUTH else None
     return verdict if advice is None else replace(verdict, action=advice.action, who=Who(advice.who))
 
 
 def flag(pk: int, verdict: Verdict, *, now: datetime, version: int) -> bool:
-    """Set the verdict's status unless newer tokens have arrived; return whether it changed. Keeps the refresh token."""
+    """Set the verdict's status, unless newer tokens have been stored. Returns whether the status or its code changed.
+
+    The refresh token is kept.
+    """
     status = STATUS_OF[verdict.kind]
     with transaction.atomic():
         locked = Connection.objects.select_for_update(of=("self",), no_key=True)
@@ -279,15 +289,15 @@ def restore(pk: int, *, now: datetime, version: int) -> None:
 def _retry_later(
     dues: Sequence[DueConnection], answer: Answer | None, now: datetime, *, was_sent: bool = False
 ) -> None:
-    """Postpone these connections, spread over time. ``was_sent``: it was their own requests that got this answer."""
+    """Postpone these connections, spread over time. ``was_sent`` says that a request was sent for each of them."""
     if isinstance(answer, Verdict) and answer.app_wide:
-        # They stay due, but are not claimed until the app registration is restored.
+        # They stay due, but nobody claims them until the app registration is restored.
         Connection.objects.filter(pk__in=[due.pk for due in dues]).update(refresh_after=now)
         return
     if isinstance(answer, UnreadableSecret):
         answer = running_keys.explain(answer, now=now)
         if isinstance(answer, OutdatedKeys):
-            # Another process can refresh them, and for it nothing is wrong with them.
+            # Another process can refresh them, so this is not counted as a failure.
             due_again = now + RETRY_ELSEWHERE * random.uniform(0.5, 1.5)
             Connection.objects.filter(pk__in=[due.pk for due in dues]).update(refresh_after=due_again)
             return
@@ -301,7 +311,7 @@ def _retry_later(
 
 
 def _give_back(dues: Sequence[DueConnection], now: datetime) -> None:
-    """Let another worker claim them at once, as nothing was sent for them."""
+    """Make these connections due, so that another worker claims them at once. No request was sent for them."""
     Connection.objects.filter(pk__in=[due.pk for due in dues]).update(refresh_after=now)
 
 
@@ -314,9 +324,10 @@ def _report_unreadable(dues: Sequence[DueConnection], error: UnreadableSecret, n
 
 
 def postpone(results: Sequence[RefreshBatchResult], *, now: datetime) -> None:
-    """Postpone all due connections of an app whose canary failed; otherwise every batch would wait for a timeout.
+    """Postpone all due connections of an app registration whose canary failed. Otherwise, every batch would time out.
 
-    If Microsoft answered for the app in another tenant, only those in the same tenant.
+    If Microsoft responded for the app registration in another tenant, only connections in the failed tenant are
+    postponed.
     """
     answered = {result.app.pk for result in results if not _is_transient(result.held_back_by)}
     for result in results:

@@ -1,7 +1,7 @@
-"""One claimed batch: which requests to send, in which order, and what Microsoft answered. Stores nothing.
+"""One claimed batch: the requests to send, their order, and Microsoft's responses. Stores nothing.
 
-One canary per app registration goes first, with each credential in turn, then one per tenant with the accepted
-credential, then all others. Whoever shares the reason of a refusal with a canary is held back.
+First, one canary per app registration is sent, with each credential in turn, then one canary per tenant with the
+accepted credential, then all other requests. Connections to which a canary's refusal also applies are held back.
 """
 
 import time
@@ -19,8 +19,8 @@ from connections.services.registry import app_consents, credential_checks
 from connections.services.registry.credential_checks import NO_CREDENTIAL, PROPAGATING
 from connections.services.tokens.batch_results import Answer, DueConnection, RefreshBatchResult
 
-# A claimed connection whose request could not be sent within this time is left to the next claim. Together with the
-# time that a request may take, it is shorter than the lease (scheduler.py).
+# If a request could not be sent within this time, its connection is left to the next claim. Together with the time that
+# a request may take, this is shorter than the lease (scheduler.py).
 SEND_WITHIN = 200.0  # seconds
 
 Client = tuple[AppCredential, token_endpoint.Application]
@@ -53,7 +53,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A refusal that all connections of the app registration would get, or only those ``in_tenant`` of this consent."""
+    """A refusal that applies to all connections of the app registration or, if ``in_tenant``, to those of this consent."""
 
     consent: AppConsent
     in_tenant: bool
@@ -81,12 +81,12 @@ class Batch:
         self._unanswered = 0
         self._open_canaries = 0
         self._send_until = time.monotonic() + SEND_WITHIN
-        self.held = self.held_bytes = 0  # number and size of the answers that are not collected yet
+        self.held = self.held_bytes = 0  # number and size of the responses that have not been collected yet
         by_app: dict[int, list[int]] = defaultdict(list)
         for pk, consent in consents.items():
             by_app[consent.app_registration_id].append(pk)
         self._clients = {app: self._live_clients([self._results[pk] for pk in pks]) for app, pks in by_app.items()}
-        # The other tenants of each app, in which nothing is sent before its first canary is answered.
+        # The other tenants of each app, where nothing is sent until the app's first canary has a response.
         self._waiting = {app: pks[1:] for app, pks in by_app.items()}
         for app, pks in by_app.items():
             if self._clients[app]:
@@ -105,7 +105,7 @@ class Batch:
         return len(self._others)
 
     def take(self, *, canary: bool = False) -> http.Request[Job] | None:
-        """Return the next request to send (or the next canary), or None if there is none at the moment."""
+        """Return the next request (or the next canary) to send, or None if there is none at the moment."""
         jobs = self._canaries if canary else self._others
         while jobs:
             job = jobs.popleft()
@@ -120,7 +120,7 @@ class Batch:
         return None
 
     def receive(self, response: http.Response[Job]) -> Stop | None:
-        """Note an answer. Return whom it stops, if it shows that others would be refused, too."""
+        """Process a response. Returns a Stop if others would be refused for the same reason, otherwise None."""
         job = response.request.tag
         assert job is not None  # noqa: S101 - each request of a batch has one
         self._unanswered -= 1
@@ -130,11 +130,11 @@ class Batch:
         self._settle(job, answer)
         if not isinstance(answer, Verdict) or not (answer.app_wide or answer.kind is Kind.THROTTLED):
             return None
-        # A canary's other credentials may be accepted, and holds back others itself.
+        # A canary may still be accepted with its other credentials. It holds back other connections itself.
         return None if job.is_canary else Stop(self._result(job).consent, _is_about_tenant(answer), answer)
 
     def hold_back(self, stop: Stop) -> None:
-        """Send nothing more to which the refusal applies."""
+        """Send no more requests to which the refusal applies."""
         kept: deque[Job] = deque()
         for job in self._others:
             result = self._result(job)
@@ -145,14 +145,14 @@ class Batch:
         self._others = kept
 
     def drop_unsent(self) -> None:
-        """Send nothing more at all."""
+        """Send no more requests at all."""
         self._send_until = 0.0
         for jobs in (self._canaries, self._others):
             while jobs:
                 self._drop(jobs.popleft())
 
     def collect(self) -> list[RefreshBatchResult]:
-        """Return what has been answered since the last time."""
+        """Return the results since the last call."""
         results = list(self._results.values())
         self._results = {pk: RefreshBatchResult(r.consent, tried=r.tried) for pk, r in self._results.items()}
         self.held = self.held_bytes = 0
@@ -162,7 +162,7 @@ class Batch:
         return self._results[job.due.app_consent_id]
 
     def _live_clients(self, of_app: list[RefreshBatchResult]) -> list[Client]:
-        """The clients of one app, by which its connections are held back if there is none."""
+        """Return an app's clients, one per credential. If there is none, its connections are held back."""
         answer: Answer = NO_CREDENTIAL
         clients: list[Client] = []
         try:
@@ -191,7 +191,10 @@ class Batch:
                 self._results[pk].unsent.extend(self._groups[pk])
 
     def _request(self, job: Job) -> http.Request[Job] | Answer:
-        """Return the request, or why there is none. One unusable credential must not stop other app registrations."""
+        """Return the request, or the reason why there is none.
+
+        One unusable credential must not stop the requests of other app registrations.
+        """
         try:
             template = self._template(job)
             if job.due.is_app_only:
@@ -210,7 +213,10 @@ class Batch:
         return template.request(job, job.token)
 
     def _template(self, job: Job) -> token_endpoint.RequestTemplate:
-        """Raises InvalidInput, MicrosoftRefused, or ValueError or TypeError for an unusable private key."""
+        """Return the template for the job's request, building it if necessary.
+
+        Raises InvalidInput, MicrosoftRefused, or ValueError or TypeError for an unusable private key.
+        """
         due = job.due
         key = (due.app_consent_id, job.number, due.authentication_type, due.scopes, due.resource, *due.hosts.items())
         if key not in self._templates:
@@ -249,7 +255,7 @@ class Batch:
             result.reject(self._client(job)[0], answer)
 
     def _settle_canary(self, job: Job, answer: Answer) -> None:
-        """Try the next credential, or let the answer decide about the others of the app."""
+        """Try the canary's next credential. Without one, the response decides about the other connections of the app."""
         self._open_canaries -= 1
         result, consent_pk = self._result(job), job.due.app_consent_id
         if job.number + 1 < len(self._clients[result.app.pk]) and isinstance(answer, Verdict):
@@ -274,15 +280,15 @@ class Batch:
 
 
 def no_address(error: InvalidInput) -> Verdict:
-    """The verdict on a resource that cannot be asked for, because the connection has no address for it."""
+    """Return the verdict for a resource for which the connection has no address, so that no token can be requested."""
     return replace(NO_CREDENTIAL, code="no-address", cause=error.cause, action=error.action, app_wide=False)
 
 
 def _stops_others(answer: Answer) -> bool:
-    """Whether a canary's answer would also be that of the app's other connections in its tenant."""
+    """Whether the app's other connections in this tenant would get the same response as its canary."""
     return isinstance(answer, Verdict) and (answer.app_wide or answer.kind in (Kind.TRANSIENT, Kind.THROTTLED))
 
 
 def _is_about_tenant(answer: Answer) -> bool:
-    """Whether the app's connections in other tenants may get another answer."""
+    """Whether the app's connections in other tenants may get a different response."""
     return isinstance(answer, Verdict) and (answer.tenant_wide or answer.kind is Kind.THROTTLED)

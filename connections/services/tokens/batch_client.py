@@ -1,7 +1,7 @@
-"""Request tokens for batches of claimed connections. Stores nothing and must not run inside a transaction.
+"""Request tokens for batches of claimed connections. Stores nothing, and must not run in a transaction.
 
-The next batch is claimed, and answers are stored, while other requests are in flight. All of it happens in one thread:
-what arrives meanwhile waits in the sockets.
+While requests are in flight, the next batch is claimed and responses are stored. All of this runs in one thread;
+responses that arrive in the meantime wait in the sockets.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,14 +11,14 @@ from connections.services.tokens.batch import Batch, Job
 from connections.services.tokens.batch_results import DueConnection, RefreshBatchResult
 
 MOST_OPEN = 3  # batches at a time
-# So many answers are handed over to be stored without waiting for the rest of their batches: storing more at a time
+# With this many responses, they are handed over to be stored before their batches are complete. Storing more at a time
 # would take longer than the requests in flight, and keeping more would take too much memory.
 MOST_HELD = 200
-MOST_HELD_BYTES = 4_000_000  # 200 ordinary answers have an eighth of it
+MOST_HELD_BYTES = 4_000_000  # 200 ordinary responses take an eighth of this
 
 
 def request_tokens(dues: list[DueConnection]) -> list[RefreshBatchResult]:
-    """Request tokens for one batch. Microsoft's and network errors are returned, not raised."""
+    """Request tokens for one batch. Errors from Microsoft or the network are returned, not raised."""
     claims = iter([dues])
     return [result for results in request_batches(lambda: next(claims, [])) for result in results]
 
@@ -26,23 +26,23 @@ def request_tokens(dues: list[DueConnection]) -> list[RefreshBatchResult]:
 def request_batches(
     claim: Callable[[], list[DueConnection]], *, is_stopping: Callable[[], bool] = lambda: False
 ) -> Iterator[list[RefreshBatchResult]]:
-    """Request tokens for all batches that ``claim`` returns until it returns an empty one.
+    """Request tokens for all batches that ``claim`` returns, until it returns an empty one.
 
-    Yields answers to store. Once ``is_stopping``, nothing more is claimed or sent, and
-    the answers to what has been sent are still returned.
+    Yields results to store. Once ``is_stopping`` returns True, nothing more is claimed or sent, but the results of
+    requests that were sent are still yielded.
     """
     with http.borrowed_client() as client:
         pipeline = _Pipeline(claim, is_stopping, client.in_flight)
         while not pipeline.has_ended:
             for responses in client.exchange(pipeline.take):
-                # Stored now, after the slots have been filled again.
+                # Store results now, after the free slots have been filled again.
                 yield from pipeline.completed()
                 pipeline.receive(responses)
             yield from pipeline.completed()
 
 
 class _Pipeline:
-    """The batches whose requests are being sent and answered."""
+    """The batches whose requests are being sent or are in flight."""
 
     def __init__(
         self, claim: Callable[[], list[DueConnection]], is_stopping: Callable[[], bool], in_flight: int
@@ -56,7 +56,7 @@ class _Pipeline:
         return self._has_claimed_all and not self._open
 
     def take(self) -> http.Request[Job] | None:
-        """Return the next request: canaries first, because others wait for them."""
+        """Return the next request, canaries first, because other requests wait for them."""
         if self._is_stopping():
             self._has_claimed_all = True
             for batch in self._open:
@@ -83,7 +83,8 @@ class _Pipeline:
                     batch.hold_back(stop)
 
     def completed(self) -> Iterator[list[RefreshBatchResult]]:
-        """Yield the answers of batches that are done, or of all if too many are held."""
+        """Yield the results of batches that are done. If too many responses are held, also yields those of unfinished
+        batches."""
         is_full = sum(batch.held for batch in self._open) >= MOST_HELD
         is_full |= sum(batch.held_bytes for batch in self._open) > MOST_HELD_BYTES
         for batch in list(self._open):
@@ -93,9 +94,9 @@ class _Pipeline:
                 yield batch.collect()
 
     def _needs_more(self) -> bool:
-        """Whether the free slots will soon be more than the requests to send.
+        """Whether there will soon be more free slots than requests to send.
 
-        What is known about app registrations must be stored before more of their connections are claimed.
+        Responses to canaries must be known before more connections of their app registrations are claimed.
         """
         if len(self._open) >= MOST_OPEN or sum(batch.unsent_count for batch in self._open) >= self._in_flight:
             return False

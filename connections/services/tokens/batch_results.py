@@ -1,4 +1,4 @@
-"""Claimed connections, and what Microsoft answered for them."""
+"""Claimed connections, and Microsoft's responses for them."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -42,7 +42,7 @@ class DueConnection:
         return self.authentication_type == AuthenticationType.CLIENT_CREDENTIALS
 
     def decrypt_token(self) -> str | None:
-        """The refresh token to send: after an ambiguous refusal, the previous one, because it has worked.
+        """Return the refresh token to send. After an ambiguous refusal this is the previous one, because it has worked.
 
         Raises UnreadableSecret.
         """
@@ -56,21 +56,21 @@ Answer = token_endpoint.TokenSet | Verdict | UnreadableSecret
 
 @dataclass(slots=True)
 class RefreshBatchResult:
-    """All answers for the claimed connections of one app registration in one tenant."""
+    """The results for the claimed connections of one app registration in one tenant."""
 
     consent: AppConsent  # as read before the requests
     answers: list[tuple[DueConnection, Answer]] = field(default_factory=list)
     # The refresh tokens that were sent, by connection. App-only connections have none.
     sent: dict[int, str] = field(default_factory=dict, repr=False)
-    # Connections for which no request was sent, because another one's answer applies to them, too.
+    # Connections for which no request was sent, because the response for another connection applies to them too.
     held_back: list[DueConnection] = field(default_factory=list)
     held_back_by: Answer | None = None
-    # Connections for which no request could be sent in time, or because the process stops.
+    # Connections for which no request was sent, because there was no time left or the process is stopping.
     unsent: list[DueConnection] = field(default_factory=list)
     # Credentials that Microsoft rejected, and the one that it accepted.
     rejected: list[tuple[AppCredential, Verdict]] = field(default_factory=list)
     accepted: AppCredential | None = None
-    # Primary keys of the live credentials at the time of the request; None if they could not be read.
+    # Primary keys of the live credentials at the time of the requests. None if they could not be read.
     tried: frozenset[int] | None = None
 
     @property

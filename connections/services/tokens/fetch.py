@@ -1,4 +1,4 @@
-"""Get access tokens for callers: the stored one while it is valid, otherwise a new one that all callers share."""
+"""Get access tokens for callers: the stored token while it is valid, otherwise a new one that all callers share."""
 
 import time
 from dataclasses import dataclass, field, replace
@@ -13,11 +13,11 @@ from connections.models import Connection, ResourceToken
 from connections.services.tokens import refresh_locks, resource_tokens, single_flight
 from connections.services.tokens.single_flight import TokenRequirement
 
-LONGEST_WAIT = 9.0  # seconds that a caller waits for a refresh, so that the answer comes within the ten of docs/api.md
+LONGEST_WAIT = 9.0  # seconds that a caller waits for a refresh, so that the response takes less than the ten seconds in docs/api.md
 LONGEST_WAIT_FOR_BETTER = 3.0  # seconds, if the stored token is valid but expires too soon for the caller
 LOOK_EVERY = 0.1
 
-# Listed by name, so that the access token is the only encrypted column that is read.
+# Listed by name, so that no encrypted column except the access token is read.
 _COLUMNS = ("status", "status_cause", "status_action", "expires_at", "granted_scopes", "access_token")
 TOKEN_COLUMNS = (*_COLUMNS, "resource", "app_registration_id")
 
@@ -26,7 +26,7 @@ class Refresh(StrEnum):
     """Whether a refresh was tried because the stored token was not good enough."""
 
     NOT_TRIED = "not tried"
-    UNFINISHED = "unfinished"  # the caller has waited for the maximum time
+    UNFINISHED = "unfinished"  # the caller has waited for the longest allowed time
     DONE = "done"
 
 
@@ -35,13 +35,13 @@ class Token:
     access_token: str = field(repr=False)
     expires_at: datetime
     scope: str
-    # Why a refresh failed, if one was tried; the token itself is valid.
+    # The reason why a refresh failed, if one was tried. The token itself is valid.
     trouble: str = ""
     resource: str = resources.GRAPH
 
     @property
     def id(self) -> str:
-        """The ID that a caller sends to report that this token was rejected."""
+        """The ID that a caller sends to report that a service rejected this token."""
         return single_flight.token_id(self.access_token)
 
     def is_as(self, wanted: TokenRequirement, now: datetime) -> bool:
@@ -49,11 +49,11 @@ class Token:
 
 
 def get_token(connection: Connection, wanted: TokenRequirement, *, now: datetime) -> Token:
-    """Return a token that meets ``wanted``, refreshed if necessary, or one with a shorter lifetime if that fails.
+    """Return a token that meets ``wanted``, refreshing it if necessary.
 
-    Concurrent callers share one request to Microsoft. If it fails, the stored token is returned with a note as long as
-    it is valid and was not reported as rejected. Raises ConnectionUnusable (the connection's page says why),
-    TokenUnavailable (try again later) or UnreadableSecret.
+    Concurrent callers share one request to Microsoft. If that fails, the stored token is returned with a note
+    (``trouble``), as long as it is valid and was not reported as rejected, even if it expires sooner than wanted.
+    Raises ConnectionUnusable (the connection's page says why), TokenUnavailable (try again later) or UnreadableSecret.
     """
     refresh = Refresh.NOT_TRIED
     rows = Connection.objects.values_list(*_COLUMNS, "trouble_at", "app_consent__paused_until")
@@ -79,12 +79,12 @@ def _refresh_or_wait(pk: int, wanted: TokenRequirement) -> Refresh:
 
 
 def is_refusal_recent(code: str, refused_at: datetime | None, now: datetime) -> bool:
-    """Whether Microsoft has just refused a token for a resource, so that it need not be asked again yet."""
+    """Whether Microsoft refused a token for the resource so recently that we don't ask again yet."""
     return bool(code) and refused_at is not None and now - refused_at < resource_tokens.RETRY_REFUSED
 
 
 class RefreshNeeded(Exception):
-    """A better token may be available soon: try again when the connection is refreshed, or after ``patience``."""
+    """A better token may be available soon. Try again when the connection has been refreshed, or after ``patience``."""
 
     def __init__(self, patience: float) -> None:
         super().__init__()
@@ -92,10 +92,11 @@ class RefreshNeeded(Exception):
 
 
 def choose(token: Token | None, wanted: TokenRequirement, *, now: datetime, refresh: Refresh, failed: bool) -> Token:
-    """Choose what a caller gets; ``failed`` if Microsoft just failed. Raises RefreshNeeded or TokenUnavailable."""
+    """Return the token for a caller. ``failed`` says that Microsoft just failed. Raises RefreshNeeded or
+    TokenUnavailable."""
     if token is not None and token.is_as(wanted, now):
         return token
-    # A token with a shorter lifetime than wanted is better than none, but a rejected one is not.
+    # A token with a shorter lifetime than wanted is better than none, but a rejected token is useless.
     is_usable = token is not None and not wanted.refuses(token.access_token)
     if refresh is Refresh.NOT_TRIED and not failed:
         raise RefreshNeeded(LONGEST_WAIT_FOR_BETTER if is_usable else LONGEST_WAIT)
@@ -105,12 +106,15 @@ def choose(token: Token | None, wanted: TokenRequirement, *, now: datetime, refr
 
 
 def stored_token(connection: Connection, *, now: datetime) -> Token | None:
-    """Like valid_token(), for a connection read with TOKEN_COLUMNS. May also raise UnreadableSecret."""
+    """Return ``valid_token`` of a connection that was read with TOKEN_COLUMNS. May also raise UnreadableSecret."""
     return valid_token(*(getattr(connection, name) for name in _COLUMNS), now=now, resource=connection.resource)
 
 
 def stored_resource_token(connection: Connection, resource: str, *, now: datetime) -> Token | None:
-    """Like stored_token(), for another resource. Raises ConnectionUnusable also if there is no access to it."""
+    """Return the stored token for another resource, as ``stored_token`` does.
+
+    Also raises ConnectionUnusable if the connection has no access to the resource, or Microsoft has just refused it.
+    """
     rows = ResourceToken.objects.filter(connection=connection, resource=resource).defer(None)
     row = rows.first()
     values = (None, "", None) if row is None else (row.expires_at, row.granted_scopes, row.access_token)
@@ -136,7 +140,7 @@ def valid_token(
     now: datetime,
     resource: str = resources.GRAPH,
 ) -> Token | None:
-    """The stored token, or None if it has expired. Raises ConnectionUnusable if the connection is not active."""
+    """Return the stored token, or None if it has expired. Raises ConnectionUnusable if the connection is not active."""
     if status != Connection.Status.ACTIVE:
         raise ConnectionUnusable(cause or "Nobody has signed in for this connection yet.", action=action, code=status)
     if access_token is None or expires_at is None or expires_at <= now:

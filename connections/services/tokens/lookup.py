@@ -1,7 +1,7 @@
-"""The SQL statement behind token calls. It finds the API key, the connection, whether it may be used, and its token.
+"""The SQL statement behind token calls. It finds the API key, the connection, the right to use it, and its token.
 
-It does for many calls at once what ``api_keys.authenticate`` and ``access`` do through the ORM; a test ensures that
-they agree. Secrets, networks and dates are checked by the same functions as everywhere else.
+It does for many calls at once what ``api_keys.authenticate`` and ``access`` do with the ORM, and a test ensures that
+the results agree. Secrets, networks and dates are checked by the same functions as everywhere else.
 """
 
 import json
@@ -43,7 +43,7 @@ _RESOURCE_COLUMNS = (
     "expires_at", "granted_scopes", "access_token", "identity", "trouble_at", "problem_code", "problem_at",
     "resource",
 )  # fmt: skip
-# Whether Microsoft rejects the app registration, everywhere or in the connection's tenant, or throttles it there.
+# Whether Microsoft rejects the app registration (everywhere or in the connection's tenant), or throttles it there.
 _APP_COLUMNS = ("rejected_at", "paused_until")
 _MOMENTS = {"expires_at", "revoked_at", "last_used_at", "previous_until", "previous_used_at", "trouble_at"}
 _MOMENTS |= {"rejected_at", "paused_until", "left_at", "problem_at"}
@@ -88,17 +88,17 @@ WHERE NOT only_chosen OR EXISTS (
     SELECT 1 FROM {chosen} AS chosen WHERE chosen.apikey_id = key__id AND chosen.connection_id = connection.id
 )
 """
-# Only for calls that name a resource.
+# Used only if a call names a resource.
 _JOIN_RESOURCE = f"""LEFT JOIN {ResourceToken._meta.db_table} AS other
     ON other.connection_id = connection.id AND other.resource = bearer.wanted_resource"""
-# The connection that a reference of this name points at: one of the organisation, or the owner's own default.
+# The connection at which a reference of this name points: the organisation's reference, or the owner's own default.
 _REFERENCED = """coalesce(
             (SELECT connection_id FROM {references} AS reference
                 WHERE reference.name = call.name AND connector = '' AND removed_at IS NULL),
             (SELECT connection_id FROM {references} AS reference
                 WHERE reference.name = call.name AND owner_id = owner.id AND connector <> '' AND removed_at IS NULL)
         )"""
-# Finds connections that the key's owner can see by name; left out if every call gives an ID.
+# Finds connections by name among those the key's owner can see. Omitted if every call gives an ID.
 _BY_NAME = """
     UNION
     SELECT n, connection.id FROM bearer
@@ -132,29 +132,29 @@ _SHARE_WITH_OWNER = f"""(share.person_id = owner__id OR share.team_id IN (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What one call asks for: its key's prefix, the connection by ID, name or reference, and the resource."""
+    """What one call requests: the prefix of its key, the connection by ID, name or reference, and the resource."""
 
     prefix: str
     pk: int | None
     name: str | None
-    resource: str = ""  # empty: the connection's own
+    resource: str = ""  # empty: the connection's own resource
 
 
 @dataclass(slots=True)
 class Match:
-    """The call's key, not yet checked, and the only connection with that ID or name that the key can see."""
+    """The key of a call, not yet checked, and the only connection with the given ID or name that the key can see."""
 
-    key: ApiKey  # with its owner; only the fields needed for authentication are loaded
+    key: ApiKey  # with its owner; has only the fields needed for authentication
     connection: dict[str, Any]  # its columns; the access token is still encrypted
     app: dict[str, Any]
-    may_use: bool  # whether the key's owner may fetch its token
-    by_reference: bool  # whether the call names a reference, and not the connection
-    # The columns of its ResourceToken, if the call names another resource than the connection's own and there is one.
+    may_use: bool  # whether the key's owner may fetch the connection's token
+    by_reference: bool  # whether the call names a reference instead of the connection
+    # The columns of the ResourceToken, if the call names a resource other than the connection's own and there is one.
     other: dict[str, Any] | None = None
 
 
 def find(questions: Sequence[Question], *, now: datetime) -> list[Match | None]:
-    """Return the match for each question; None if the key or connection does not exist or the name is ambiguous."""
+    """Return the match for each question. None: the key or connection does not exist, or the name is ambiguous."""
     matches: list[list[Match]] = [[] for _ in questions]
     keys: dict[int, ApiKey] = {}  # many calls may use the same key
     for row in _rows(questions, now):
@@ -163,7 +163,7 @@ def find(questions: Sequence[Question], *, now: datetime) -> list[Match | None]:
 
 
 def _rows(questions: Sequence[Question], now: datetime) -> list[tuple[Any, ...]]:
-    # One JSON text: arrays of parameters would cost the driver more than the statement costs the database.
+    # Pass one JSON text, because arrays of parameters would cost the driver more time than the statement takes.
     calls = json.dumps(
         [
             {"n": n, "prefix": each.prefix, "pk": each.pk, "name": each.name, "resource": each.resource}
@@ -242,7 +242,7 @@ def _values(columns: tuple[str, ...], row: tuple[Any, ...], start: int) -> list[
 
 
 def _python(column: str, value: Any) -> Any:
-    """The value as the ORM would return it."""
+    """Return the value as the ORM would return it."""
     if value is None:
         return None
     if column in _MOMENTS:

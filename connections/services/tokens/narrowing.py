@@ -1,4 +1,4 @@
-"""Delegated tokens with fewer permissions than the connection has, for one caller. They are never stored."""
+"""Delegated tokens for one caller, with fewer permissions than the connection has. They are never stored."""
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
@@ -19,12 +19,12 @@ from connections.services.api_keys import rate_limit
 from connections.services.tokens import resource_tokens, single_flight
 from connections.services.tokens.fetch import Token
 
-# Each of these tokens is a request to Microsoft, so a connection gets only so many per minute.
+# Each of these tokens is a request to Microsoft, so a connection gets only this many per minute.
 MOST_PER_MINUTE = 20
 
 
 def parse(text: str, resource: str) -> tuple[str, ...]:
-    """Read the scopes of one resource, whose short names need no prefix. Raises InvalidInput."""
+    """Parse scopes of one resource. Its short names need no prefix. Raises InvalidInput."""
     words = capabilities.describe(text)
     if resource != resources.GRAPH:
         words = [word if "/" in word else f"{resource}/{word}" for word in words]
@@ -39,11 +39,12 @@ def parse(text: str, resource: str) -> tuple[str, ...]:
 
 
 def request(connection: Connection, key: ApiKey, resource: str, wanted: Collection[str], *, now: datetime) -> Token:
-    """Request a token that has no other permissions than ``wanted``, which the connection must have.
+    """Request a token that has only the permissions in ``wanted``, which the connection must have.
 
     For work and school accounts, Microsoft puts all consented permissions of the resource into every token
-    (identity-platform/permissions-consent-overview), and then there is no narrower one. Raises NotAllowed, InvalidInput,
-    RateLimited, ConnectionUnusable, TokenUnavailable or UnreadableSecret.
+    (identity-platform/permissions-consent-overview), so a token with fewer permissions is impossible. Raises
+    NotAllowed, InvalidInput, RateLimited, ConnectionUnusable, TokenUnavailable or UnreadableSecret, and
+    TokenNotNarrowed or ResourceNotGranted.
     """
     _require_possible(connection, key, resource, wanted)
     state = rate_limit.count(f"narrow:{connection.pk}", limit=MOST_PER_MINUTE, now=now)

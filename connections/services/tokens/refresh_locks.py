@@ -1,8 +1,8 @@
-"""Locks in the cache that keep two refreshes of the same connection from running at once.
+"""Locks in the cache that prevent two refreshes of the same connection at the same time.
 
-A caller's *turn* makes all callers for one resource share one refresh. The *grant lock* surrounds every question that
-uses a connection's refresh token, so that callers, the sweep and checks by hand never ask with it at the same time.
-Without the cache every process may ask: Microsoft gets more requests, but automations still get their tokens.
+A caller's *turn* makes all callers for one resource share one refresh. The *grant lock* is held during every request
+with a connection's refresh token, so that callers, the sweep and manual checks never use it at the same time. Without
+the cache, every process may send requests: Microsoft gets more of them, but automations still get their tokens.
 """
 
 import logging
@@ -19,12 +19,12 @@ from connections.services.api_keys import rate_limit
 
 logger = logging.getLogger(__name__)
 
-# A lock expires after this time if its holder dies. A request to Microsoft never takes as long.
+# A lock expires after this time if its holder dies. A request to Microsoft never takes this long.
 LOCK_SECONDS = 30
-BATCH_LOCK_SECONDS = 90  # for a batch of the sweep, which asks several times
+BATCH_LOCK_SECONDS = 90  # for a batch of the sweep, which sends several requests
 _LOOK_EVERY = 0.05  # seconds
 
-# Compare and delete in one step; in two, another process could take the lock in between.
+# Compare and delete in one step. Otherwise, another process could take the lock in between.
 _DELETE_OURS = """
 local released = 0
 for _, key in ipairs(KEYS) do
@@ -32,7 +32,7 @@ for _, key in ipairs(KEYS) do
 end
 return released
 """
-# What never expires was not written by us.
+# A value that never expires was not written by the portal.
 _TAKE_ALL = """
 local taken = {}
 for place, key in ipairs(KEYS) do
@@ -47,7 +47,7 @@ _CACHE_DOWN = (RedisError, OSError)
 
 
 def lock_name(pk: int, resource: str = "") -> str:
-    """The name of the turn for a connection's own token, or for that of another resource."""
+    """Return the name of the turn for the connection's own token or, if given, the token of another resource."""
     return f"refresh:{pk}:{resource}" if resource else f"refresh:{pk}"
 
 
@@ -56,12 +56,12 @@ def grant_lock_name(pk: int) -> str:
 
 
 def acquire(lock: str) -> int | None:
-    """Take the lock; return the mark needed to release it, or None if another process has the lock."""
+    """Take the lock. Returns the mark needed to release it, or None if another process has the lock."""
     mark = secrets.randbits(62)
     try:
         if cache.add(lock, mark, timeout=LOCK_SECONDS):
             return mark
-        # What is no mark was not written by us, and would never expire.
+        # A value that is not a mark was not written by the portal, and would never expire.
         if type(cache.get(lock, mark)) is int:
             return None
         cache.set(lock, mark, timeout=LOCK_SECONDS)
@@ -72,7 +72,7 @@ def acquire(lock: str) -> int | None:
 
 
 def release(lock: str, mark: int) -> None:
-    """Release our lock, unless it has expired and another process has taken it."""
+    """Release the lock, unless it has expired and another process has taken it."""
     with suppress(*_CACHE_DOWN):  # the lock expires anyway
         rate_limit.client().eval(_DELETE_OURS, 1, cache.make_key(lock), mark)
 
@@ -88,7 +88,7 @@ def is_done(locks: Collection[str]) -> set[str]:
 
 @contextmanager
 def grant_lock(pk: int, *, patience: float) -> Iterator[bool]:
-    """Hold the connection's grant lock in the block, waiting for it up to ``patience`` seconds; False if in vain."""
+    """Hold the connection's grant lock during the block. Yields False if it could not be taken in ``patience`` seconds."""
     end = time.monotonic() + patience
     while (mark := acquire(grant_lock_name(pk))) is None and time.monotonic() < end:
         time.sleep(_LOOK_EVERY)
@@ -100,7 +100,7 @@ def grant_lock(pk: int, *, patience: float) -> Iterator[bool]:
 
 
 class GrantLocks:
-    """The grant locks of a sweep, held until they are released or the block ends."""
+    """The grant locks of a sweep. They are held until they are released or the block ends."""
 
     def __init__(self) -> None:
         self._mark = secrets.randbits(62)
@@ -113,7 +113,7 @@ class GrantLocks:
         self.release(list(self._held))
 
     def take(self, pks: Collection[int]) -> set[int]:
-        """Take the locks that are free, in one round trip, and return the connections to which they belong."""
+        """Take the locks that are free, in one round trip. Returns the connections whose locks were taken."""
         ordered = list(pks)
         held = set(ordered)
         if ordered:

@@ -1,6 +1,6 @@
-"""Tokens for a connection's other resources, requested when a caller needs them, with its one refresh token.
+"""Tokens for a connection's other resources. They are requested with its refresh token when a caller needs them.
 
-The scheduler keeps the connection's own token alive and so notices when the grant ends; nothing here changes the
+The scheduler keeps the connection's own token valid, and so notices when the grant ends. Nothing here changes the
 connection's status. Microsoft is called outside any transaction.
 """
 
@@ -27,7 +27,7 @@ from connections.services.policy import approvals, permission_drift
 from connections.services.registry import app_consents, credential_checks, tenants
 from connections.services.tokens import apply_results, batch, batch_client, scheduler
 
-# Microsoft is asked again for a resource that it refused after this time, because consent may be granted meanwhile.
+# After a refusal, a resource is requested again after this time, because consent may have been granted by then.
 RETRY_REFUSED = timedelta(minutes=1)
 _NO_PROBLEM = {
     "problem_code": "",
@@ -41,27 +41,28 @@ Answer = TokenSet | Verdict
 
 
 def audience(connection: Connection, resource: str) -> Audience:
-    """Return what a token for the resource is for. Raises InvalidInput if the connection has no address for it."""
+    """Return the audience of a token for the resource. Raises InvalidInput if the connection has no address for it."""
     cloud = tenants.cloud_of(connection.tenant)
     return resources.audience(cloud, resource, connection.hosts)
 
 
 def others_needed(connection: Connection) -> list[str]:
-    """Return the resources that the connection's permissions need besides that of its own token."""
+    """Return the resources that the connection's permissions need, except that of its own token."""
     keys = resources.needed(permission_drift.required_permissions(connection))
     return [key for key in keys if key != connection.resource]
 
 
 def arrange(connection: Connection, *, forget_tokens: bool, now: datetime) -> None:
-    """Make one row for each other resource that is needed, and remove all others. Call it in the transaction that grants.
+    """Create a row for each other resource that is needed, and delete all other rows. Call it in the grant's
+    transaction.
 
-    ``forget_tokens`` removes the tokens of the remaining ones, too, because they come from another sign-in.
+    With ``forget_tokens``, the tokens of existing rows are deleted too, because they come from an earlier sign-in.
     """
     keys = others_needed(connection)
     _remove_except(connection, keys, now)
     rows = ResourceToken.objects.filter(connection=connection)
     if forget_tokens:
-        # The policy is asked about the first token after each sign-in.
+        # The policy is checked for the first token after each sign-in, so the dates are deleted too.
         forgotten = {"access_token": None, "expires_at": None, "refreshed_at": None, "trouble_at": None}
         rows.update(granted_scopes="", **forgotten, **_NO_PROBLEM)
     known = set(rows.values_list("resource", flat=True))
@@ -72,7 +73,7 @@ def arrange(connection: Connection, *, forget_tokens: bool, now: datetime) -> No
 
 
 def drop_unneeded(connection: Connection, *, now: datetime) -> None:
-    """Remove the tokens of resources that the connection's permissions no longer include."""
+    """Delete the tokens of resources that the connection's permissions no longer include."""
     _remove_except(connection, others_needed(connection), now)
     _sum_up(connection)
 
@@ -92,7 +93,7 @@ def _sum_up(connection: Connection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SeenGrant:
-    """A connection's grant as read before the request to Microsoft."""
+    """A connection's grant, as it was read before the request to Microsoft."""
 
     pk: int
     token_version: int
@@ -105,9 +106,9 @@ class SeenGrant:
 
 
 def refresh(pk: int, resource: str, *, now: datetime, tell: bool = True) -> None:
-    """Request a token for the resource and store the result. Does nothing unless the connection is active.
+    """Request a token for the resource, and store the result. Does nothing unless the connection is active.
 
-    Without ``tell``, a refusal opens no incident, because whoever can act is about to see it.
+    Without ``tell``, a refusal opens no incident, because the person who can act is about to see the refusal.
     """
     rows = Connection.objects.select_related(*RELATED, "owner")
     connection = rows.filter(pk=pk, status=Connection.Status.ACTIVE, resource_tokens__resource=resource).first()
@@ -118,7 +119,7 @@ def refresh(pk: int, resource: str, *, now: datetime, tell: bool = True) -> None
         seen = SeenGrant.of(connection)
         answer = _request(connection, seen, resource, now=now)
     except UnreadableSecret:
-        # The sweep meets the same value, and tells who can repair it.
+        # The sweep finds the same value, and reports who can fix it.
         _note_trouble(connection, resource, now)
         return
     if isinstance(answer, TokenSet):
@@ -129,7 +130,7 @@ def refresh(pk: int, resource: str, *, now: datetime, tell: bool = True) -> None
             refuse(connection, resource, forbidden, now=now, tell=tell)
         return
     if answer.app_wide or answer.credential or answer.kind is Kind.REAUTH:
-        # This may be about the whole grant or app registration: the refresh of the connection's own token decides.
+        # The whole grant or app registration may be refused. The refresh of the connection's own token finds out.
         apply_results.apply(batch_client.request_tokens(scheduler.claim_one(pk, now=now)), now=now)
         if Connection.objects.exclude(status=Connection.Status.ACTIVE).filter(pk=pk).exists():
             return
@@ -138,7 +139,7 @@ def refresh(pk: int, resource: str, *, now: datetime, tell: bool = True) -> None
     if answer.flags():
         refuse(connection, resource, answer, now=now, tell=tell)
     else:
-        # A failure is as old as its answer, which may have taken long to come.
+        # The failure counts from the time of the response, which may have taken long.
         _note_trouble(connection, resource, now + timedelta(seconds=time.monotonic() - began))
         if answer.kind is Kind.THROTTLED:
             wait = timedelta(seconds=min(answer.retry_after or 60, 3600))
@@ -157,7 +158,7 @@ def _request(connection: Connection, seen: SeenGrant, resource: str, *, now: dat
 def request(
     connection: Connection, seen: SeenGrant, target: Audience, wanted: Collection[str], *, now: datetime
 ) -> Answer:
-    """Send the request with each live credential in turn, and return the first answer that is not about a credential.
+    """Send the request with each live credential in turn. Returns the first response that is not about a credential.
 
     Stores only which credentials were rejected. Raises UnreadableSecret.
     """
@@ -179,7 +180,10 @@ def request(
 
 
 def _why_forbidden(connection: Connection, resource: str, answer: TokenSet) -> Verdict | None:
-    """Return why the policy does not allow the first token for a resource; later ones are left to its other checks."""
+    """Return the reason why the policy does not allow the first token for a resource, or None.
+
+    Later tokens are not checked here, because the policy is also checked elsewhere.
+    """
     if ResourceToken.objects.filter(connection=connection, resource=resource, refreshed_at__isnull=False).exists():
         return None
     try:
@@ -195,10 +199,10 @@ def _note_rejected(credential: AppCredential, verdict: Verdict, now: datetime) -
 
 
 def store(connection: Connection, resource: str, answer: TokenSet, seen: SeenGrant, *, now: datetime) -> bool:
-    """Store the token, unless somebody has signed in again since ``seen``; return whether it was stored.
+    """Store the token, unless somebody has signed in again since ``seen``. Returns whether it was stored.
 
     A new refresh token is stored only if no other refresh was faster. Entra does not revoke a refresh token when it is
-    used, so that either one goes on working, and the version need not change.
+    used. So both keep working, and the version need not change.
     """
     with transaction.atomic():
         current = Connection.objects.select_for_update(no_key=True).filter(pk=connection.pk).first()
@@ -233,9 +237,9 @@ def store(connection: Connection, resource: str, answer: TokenSet, seen: SeenGra
 
 
 def refuse(connection: Connection, resource: str, verdict: Verdict, *, now: datetime, tell: bool = True) -> None:
-    """Store why there is no token for the resource. The connection goes on working for all others.
+    """Store why there is no token for the resource. The connection keeps working for all other resources.
 
-    ``tell`` opens an incident; it is not needed if the person who can act is looking at the result.
+    ``tell`` opens an incident. Callers pass False if the person who can act is looking at the result.
     """
     with transaction.atomic():
         Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)

@@ -1,7 +1,7 @@
-"""Keep connections alive: claim what is due, request tokens, store the answers.
+"""Keep connections alive: claim those that are due, request tokens, and store the responses.
 
 The rows are the queue. A claim moves ``refresh_after`` forward by a lease in one conditional statement, so any number
-of workers can share the work, and if one dies, its connections are delayed only by the lease. Microsoft is called
+of workers can share the work. If a worker dies, its connections are delayed only by the lease. Microsoft is called
 outside any transaction. One canary per app registration goes first, so that a rejected credential or an outage costs
 one request instead of one per connection.
 """
@@ -32,10 +32,10 @@ from connections.services.tokens.apply_results import Summary
 from connections.services.tokens.batch_results import DueConnection
 
 LEASE = timedelta(minutes=5)  # longer than any batch can take
-IN_USE_FOR = timedelta(seconds=30)  # until a connection is due again whose refresh token was in use
-CHECK_PATIENCE = 10.0  # seconds for which a check by hand waits for a refresh that is under way
+IN_USE_FOR = timedelta(seconds=30)  # a connection whose refresh token was in use is due again after this time
+CHECK_PATIENCE = 10.0  # seconds for which a manual check waits for a refresh in progress
 CANARY_EVERY = timedelta(minutes=1)
-MOST_CANARIES = 200  # tenants whose rejected app is tried in one sweep
+MOST_CANARIES = 200  # tenants per sweep in which a rejected app registration is tried
 
 _CONNECTION, _APP, _CONSENT = (model._meta.db_table for model in (Connection, AppRegistration, AppConsent))
 _FIELDS = ["id", *(field.name for field in fields(DueConnection) if field.name != "pk")]
@@ -48,7 +48,7 @@ _COLUMNS = {name: f"{_CONNECTION}.{name}" for name in _FIELDS} | {
 }
 _RETURNING = f"RETURNING {', '.join(_COLUMNS.values())}"
 _SUSPECTED_AT, _HOSTS = _FIELDS.index("suspected_at"), _FIELDS.index("hosts")
-# The statuses are written into the statement so that the planner can use the partial index.
+# The statement contains the statuses as text, so that the planner can use the partial index.
 _STATUSES = ", ".join(f"'{status}'" for status in Connection.KEPT_ALIVE)
 _CLAIM = f"""
 WITH due AS (
@@ -64,14 +64,14 @@ _CLAIM_ONE = f"UPDATE {_CONNECTION} SET refresh_after = %s WHERE id = %s {_RETUR
 
 
 def claim(*, now: datetime, limit: int) -> list[DueConnection]:
-    """Claim up to ``limit`` due connections; no other worker gets them until the lease expires."""
+    """Claim up to ``limit`` due connections. No other worker gets them until the lease expires."""
     moment, until = (database.ops.adapt_datetimefield_value(time) for time in (now, now + LEASE))
     lock = "FOR UPDATE OF c SKIP LOCKED" if database.vendor == "postgresql" else ""
     return _run_claim(_CLAIM.format(lock=lock), (moment, moment, limit, until))
 
 
 def claim_one(pk: int, *, now: datetime) -> list[DueConnection]:
-    """Claim one connection, whether or not it is due (for "check now" and canaries)."""
+    """Claim one connection, even if it is not due (for "Check now" and canaries)."""
     return _run_claim(_CLAIM_ONE, (database.ops.adapt_datetimefield_value(now + LEASE), pk))
 
 
@@ -89,13 +89,13 @@ def _due_connection(*values: Any) -> DueConnection:
 
 
 def _as_dict(value: dict[str, str] | str) -> dict[str, str]:
-    """Both databases return JSON as text."""
+    """Parse JSON, which both databases return as text."""
     content: dict[str, str] = json.loads(value) if isinstance(value, str) else value
     return content
 
 
 def _as_datetime(value: datetime | str | None) -> datetime | None:
-    """SQLite returns timestamps as text in UTC."""
+    """Parse a time, which SQLite returns as text in UTC."""
     if value is None:
         return None
     moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
@@ -110,10 +110,11 @@ def sweep(
     is_stopping: Callable[[], bool] = lambda: False,
     report: Callable[[], None] = lambda: None,
 ) -> Summary:
-    """Refresh what is due in batches, and retry rejected apps. ``clock`` returns a batch's time (default: ``now``).
+    """Refresh all due connections in batches, and retry rejected app registrations. Returns the counts.
 
-    Once ``is_stopping``, what has been claimed but not sent is given back, and the answers to what has been sent are
-    still stored. ``report`` is called whenever answers have been stored.
+    ``clock`` returns the time of a batch (default: ``now``). Once ``is_stopping`` returns True, connections that were
+    claimed but not sent are made due again, and the results of requests that were sent are still stored. ``report`` is
+    called after each time results have been stored.
     """
     size = limit or settings.SWEEP_BATCH
     clock = clock or (lambda: now)
@@ -130,7 +131,7 @@ def sweep(
 
 
 def _claims(size: int, clock: Callable[[], datetime], locks: refresh_locks.GrantLocks) -> Iterator[list[DueConnection]]:
-    """Claim batch after batch, until one is not full."""
+    """Claim one batch after the other, until a batch is not full."""
     while batch := claim(now=(moment := clock()), limit=size):
         if dues := _not_in_use(batch, locks, moment):
             yield dues
@@ -139,7 +140,7 @@ def _claims(size: int, clock: Callable[[], datetime], locks: refresh_locks.Grant
 
 
 def _not_in_use(batch: list[DueConnection], locks: refresh_locks.GrantLocks, now: datetime) -> list[DueConnection]:
-    """Leave out the connections whose refresh token is in use for a caller, until they are due again soon."""
+    """Return the connections whose refresh token is not in use for a caller. The others are made due again soon."""
     held = locks.take([due.pk for due in batch])
     if in_use := [due.pk for due in batch if due.pk not in held]:
         Connection.objects.filter(pk__in=in_use, refresh_after=now + LEASE).update(refresh_after=now + IN_USE_FOR)
@@ -147,10 +148,11 @@ def _not_in_use(batch: list[DueConnection], locks: refresh_locks.GrantLocks, now
 
 
 def retry_rejected_apps(*, now: datetime) -> Summary:
-    """Retry rejected apps once a minute with one connection, in each rejecting tenant; restore what is accepted."""
+    """Retry each rejected app registration, once a minute with one connection in each rejecting tenant. Returns the
+    counts."""
     canaries: list[DueConnection] = []
     for app in AppRegistration.objects.filter(rejected_at__isnull=False, canary_after__lte=now):
-        # A tenant that rejects the app for reasons of its own would show nothing about the app.
+        # Prefer tenants that don't reject the app themselves, because their refusal would prove nothing about the app.
         canaries += _claim_canary(
             app, app.connections.order_by(F("app_consent__rejected_at").asc(nulls_first=True)), now
         )
@@ -167,7 +169,7 @@ def retry_rejected_apps(*, now: datetime) -> Summary:
 def _claim_canary(
     rejected: AppRegistration | AppConsent, connections: QuerySet[Connection], now: datetime
 ) -> list[DueConnection]:
-    """Claim one of the connections, unless another worker is trying already."""
+    """Claim one of the connections, unless another worker is already trying."""
     unclaimed = type(rejected)._default_manager.filter(pk=rejected.pk, canary_after=rejected.canary_after)
     if not unclaimed.update(canary_after=now + CANARY_EVERY):
         return []
@@ -179,8 +181,10 @@ def _claim_canary(
 
 
 def check_now(connection: Connection, *, actor: User, now: datetime) -> Connection:
-    """Refresh one connection now. Raises NotAllowed, NothingToCheck, UnreadableSecret, MicrosoftUnavailable
-    or TokenUnavailable (if another refresh has not ended in time).
+    """Refresh one connection now, and return it.
+
+    Raises NotAllowed, NothingToCheck, UnreadableSecret, MicrosoftUnavailable, or TokenUnavailable if another refresh
+    does not end in time.
     """
     roles.require(permissions.can_check(actor, connection))
     if connection.status in (Connection.Status.PENDING, Connection.Status.DISABLED):

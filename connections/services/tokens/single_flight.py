@@ -1,4 +1,4 @@
-"""Refresh a connection on demand, once for all concurrent callers: refresh_locks.py has the locks that ensure this."""
+"""Refresh a connection on demand, once for all concurrent callers. The locks for this are in refresh_locks.py."""
 
 import hashlib
 import time
@@ -13,14 +13,14 @@ from connections.models import AppConsent, Connection, ResourceToken
 from connections.services.api_keys import rate_limit
 from connections.services.tokens import apply_results, batch_client, refresh_locks, resource_tokens, scheduler
 
-GRANT_PATIENCE = 10.0  # seconds for which a refresh waits until another one has used the refresh token
-# Refreshes per minute of a connection whose token is still valid. Without this limit, a caller that asks for a longer
+GRANT_PATIENCE = 10.0  # seconds for which a refresh waits while another one uses the refresh token
+# Refreshes per minute of a connection whose token is still valid. Without this limit, a caller that wants a longer
 # lifetime than Microsoft grants would cause a request with every call, until Microsoft throttles the app registration.
 MOST_EARLY = 10
 
 
 def token_id(access_token: str) -> str:
-    """An ID for a token that reveals nothing about it: the first half of its SHA-256 hash."""
+    """Return an ID for a token, which reveals nothing about the token: the first half of its SHA-256 hash."""
     return hashlib.sha256(access_token.encode()).hexdigest()[:32]
 
 
@@ -37,7 +37,7 @@ class TokenRequirement:
 
 
 def microsoft_just_failed(pk: int, now: datetime, resource: str = "") -> bool:
-    """Whether Microsoft just failed to answer or asked us to wait, so that another request would make things worse."""
+    """Whether Microsoft just failed to respond or asked us to wait, so that we don't send another request yet."""
     columns = ("trouble_at", "app_consent__paused_until")
     trouble_at, paused_until = Connection.objects.values_list(*columns).get(pk=pk)
     if resource:
@@ -47,23 +47,24 @@ def microsoft_just_failed(pk: int, now: datetime, resource: str = "") -> bool:
 
 
 def is_trouble_recent(trouble_at: datetime | None, paused_until: datetime | None, now: datetime) -> bool:
-    """Like microsoft_just_failed(), for columns that have already been read."""
+    """Do the same as ``microsoft_just_failed``, for columns that have already been read."""
     if paused_until is not None and paused_until > now:
         return True
     return trouble_at is not None and now - trouble_at < timedelta(seconds=TokenUnavailable.retry_after)
 
 
 def may_refresh_early(pk: int, now: datetime) -> bool:
-    """Whether a connection with a valid token may be refreshed once more within this minute."""
+    """Whether a connection with a valid token may be refreshed again within this minute."""
     state = rate_limit.count(f"early:{pk}", limit=MOST_EARLY, now=now)
     return state is None or not state.is_exceeded
 
 
 def refresh_in_turn(pk: int, wanted: TokenRequirement, resource: str = "") -> bool:
-    """Refresh the connection unless its token meets ``wanted`` by now; return False if another process is doing so.
+    """Refresh the connection, unless its token meets ``wanted`` by now. Returns False if another process is refreshing
+    it.
 
-    ``resource`` is another resource than that of the connection's own token. If the sweep or a refresh for another
-    resource is using the refresh token, wait for it first.
+    ``resource`` is a resource other than that of the connection's own token. If the sweep or a refresh for another
+    resource is using the refresh token, this waits until that is done.
     """
     turn = refresh_locks.lock_name(pk, resource)
     mark = refresh_locks.acquire(turn)
@@ -79,7 +80,7 @@ def refresh_in_turn(pk: int, wanted: TokenRequirement, resource: str = "") -> bo
 
 
 def _needs_refresh(pk: int, wanted: TokenRequirement, resource: str, *, now: datetime) -> bool:
-    """Whether to ask Microsoft: another process may have refreshed the connection since the caller looked."""
+    """Whether a request is needed. Another process may have refreshed the connection since the caller looked."""
     rows = Connection.objects.filter(pk=pk, status=Connection.Status.ACTIVE)
     if resource:
         rows = ResourceToken.objects.filter(connection=pk, resource=resource)  # type: ignore[assignment]
@@ -102,6 +103,6 @@ def _refresh(pk: int, resource: str) -> None:
         return
     results = batch_client.request_tokens(scheduler.claim_one(pk, now=now))
     is_renewed = any(isinstance(answer, TokenSet) for result in results for _, answer in result.answers)
-    # A token lives from the request on; a failure is as old as its answer, which may have taken long to come.
+    # A token's lifetime counts from the request, and a failure from its response, which may have taken long.
     answered = now + timedelta(seconds=time.monotonic() - began)
     apply_results.apply(results, now=now if is_renewed else answered)

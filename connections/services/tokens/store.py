@@ -1,4 +1,4 @@
-"""The only module that writes tokens."""
+"""Store tokens. No other module writes the tokens of connections."""
 
 import json
 import random
@@ -17,7 +17,7 @@ from connections.microsoft import token_endpoint
 from connections.models import AffectedConnection, Connection, ConsentRequest, Incident
 from connections.models.connections import status_columns
 
-# Refresh every active connection at least this often, so that a revocation is noticed within the hour.
+# Refresh every active connection at least this often, so that a revocation is noticed within an hour.
 MAX_REFRESH_INTERVAL = timedelta(hours=1)
 MIN_REFRESH_INTERVAL = timedelta(minutes=1)
 # Renew an access token at least this long before it expires.
@@ -26,10 +26,10 @@ MARGIN = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class RenewedToken:
-    """A token response, and the ``token_version`` that was read before the request was sent."""
+    """A token response, and the ``token_version`` that was read before the request."""
 
     pk: int
-    identity: UUID | str  # of the row, to which its tokens are bound
+    identity: UUID | str  # of the row; the encryption binds the tokens to it
     seen_version: int
     answer: token_endpoint.TokenSet
     # The refresh token that was sent and is now known to work; None for app-only connections.
@@ -37,9 +37,10 @@ class RenewedToken:
 
 
 def next_refresh(expires_in: int, *, now: datetime) -> datetime:
-    """A random time for the next refresh, within the hour and before the token expires in ``expires_in`` seconds."""
+    """Return a random time for the next refresh: within the hour, and before the token expires in ``expires_in``
+    seconds."""
     lifetime = timedelta(seconds=expires_in)
-    # The minimum keeps a very short-lived token from being renewed again and again within one sweep.
+    # The minimum prevents a token with a very short lifetime from being renewed again and again in one sweep.
     longest = max(MIN_REFRESH_INTERVAL, min(MAX_REFRESH_INTERVAL, max(lifetime - MARGIN, lifetime / 2)))
     return now + longest * random.uniform(0.75, 0.98)
 
@@ -47,7 +48,7 @@ def next_refresh(expires_in: int, *, now: datetime) -> datetime:
 def store_sign_in(
     connection: Connection, *, answer: token_endpoint.TokenSet, now: datetime, values: dict[str, Any] | None = None
 ) -> None:
-    """Store a sign-in's tokens, clear every flag and invalidate late responses. Call it inside a transaction."""
+    """Store the tokens of a sign-in, clear every flag, and make late responses invalid. Call it in a transaction."""
     Connection.objects.filter(pk=connection.pk).update(
         **(values or {}),
         **healthy_columns(now),
@@ -68,7 +69,7 @@ def _encrypt(column: str, token: str | None, identity: UUID | str) -> Ciphertext
 
 
 def healthy_columns(now: datetime) -> dict[str, Any]:
-    """The column values of an active connection, with all past errors cleared."""
+    """Return the column values of an active connection, with all past errors cleared."""
     return {
         **status_columns(Connection.Status.ACTIVE, since=now),
         "suspected_code": "",
@@ -81,9 +82,9 @@ def healthy_columns(now: datetime) -> dict[str, Any]:
     }
 
 
-# One statement compares the version, writes, and says what else has to be done for a connection that got a token. A
-# refresh token that has just worked is kept as the previous one until its successor has worked, too; a response without
-# a refresh token keeps the current one.
+# One statement compares the version, writes the tokens, and reports what else has to be done for the connection. A
+# refresh token that has just worked is kept as the previous one until its successor has also worked. If a response
+# contains no refresh token, the current one is kept.
 _COLUMNS = (
     ("pk", "bigint"),
     ("seen", "bigint"),
@@ -131,16 +132,16 @@ WHERE c.token_version = v.value ->> 1
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A connection whose new tokens were stored, and what else a token may change."""
+    """A connection whose new tokens were stored, and what else the tokens may change."""
 
     pk: int
-    is_flagged: bool  # it has a status that a token disproves
+    is_flagged: bool  # its status is one that a new token disproves
     is_in_incident: bool
-    has_request: bool  # for consent, which the token may show
+    has_request: bool  # has a consent request, which the token may fulfil
 
 
 def store_renewed(renewed: Sequence[RenewedToken], *, now: datetime) -> dict[int, Stored]:
-    """Store each response if its connection's version is unchanged; return the connections written, by ID."""
+    """Store each response if the version of its connection is unchanged. Returns the connections written, by ID."""
     if not renewed:
         return {}
     rows = [_row(token, now) for token in renewed]
@@ -170,7 +171,7 @@ def _row(token: RenewedToken, now: datetime) -> tuple[Any, ...]:
 
 
 def _write_sqlite(rows: Sequence[tuple[Any, ...]], now: datetime) -> list[tuple[Any, ...]]:
-    """Nobody else writes until the transaction ends, so what is unchanged now will be written."""
+    """Write the rows on SQLite. Nobody else writes until the transaction ends, so unchanged rows will be written."""
     adapt = database.ops.adapt_datetimefield_value
     names = [*(name for name, _ in _COLUMNS), "now"]
     values = [[adapt(value) if isinstance(value, datetime) else value for value in (*row, now)] for row in rows]

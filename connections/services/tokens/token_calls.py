@@ -1,7 +1,7 @@
-"""Answer many token calls at once with one statement, one round trip for the rate limits and one commit.
+"""Handle many token calls at once, with one statement, one round trip for the rate limits and one commit.
 
-Only calls that succeed or must wait are answered here. All others are left to the route's view
-(connections/api/tokens.py), which uses the ORM to find out what is wrong and explains it.
+Only calls that succeed or have to wait are handled here. The route's view (connections/api/tokens.py) handles all
+others, because it uses the ORM to find out and explain what is wrong.
 """
 
 from collections.abc import Sequence
@@ -28,26 +28,26 @@ _OTHER_ACCESS_TOKEN = secret_field(ResourceToken, "access_token")
 
 @dataclass(slots=True)
 class TokenCall:
-    key: str = field(repr=False)  # the whole key
-    pk: int | None  # of the connection
-    name: str | None  # of the connection or of a reference to it, if no ID is given
+    key: str = field(repr=False)  # the whole API key
+    pk: int | None  # ID of the connection
+    name: str | None  # name of the connection or of a reference to it, if no ID is given
     wanted: TokenRequirement
     address: str | None
-    resource: str = ""  # a key of microsoft.resources; empty: the connection's own
-    is_head: bool = False  # only asks whether there is a token
-    is_counted: bool = False  # towards the key's rate limit; a call that waits is looked at more than once
+    resource: str = ""  # a key of microsoft.resources; empty: the connection's own resource
+    is_head: bool = False  # the call asks only whether there is a token
+    is_counted: bool = False  # towards the key's rate limit; a call that waits is handled more than once
     limit: RateLimitState | None = None
     refresh: Refresh = Refresh.NOT_TRIED
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A token may be available once the connection has been refreshed."""
+    """A token may be available after the connection has been refreshed."""
 
     connection_pk: int
     app_pk: int
     patience: float  # seconds
-    resource: str = ""  # empty: the connection's own
+    resource: str = ""  # empty: the connection's own resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,12 @@ class Refused:
     owner_pk: int
 
 
-# None: the view must decide, which usually means that the call is rejected.
+# None means that the view must decide. Usually, the call is then rejected.
 Outcome = Token | Wait | Refused | None
 
 
 def answer(calls: Sequence[TokenCall]) -> list[Outcome]:
-    """Return the outcome of each call. By then, every token among them has been recorded."""
+    """Return the outcome of each call. All tokens among them have been recorded when this returns."""
     now = timezone.now()
     questions = [lookup.Question(api_keys.prefix_of(call.key), call.pk, call.name, call.resource) for call in calls]
     matches = _find(questions, now)
@@ -79,7 +79,7 @@ def answer(calls: Sequence[TokenCall]) -> list[Outcome]:
 
 
 def _find(questions: Sequence[lookup.Question], now: datetime) -> list[lookup.Match | None]:
-    """Find the matches; retry with a new database connection if the persistent one no longer works."""
+    """Find the matches. Retries with a new database connection if the persistent one no longer works."""
     try:
         return lookup.find(questions, now=now)
     except (OperationalError, InterfaceError):
@@ -116,7 +116,10 @@ def _decide(call: TokenCall, match: lookup.Match | None, now: datetime) -> Outco
 
 
 def _stored_token(connection: dict[str, Any], other: dict[str, Any] | None, now: datetime) -> Token | None:
-    """Return the connection's token, or that of its other resource. Raises ConnectionUnusable or UnreadableSecret."""
+    """Return the connection's token, or that of another resource (``other``), or None if it has expired.
+
+    Raises ConnectionUnusable or UnreadableSecret.
+    """
     source, field = (connection, _ACCESS_TOKEN) if other is None else (other, _OTHER_ACCESS_TOKEN)
     sealed = source["access_token"]
     is_over = source["expires_at"] is None or source["expires_at"] <= now
@@ -138,7 +141,7 @@ def _stored_token(connection: dict[str, Any], other: dict[str, Any] | None, now:
 def _count(
     calls: Sequence[TokenCall], matches: Sequence[lookup.Match | None], outcomes: list[Outcome], now: datetime
 ) -> None:
-    """Count each call once towards its key's rate limit; outcomes beyond the limit become None."""
+    """Count each call once towards its key's rate limit. Outcomes beyond the limit become None."""
     counted = [
         (place, call, match.key)
         for place, (call, match) in enumerate(zip(calls, matches, strict=True))
