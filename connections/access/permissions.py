@@ -188,8 +188,7 @@ def _changes_of(account: User) -> QuerySet[AuditEvent]:
 
 
 def can_withdraw_approval(user: User, approval: Approval) -> bool:
-    """Whether the user may withdraw the request: the owner may, and the requester while they may change the connection.
-    """
+    """Whether the user may withdraw the request: the owner may, or the requester while able to change the connection."""
     connection = approval.connection
     if connection is None or connection.owner_id == user.pk:
         return connection is not None or approval.requested_by_id == user.pk
@@ -210,8 +209,7 @@ def can_stop(user: User, bulk_action: BulkAction) -> bool:
 
 
 def can_look_up_people(user: User) -> bool:
-    """Whether the user may search for people, service accounts and teams, to share a connection or transfer ownership.
-    """
+    """Whether the user may search for people and teams, to share a connection or transfer its ownership."""
     return person(user).oversees or can_connect(user)
 
 
@@ -294,7 +292,9 @@ def can_fetch_token(user: User, connection: Connection) -> bool:
 
 
 def can_issue_key(user: User, owner: User) -> bool:
-    """Whether the user may issue or rotate the owner's API keys: people their own, IT admins those of service accounts.
+    """Whether the user may issue or rotate the owner's API keys.
+
+    People may do so for themselves, and IT admins for service accounts.
     """
     return person(user).is_admin if owner.is_service else owner.pk == user.pk and not user.is_suspended
 
@@ -351,8 +351,7 @@ def can_keep_disabled(user: User, connection: Connection) -> bool:
 
 
 def can_use_again(user: User, connection: Connection) -> bool:
-    """Whether the user may enable the connection, also by signing in. If an IT admin disabled it, only IT admins may.
-    """
+    """Whether the user may enable the connection, also by signing in. Only IT admins may if an IT admin disabled it."""
     disabled_by_admin = connection.status == Connection.Status.DISABLED and connection.disabled_by_admin
     return person(user).is_admin or not (disabled_by_admin or user.is_suspended)
 
@@ -385,8 +384,7 @@ def can_own_reference(user: User, reference: ConnectionReference) -> bool:
 
 
 def can_point_reference(user: User, reference: ConnectionReference) -> bool:
-    """Whether the user may point the reference at another connection: its owner, its team's members and IT admins may.
-    """
+    """Whether the user may point the reference at another connection: owner, team members and IT admins may."""
     if can_own_reference(user, reference):
         return True
     return reference.team_id is not None and memberships_of(user).filter(team=reference.team_id).exists()

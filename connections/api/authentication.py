@@ -106,8 +106,7 @@ def find_connection(key: ApiKey, ref: str, *, by_reference: bool = False) -> Con
 
 
 def find_usable_connection(key: ApiKey, ref: str, *columns: str) -> Connection | None:
-    """Return the connection with this number; None if the key may not request its tokens. Only ``columns`` are loaded.
-    """
+    """Return the connection with this number, or None if the key may not request its tokens. Loads only ``columns``."""
     if not (ref.isascii() and ref.isdigit() and len(ref) <= LONGEST_NUMBER):
         return None
     # Load the connection first, so that the permission check needs no query to find its owner.

@@ -19,8 +19,7 @@ from connections.api.token_endpoint import Application, Headers, Receive, Scope,
 
 
 class DocumentEndpoint:
-    """The ASGI application for both routes. ``headers(is_secure)`` must return the headers to send with every response.
-    """
+    """The ASGI application for both routes. ``headers(is_secure)`` must return the headers that every response has."""
 
     def __init__(self, django: Application, headers: Callable[[bool], Headers]) -> None:
         self._django = django

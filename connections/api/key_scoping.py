@@ -1,5 +1,4 @@
-"""What a key may see: everything its owner sees or, if the key is limited, only what concerns the chosen connections.
-"""
+"""What a key may see: all that its owner sees or, if the key is limited, what concerns the chosen connections."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

@@ -15,8 +15,7 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
 def limit_request_size(get_response: GetResponse) -> GetResponse:
-    """Reject oversized requests, add the state of the key's rate limit, and turn every error into a problem response.
-    """
+    """Reject oversized requests, add the state of the key's rate limit, and turn all errors into problem responses."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         if not request.path_info.startswith(PREFIX):

@@ -43,8 +43,7 @@ class Page(Schema, Generic[Item]):
 
 @cache
 def page_of(item: type[Schema]) -> type[Schema]:
-    """Return ``Page[TenantOut]`` under the name TenantPage; generated clients would otherwise call it Page_TenantOut_.
-    """
+    """Return ``Page[TenantOut]`` as TenantPage. Generated clients would otherwise call it Page_TenantOut_."""
     name = item.__name__.removesuffix("Out") + "Page"
     return create_model(name, __base__=Page[item], __module__=__name__, __doc__="One page of a list.")  # type: ignore[valid-type]
 

@@ -106,8 +106,7 @@ def _portal_error(request: HttpRequest, error: Any) -> HttpResponse:
 
 
 def _ask(request: HttpRequest, error: SecondPersonNeeded) -> HttpResponse:
-    """Request approval for the change that the key's owner tried to make. The response says where to find the request.
-    """
+    """Request approval for the change that the key's owner tried to make. The response links to the request."""
     key: ApiKey = request.auth  # type: ignore[attr-defined]
     try:
         change = four_eyes.ask(error.change, actor=key.owner, now=timezone.now())

@@ -1,5 +1,4 @@
-"""Lets callers wait for a refresh in coroutines. All callers for the same resource of a connection share one refresh.
-"""
+"""Lets callers wait for a refresh in coroutines. Callers for the same resource of a connection share a refresh."""
 
 import asyncio
 import logging
@@ -55,8 +54,7 @@ class Refreshes:
         return task
 
     async def wait(self, task: asyncio.Task[None], patience: float) -> bool:
-        """Wait for the refresh. Return whether it ended within ``patience`` seconds and before the server's shutdown.
-        """
+        """Wait for the refresh. Return whether it ended within ``patience`` seconds and before the server shut down."""
         closing = asyncio.ensure_future(self.is_closing.wait())
         self._waiting[task] += 1
         try:

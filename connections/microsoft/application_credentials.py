@@ -58,8 +58,7 @@ def proof(private_key: str, certificate: str, object_id: str) -> str:
 
 
 def add_key(caller: Caller, certificate: str, *, signed_proof: str) -> str:
-    """Add the public part of a certificate (PEM) and return its keyId. Raises MicrosoftRefused or MicrosoftUnavailable.
-    """
+    """Add the public part of a certificate (PEM); return its keyId. Raises MicrosoftRefused or MicrosoftUnavailable."""
     der = x509.load_pem_x509_certificate(certificate.encode()).public_bytes(serialization.Encoding.DER)
     key = {"type": "AsymmetricX509Cert", "usage": "Verify", "key": base64.b64encode(der).decode()}
     answer = _post(caller, "addKey", {"keyCredential": key, "passwordCredential": None, "proof": signed_proof})

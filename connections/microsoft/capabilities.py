@@ -197,8 +197,7 @@ def _delegated_warnings(chosen: list[Capability], extra: list[str]) -> list[str]
 
 
 def parse_scopes(text: str) -> tuple[str, ...]:
-    """Return short names in Microsoft's spelling, without duplicates. Raises InvalidInput with the first invalid scope.
-    """
+    """Return short names in Microsoft's spelling, without duplicates. Raises InvalidInput for an invalid scope."""
     names = list(dict.fromkeys(_short(word) for word in describe(text)))
     if len(names) > MAX_SCOPES:
         raise InvalidInput(f"You entered {len(names)} scopes.", action=f"Enter at most {MAX_SCOPES}.")

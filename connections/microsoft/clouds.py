@@ -1,5 +1,4 @@
-"""Microsoft's clouds, with the addresses for signing in and for Microsoft Graph. They are listed in data/clouds.toml.
-"""
+"""Microsoft's clouds, with the addresses for signing in and for Microsoft Graph. They are in data/clouds.toml."""
 
 import uuid
 from dataclasses import dataclass

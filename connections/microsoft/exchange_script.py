@@ -41,8 +41,7 @@ GRAPH_CLOUDS = {"usgov_l4": "USGov", "usgov_l5": "USGovDoD", "china": "China"}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The mailboxes, and who gets access to them. Objects in Exchange that belong to this connection contain ``key``.
-    """
+    """The mailboxes, and who gets access to them. ``key`` marks objects in Exchange that belong to this connection."""
 
     environment: str
     tid: str  # the directory's GUID; "" if unknown

@@ -69,8 +69,7 @@ def _text(number: int) -> str:
 
 
 def discovery_document(issuer: str, jwks_uri: str) -> dict[str, Any]:
-    """Return the issuer's metadata (OpenID Connect Discovery 1.0, section 3). People cannot sign in with this issuer.
-    """
+    """Return the issuer's metadata (OpenID Connect Discovery 1.0, section 3). Nobody can sign in with this issuer."""
     return {
         "issuer": issuer,
         "jwks_uri": jwks_uri,

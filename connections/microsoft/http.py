@@ -35,8 +35,7 @@ Tag = TypeVar("Tag")
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[Tag]):
-    """One request. Its response refers to it, and so to ``tag``. A body of more than ``max_answer`` bytes is a failure.
-    """
+    """One request. ``tag`` helps to recognise its response, which must not be larger than ``max_answer`` bytes."""
 
     method: str
     url: str

@@ -142,8 +142,7 @@ def _look_up(cloud: Cloud, access_token: str, judge: ProbeJudgement, addresses: 
 
 
 def _by_address(address: str) -> str:
-    """Return the path that finds a user by address: user name, primary mail address or another of the user's addresses.
-    """
+    """Return the path that finds a user by address: user name, primary mail address or any other mail address."""
     value = address.replace("'", "''")
     condition = f"userPrincipalName eq '{value}' or mail eq '{value}' or proxyAddresses/any(p:p eq 'smtp:{value}')"
     return f"users?$filter={quote(condition)}&$select=id,userType,assignedPlans&$top=1"

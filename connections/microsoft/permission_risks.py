@@ -1,5 +1,4 @@
-"""The risks of granting permissions, in sentences for admins. They follow from the names (Graph, permissions-overview).
-"""
+"""The risks of granting permissions, as sentences for admins. The names imply them (Graph, permissions-overview)."""
 
 from collections.abc import Iterable
 

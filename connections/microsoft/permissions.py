@@ -87,8 +87,7 @@ def describe(name: str, *, app_only: bool) -> str:
 
 
 def needs_admin(name: str, *, app_only: bool) -> bool:
-    """Whether only an administrator can consent to a permission. False for delegated ones that the portal doesn't know.
-    """
+    """Whether only an administrator can consent to a permission. False for delegated ones unknown to the portal."""
     return app_only or (name in CATALOGUE and CATALOGUE[name].admin_only)
 
 

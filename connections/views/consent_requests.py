@@ -21,9 +21,9 @@ from connections.views.audit import history
 from connections.views.form_handling import errors_as_messages, errors_on, get_visible, render_form
 
 State = ConsentRequest.State
-SHOWN_AFTER = timedelta(days=7)  # how long the home page and the connection's page keep showing a declined request
+SHOWN_AFTER = timedelta(days=7)  # how long a declined request is shown on the home page and the connection's page
 LISTED = 20
-# Microsoft returns this code whenever someone cancels, whichever page they were on.
+# Microsoft returns this code whenever someone cancels, on any of its pages.
 DECLINED_BY_PERSON = "AADSTS65004"
 
 
@@ -49,13 +49,13 @@ def _waiting(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
 
 
 def awaiting_decision(user: User) -> list[ConsentRequest]:
-    """Return the requests that an IT admin has to decide, oldest first; empty for everyone else."""
+    """Return the requests that an IT admin must decide, oldest first; [] for everyone else."""
     waiting = requests.awaiting_decision(timezone.now()).select_related("app_registration")
     return list(waiting.order_by("asked_at", "pk")[:LISTED]) if permissions.can_manage_registry(user) else []
 
 
 def recent_requests(user: User) -> list[dict[str, Any]]:
-    """List the user's own open or recently declined requests. If ``sign_in``, signing in is the next step."""
+    """Return the user's own open or recently declined requests. ``sign_in`` says whether signing in is the next step."""
     own = without_tokens(user.consent_requests.select_related("connection", "app_registration"))[:LISTED]
     return [{"request": row, "sign_in": _can_sign_in(user, row)} for row in own if _is_recent(row)]
 
@@ -79,7 +79,8 @@ def _can_sign_in(user: User, consent_request: ConsentRequest) -> bool:
 def panel(user: User, connection: Connection, *, offer: bool = False) -> dict[str, Any]:
     """Return the context for consent_requests/_panel.html: the current request, or the form for a new one.
 
-    Set ``offer`` if Microsoft has just asked for an administrator; otherwise the connection's state decides.
+    With ``offer``, the form is always offered, because Microsoft has just asked for an administrator. Otherwise this
+    depends on the connection's state.
     """
     latest = connection.consent_requests.order_by("-pk").first()
     shown = latest if latest is not None and _is_recent(latest) else None
@@ -113,7 +114,7 @@ def _needs_admin_consent(connection: Connection) -> bool:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask the IT admins for the consent a connection lacks. If a request is already open, it is used instead."""
+    """Request the consent that a connection lacks from the IT admins. An open request is used again."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(
         permissions.can_ask_consent(user, connection),
@@ -182,7 +183,7 @@ def _context(user: User, consent_request: ConsentRequest, *, form: DeclineForm |
 
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
-    """Approve a request; with ``go`` in the form, also open Microsoft's consent page at once."""
+    """Approve a request. With ``go`` in the form, also open Microsoft's consent page."""
     user, consent_request = get_visible(request, _consent_requests, pk)
     with errors_as_messages(request):
         consent_request, url = requests.approve(consent_request, actor=user, now=timezone.now())
