@@ -188,7 +188,7 @@ def _changes_of(account: User) -> QuerySet[AuditEvent]:
 
 
 def can_withdraw_approval(user: User, approval: Approval) -> bool:
-    """Whether the user may withdraw the request: the owner may, or the requester while able to change the connection."""
+    """Whether the user may withdraw the request: the owner may, and the requester while they may reconnect."""
     connection = approval.connection
     if connection is None or connection.owner_id == user.pk:
         return connection is not None or approval.requested_by_id == user.pk

@@ -19,7 +19,7 @@ class AskForm(forms.Form):
 
 
 class DeclineForm(forms.Form):
-    """The reason for declining. ``seen`` is the request's state when the page was shown."""
+    """The reason for declining a request. ``seen`` is the request's state when the page was shown."""
 
     reason = ReasonField(
         label="Reason",

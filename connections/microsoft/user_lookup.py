@@ -34,7 +34,10 @@ def may_read(roles: Iterable[str]) -> bool:
 
 
 def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, AccountState]:
-    """Return the states of accounts by object ID, if they are clear. Raises MicrosoftRefused or MicrosoftUnavailable."""
+    """Return the accounts' states by object ID; unclear ones are left out.
+
+    Raises MicrosoftRefused or MicrosoftUnavailable.
+    """
     states: dict[str, AccountState] = {}
     known = [oid for oid in oids if is_guid(oid) and oid == oid.lower()]
     lists = []

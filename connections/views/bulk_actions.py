@@ -44,7 +44,7 @@ VERBS = {
 
 
 def choices(filters: list_pages.Filters, user: User) -> dict[str, Any]:
-    """Return the context for bulk_actions/_choices.html on a list of connections; {} for people with read-only access."""
+    """Return the context for bulk_actions/_choices.html on a list of connections; {} without permission to change them."""
     if not permissions.can_change_many(user):
         return {}
     return {"actions": Action.choices, "most": bulk_actions.MOST_CONNECTIONS}
@@ -63,7 +63,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def add(request: HttpRequest) -> HttpResponse:
-    """Prepare an action on the selected connections, or on all connections that match the filters in the query string."""
+    """Prepare an action on the selected connections, or on all that match the filters in the query string."""
     user = roles.current_user(request.user)
     action = request.POST.get("action", "")
     with errors_as_messages(request):

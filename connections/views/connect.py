@@ -133,7 +133,7 @@ def _chosen_app(
 
 
 def _chosen_tenant(request: HttpRequest, app: AppRegistration, policies: PolicySet) -> Tenant:
-    """Return the tenant to connect in, which is the app registration's own by default. Raises Http404 or PolicyForbids."""
+    """Return the tenant to connect in, by default that of the app registration. Raises Http404 or PolicyForbids."""
     number = _number(request.POST.get("tenant") or request.GET.get("tenant") or str(app.tenant_id))
     tenant = app.tenant
     if number != app.tenant_id:

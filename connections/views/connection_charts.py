@@ -60,11 +60,10 @@ def expirations(outlook: ForecastSummary, now: datetime) -> Timeline | None:
 
 
 def use(user: User, connection: Connection, now: datetime) -> dict[str, Any]:
-    """Return recent token requests and a chart of them. They are complete for people who manage or oversee the
-    connection.
+    """Return recent token requests and a chart of them.
 
-    People who may only use the connection see the requests of their own keys. They see no names or addresses of other
-    keys.
+    People who manage or oversee the connection see all requests. People who may only use it see the requests of their
+    own keys, without the names and addresses of other keys, and no chart.
     """
     sees_all = permissions.can_reconnect(user, connection) or permissions.can_read_registry(user)
     fetches = connection.fetches.all() if sees_all else connection.fetches.filter(key__owner=user)

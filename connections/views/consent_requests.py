@@ -55,7 +55,7 @@ def awaiting_decision(user: User) -> list[ConsentRequest]:
 
 
 def recent_requests(user: User) -> list[dict[str, Any]]:
-    """Return the user's own open or recently declined requests. ``sign_in`` says whether signing in is the next step."""
+    """Return the user's open or recently declined requests. ``sign_in`` says whether signing in is the next step."""
     own = without_tokens(user.consent_requests.select_related("connection", "app_registration"))[:LISTED]
     return [{"request": row, "sign_in": _can_sign_in(user, row)} for row in own if _is_recent(row)]
 

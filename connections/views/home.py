@@ -165,7 +165,7 @@ def _apps_with_problems(user: User) -> list[AppRegistration]:
 
 
 def _broken_by_assignee(user: User) -> list[tuple[str, list[Connection]]]:
-    """Group broken connections without an incident by who must act. Only the last LOOKED_AT that broke are considered."""
+    """Group broken connections without an incident by who must act. Only the last LOOKED_AT ones are considered."""
     affected = AffectedConnection.objects.filter(connection=OuterRef("pk"), healed_at=None, incident__closed_at=None)
     waiting = effective_status.condition(EffectiveStatus.AWAITING_CONSENT)
     waiting |= effective_status.condition(EffectiveStatus.AWAITING_APPROVAL)
@@ -290,7 +290,7 @@ def _member_context(user: User) -> dict[str, Any]:
         "own_requests": consent_requests.recent_requests(user),
         "unfinished": sum(effective_status.of(row["connection"]) == EffectiveStatus.PENDING for row in rows),
         "waiting": sum(row["state"].badge.tone == presentation.WAITING for row in rows),
-        # Leave out incidents that are already among the tasks.
+        # Incidents of a single connection are shown with the connection, and the user's own ones among the tasks.
         "incidents": [item for item in shared if item not in tasks["incidents"]],
     }
 
