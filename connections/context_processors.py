@@ -1,4 +1,4 @@
-"""Context for every template: the signed-in person's role and permissions, and facts about the portal."""
+"""Context for every template: the signed-in user's role and permissions, and facts about the portal."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def portal(request: HttpRequest) -> dict[str, Any]:
             },
         }
         context["undo"] = SimpleLazyObject(lambda: undo.offered(request))
-        # Lazy, so that the query runs only where the navigation is shown.
+        # Lazy, so that the queries run only on pages with the navigation.
         context["waiting_requests"] = SimpleLazyObject(lambda: _waiting_requests(user))
         context["waiting_changes"] = SimpleLazyObject(lambda: _waiting_changes(user))
         context["waiting_approvals"] = SimpleLazyObject(lambda: _waiting_approvals(user))
@@ -42,12 +42,12 @@ def portal(request: HttpRequest) -> dict[str, Any]:
 
 
 def _waiting_requests(user: User) -> int:
-    """Return the number of consent requests this IT admin can decide; 0 for everyone else."""
+    """Return the number of consent requests that this IT admin can decide; 0 for everyone else."""
     return counts.capped(requests.awaiting_decision(timezone.now())) if permissions.can_manage_registry(user) else 0
 
 
 def _waiting_approvals(user: User) -> int:
-    """Return the number of approvals this IT admin can decide, which excludes their own; 0 for everyone else."""
+    """Return the number of approvals that this IT admin can decide, without their own; 0 for everyone else."""
     if not permissions.can_decide_approvals(user):
         return 0
     waiting = querysets.visible_approvals(user).filter(state=Approval.State.WAITING)
@@ -55,6 +55,9 @@ def _waiting_approvals(user: User) -> int:
 
 
 def _waiting_changes(user: User) -> int:
-    """Return the number of change requests by others that are waiting and that the user can see."""
+    """Return the number of other people's change requests that the user can see and that await a decision.
+
+    Auditors get 0.
+    """
     waiting = querysets.visible_change_requests(user).filter(state=ChangeRequest.State.WAITING)
     return counts.capped(waiting.exclude(requested_by=user)) if not roles.person(user).is_auditor else 0

@@ -73,7 +73,7 @@ _FORMS: dict[str, type[OptionsForm]] = {
 
 
 def options_form(bulk_action: BulkAction, options: Options, data: Any, *, user: User) -> OptionsForm | None:
-    """Return the form for the action's options, with the current options as initial values; None if it has no options."""
+    """Return the form for the action's options, filled in with the current options; None if the action has none."""
     form_class = _FORMS.get(bulk_action.action)
     if form_class is None:
         return None

@@ -7,7 +7,7 @@ from connections.validators import DirectoryField
 
 
 class ConsentForm(forms.Form):
-    """The directory that needs to grant consent. Single-tenant applications have no other directory, and so no field."""
+    """The directory that needs to grant consent. Single-tenant applications have only one, so they get no field."""
 
     directory_id = DirectoryField(
         label="Other directory",

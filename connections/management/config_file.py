@@ -1,5 +1,4 @@
-"""Writes configuration files, and reads them into validated entries. docs/configuration-as-code.md describes the
-format.
+"""Writes configuration files, and reads them into validated entries. Format: docs/configuration-as-code.md.
 
 Every value is validated by the same form field as on the portal's pages. Errors include the line number.
 """
@@ -88,7 +87,7 @@ def _entries(
     read_entry: Callable[[YamlMapping], E],
     key: Callable[[E], object],
 ) -> tuple[E, ...] | None:
-    """Return the entries of a section, or None if the file lacks it. Duplicates and errors are added to ``problems``."""
+    """Return the entries of a section, or None if the file has no such section. Collects errors in ``problems``."""
     if part is None:
         return None
     entries: list[E] = []

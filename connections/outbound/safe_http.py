@@ -83,7 +83,7 @@ class PostResult:
 
 
 def parse_target(url: str, *, allow_private: bool = False) -> Target:
-    """Parse a URL and check its form, but not where it leads. Raises TargetRefused with a sentence for the form field."""
+    """Parse a URL and check its form, but not where it leads. Raises TargetRefused with a sentence for the form."""
     if len(url) > _URL_LENGTH or any(not ("!" <= letter <= "~" or letter > "\x9f") for letter in url):
         raise TargetRefused("This isn't a valid web address. It is too long, or contains spaces or control characters.")
     try:
@@ -151,7 +151,7 @@ def post(
 
 
 def _host(text: str) -> str:
-    """Return the host in ASCII. Notations that other programs might read differently are rejected (0x7f.1, 2130706433)."""
+    """Return the host in ASCII. Notations that programs might read differently are rejected (0x7f.1, 2130706433)."""
     if _is_address(text):
         return str(ipaddress.ip_address(text))
     try:

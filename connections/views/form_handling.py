@@ -55,7 +55,7 @@ class errors_on(AbstractContextManager[None, bool]):  # noqa: N801 - reads like 
 
 
 class errors_as_messages(AbstractContextManager[None, bool]):  # noqa: N801 - reads like contextlib.suppress
-    """Turn a PortalError into a message. NotAllowed and SecondPersonNeeded pass through, as they have their own pages."""
+    """Turn a PortalError into a message. NotAllowed and SecondPersonNeeded have pages of their own and pass through."""
 
     def __init__(self, request: HttpRequest, *, level: int = messages.WARNING) -> None:
         self.request, self.level = request, level

@@ -207,7 +207,7 @@ class Filters:
         return {"url": f"?{query.urlencode()}", "direction": direction}
 
     def apply(self, queryset: QuerySet[M]) -> QuerySet[M]:
-        """Apply the search and the filters. For a search in several large tables, use narrow() and matches() instead."""
+        """Apply the search and the filters. For a search in several large tables, use narrow() and matches()."""
         return self.narrow(queryset.filter(contains(self.columns, self.query)) if self.query else queryset)
 
     def matches(self) -> list[Q]:

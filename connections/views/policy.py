@@ -72,7 +72,7 @@ def _edit(request: HttpRequest, user: User, app: AppRegistration | None) -> Http
 def _save(
     request: HttpRequest, user: User, app: AppRegistration | None, form: RulesForm, context: dict[str, Any]
 ) -> HttpResponse:
-    """Save the rules. If existing objects would violate them, show the impact first, unless that has already happened."""
+    """Save the rules. If existing objects would violate them, show the impact first, unless it has been shown."""
     # The form data as submitted, so that the preview can submit it again.
     context["carried"] = [
         (name, value) for name, values in request.POST.lists() if name in form.fields for value in values

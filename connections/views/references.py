@@ -103,7 +103,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _sees_keys(user: User, reference: ConnectionReference) -> bool:
-    """Whether the user may see which keys use the reference: IT admins, auditors and those who may change its target."""
+    """Whether the user may see which keys use the reference: IT admins, auditors and those who may point it."""
     return permissions.can_point_reference(user, reference) or permissions.can_read_audit(user)
 
 

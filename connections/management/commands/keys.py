@@ -10,9 +10,7 @@ MAX_NAMED = 20
 
 
 class Command(BaseCommand):
-    """``manage.py keys``. The exit code is 1 if a value cannot be used or, with ``--check``, if a process lacks the
-    key.
-    """
+    """``manage.py keys``. The exit code is 1 if a value can't be used or, with ``--check``, if a process lacks the key."""
 
     help = "Count the stored secrets of each encryption key, and list the keys of the running processes."
     requires_system_checks = ()  # they load every page, which takes longer than the command itself
