@@ -74,9 +74,7 @@ class PersonAdmin(PeopleAdmin):
         return fixed if may_give_rights else (*fixed, "is_staff", "is_superuser", "groups", "user_permissions")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Only superusers may change privileged accounts. Setting such an account's password would give its rights
-        away.
-        """
+        """Only superusers may change privileged accounts, because a new password would give the rights away."""
         return super().has_change_permission(request, obj) and _may_touch(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:

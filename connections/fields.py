@@ -47,9 +47,7 @@ altered: set[Place] = set()
 
 
 class Ciphertext(str):
-    """A value that is encrypted for one place. Queries may store it; plaintext must go through SecretField.encrypt
-    first.
-    """
+    """A value that is encrypted for one place. Queries may store it. Plaintext must go through SecretField.encrypt."""
 
     __slots__ = ()
 
@@ -102,7 +100,7 @@ class SecretField(EncryptedTextField):  # type: ignore[misc]
         return secret
 
     def refusal(self, identity: UUID | str) -> AlteredSecret:
-        """Return the error to raise for a value that does not belong in this row. It is logged, and noted for an
+        """Return the error to raise for a value that doesn't belong in this row. It is logged, and noted for an
         incident.
         """
         place = self.place(identity)

@@ -30,7 +30,7 @@ View = Callable[..., HttpResponseBase]
 
 
 def begin(request: HttpRequest, *, method: str, proved_at: datetime | None, second_factor: bool = False) -> None:
-    """Store how the person signed in, and when they proved their identity. None means unknown, and counts as long ago."""
+    """Store how the person signed in, and when they proved their identity (None: unknown, so not recently)."""
     request.session[SIGN_IN] = {
         "at": timezone.now().timestamp(),
         "method": method,

@@ -15,9 +15,7 @@ _SEPARATOR = b":"
 
 
 def key_id(key: str) -> str:
-    """Return a short ID for a key, which reveals nothing about it: the start of a hash. Raises ValueError for other
-    text.
-    """
+    """Return a short ID for a key: the start of a hash, which reveals nothing. Raises ValueError if it is not a key."""
     return hashlib.sha256(b"portal encryption key:" + base64.urlsafe_b64decode(key)).hexdigest()[:ID_LENGTH]
 
 

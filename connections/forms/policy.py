@@ -55,7 +55,7 @@ class TicksField(forms.MultipleChoiceField):
 
 
 class RulesForm(forms.Form):
-    """The rules of one app registration. They add to the organisation's rules, so only stricter rules have an effect."""
+    """The rules of one app registration. They add to the organisation's, so only stricter rules have an effect."""
 
     authentication_types = TicksField(
         label="Connection types",

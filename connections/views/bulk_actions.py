@@ -44,7 +44,7 @@ VERBS = {
 
 
 def choices(filters: list_pages.Filters, user: User) -> dict[str, Any]:
-    """Return the context for bulk_actions/_choices.html on a list of connections; {} for users with read-only access."""
+    """Return the context for bulk_actions/_choices.html on a list of connections; {} for read-only users."""
     if not permissions.can_change_many(user):
         return {}
     return {"actions": Action.choices, "most": bulk_actions.MOST_CONNECTIONS}
