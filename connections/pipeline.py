@@ -115,7 +115,7 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
 
     @property
     def confirms(self) -> bool:
-        """Whether a signed-in person must confirm their identity with this sign-in; see connections/fresh_sign_in.py."""
+        """Whether this sign-in must confirm a signed-in person's identity; see connections/fresh_sign_in.py."""
         return self.require_request().user.is_authenticated
 
     def query_string(self) -> str:

@@ -65,7 +65,7 @@ class SessionStore(db.SessionStore):
             Session.objects.filter(session_key=digest_of(key)).delete()
 
     def note_use(self, now: datetime) -> None:
-        """Postpone the idle timeout of a signed-in session, at most once a minute. It never revives an ended session."""
+        """Postpone the idle timeout of a signed-in session, at most once a minute. An ended session stays ended."""
         row = self.row
         if row is None or row.signed_in_at is None or now - row.seen_at < SEEN_EVERY:
             return

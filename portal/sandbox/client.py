@@ -116,7 +116,7 @@ class Control:
         return self.call("add_person", upn=upn, name=name, **more)
 
     def set_person(self, upn: str, **changes: Any) -> None:
-        """Change a person: disabled, deleted, mfa_required, password_expired, ca_blocked, sign_in_frequency_s, admin, …"""
+        """Change a person: disabled, deleted, mfa_required, password_expired, ca_blocked, admin and others."""
         self.call("set_person", upn=upn, **changes)
 
     def revoke_sessions(self, upn: str) -> None:

@@ -33,8 +33,9 @@ def directory(world: World, segment: str) -> Directory | None:
 
 
 def app_in(world: World, client_id: str, where: Directory | None) -> App:
-    """Return the app in a directory, or in any if ``where`` is None. Raises EntraError if it is unknown or disabled
-    there.
+    """Return the app, as seen from a directory or, if ``where`` is None, from a shared endpoint.
+
+    Raises EntraError if the app is unknown or disabled there.
     """
     app = world.app(client_id)
     if app is None:
