@@ -10,9 +10,10 @@ _ORDER = re.compile(r"\bAn IT admin needs to (\w)")
 
 
 def speak_to(reader: str, text: str) -> str:
-    """Say "you" to ``reader``, if that is OWNER or IT_ADMIN: "The owner needs to sign in" → "You need to sign in".
+    """Address the sentence to ``reader`` (OWNER or IT_ADMIN): "The owner needs to sign in" → "You need to sign in".
 
-    IT admins read an order where a sentence begins: "An IT admin needs to grant consent" → "Grant consent".
+    For IT admins, the beginning of a sentence becomes a request: "An IT admin needs to grant consent" → "Grant
+    consent". For any other reader, the text stays the same.
     """
     if reader not in _NAMES:
         return text

@@ -31,7 +31,7 @@ from connections.models.audit import AuditAction
 from connections.services.people import accounts, sign_in_details
 from connections.services.registry import app_registrations, tenants
 
-# Only type checkers accept type parameters on these Django classes.
+# These Django classes accept type parameters only in type checkers.
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
     PeopleAdmin = UserAdmin[Any]
@@ -42,12 +42,12 @@ else:
     PasswordForm = AdminPasswordChangeForm
 
 admin.site.site_header = "Connections for Microsoft 365"
-# Nothing to edit here: roles are groups with fixed names, and Microsoft decides who has which account.
+# These need no admin pages: roles are groups with fixed names, and Microsoft decides who has which account.
 admin.site.unregister((Group, UserSocialAuth, Nonce, Association))
 
 
 class PersonPasswordForm(PasswordForm):
-    """A password for somebody else. Taking a password away is always allowed."""
+    """Sets another person's password. Removing a password is always allowed."""
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
@@ -61,7 +61,7 @@ class PersonPasswordForm(PasswordForm):
 
 @admin.register(User)
 class PersonAdmin(PeopleAdmin):
-    """People's passwords and roles. Disabling is left to the portal's own page, which also ends their sessions."""
+    """People's passwords and roles. The portal's own page disables accounts, because it also ends their sessions."""
 
     actions = None
     change_password_form = PersonPasswordForm
@@ -74,7 +74,7 @@ class PersonAdmin(PeopleAdmin):
         return fixed if may_give_rights else (*fixed, "is_staff", "is_superuser", "groups", "user_permissions")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Only superusers change accounts that have rights: a new password would give them away."""
+        """Only superusers may change privileged accounts, because a new password would give the rights away."""
         return super().has_change_permission(request, obj) and _may_touch(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -96,7 +96,7 @@ class PersonAdmin(PeopleAdmin):
         return response
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        """Save the roles, and record and announce how the account's rights changed."""
+        """Save the roles. Changes of the account's rights are recorded, and people are told about them."""
         super().save_related(request, form, formsets, change)
         actor, now = roles.current_user(request.user), timezone.now()
         accounts.rights_changed(form.instance, before=form.rights_before, actor=actor, now=now)
@@ -140,7 +140,7 @@ def _may_touch(request: HttpRequest, person: User | None) -> bool:
 
 
 def _record(action: AuditAction, request: HttpRequest, person: User, message: Any) -> None:
-    """Record the changed fields and the current roles and flags, but never the password itself."""
+    """Record the changed fields and the current roles and flags. The password is never recorded."""
     parts = [part.get("changed", {}) for part in message] if isinstance(message, list) else []
     facts: dict[str, Any] = {
         "fields": sorted({field for part in parts for field in part.get("fields", [])}),
@@ -152,7 +152,7 @@ def _record(action: AuditAction, request: HttpRequest, person: User, message: An
 
 
 class ReadOnly(ModelAdmin):
-    """Read-only; secrets are not even loaded."""
+    """Read-only pages. They don't even load secrets."""
 
     def get_fields(self, request: HttpRequest, obj: models.Model | None = None) -> Any:
         return [field.name for field in self.model._meta.fields if not isinstance(field, SecretField)]
@@ -170,7 +170,7 @@ class ReadOnly(ModelAdmin):
 
 
 class ByService(ModelAdmin):
-    """Saves and deletes through services, while the form is validated, so that errors appear next to their fields."""
+    """Saves and deletes through services. This happens while the form is validated, so that fields can show the errors."""
 
     actions = None
 
@@ -182,7 +182,7 @@ class ByService(ModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
-        # Django would wrap this in a transaction, but the services call Microsoft, which must happen outside one.
+        # Django's method would start a transaction, but the services call Microsoft, which must not happen in one.
         return self._changeform_view(request, object_id, form_url, extra_context)  # type: ignore[attr-defined]
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
@@ -210,7 +210,7 @@ class ByService(ModelAdmin):
 
 
 class ServiceForm(ModelForm):
-    """A ModelForm that delegates to one of the portal's own forms and to a service."""
+    """A ModelForm that delegates to one of the portal's own forms and then to a service."""
 
     actor: User
 
@@ -259,7 +259,7 @@ class TenantAdminForm(ServiceForm):
 
 
 class AppRegistrationAdminForm(ServiceForm):
-    """An app registration without its credentials, which are added on the portal's own page."""
+    """An app registration without its credentials. Those are added on the portal's own page."""
 
     class Meta:
         model = AppRegistration

@@ -8,7 +8,7 @@ class ConnectionsConfig(AppConfig):
     verbose_name = "Microsoft 365 connections"
 
     def ready(self) -> None:
-        """Register the system checks and configure the Microsoft layer, which does not read settings itself."""
+        """Register the system checks, and configure the Microsoft layer, which reads no settings."""
         from connections import checks  # noqa: F401
         from connections.microsoft import clouds, http
 

@@ -1,4 +1,4 @@
-"""The audit trail. Events are written only by record() and record_many()."""
+"""The audit trail. Only record() and record_many() write events."""
 
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -18,7 +18,7 @@ SET = "(set)"  # recorded instead of a secret's value
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The request's id and the client's address."""
+    """The request's ID and the client's address."""
 
     request_id: str = ""
     address: str | None = None
@@ -26,7 +26,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The target of an event if it is not a database row, or if only its id is known."""
+    """The target of an event if it is not a database row, or if only its ID is known."""
 
     type: str
     id: str
@@ -36,7 +36,7 @@ class Subject:
 TRAIL = Subject("AuditTrail", "", "Audit trail")
 
 
-# Set by the middleware for each request and by the worker for each task, so that services do not need the request.
+# The middleware sets this for each request and the worker for each task, so services don't need the request.
 origin: ContextVar[Origin] = ContextVar("audit_origin", default=Origin())  # noqa: B039
 
 
@@ -52,9 +52,9 @@ def record(
 ) -> AuditEvent:
     """Append one event inside the caller's transaction.
 
-    ``changes`` is ``{field: [before, after]}`` or plain facts; use join_values() for a fact with several values. An
-    ``actor`` of None means the portal itself. ``at`` is when the change takes effect, if that must be exact (default:
-    now). Raises ValueError if ``changes`` contains the name of a secret.
+    ``changes`` is ``{field: [before, after]}`` or plain facts. Use join_values() for a fact with several values. If
+    ``actor`` is None, the portal itself acts. ``at`` is when the change takes effect; by default, that is now. Raises
+    ValueError if ``changes`` contains the name of a secret.
     """
     event = _event(action, target, actor, changes, outcome, actor_name, at)
     event.save(force_insert=True)
@@ -68,7 +68,7 @@ def record_many(
     actor: User | None,
     at: datetime | None = None,
 ) -> None:
-    """Record the same action for many targets, each with its own changes, in few statements."""
+    """Record the same action for many targets with few statements. Each target has its own changes."""
     events = [_event(action, target, actor, changes, AuditEvent.Outcome.DONE, "", at) for target, changes in targets]
     AuditEvent.objects.bulk_create(events, batch_size=500)
 
@@ -106,7 +106,7 @@ def _event(
 
 
 def recorded_name(actor: User | None) -> str:
-    """Return "name <sign-in name>" for records that outlive the account. If it is too long, only the name is cut."""
+    """Return "name <sign-in name>" for records that outlive the account. If that is too long, the name is shortened."""
     if actor is None:
         return "Portal"
     sign_in_name = f" <{actor.username}>"
@@ -114,7 +114,7 @@ def recorded_name(actor: User | None) -> str:
 
 
 def changed_fields(target: object, values: dict[str, Any]) -> dict[str, list[Any]]:
-    """Return what would change if ``values`` were set on ``target``: {field: [before, after]}, for ``changes``."""
+    """Return what setting ``values`` on ``target`` would change, as {field: [before, after]}. For ``changes``."""
     return {
         name: [_plain(getattr(target, name)), _plain(value)]
         for name, value in values.items()
@@ -123,7 +123,7 @@ def changed_fields(target: object, values: dict[str, Any]) -> dict[str, list[Any
 
 
 def join_values(values: Iterable[object]) -> str:
-    """Join several values into one fact, because a list of two would be read as [before, after]."""
+    """Join several values into one fact. A list of two values would be read as [before, after]."""
     return ", ".join(map(str, values))
 
 

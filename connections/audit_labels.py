@@ -1,8 +1,8 @@
-"""How recorded audit actions and types of objects are called on pages."""
+"""Labels of audit actions and types of objects for pages."""
 
 import re
 
-# Audit actions whose recorded name is not what people read; the recorded names stay as they are.
+# Labels of actions whose recorded name doesn't read well. The recorded names must not change.
 _ACTION_VERBS = {
     "access_review.planned": "schedule changed",
     "account.admitted": "access allowed",
@@ -39,14 +39,14 @@ _ACTION_VERBS = {
 
 
 def action_label(action: str) -> str:
-    """Format an audit action for people: "connection.reconnect_needed" → "Connection: reconnect needed"."""
+    """Return the label of an audit action: "connection.reconnect_needed" → "Connection: reconnect needed"."""
     noun, _, verb = action.partition(".")
     verb = _ACTION_VERBS.get(action, verb.replace("_", " "))
     return f"{_sentence_case(noun.replace('_', ' '))}: {verb}" if verb else noun
 
 
 def type_label(target_type: str) -> str:
-    """Format a glossary name for people: "AppRegistration" → "App registration"."""
+    """Return the label of a type: "AppRegistration" → "App registration"."""
     return _sentence_case(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", target_type))
 
 

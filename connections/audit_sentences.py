@@ -19,7 +19,7 @@ _LONGEST = 80  # characters of a recorded value
 def sentence(action: str, *, actor_name: str, target_name: str, changes: Mapping[str, Any], outcome: str) -> str:
     """Return an event as a sentence.
 
-    Unknown actions, of older versions, and attempts without success are named with their object.
+    For unknown actions (from older versions) and unsuccessful attempts, this is only the action with its object.
     """
     for text in SENTENCES.get(action, ()):
         if outcome != AuditEvent.Outcome.DONE and not _FAILURE.search(text):
@@ -35,7 +35,7 @@ def _names(text: str) -> list[str]:
 
 
 def _value(name: str, recorded: Any) -> str:
-    """Return a recorded value for people: the new one, or for an end the old one."""
+    """Return the value to show: the new one or, if something was removed, the old one."""
     if isinstance(recorded, list) and len(recorded) == 2:
         recorded = recorded[0] if recorded[1] is None and name != "until" else recorded[1]
     if recorded is None or recorded == "":
@@ -48,7 +48,7 @@ def _value(name: str, recorded: Any) -> str:
 
 
 def _day(text: str) -> str:
-    """Return the last day of a period that ends at this moment."""
+    """Return the last day of a period that ends at this time. Text that is no time stays the same."""
     try:
         last = datetime.fromisoformat(text).astimezone(UTC) - timedelta(seconds=1)
     except (ValueError, OverflowError):
@@ -57,5 +57,5 @@ def _day(text: str) -> str:
 
 
 def _person(name: str) -> str:
-    """Return a recorded name without the user name: "Una User <una>" is Una User."""
+    """Return a recorded name without the user name: "Una User <una>" → "Una User"."""
     return "The portal" if name == "Portal" else name.partition(" <")[0] or name

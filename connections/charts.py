@@ -1,20 +1,20 @@
-"""Charts as SVG that need neither scripts nor styles.
+"""Charts as SVG that need neither scripts nor inline styles.
 
-Positions are percentages, so that a chart fits any width; colours are CSS classes. templates/charts/ draws them, each
-with its numbers in a table.
+Positions are percentages, so that a chart fits any width. Colours are CSS classes. The templates in templates/charts/
+draw the charts, each with its numbers in a table.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
-PRIMARY = "primary"  # a tone besides those of presentation.py
-_GAP = 0.2  # of a column's width
+PRIMARY = "primary"  # a tone in addition to those of presentation.py
+_GAP = 0.2  # as a part of a column's width
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The numbers of one colour, one for each column; None where nothing was recorded."""
+    """The numbers in one colour, one for each column. None means that nothing was recorded."""
 
     label: str
     tone: str
@@ -39,22 +39,22 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class BarChart:
-    """Columns of stacked bars. ``marks`` puts a sign with these words above a column (by its number)."""
+    """Columns of stacked bars. ``marks`` has the text of the signs above columns, by the column's number."""
 
     key: str  # unique on the page
     title: str
     columns: tuple[str, ...]
     series: tuple[Series, ...]
     marks: Mapping[int, str] = field(default_factory=dict)
-    mark_label: str = ""  # what the signs mean, in the legend
+    mark_label: str = ""  # the meaning of the signs, for the legend
     mark_tone: str = "broken"
     column_title: str = "Day"
     empty: str = "Nothing recorded yet."
-    is_sparse: bool = False  # the table leaves out columns in which all numbers are 0
+    is_sparse: bool = False  # whether the table leaves out columns in which all numbers are 0
 
     @property
     def top(self) -> int:
-        """The number that the height of the chart stands for."""
+        """The number that the full height of the chart represents."""
         sums = (sum(each.values[number] or 0 for each in self.series) for number in range(len(self.columns)))
         return max(sums, default=0)
 
@@ -93,7 +93,7 @@ class BarChart:
 
     @property
     def rows(self) -> list[tuple[str, list[int | None], str]]:
-        """The table: each column that has a number, the numbers, and its mark."""
+        """The rows of the table: columns with a number or a mark, their numbers, and the mark."""
         rows = [
             (column, [each.values[number] for each in self.series], self.marks.get(number, ""))
             for number, column in enumerate(self.columns)
@@ -111,7 +111,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Moments on a line from ``start`` to ``end``, with a sign for ``now`` if that is between them."""
+    """Moments on a line from ``start`` to ``end``. If ``now`` is between them, it gets a sign, too."""
 
     key: str
     title: str
@@ -134,13 +134,13 @@ class Timeline:
 
     def _x(self, at: datetime) -> str:
         share = (at - self.start) / (self.end - self.start) if self.end > self.start else 0.5
-        return _percent(2 + 96 * min(max(share, 0.0), 1.0))  # so that a point at an end is drawn whole
+        return _percent(2 + 96 * min(max(share, 0.0), 1.0))  # points at the ends need some space
 
 
 def per_day(
     days: Sequence[date], label: str, tone: str, values: Mapping[date, int], *, missing: int | None = 0
 ) -> Series:
-    """Return the values of these days; ``missing`` is that of a day without one."""
+    """Return the values of these days as a series. ``missing`` is the value of days without one."""
     return Series(label, tone, tuple(values.get(day, missing) for day in days))
 
 

@@ -1,6 +1,6 @@
-"""System checks for settings that would let the portal start, but make it fail later or leave it unsafe.
+"""System checks for settings with which the portal starts, but would fail later or be unsafe.
 
-What is wrong in itself is refused at the start (portal/settings_model.py).
+Settings that are invalid on their own prevent the start (portal/settings_model.py).
 """
 
 import os
@@ -21,7 +21,7 @@ _READ = ("MICROSOFT_CA_BUNDLE", "REDIS_CA_BUNDLE", "AUDIT_STREAM_CA_BUNDLE", "AU
 
 @register(Tags.security)
 def audit_seal_keys(**kwargs: Any) -> list[CheckMessage]:
-    """Keys that could be guessed would let anybody with the database forge the audit trail."""
+    """Report short keys. Anybody with access to the database could guess them and forge the audit trail."""
     return [
         Error(f"Key {number} of AUDIT_SEAL_KEYS is shorter than 32 characters.", id="connections.E007")
         for number, key in enumerate(settings.AUDIT_SEAL_KEYS, start=1)
@@ -31,7 +31,7 @@ def audit_seal_keys(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.security, deploy=True)
 def audit_protection(**kwargs: Any) -> list[CheckMessage]:
-    """Seals need a key of their own, and a place outside the database."""
+    """Warn unless seals have their own key and are published outside of the database."""
     warnings: list[CheckMessage] = []
     if not settings.AUDIT_SEAL_KEYS:
         problem = "AUDIT_SEAL_KEYS is not set, so seals of the audit trail are signed with SECRET_KEY."
@@ -58,7 +58,7 @@ def audit_stream(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def portal_url(**kwargs: Any) -> list[CheckMessage]:
-    """Microsoft accepts plain http in redirect URIs only for localhost (identity-platform/reply-url)."""
+    """Warn about plain http, which Microsoft accepts in redirect URIs for localhost only (identity-platform/reply-url)."""
     if settings.HTTPS or settings.PORTAL_URL.startswith("http://localhost"):
         return []
     problem = (
@@ -69,7 +69,7 @@ def portal_url(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def allowed_hosts(**kwargs: Any) -> list[CheckMessage]:
-    """The portal must answer at its own address, and should not at any other."""
+    """Report if ALLOWED_HOSTS lacks the portal's own host, and warn if it accepts any host."""
     host = urlsplit(settings.PORTAL_URL).hostname or ""
     if not validate_host(host, settings.ALLOWED_HOSTS):
         problem = f"ALLOWED_HOSTS doesn't contain {host}, the host of PORTAL_URL."
@@ -82,7 +82,7 @@ def allowed_hosts(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def unknown_settings(**kwargs: Any) -> list[CheckMessage]:
-    """A misspelt setting would silently keep its default."""
+    """Warn about misspelt settings, which would otherwise silently keep their default."""
     return [
         Warning(
             f"{name} isn't a setting of the portal.",
@@ -95,7 +95,7 @@ def unknown_settings(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.security, deploy=True)
 def trusted_proxies(**kwargs: Any) -> list[CheckMessage]:
-    """With https there is a proxy; if it is not trusted, everybody seems to come from its address."""
+    """Warn if https is used without trusted proxies. All requests would seem to come from the proxy's address."""
     if not settings.HTTPS or settings.TRUSTED_PROXIES:
         return []
     problem = (
@@ -107,7 +107,7 @@ def trusted_proxies(**kwargs: Any) -> list[CheckMessage]:
 
 @register(deploy=True)
 def outgoing_mail(**kwargs: Any) -> list[CheckMessage]:
-    """Alerts that are written to the log reach nobody."""
+    """Warn if no mail server is configured. Alerts would then only be written to a log."""
     if settings.EMAIL_BACKEND.rpartition(".")[0] == "django.core.mail.backends.smtp":
         return []
     return [
@@ -117,7 +117,7 @@ def outgoing_mail(**kwargs: Any) -> list[CheckMessage]:
 
 @register(deploy=True)
 def files(**kwargs: Any) -> list[CheckMessage]:
-    """Files that settings name can be read or written."""
+    """Report files in settings that can't be read or written."""
     errors: list[CheckMessage] = []
     if settings.AUDIT_SEAL_FILE:
         directory = Path(settings.AUDIT_SEAL_FILE).absolute().parent
@@ -136,7 +136,7 @@ def files(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def sign_in(**kwargs: Any) -> list[CheckMessage]:
-    """Microsoft sign-in must be configured completely or not at all."""
+    """Report an incomplete configuration of the Microsoft sign-in."""
     login = settings.LOGIN_MICROSOFT
     needed = {name: login[name] for name in ("tenant", "client_id", "client_secret")}
     missing = [name for name, value in needed.items() if not value]
@@ -148,7 +148,7 @@ def sign_in(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def sign_in_directory(**kwargs: Any) -> list[CheckMessage]:
-    """Microsoft sign-in requires a single directory in a known cloud."""
+    """Report a Microsoft sign-in that isn't limited to a single directory in a known cloud."""
     login = settings.LOGIN_MICROSOFT
     errors: list[CheckMessage] = []
     if login["tenant"].lower() in SHARED_ENDPOINTS:

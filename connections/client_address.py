@@ -7,7 +7,10 @@ from django.http import HttpRequest
 
 
 def client_address(request: HttpRequest) -> str | None:
-    """Return the client's address: with TRUSTED_PROXIES, the entry added by the outermost proxy. None if unknown."""
+    """Return the client's address; None if it is unknown.
+
+    With TRUSTED_PROXIES, this is the entry of X-Forwarded-For that the outermost trusted proxy added.
+    """
     meta = request.META
     return forwarded_address(meta.get("HTTP_X_FORWARDED_FOR", ""), str(meta.get("REMOTE_ADDR") or ""))
 
@@ -23,7 +26,7 @@ def forwarded_address(forwarded_for: str, peer: str) -> str | None:
 
 
 def _address(text: str) -> str | None:
-    """Return the address without the port that some proxies append, or None if it is invalid."""
+    """Return the address without the port that some proxies add; None if it is invalid."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

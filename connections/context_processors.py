@@ -1,4 +1,4 @@
-"""Context for every template: the signed-in person's role and permissions, and facts about the portal."""
+"""Context for every template: the signed-in user's role and permissions, and facts about the portal."""
 
 from typing import Any
 

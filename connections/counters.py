@@ -1,6 +1,6 @@
-"""What this process has counted for ``/metrics`` since it last added its numbers to those of all processes.
+"""This process's counters for ``/metrics``, since they were last added to the totals of all processes.
 
-services/operations/metrics.py does that every few seconds and knows the name of every counter. Counting needs no I/O.
+services/operations/metrics.py adds them every few seconds and defines the names of the counters. Counting needs no I/O.
 """
 
 import threading
@@ -30,12 +30,12 @@ def add_all(counts: Mapping[Key, float]) -> None:
 
 
 def duration_keys(name: str, *labels: str, seconds: float) -> tuple[Key, Key]:
-    """Return the two counters of a histogram to add to: 1 to that of the bucket, and ``seconds`` to the sum."""
+    """Return the two keys of a histogram to count: add 1 for the bucket, and ``seconds`` for the sum."""
     return (f"{name}_bucket", *labels, _LABELS[bisect_left(BUCKETS, seconds)]), (f"{name}_sum", *labels)
 
 
 def take() -> dict[Key, float]:
-    """Return what was counted since the last call, and begin again at zero."""
+    """Return the counts since the last call, and reset them."""
     with _lock:
         taken = dict(_counts)
         _counts.clear()

@@ -1,4 +1,4 @@
-"""CSV downloads that can be opened in a spreadsheet without running formulas."""
+"""CSV downloads. Spreadsheets can open them without running formulas."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,21 +10,21 @@ from connections.services.audit.export import csv_cell
 
 
 class _Echo:
-    """A file-like object for csv.writer whose write() returns the line."""
+    """A file-like object for csv.writer. Its write() returns the line."""
 
     def write(self, line: str) -> str:
         return line
 
 
 def as_csv(name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> StreamingHttpResponse:
-    """Return a streamed download in which formulas are escaped."""
+    """Return a streamed download. Formulas in it are escaped."""
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return StreamingHttpResponse(_lines(header, rows), content_type="text/csv; charset=utf-8", headers=headers)
 
 
 def _lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     writer = csv.writer(_Echo())
-    yield "\ufeff" + str(writer.writerow(header))  # the byte order mark marks the file as UTF-8 for spreadsheets
+    yield "\ufeff" + str(writer.writerow(header))  # the byte order mark tells spreadsheets that the file is UTF-8
     for row in rows:
         yield str(writer.writerow([cell(value) for value in row]))
 

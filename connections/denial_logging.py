@@ -1,4 +1,4 @@
-"""Records denied requests: who tried what, and on which object."""
+"""Records denied requests, with the person, the action and the object."""
 
 import structlog
 from django.db import DatabaseError
@@ -11,7 +11,7 @@ from connections.services.audit import denials
 
 logger = structlog.get_logger(__name__)
 
-# The model for the first part of a path, or for the first part after /api/v1/.
+# The model for the first part of a path; for the API, for the first part after /api/v1/.
 _NOUNS = {
     "alerts": "AlertChannel",
     "api-keys": "ApiKey",
@@ -54,7 +54,7 @@ def record(request: HttpRequest, error: NotAllowed) -> None:
 
 
 def _target(path: str) -> tuple[str, str]:
-    """Return the type and id of a path's object: "/connections/7/edit/" → Connection 7, otherwise the Portal."""
+    """Return the type and ID of the object in a path: "/connections/7/edit/" → Connection 7. Otherwise, the Portal."""
     parts = [part for part in path.split("/") if part]
     if parts[:1] == ["api"]:
         parts = parts[2:]

@@ -19,7 +19,7 @@ from django.urls import reverse
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-# The sections of the contents, each with its pages by their paths in docs/.
+# The sections of the table of contents, with the paths of their pages in docs/.
 CONTENTS: dict[str, tuple[str, ...]] = {
     "Start": ("install", "first-connection"),
     "Tasks": ("member", "admin", "auditor", "automation"),
@@ -37,8 +37,8 @@ PAGES = frozenset(page for pages in CONTENTS.values() for page in pages)
 class Page:
     path: str
     title: str
-    html: str  # safe: made by the renderer, which escapes everything in the text
-    headings: tuple[tuple[str, str], ...]  # id and text of each section
+    html: str  # safe: the renderer escapes everything in the text
+    headings: tuple[tuple[str, str], ...]  # ID and text of each section's heading
 
 
 def root() -> Path:
@@ -47,7 +47,7 @@ def root() -> Path:
 
 @cache
 def page(path: str) -> Page | None:
-    """Return the page; None if there is none of this path, or if the documentation isn't installed."""
+    """Return the page; None if there is no page with this path, or if the documentation isn't installed."""
     file = root() / f"{path}.md"
     if path not in PAGES or not file.is_file():
         return None
@@ -64,8 +64,8 @@ def page(path: str) -> Page | None:
         if token.type == "table_open":
             token.attrSet("class", "table table-vcenter")
         elif token.type in ("fence", "code_block"):
-            token.type = "fence"  # its attributes go to <code>, which scrolls
-            token.attrSet("tabindex", "0")  # so that a long line can be scrolled with the keyboard
+            token.type = "fence"  # so that attributes go to <code>, which scrolls
+            token.attrSet("tabindex", "0")  # so that long lines can be scrolled with the keyboard
         elif token.type == "inline":
             _point_links(token, path)
             _point_pictures(token, path)
@@ -74,12 +74,12 @@ def page(path: str) -> Page | None:
 
 
 def contents() -> list[tuple[str, list[Page]]]:
-    """Return the sections with those of their pages that are installed."""
+    """Return the sections with the installed pages."""
     return [(title, [found for path in paths if (found := page(path))]) for title, paths in CONTENTS.items()]
 
 
 def slug(heading: str) -> str:
-    """Return the id of a heading as GitHub forms it, so that links work there and here."""
+    """Return a heading's ID as on GitHub, so that links work there and here."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
@@ -92,7 +92,7 @@ def _text(inline: Token) -> str:
 
 
 def _point_links(inline: Token, path: str) -> None:
-    """Point links at the portal's pages, and unlink those to files that the portal doesn't show."""
+    """Change links to lead to the portal's pages. Remove those to files that the portal doesn't show."""
     unlinked = False
     for child in inline.children or ():
         if child.type == "link_open":
@@ -107,7 +107,7 @@ def _point_links(inline: Token, path: str) -> None:
 
 
 def link_target(href: str, path: str) -> str | None:
-    """Return where a link on the page leads; None if it leads to a file that isn't a page."""
+    """Return the URL for a link on a page; None if it leads to a file that isn't a page."""
     parts = urlsplit(href)
     if parts.scheme or parts.netloc or not parts.path:
         return href
@@ -157,12 +157,12 @@ def _image(image: Token, suffix: str, file: Path, hidden: str) -> Token:
 
 
 def headings_of(text: str) -> Sequence[str]:
-    """Return the ids of all headings in a Markdown text."""
+    """Return the IDs of all headings in a Markdown text."""
     return [id_ for _, id_, _ in _headings(_renderer().parse(text))]
 
 
 def _headings(tokens: Sequence[Token]) -> list[tuple[Token, str, str]]:
-    """Return each heading's token, id and text. The second one with the same text gets -1, as on GitHub."""
+    """Return each heading's token, ID and text. If a text occurs again, -1 is added to its ID, as on GitHub."""
     found, seen = [], Counter[str]()
     for number, token in enumerate(tokens):
         if token.type == "heading_open":

@@ -1,7 +1,7 @@
-"""The one state that pages, the API and metrics show of a connection.
+"""The one state of a connection that pages, the API and metrics show.
 
-It is the stored status, seen with the app registration, with requests that wait for an IT admin, and with what became of
-the account. ``of`` computes it for a row and ``condition`` in SQL; a property test holds both equal.
+It combines the stored status with the state of the app registration, open requests to IT admins, and what happened to
+the account. ``of`` computes it for a row and ``condition`` in SQL. A property test ensures that both are equal.
 """
 
 from collections import Counter
@@ -18,9 +18,9 @@ from connections.models.connections import APP_REJECTED
 Status = Connection.Status
 
 APPROVAL, CONSENT = "approval", "consent"
-# Statuses in which an open request is what the connection waits for. Others work, or need something else first.
+# Statuses in which the connection may be waiting for an open request. The others work, or need something else first.
 INCOMPLETE = (Status.PENDING, Status.RECONNECT_NEEDED, Status.CONSENT_NEEDED)
-# Once consent is reported, the next sign-in or refresh shows whether it was granted.
+# Requests that await an IT admin. Once consent is reported, the next sign-in or refresh shows whether it was granted.
 _UNDECIDED = (ConsentRequest.State.ASKED, ConsentRequest.State.APPROVED, ConsentRequest.State.FAILED)
 _KEPT = "_waits_for"
 
@@ -39,7 +39,7 @@ class EffectiveStatus(TextChoices):
     DISABLED = "disabled", "Disabled"
 
 
-# States in which a connection that worked no longer does.
+# States in which a connection that has worked before doesn't work.
 BROKEN = (
     EffectiveStatus.APP_REJECTED,
     EffectiveStatus.RECONNECT_NEEDED,
@@ -51,7 +51,7 @@ AWAITING = (EffectiveStatus.AWAITING_CONSENT, EffectiveStatus.AWAITING_APPROVAL)
 
 
 def of(connection: Connection) -> EffectiveStatus:
-    """Return the connection's state; costs a query unless it works, is disabled or was passed to load()."""
+    """Return the connection's state. It needs a query unless the status alone decides, or load() has read the rest."""
     if connection.is_blocked_by_app:
         return EffectiveStatus.APP_REJECTED
     if connection.status not in INCOMPLETE:
@@ -75,7 +75,7 @@ def _incomplete(status: str, code: str, *, is_delegated: bool, waits: str) -> Ef
 
 
 def waits_for(connection: Connection) -> str:
-    """Return APPROVAL or CONSENT if a request for it is open, or ""; kept on the object once it has been read."""
+    """Return APPROVAL or CONSENT if a request for it is open, otherwise "". The result is kept on the object."""
     if _KEPT not in connection.__dict__:
         load([connection])
     kept: str = connection.__dict__[_KEPT]
@@ -83,7 +83,7 @@ def waits_for(connection: Connection) -> str:
 
 
 def load(connections: Iterable[Connection]) -> list[Connection]:
-    """Read what these connections wait for with one query, keep it on the objects, and return them."""
+    """Read what these connections are waiting for in one query, keep it on the objects, and return them."""
     connections = list(connections)
     pks = [each.pk for each in connections if each.pk is not None and each.status in INCOMPLETE]
     waiting: dict[int, str] = {}
@@ -92,7 +92,7 @@ def load(connections: Iterable[Connection]) -> list[Connection]:
         approvals = Approval.objects.filter(connection__in=pks, state=Approval.State.WAITING)
         rows = [requests.order_by().values_list("connection", Value(kind)) for requests, kind in
                 ((consents, CONSENT), (approvals, APPROVAL))]  # fmt: skip
-        # An approval goes first: nobody may consent before.
+        # An approval takes precedence, because consent is only possible after it.
         waiting = dict(sorted(rows[0].union(rows[1]), key=lambda row: row[1] == APPROVAL))
     for each in connections:
         each.__dict__[_KEPT] = waiting.get(each.pk or 0, "")
@@ -100,7 +100,7 @@ def load(connections: Iterable[Connection]) -> list[Connection]:
 
 
 def condition(status: EffectiveStatus) -> Q:
-    """Return the condition for connections in this state. Every connection meets exactly one."""
+    """Return the condition for connections in this state. Every connection meets exactly one condition."""
     return _CONDITIONS[status]
 
 

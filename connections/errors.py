@@ -1,4 +1,4 @@
-"""The portal's exceptions. Each has a ``code`` for machines, a sentence on what happened and one on what to do."""
+"""The portal's exceptions. Each has a ``code`` for programs, and two sentences: what happened and what to do."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class PortalError(Exception):
     status = 400
     cause = "Something went wrong."
     action = "Try again. If it happens again, contact an IT admin."
-    # Who can fix it, if that follows from the type of error: owner, it_admin, microsoft or nobody.
+    # Who can fix the error, if its type determines that: owner, it_admin, microsoft or nobody.
     who = ""
-    # Seconds after which a program may try again, if waiting can help.
+    # Seconds after which a program may try again; None if waiting doesn't help.
     retry_after: int | None = None
 
     def __init__(self, cause: str = "", *, action: str = "", field: str = "") -> None:
         self.cause = cause or self.cause
         self.action = action or self.action
-        # The form field that the sentence is about, if any.
+        # The form field of the invalid value, if any.
         self.field = field
         super().__init__(self.cause)
 
@@ -44,14 +44,14 @@ class NotAllowed(PortalError):
 
 
 class UnknownParameter(PortalError):
-    """A query parameter is unknown to the endpoint; ``action`` names the known ones."""
+    """The endpoint doesn't know a query parameter; ``action`` lists the known ones."""
 
     code = "unknown_parameter"
     cause = "The request contains an unknown query parameter."
 
 
 class PolicyForbids(PortalError):
-    """The policy does not allow this; ``cause`` names the rule."""
+    """The policy does not allow this. ``cause`` contains the rule."""
 
     code = "policy_forbids"
     status = 403
@@ -61,7 +61,7 @@ class PolicyForbids(PortalError):
 
 
 class ApprovalNeeded(PortalError):
-    """The policy requires an IT admin's approval first; ``cause`` names the rule."""
+    """The policy requires an IT admin's approval first. ``cause`` contains the rule."""
 
     code = "approval_needed"
     status = 409
@@ -71,7 +71,7 @@ class ApprovalNeeded(PortalError):
 
 
 class Conflict(PortalError):
-    """The object was changed in the meantime, so the decision is out of date. Nothing was changed."""
+    """The object was changed in the meantime, so the decision is outdated. Nothing was changed."""
 
     code = "changed_meanwhile"
     status = 409
@@ -80,7 +80,7 @@ class Conflict(PortalError):
 
 
 class InvalidInput(PortalError):
-    """A value is invalid; ``field`` names its field."""
+    """A value is invalid. ``field`` is its field."""
 
     code = "invalid_input"
     cause = "This value isn't valid."
@@ -93,7 +93,7 @@ class AlreadyExists(InvalidInput):
 
 
 class InUse(PortalError):
-    """The object cannot be removed, because others still use it."""
+    """The object cannot be removed, because other objects still use it."""
 
     code = "still_in_use"
     status = 409
@@ -114,7 +114,7 @@ class NothingToCheck(PortalError):
 
 
 class InvalidApiKey(PortalError):
-    """The API key is unknown, revoked or expired; the answer does not reveal which."""
+    """The API key is unknown, revoked or expired. The response does not say which."""
 
     code = "bad_key"
     status = 401
@@ -124,7 +124,7 @@ class InvalidApiKey(PortalError):
 
 
 class RateLimited(PortalError):
-    """The key or address has used up its calls for this minute."""
+    """The key or address has made all the calls that are allowed in this minute."""
 
     code = "rate_limited"
     status = 429
@@ -138,7 +138,7 @@ class RateLimited(PortalError):
 
 
 class ConnectionUnusable(PortalError):
-    """The connection cannot provide tokens at present; ``cause`` and ``action`` explain why."""
+    """The connection cannot provide tokens at the moment. ``cause`` and ``action`` explain why."""
 
     code = "connection_unusable"
     status = 409
@@ -151,7 +151,7 @@ class ConnectionUnusable(PortalError):
 
 
 class ResourceNotGranted(ConnectionUnusable):
-    """The connection has no permissions of the resource that the token should be for."""
+    """The connection has no permissions for the resource of the requested token."""
 
     code = "resource_not_granted"
     who = "owner"
@@ -159,7 +159,7 @@ class ResourceNotGranted(ConnectionUnusable):
 
 
 class TokenNotNarrowed(ConnectionUnusable):
-    """Microsoft would put other permissions into the token than the caller asked for."""
+    """Microsoft would issue a token with other permissions than the caller requested."""
 
     code = "not_narrowed"
     who = "owner"
@@ -176,7 +176,7 @@ class TokenUnavailable(PortalError):
 
 
 class DatabaseUnavailable(PortalError):
-    """The database is gone, locked, full or read-only. Nothing was changed."""
+    """The database is unreachable, locked, full or read-only. Nothing was changed."""
 
     code = "database_unavailable"
     status = 503
@@ -197,11 +197,11 @@ class UnreadableSecret(PortalError):
 
     def __init__(self, cause: str = "", *, action: str = "", key_id: str = "") -> None:
         super().__init__(cause, action=action)
-        self.key_id = key_id  # names the key that is missing; empty if the value does not name one
+        self.key_id = key_id  # the ID of the missing key; "" if the value has no key ID
 
 
 class OutdatedKeys(UnreadableSecret):
-    """Another process of the portal has the key already, so this one needs to read its settings again."""
+    """Another process of the portal already has the key, so this process needs to read its settings again."""
 
     code = "encryption_keys_outdated"
     retry_after: int = 30
@@ -210,7 +210,7 @@ class OutdatedKeys(UnreadableSecret):
 
 
 class AlteredSecret(UnreadableSecret):
-    """A key opens the stored value, but it was encrypted for another place, or somebody changed it."""
+    """A key decrypts the stored value, but the value belongs to another place or was changed."""
 
     code = "stored_secret_altered"
     cause = "A stored secret was moved or altered in the database, so the portal doesn't use it."
@@ -222,7 +222,7 @@ class AlteredSecret(UnreadableSecret):
 
 
 class MicrosoftRefused(PortalError):
-    """Microsoft clearly refused; the verdict says why."""
+    """Microsoft clearly refused. The verdict says why."""
 
     code = "microsoft_refused"
     status = 409
@@ -234,12 +234,13 @@ class MicrosoftRefused(PortalError):
         self.who = verdict.who.value
 
 
-# The codes of a connection in the status that such a refusal leads to. Programs know them from the token call.
+# The refusal gets the same code as a connection with the resulting status. Programs know these codes from token
+# requests.
 _REFUSALS = {"reauth": "reconnect_needed", "consent": "consent_needed", "policy": "blocked"}
 
 
 class MicrosoftUnavailable(MicrosoftRefused):
-    """Microsoft gave no usable answer, which says nothing about the grant or credential."""
+    """There was no usable response from Microsoft. This says nothing about the grant or the credential."""
 
     code = TokenUnavailable.code
     status = 503
@@ -252,7 +253,7 @@ class MicrosoftUnavailable(MicrosoftRefused):
 
 
 class SignInFailed(PortalError):
-    """The base of all errors during a sign-in at Microsoft."""
+    """The base of all errors during a sign-in with Microsoft."""
 
     code = "sign_in_failed"
 
@@ -264,7 +265,7 @@ class SignInCancelled(SignInFailed):
 
 
 class SignInExpired(SignInFailed):
-    """The callback matches no sign-in in this browser: used before, expired, or started in another browser."""
+    """The callback matches no sign-in in this browser: it was used before, has expired, or began in another browser."""
 
     code = "sign_in_lost"
     cause = "This sign-in was already used, took longer than 30 minutes, or was started in another browser."
@@ -287,7 +288,7 @@ class WrongAccount(SignInFailed):
 
 
 class AccountReplaced(WrongAccount):
-    """A new account with the same name as the connection's signed in; an IT admin must confirm it first."""
+    """A new account with the same name has signed in. An IT admin must confirm it first."""
 
     code = "account_replaced"
     who = "it_admin"
@@ -301,6 +302,6 @@ class WrongTenant(SignInFailed):
 
 
 class ConsentMissing(SignInFailed):
-    """Microsoft granted too few permissions, so an admin must consent first."""
+    """Microsoft granted too few permissions, so an administrator must consent first."""
 
     code = "consent_needed"

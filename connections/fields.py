@@ -1,10 +1,10 @@
-"""SecretField: a strict wrapper around django-encrypted-model-fields that binds every value to its place.
+"""SecretField: a strict wrapper around django-encrypted-model-fields. It binds every value to its place.
 
 If the key is wrong, the library silently returns the ciphertext as if it were the value. It also decrypts values during
 validation, and allows comparisons and expressions on encrypted columns. This field prevents all of that.
 
-What is encrypted begins with the place it belongs to: table, column and the row's ``identity``. A ciphertext that was
-copied to another place still opens with its key, but names another place and is refused.
+The encrypted text begins with the place where it belongs: table, column and the row's ``identity``. If a ciphertext is
+copied elsewhere, its key still decrypts it, but it is refused because it contains another place.
 """
 
 import logging
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 # The column with a row's identity. It is unique, and a trigger refuses to change it (migration 0005).
 IDENTITY = "identity"
 MAX_NOTED = 1000
-_END = "\0"  # ends the place; no name of a table or column contains it
-_JOINT = "|"  # between identity and ciphertext in what a query reads
+_END = "\0"  # separates the place from the secret; no table or column has it in its name
+_JOINT = "|"  # separates identity and ciphertext in the result of a query
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +42,21 @@ class Place:
         return f"{self.table}.{self.column}:{self.identity}"
 
 
-# Places in which this process met a value that does not belong there; services.operations.secret_check reports them.
+# Places where this process has found a value that does not belong there. services.operations.secret_check reports them.
 altered: set[Place] = set()
 
 
 class Ciphertext(str):
-    """A value encrypted for one place. A query may store it as it is; plaintext must go through SecretField.encrypt."""
+    """A value that is encrypted for one place. Queries may store it. Plaintext must go through SecretField.encrypt."""
 
     __slots__ = ()
 
 
 class SecretField(EncryptedTextField):  # type: ignore[misc]
-    """Text encrypted for its row. Reading raises UnreadableSecret or AlteredSecret; queries may only use ``isnull``."""
+    """Text that is encrypted for its row. Queries may only use ``isnull``.
+
+    Reading raises UnreadableSecret or AlteredSecret.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"null": True, "blank": True, "editable": False, **kwargs})
@@ -73,17 +76,17 @@ class SecretField(EncryptedTextField):  # type: ignore[misc]
         return Place(self.model._meta.db_table, self.column, str(identity).replace("-", ""))
 
     def encrypt(self, secret: str, identity: UUID | str) -> Ciphertext:
-        """Encrypt with the first configured key, for the row with this identity."""
+        """Encrypt the secret with the first key, for the row with this identity."""
         ciphertext: bytes = encrypt_str(f"{self.place(identity)}{_END}{secret}")
         return Ciphertext(ciphertext.decode("ascii"))
 
     def decrypt(self, ciphertext: str, identity: UUID | str) -> str:
-        """Open a value stored in the row with this identity.
+        """Decrypt a value that is stored in the row with this identity.
 
         Raises UnreadableSecret if no configured key fits, and AlteredSecret if the value belongs to another place or
         was changed.
         """
-        # One object throughout, because the keys may be read again at any time.
+        # Use the same object throughout, because the keys may be reloaded at any time.
         keyring, key_id = keys.current(), keys.id_in(ciphertext)
         try:
             opened = keyring.decrypt(ciphertext).decode()
@@ -97,7 +100,9 @@ class SecretField(EncryptedTextField):  # type: ignore[misc]
         return secret
 
     def refusal(self, identity: UUID | str) -> AlteredSecret:
-        """The error to raise for a value that does not belong in this row; it is logged, and noted for an incident."""
+        """Return the error to raise for a value that doesn't belong in this row. It is logged, and noted for an
+        incident.
+        """
         place = self.place(identity)
         if len(altered) < MAX_NOTED:
             altered.add(place)
@@ -108,7 +113,7 @@ class SecretField(EncryptedTextField):  # type: ignore[misc]
         return models.TextField.to_python(self, value)
 
     def select_format(self, compiler: Any, sql: str, params: Any) -> tuple[str, Any]:
-        """Read the row's identity with the value, so that from_db_value can check that they belong together."""
+        """Select the row's identity with the value, so that from_db_value can check that they belong together."""
         quote = compiler.connection.ops.quote_name
         table, _, column = sql.rpartition(".")
         if column != quote(self.column):
@@ -146,10 +151,10 @@ class SecretField(EncryptedTextField):  # type: ignore[misc]
         raise FieldError(f"{self.name} is encrypted and cannot be transformed in a query.")
 
     def value_to_string(self, obj: models.Model) -> str:
-        # Serializers such as dumpdata would write the plaintext to a file.
+        # Return "". Serializers such as dumpdata would otherwise write the plaintext to a file.
         return ""
 
 
 def secret_field(model: type[models.Model], name: str) -> SecretField:
-    """The encrypted column of a model, for code that encrypts or decrypts outside the ORM."""
+    """Return the encrypted column of a model, for code that encrypts or decrypts outside of the ORM."""
     return cast(SecretField, model._meta.get_field(name))

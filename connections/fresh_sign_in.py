@@ -1,6 +1,6 @@
-"""How a session began, and the guard for views that need a sign-in of the last minutes.
+"""How a session began, and the guard for views that require a sign-in in the last few minutes.
 
-Whoever finds an unlocked browser can read, but not issue keys, change credentials, policy or roles, or export.
+Anyone who finds an unlocked browser can read. They cannot issue keys, export, or change credentials, policy or roles.
 """
 
 import re
@@ -19,18 +19,18 @@ from django.utils import timezone
 from connections import audit
 from connections.session_store import SIGN_IN
 
-# Session entries: when the person last proved who they are (Unix time), and the form that waits for the next proof.
+# Session keys: when the person last confirmed their identity (Unix time), and the form that waits for the next time.
 FRESH_AT = "fresh_at"
 HELD_FORM = "held_form"
-LARGEST_HELD_FORM = 20_000  # characters; a larger one must be filled in again
-# Fields that are not kept, because sessions are stored unencrypted. tests/test_fresh_sign_in.py compares the forms.
+LARGEST_HELD_FORM = 20_000  # characters; the person must fill in a larger form again
+# Fields that are not kept, because sessions are not encrypted. tests/test_fresh_sign_in.py checks this for all forms.
 _SECRET_FIELD = re.compile(r"secret|password|private|certificate|pfx|token|code|passkey|url|key$", re.IGNORECASE)
 
 View = Callable[..., HttpResponseBase]
 
 
 def begin(request: HttpRequest, *, method: str, proved_at: datetime | None, second_factor: bool = False) -> None:
-    """Note how the person signed in, and when they proved who they are (None: unknown, so not recently)."""
+    """Store how the person signed in, and when they proved their identity (None: unknown, so not recently)."""
     request.session[SIGN_IN] = {
         "at": timezone.now().timestamp(),
         "method": method,
@@ -42,18 +42,18 @@ def begin(request: HttpRequest, *, method: str, proved_at: datetime | None, seco
 
 
 def renew(request: HttpRequest, *, proved_at: datetime) -> None:
-    """Note that the signed-in person has just proved who they are. The session gets a new key."""
+    """Store that the signed-in person has just proved their identity. The session gets a new key."""
     request.session.cycle_key()
     request.session[FRESH_AT] = proved_at.timestamp()
 
 
 def note_second_factor(request: HttpRequest) -> None:
-    """Note that the signed-in person has given, or just set up, a second factor."""
+    """Store that the signed-in person has used, or just set up, a second factor."""
     request.session[SIGN_IN] = {**request.session.get(SIGN_IN, {}), "second_factor": True}
 
 
 def lacks_second_factor(request: HttpRequest) -> bool:
-    """Whether the session began with a password alone."""
+    """Whether the session began with a password but no second factor."""
     sign_in = request.session.get(SIGN_IN, {})
     return sign_in.get("method") != "microsoft" and not sign_in.get("second_factor")
 
@@ -64,7 +64,10 @@ def is_fresh(request: HttpRequest) -> bool:
 
 
 def fresh_sign_in_required(*, also_to_read: bool = False) -> Callable[[View], View]:
-    """Ask the person to sign in again before a POST, and with ``also_to_read`` before the page with the form."""
+    """Return a decorator that requires a recent sign-in for POST requests.
+
+    With ``also_to_read``, it is required for other requests, too, such as the page with the form.
+    """
 
     def decorate(view: View) -> View:
         @wraps(view)
@@ -80,7 +83,7 @@ def fresh_sign_in_required(*, also_to_read: bool = False) -> Callable[[View], Vi
 
 
 def ask(request: HttpRequest) -> HttpResponse:
-    """Lead to the page that asks for another sign-in. What was typed is kept, apart from secrets and files."""
+    """Redirect to the page that asks for another sign-in. The submitted form is kept, apart from secrets and files."""
     request.session.pop(HELD_FORM, None)
     if request.method == "POST":
         fields = [
@@ -110,7 +113,7 @@ _SYSTEMS = (
 
 
 def browser_name(user_agent: str) -> str:
-    """Return the browser in words, for example "Firefox on Windows"."""
+    """Return the browser's name, for example "Firefox on Windows"."""
     browser = next((name for mark, name in _BROWSERS if mark in user_agent), "Unknown browser")
     system = next((name for mark, name in _SYSTEMS if mark in user_agent), "")
     return f"{browser} on {system}" if system else browser

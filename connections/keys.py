@@ -1,4 +1,4 @@
-"""The encryption keys of this process: what each is called, which one encrypts, and how they are read again."""
+"""The encryption keys of this process: their IDs, the key that encrypts, and reloading them."""
 
 import base64
 import hashlib
@@ -15,20 +15,21 @@ _SEPARATOR = b":"
 
 
 def key_id(key: str) -> str:
-    """A short name for a key that tells nothing about it: the start of a hash. Raises ValueError for other text."""
+    """Return a short ID for a key: the start of a hash, which reveals nothing. Raises ValueError if it is not a key."""
     return hashlib.sha256(b"portal encryption key:" + base64.urlsafe_b64decode(key)).hexdigest()[:ID_LENGTH]
 
 
 def id_in(ciphertext: str) -> str:
-    """The id of the key a stored value was encrypted with; empty if the value does not name one."""
+    """Return the ID of the key that a stored value was encrypted with; "" if the value has no key ID."""
     name, separator, _ = ciphertext.partition(_SEPARATOR.decode())
     return name if separator and len(name) == ID_LENGTH else ""
 
 
 class Keyring(MultiFernet):
-    """Fernet keys: the first one encrypts, all decrypt. A ciphertext begins with the id of its key.
+    """Fernet keys. The first one encrypts, and all decrypt. A ciphertext begins with the ID of its key.
 
-    The id makes it possible to count values by key without opening them, and to tell a missing key from a forgery.
+    The ID makes it possible to count values by key without decrypting them, and to distinguish a missing key from a
+    forgery.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
@@ -40,7 +41,7 @@ class Keyring(MultiFernet):
         return self.ids[0].encode() + _SEPARATOR + super().encrypt(msg)
 
     def decrypt(self, msg: bytes | str, ttl: int | None = None) -> bytes:
-        """Raises InvalidToken unless the named key opens it; a value without a name may be opened by any key."""
+        """Decrypt a value with the key whose ID it has, or with any key if it has no ID. Raises InvalidToken."""
         text = msg.encode() if isinstance(msg, str) else msg
         name, separator, token = text.partition(_SEPARATOR)
         if not separator:
@@ -51,14 +52,14 @@ class Keyring(MultiFernet):
 
 
 def current() -> Keyring:
-    """The keys in use, which the library encrypts and decrypts with."""
+    """Return the keys in use, with which the library encrypts and decrypts."""
     keyring: Any = library.CRYPTER
     assert isinstance(keyring, Keyring)  # noqa: S101 - set below, before anything is encrypted
     return keyring
 
 
 def reload() -> Keyring:
-    """Read FIELD_ENCRYPTION_KEYS_FILE again. Raises OSError or ValueError; then the keys in use stay."""
+    """Read FIELD_ENCRYPTION_KEYS_FILE again. Raises OSError or ValueError; the current keys then stay in use."""
     if not settings.FIELD_ENCRYPTION_KEYS_FILE:
         raise ValueError("FIELD_ENCRYPTION_KEYS_FILE is not set, so the keys can only change with a restart.")
     text = Path(settings.FIELD_ENCRYPTION_KEYS_FILE).read_text(encoding="ascii")

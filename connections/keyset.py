@@ -1,4 +1,4 @@
-"""Keyset pagination, without OFFSET. A key holds the last row's values in the sorted columns, as an opaque string."""
+"""Keyset pagination, without OFFSET. A key is an opaque string with the last row's values in the sorted columns."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def page_rows(
     backwards: bool = False,
     matches: Sequence[Q] = (),
 ) -> list[M]:
-    """Return a page's rows in reading order, plus one more if there is a next page.
+    """Return a page's rows in the direction of paging, plus one more row if there is another page.
 
-    ``order`` names columns that are never null, with a leading "-" for descending ones; the last one must be unique.
-    Rows match one of ``matches``, if there are any. Each should test columns of one table.
+    ``order`` lists columns that are never null, with a leading "-" for descending order; the last one must be unique.
+    If there are ``matches``, rows must match at least one of them. Each should test columns of one table.
 
-    A page of a large table needs an index on exactly the columns of ``order`` (or a condition that few rows meet), in
-    one direction or the other. Those that exist: connections by name; connections that are not active by status and
-    name; people by first and last name; mailboxes by address; API keys and references by name; incidents by time. Every
-    further one has to be updated at each refresh if it is on connections, unless it leaves out active ones.
+    Paging through a large table needs an index on exactly the columns of ``order`` (in either direction), or a
+    condition that few rows meet. There are indexes for these: connections by name; connections that are not active by
+    status and name; people by first and last name; mailboxes by address; API keys and references by name; incidents by
+    time. Every further index on connections would have to be updated at each refresh, unless it leaves out active ones.
     """
     directed = [name[1:] if name.startswith("-") else f"-{name}" for name in order] if backwards else list(order)
     if key is not None:
@@ -44,11 +44,11 @@ def page_rows(
 
 
 def any_match(queryset: QuerySet[M], order: Sequence[str], limit: int, matches: Sequence[Q]) -> QuerySet[M]:
-    """Return at least the first ``limit`` rows that match one of the conditions; all rows if there is no condition.
+    """Return the first ``limit`` rows in this order that match a condition, and possibly more.
 
-    Without an ``order``, which a count doesn't need, these are any ``limit`` rows.
+    Without conditions, return all rows. Without an ``order``, which a count doesn't need, these are any ``limit`` rows.
 
-    PostgreSQL looks for the first rows of each condition with the index that suits it, and merges them.
+    PostgreSQL finds the first rows for each condition with the index that suits the condition, and merges them.
     """
     if len(matches) < 2 or connections[queryset.db].vendor != "postgresql":
         return queryset.filter(reduce(operator.or_, matches, Q()))
@@ -95,11 +95,11 @@ def _read(column: models.Field[Any, Any], part: str) -> Any:
     moment = datetime.fromisoformat(part)
     if moment.tzinfo is None:
         raise ValueError("A key's moment has its time zone.")
-    return moment.astimezone(UTC)  # overflows here, rather than in a query, if it is out of range in UTC
+    return moment.astimezone(UTC)  # raises OverflowError here, and not in a query, if the time is out of range in UTC
 
 
 def _beyond(directed: Sequence[str], key: Sequence[Any]) -> Q:
-    """Match the rows after ``key``: (a > x) or (a = x and b > y) …, each in its column's direction."""
+    """Match the rows after ``key``: (a > x) or (a = x and b > y) …, each in the direction of its column."""
     condition, equal = Q(), Q()
     for name, value in zip(directed, key, strict=True):
         column = name.removeprefix("-")

@@ -1,6 +1,7 @@
-"""A cookie that says from which browser a local account has signed in before (OWASP: device cookies).
+"""A cookie that recognises a browser from which a local account has signed in before (OWASP: device cookies).
 
-It opens nothing: failures of others do not lock out a browser that has it, which then has a limit of its own.
+The cookie gives no access. It only gives the browser a separate limit, so that failed attempts from elsewhere don't
+lock it out.
 """
 
 import secrets
@@ -20,7 +21,7 @@ def cookie_name() -> str:
 
 
 def id_for(request: HttpRequest, name: str) -> str:
-    """Return this browser's id if the name has signed in with it before, else ""."""
+    """Return this browser's ID if the name has signed in with it before, otherwise ""."""
     try:
         value = signing.loads(request.COOKIES.get(cookie_name(), ""), salt=_SALT, max_age=LIFETIME)
     except signing.BadSignature:

@@ -1,4 +1,4 @@
-"""Mail addresses as people paste them: from Outlook, a link, or Exchange's list of proxy addresses."""
+"""Parses mail addresses as people paste them: from Outlook, a link, or Exchange's list of proxy addresses."""
 
 import re
 
@@ -11,12 +11,12 @@ from connections.errors import InvalidInput
 _EXAMPLE = "An address looks like support@contoso.com."
 _SEVERAL = "These are several addresses. Add them one at a time."
 _PREFIX = re.compile(r"\s*(mailto|smtp):\s*", re.IGNORECASE | re.ASCII)
-# One entry of a list: a name in quotes may contain the separators.
+# One entry of a list. A name in quotes may contain separators.
 _ENTRY = re.compile(r'(?:"[^"\n]*"|[^,;\n"])+')
 
 
 def parse(text: str) -> str:
-    """Return the bare address, its domain in ASCII and lower case. Raises InvalidInput.
+    """Return the bare address. Its domain is in ASCII and lower case. Raises InvalidInput.
 
     Accepts ``Support <support@contoso.com>``, ``mailto:…`` and Exchange's ``SMTP:…``, also in angle brackets.
     """
@@ -33,9 +33,9 @@ def parse(text: str) -> str:
 
 
 def parse_list(text: str) -> list[str]:
-    """Return the addresses of a list, each once, whatever their case. Raises InvalidInput for the first wrong one.
+    """Return the addresses of a list without duplicates, ignoring case. Raises InvalidInput for the first invalid one.
 
-    They are separated by commas, semicolons or line breaks, and without names also by spaces.
+    They are separated by commas, semicolons or line breaks. Addresses without names can also be separated by spaces.
     """
     addresses: dict[str, str] = {}
     for entry in (match.group(0).strip() for match in _ENTRY.finditer(text)):

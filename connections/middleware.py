@@ -1,4 +1,4 @@
-"""Middleware for request ids (in logs and the audit trail), security headers and error pages."""
+"""Middleware for request IDs (in logs and the audit trail), security headers and error pages."""
 
 import uuid
 from collections.abc import Callable
@@ -51,7 +51,7 @@ PROBES = ("/healthz", "/readyz", "/metrics")
 
 
 def let_probes_name_any_host(get_response: GetResponse) -> GetResponse:
-    """Answer probes whatever their Host header: they ask by an address of this machine, not by the portal's name."""
+    """Accept any Host header from probes. They use an address of this machine instead of the portal's name."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         if request.path_info in PROBES:
@@ -62,13 +62,13 @@ def let_probes_name_any_host(get_response: GetResponse) -> GetResponse:
 
 
 def request_context(get_response: GetResponse) -> GetResponse:
-    """Give the request an id for logs, audit events and error pages; at its end, record what was denied."""
+    """Give the request an ID for logs, audit events and error pages. When it ends, record what was denied."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         request_id = str(uuid.uuid4())
         request.META["PORTAL_REQUEST_ID"] = request_id
         if (request.encoding or "utf-8").lower() != "utf-8":
-            request.encoding = "utf-8"  # text in another encoding can contain half a character, which nothing can store
+            request.encoding = "utf-8"  # other encodings can contain half of a surrogate pair, which cannot be stored
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         token = audit.origin.set(audit.Origin(request_id, client_address.client_address(request)))
@@ -104,7 +104,7 @@ def content_security_policy(get_response: GetResponse) -> GetResponse:
 
 
 def no_store(get_response: GetResponse) -> GetResponse:
-    """Forbid caching, so that the back button shows no pages after signing out."""
+    """Forbid caching, so that the back button shows no pages after the user has signed out."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
@@ -118,9 +118,9 @@ def no_store(get_response: GetResponse) -> GetResponse:
 class CompressPages(GZipMiddleware):
     """Compresses HTML pages, with padding of random length against BREACH (breachattack.com).
 
-    That attack guesses a secret from the length of pages that also repeat what the attacker sends. So nothing that shows
-    a secret is compressed: no answer to a POST, no API answer (tokens), and not the page with the key of a new
-    authenticator app. Django masks CSRF tokens differently in each page.
+    That attack guesses a secret from the length of pages that also repeat the attacker's input. Responses that may show
+    a secret are therefore not compressed: those to POST requests, those of the API (tokens), and the page with the key
+    of a new authenticator app. Django masks CSRF tokens differently on each page.
     """
 
     SHOWS_SECRET = frozenset(("second_factor_add_app",))
@@ -134,7 +134,7 @@ class CompressPages(GZipMiddleware):
 
 
 def note_session_use(get_response: GetResponse) -> GetResponse:
-    """Keep a session open while somebody uses it. What a page fetches by itself is no use."""
+    """Keep a session alive while it is used. Requests that a page sends automatically don't count as use."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
@@ -146,10 +146,10 @@ def note_session_use(get_response: GetResponse) -> GetResponse:
 
 
 def use_time_zone(get_response: GetResponse) -> GetResponse:
-    """Show times in the zone that the reader chose, or else in the browser's, which portal.js keeps in a cookie."""
+    """Show times in the time zone that the user chose, or in the browser's, which portal.js stores in a cookie."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
-        # Without a session there is nobody whose choice could be read, and the API answers in UTC.
+        # Without a session, there is no user with a choice. The API's responses are in UTC.
         if settings.SESSION_COOKIE_NAME not in request.COOKIES or request.path.startswith("/api/"):
             return get_response(request)
         with timezone.override(_time_zone_of(request)):
@@ -160,13 +160,13 @@ def use_time_zone(get_response: GetResponse) -> GetResponse:
 
 def _time_zone_of(request: HttpRequest) -> tzinfo:
     chosen = ""
-    with suppress(DatabaseError):  # what is then shown needs no zone, and the view says what is wrong
+    with suppress(DatabaseError):  # the view will report the error, and its page shows no times
         chosen = getattr(request.user, "time_zone", "")
     return time_zones.find(chosen or request.COOKIES.get(time_zones.COOKIE, ""))
 
 
 class RequireSecondFactor:
-    """Leads operators who signed in with a password alone to set up a second factor before anything else."""
+    """Redirects operators who signed in with only a password, until they have set up a second factor."""
 
     ALLOWED = frozenset(
         (
@@ -194,7 +194,7 @@ class RequireSecondFactor:
 
     def process_view(self, request: HttpRequest, view: Any, args: Any, kwargs: Any) -> HttpResponse | None:
         match = request.resolver_match
-        # The API knows no sessions.
+        # The API has no sessions.
         if request.path_info.startswith("/api/") or (match is not None and match.view_name in self.ALLOWED):
             return None
         user = request.user
@@ -214,7 +214,7 @@ class PortalErrorMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
         if request.method == "GET" and response.status_code == 405 and not response.content:
-            # People end up here if they were signed out when they sent a form, and then signed in again.
+            # This happens to people who were signed out when they sent a form, and then signed in again.
             page = render(request, "405.html", status=405)
             page["Allow"] = response["Allow"]
             return page
@@ -223,7 +223,8 @@ class PortalErrorMiddleware:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if not isinstance(error, PortalError) or isinstance(error, Http404):
             return None
-        from connections.services.policy.four_eyes import SecondPersonNeeded  # late, because it needs the models
+        # imported late, because it needs the models
+        from connections.services.policy.four_eyes import SecondPersonNeeded
         from connections.views import change_requests
 
         if isinstance(error, SecondPersonNeeded):
@@ -253,7 +254,7 @@ class SignInErrorMiddleware(SocialAuthExceptionMiddleware):  # type: ignore[misc
         if ended.by_link:
             return render(request, "sign_in_links/refused.html", {"error": ended.error}, status=ended.error.status)
         context: dict[str, Any] = {"error": ended.error, "connection": ended.connection}
-        # Microsoft's page "Need admin approval" looks like any other cancelled sign-in.
+        # A return from Microsoft's page "Need admin approval" looks like any other cancelled sign-in.
         may_need_consent = ended.needs_consent or isinstance(ended.error, SignInCancelled)
         if ended.connection is not None and may_need_consent and isinstance(request.user, User):
             context["asking"] = consent_requests.panel(request.user, ended.connection, offer=ended.needs_consent)
@@ -261,7 +262,7 @@ class SignInErrorMiddleware(SocialAuthExceptionMiddleware):  # type: ignore[misc
 
     @staticmethod
     def _without_resource(request: HttpRequest, ended: Any) -> HttpResponse:
-        """Go on to the connection, which works for all resources but this one; its page offers to try again."""
+        """Redirect to the connection, which works for all other resources. Its page offers to try this one again."""
         if ended.by_link:
             return redirect("sign_in_link_done")
         text = f"You're connected, but without access to {resources.label(ended.resource)}. {ended.error.cause}"

@@ -1,4 +1,4 @@
-"""Recognise that the database cannot be used at the moment: gone, locked, full or read-only."""
+"""Recognises that the database is temporarily unusable: unreachable, locked, full or read-only."""
 
 import sqlite3
 
@@ -9,7 +9,7 @@ from django.db.utils import InternalError
 _FAILURES = (
     OperationalError,
     InterfaceError,
-    # Statements that are sent past the ORM.
+    # From statements that bypass the ORM.
     psycopg.OperationalError,
     psycopg.InterfaceError,
     sqlite3.OperationalError,
@@ -18,7 +18,7 @@ _READ_ONLY = "25006"  # PostgreSQL's read_only_sql_transaction: the server has b
 
 
 def is_database_outage(error: BaseException | None) -> bool:
-    """Whether the same request may succeed later, because only the database was in the way."""
+    """Whether the error only comes from the database being unusable, so that the same request may succeed later."""
     if isinstance(error, _FAILURES):
         return True
     return isinstance(error, InternalError) and getattr(error.__cause__, "sqlstate", "") == _READ_ONLY

@@ -1,4 +1,4 @@
-"""The portal's side of social-auth: the strategy that supplies the client, and the steps after Microsoft's answer."""
+"""The portal's part of social-auth: the strategy that supplies the client, and the steps after Microsoft's response."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,13 +32,13 @@ from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.connections import connections, sign_in, sign_in_links
 from connections.services.people import accounts
 
-# Session key of the value that binds a sign-in link to the browser that opened it.
+# The session key for the value that binds a sign-in link to the browser that opened it.
 LINK_BROWSER = "sign_in_link_browser"
 
 
 @dataclass(frozen=True, slots=True)
 class LinkHolder:
-    """The holder of a sign-in link. This is not an account, so social-auth signs nobody in."""
+    """The person who uses a sign-in link. It is not an account, so social-auth signs nobody in."""
 
     pk: str
     is_authenticated: bool = True
@@ -50,12 +50,12 @@ class LinkHolder:
 
 
 class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
-    """Gives a backend its client: the portal's own, or that of one connection's app registration."""
+    """Supplies a backend with its client: the portal's own, or that of a connection's app registration."""
 
     connection: Connection | None = None
-    # Set if a sign-in link is used, regardless of who is signed in to the portal in this browser.
+    # Set if a sign-in link is used, no matter who is signed in to the portal in this browser.
     link: SignInLink | None = None
-    # Set in later steps, which are for other resources of the connection: the step's, and all that were begun.
+    # A connection with several resources needs one step for each. These are the current one and those begun so far.
     resource: str = ""
     walked: tuple[str, ...] = ()
     _client: backends.SignInClient | None = None
@@ -75,7 +75,7 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
         return self._client.credential_id if self._client else None
 
     def intent(self) -> dict[str, Any]:
-        """Return the values that are kept in the session while the person is at Microsoft."""
+        """Return the values to keep in the session while the person is on Microsoft's pages."""
         if self.connection is None:
             return {}
         return {
@@ -90,7 +90,7 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
         return LinkHolder(f"link:{self.link.pk}") if self.link else None
 
     def resume(self, started: dict[str, Any]) -> None:
-        """Restore the sign-in on the callback. Raises LinkUnusable if its link can no longer be used."""
+        """Restore the sign-in from the session. Raises LinkUnusable if its sign-in link can no longer be used."""
         self.resource, self.walked = started.get("resource", ""), tuple(started.get("walked", ()))
         if started.get("link"):
             browser, is_later = str(self.session_get(LINK_BROWSER, "")), bool(self.resource)
@@ -103,7 +103,7 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
         self.connection = visible.filter(pk=int(started.get("connection") or 0)).first()
 
     def forget(self) -> None:
-        """Drop the sign-in's context, because a different person came back from Microsoft."""
+        """Drop the connection and the link, because a different person has returned from Microsoft."""
         self.connection = self.link = None
 
     def partial_load(self, token: str) -> None:
@@ -115,20 +115,20 @@ class PortalStrategy(DjangoStrategy):  # type: ignore[misc]
 
     @property
     def confirms(self) -> bool:
-        """Whether the sign-in that begins must prove again who is signed in; see connections/fresh_sign_in.py."""
+        """Whether this sign-in must confirm a signed-in person's identity; see connections/fresh_sign_in.py."""
         return self.require_request().user.is_authenticated
 
     def query_string(self) -> str:
         return str(self._require_request().META.get("QUERY_STRING", ""))
 
     def absolute_uri(self, path: str | None = None) -> str | None:
-        """Build redirect URIs from PORTAL_URL: with the host sent by a proxy, Microsoft answers AADSTS50011."""
+        """Build redirect URIs from PORTAL_URL. With a proxy's host, they would cause AADSTS50011."""
         return f"{settings.PORTAL_URL}{path}" if path and path.startswith("/") else path
 
 
 def portal_client() -> backends.SignInClient:
-    """Return the portal's own client, from LOGIN_MICROSOFT_*. Raises SignInFailed if that is incomplete."""
-    # With a shared endpoint such as "common", anybody could sign in.
+    """Return the portal's own client, from LOGIN_MICROSOFT_*. Raises SignInFailed if these settings are incomplete."""
+    # A shared endpoint such as "common" would let anybody sign in.
     login = settings.LOGIN_MICROSOFT
     complete = all(login[name] for name in ("tenant", "client_id", "client_secret"))
     if not complete or login["tenant"].lower() in SHARED_ENDPOINTS or login["environment"] not in clouds.CLOUDS:
@@ -148,10 +148,10 @@ def portal_client() -> backends.SignInClient:
 def admit_person(
     response: dict[str, Any], user: User | None = None, social: Any = None, **kwargs: Any
 ) -> dict[str, Any]:
-    """Create an account at the first sign-in; refuse guests, disabled accounts and service accounts.
+    """Create an account at the first sign-in. Reject guests, disabled accounts and service accounts.
 
-    A signed-in user is never linked to the Microsoft account, because it could be someone else's, who could then always
-    sign in as them.
+    The Microsoft account is never linked to a user who is already signed in. It could belong to another person, who
+    could then always sign in as that user.
     """
     accounts.require_admitted(response)
     if user is None:
@@ -172,7 +172,7 @@ def admit_person(
 def follow_directory(
     strategy: PortalStrategy, backend: backends.MicrosoftSignIn, user: User, response: dict[str, Any], **kwargs: Any
 ) -> None:
-    """Note the sign-in, or the confirmation of the one in this session, and update the account from the claims."""
+    """Record the sign-in, or the confirmation of a signed-in person, and update the account from the claims."""
     request, proved_at = strategy.require_request(), backend.proved_at(response, now=timezone.now())
     confirms = request.user.is_authenticated
     if confirms:
@@ -182,7 +182,8 @@ def follow_directory(
                 action="Try again and enter your password at Microsoft. If this happens again, contact an IT admin.",
             )
         fresh_sign_in.renew(request, proved_at=proved_at)
-        fresh_sign_in.note_second_factor(request)  # asking for one is left to Microsoft, as at a sign-in there
+        # Microsoft decides whether a second factor is needed, as for every sign-in there
+        fresh_sign_in.note_second_factor(request)
     else:
         fresh_sign_in.begin(request, method="microsoft", proved_at=proved_at)
     accounts.update_from_directory(user, claims=response, confirms=confirms)
@@ -197,7 +198,7 @@ def follow_directory(
 def finish_connect(
     strategy: PortalStrategy, response: dict[str, Any], user: User | None = None, **kwargs: Any
 ) -> HttpResponse:
-    """Store the grant in the connection. The redirect ends the pipeline, so social-auth stores nothing."""
+    """Store the tokens in the connection. The redirect ends the pipeline, so social-auth stores nothing."""
     connection, link, now = strategy.connection, strategy.link, timezone.now()
     actor = link.made_by if link is not None else user
     if connection is None or actor is None:
@@ -214,7 +215,7 @@ def finish_connect(
             strategy.require_request(), connection, link, resource=following, walked=(*strategy.walked, following)
         )
     if link is not None:
-        # The holder of a link only provides the grant and gets nothing in return.
+        # The person with the link only provides access, and sees nothing of the connection.
         connection.mailbox_accesses.update(probe_after=now)
         return redirect("sign_in_link_done")
     connections.probe_mailboxes(connection, actor=actor, now=timezone.now())
@@ -231,8 +232,8 @@ def to_microsoft(
     resource: str = "",
     walked: tuple[str, ...] = (),
 ) -> HttpResponse:
-    """Start the OAuth sign-in for a connection, or its later step for another ``resource``."""
-    from social_django.utils import load_backend, load_strategy  # late, because these import this module
+    """Start the OAuth sign-in for a connection, or the later step for another ``resource``."""
+    from social_django.utils import load_backend, load_strategy  # imported late, because these import this module
 
     strategy = load_strategy(request)
     strategy.connection, strategy.link, strategy.resource, strategy.walked = connection, link, resource, walked
@@ -244,17 +245,17 @@ def to_microsoft(
 
 @dataclass(frozen=True)
 class FailedSignIn:
-    """The reason why a sign-in failed, for its page."""
+    """The reason for a failed sign-in, for its page."""
 
     error: errors.PortalError
     connection: Connection | None
-    needs_consent: bool = False  # whether an administrator must be asked
-    resource: str = ""  # set if only the step for this resource failed, so that the connection itself works
-    by_link: bool = False  # whether it used a sign-in link, whose holder may see nothing else in the portal
+    needs_consent: bool = False  # whether an administrator must consent
+    resource: str = ""  # set if only the step for this resource failed; the connection itself works
+    by_link: bool = False  # whether a sign-in link was used; its page must show nothing else of the portal
 
 
 def explain(request: HttpRequest, exception: Exception) -> FailedSignIn | None:
-    """Explain a failed sign-in, and record it if the sign-in was ours. Returns None for all other exceptions."""
+    """Explain a failed sign-in, and record it if it was for a connection. Returns None for all other exceptions."""
     if isinstance(exception, SocialAuthBaseException):
         error = _translate(exception)
     elif isinstance(exception, errors.PortalError) and request.path.startswith("/auth/"):

@@ -1,4 +1,4 @@
-"""Prepared statements on PostgreSQL, for the few statements whose planning would take longer than running them."""
+"""Prepared statements on PostgreSQL, for the few statements that take longer to plan than to run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from django.db import connection as database
 
 
 def rows(statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Run the statement, prepared after its first uses, and return all its rows. Raises Django's database errors."""
+    """Run the statement and return all rows. It is prepared after its first uses. Raises Django's database errors."""
     database.ensure_connection()
     connection: Any = database.connection
-    # Django turns prepared statements off. Behind a pooler (portal/postgresql) they stay off, because the next
-    # transaction may run where the statement was not prepared.
+    # Django turns prepared statements off. Behind a pooler (portal/postgresql), they stay off, because the next
+    # transaction may use a server connection that has not prepared them.
     connection.prepare_threshold = None if getattr(database, "is_pooled", False) else 5
     with database.wrap_database_errors, psycopg.Cursor(connection) as cursor:
         return list(cursor.execute(statement, parameters).fetchall())

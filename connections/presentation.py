@@ -1,4 +1,4 @@
-"""How states are shown to people: a word and a tone, and for connections also the cause and who must act."""
+"""How states are shown: a word and a tone. For connections, also the cause and who must act."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,10 +15,10 @@ from connections.microsoft.error_types import Who
 Status = models.Connection.Status
 OK, WAITING, WARNING, BROKEN, OFF = "ok", "waiting", "warning", "broken", "off"
 
-# Who must act, as shown after "Assigned to:".
+# Who must act, for the text after "Assigned to:".
 IT_ADMINS, YOU, OWNER_SUFFIX = "IT admins", "you", " (owner)"
 
-# Who can fix an error that was pasted; the portal does not know who the reader is.
+# Who can fix a pasted error. The portal does not know who the reader is.
 ERROR_ASSIGNEES = {
     Who.OWNER: "The person who signs in",
     Who.IT_ADMIN: IT_ADMINS,
@@ -26,7 +26,7 @@ ERROR_ASSIGNEES = {
     Who.NOBODY: "",
 }
 
-# The icon next to the word, because colour alone is not accessible.
+# The icon beside the word, because colour alone is not accessible.
 SIGNS = {
     OK: "circle-check",
     WAITING: "circle-dashed",
@@ -48,7 +48,7 @@ class Badge:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A connection's state: cause, what to do, and who must do it. Strings are empty where there is nothing to say."""
+    """A connection's state, with its cause, what to do and who must do it. Each of these may be empty."""
 
     badge: Badge
     cause: str = ""
@@ -74,7 +74,7 @@ _STATUS_TONES = {
     EffectiveStatus.PENDING: WAITING,
     EffectiveStatus.DISABLED: OFF,
 }
-# For models whose badge shows the value of one column: the tone of each value.
+# The tone for each value of the column, for models whose badge shows a single column.
 _TONES: dict[type[Model], dict[str, str]] = {
     models.MailboxAccess: {"unprobed": WAITING, "reachable": OK, "unreachable": BROKEN, "unknown": WARNING},
     models.ConsentLink: {
@@ -102,10 +102,10 @@ _TONES: dict[type[Model], dict[str, str]] = {
     models.BulkItem: {"waiting": WAITING, "done": OK, "skipped": WARNING},
     models.AuditEvent: {"done": OK, "denied": WARNING, "failed": BROKEN},
 }
-# The column, where it is not "state".
+# The name of that column, if it is not "state".
 _COLUMNS: dict[type[Model], str] = {models.ReviewItem: "decision", models.AuditEvent: "outcome"}
 
-# The defaults for connections whose columns contain no cause or action.
+# The causes and actions for connections that store none themselves.
 _CAUSES = {
     Status.PENDING: "The sign-in isn't complete.",
     Status.RECONNECT_NEEDED: "Microsoft no longer accepts the sign-in.",
@@ -114,7 +114,7 @@ _CAUSES = {
     Status.DISABLED: "The connection is disabled in this portal.",
 }
 _STARTED_CAUSE = "The sign-in to Microsoft was started but not completed."
-# What an open request makes of a connection that doesn't work without it: cause, and what to do.
+# Cause and action for connections that don't work until an open request is decided.
 _AWAITING = {
     EffectiveStatus.AWAITING_CONSENT: (
         "Admin consent has been requested.",
@@ -139,12 +139,12 @@ _ACTIONS = {
     Status.CONSENT_NEEDED: "Grant admin consent for the app registration, then sign in again.",
     Status.BLOCKED: "Change the policy, then test the connection again.",
 }
-# What everybody but the owner reads instead.
+# The actions as shown to everybody except the owner.
 _ACTIONS_OF_OWNER = {
     Status.PENDING: "The owner needs to sign in to Microsoft to finish setup.",
     Status.RECONNECT_NEEDED: "The owner needs to sign in again with the same account.",
 }
-# Nobody signs in to these connections.
+# App-only connections have no sign-in.
 _APP_ONLY_LABELS = {
     EffectiveStatus.PENDING: "Not connected yet",
     EffectiveStatus.RECONNECT_NEEDED: "Access rejected",
@@ -163,7 +163,7 @@ _WHO = {
 
 
 def badge(thing: Model) -> Badge:
-    """Return the badge of anything that has a state. Raises TypeError for other models."""
+    """Return the badge of an object with a state. Raises TypeError for models without one."""
     if tones := _TONES.get(type(thing)):
         column = _COLUMNS.get(type(thing), "state")
         return Badge(getattr(thing, f"get_{column}_display")(), tones[getattr(thing, column)])
@@ -227,9 +227,10 @@ def status_badge(status: EffectiveStatus) -> Badge:
 def connection_state(
     connection: models.Connection, viewer: models.User | None = None, *, action: str = "", who: str = ""
 ) -> State:
-    """Return a connection's state for ``viewer``, who reads "you" where they must act themselves.
+    """Return a connection's state for ``viewer``, who is addressed as "you" if they must act.
 
-    ``action`` and ``who`` (of Connection.Who) replace the usual next step where the policy does not allow it.
+    ``action`` and ``who`` (a value of Connection.Who) replace the usual next step if the policy does not allow that
+    step.
     """
     badge, state = connection_badge(connection), effective_status.of(connection)
     if state == EffectiveStatus.APP_REJECTED:
@@ -261,8 +262,8 @@ def _awaiting(connection: models.Connection, viewer: models.User | None) -> tupl
 
 
 def address(action: str, *, to_owner: bool) -> str:
-    """Let a stored action speak to the owner ("You need to …"), or about the owner to everybody else."""
-    action = action.replace("The owner must", "The owner needs to")  # as versions before 0.3 stored it
+    """Word a stored action for its reader: "You need to …" for the owner, "The owner needs to …" for everybody else."""
+    action = action.replace("The owner must", "The owner needs to")  # as stored by versions before 0.3
     return addressing.speak_to(addressing.OWNER if to_owner else "", action)
 
 
@@ -293,7 +294,7 @@ def _default_action(connection: models.Connection, viewer: models.User | None) -
 
 
 def assigned_to(connection: models.Connection, viewer: models.User | None = None, *, who: str = "") -> str:
-    """Return who must act: a name, a role, "you" for the viewer, or "" if nobody must."""
+    """Return who must act: a name, a role, "you" for the viewer, or "" if nobody needs to."""
     who = assignee(connection, who=who)
     if who == models.Connection.Who.OWNER:
         return YOU if viewer is not None and viewer.pk == connection.owner_id else f"{connection.owner}{OWNER_SUFFIX}"
@@ -304,7 +305,11 @@ def assigned_to(connection: models.Connection, viewer: models.User | None = None
 
 
 def assignee(connection: models.Connection, *, who: str = "") -> str:
-    """Return who must act, as a value of Connection.Who or ""; ``who`` replaces what the status says."""
+    """Return who must act, as a value of Connection.Who, or "" if nobody needs to.
+
+    ``who`` is the caller's choice instead of the stored or usual one. It is ignored if the app registration is rejected
+    or if an open request must be decided first.
+    """
     state = effective_status.of(connection)
     if state == EffectiveStatus.ACTIVE:
         return ""

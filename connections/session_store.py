@@ -1,7 +1,8 @@
-"""Sessions in the database that a reader or writer of the database cannot use.
+"""Sessions that stay safe even if somebody can read or write the database.
 
-The row is found by the digest of the cookie's key, and its data is signed for this row alone. A session ends when it
-was not used for SESSION_IDLE_MINUTES, and SESSION_MAX_HOURS after the sign-in; its row says when.
+A row is found by the digest of the key in the cookie, and its data is signed for this row only. A session ends
+SESSION_IDLE_MINUTES after its last use, and at the latest SESSION_MAX_HOURS after the sign-in. The row contains this
+time.
 """
 
 import hashlib
@@ -16,14 +17,14 @@ from django.utils import timezone
 from connections.models import Session
 from connections.models.sessions import data_salt
 
-# The entry in the session that describes its sign-in: at (Unix time), method, address and browser.
+# The session key for the details of its sign-in: at (Unix time), method, address and browser.
 SIGN_IN = "sign_in"
-ANONYMOUS_LIFETIME = timedelta(hours=1)  # for sign-ins that have begun
-SEEN_EVERY = timedelta(minutes=1)  # between two notes that the session was used
+ANONYMOUS_LIFETIME = timedelta(hours=1)  # for sign-ins that are not complete
+SEEN_EVERY = timedelta(minutes=1)  # the time between two updates of when the session was last used
 
 
 class SessionStore(db.SessionStore):
-    row: Session | None = None  # as loaded
+    row: Session | None = None  # as loaded from the database
 
     @classmethod
     def get_model_class(cls) -> type[Session]:
@@ -64,7 +65,7 @@ class SessionStore(db.SessionStore):
             Session.objects.filter(session_key=digest_of(key)).delete()
 
     def note_use(self, now: datetime) -> None:
-        """Postpone the idle end of a signed-in session, at most once a minute. A session that was ended stays so."""
+        """Postpone the idle timeout of a signed-in session, at most once a minute. An ended session stays ended."""
         row = self.row
         if row is None or row.signed_in_at is None or now - row.seen_at < SEEN_EVERY:
             return

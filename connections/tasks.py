@@ -1,4 +1,4 @@
-"""Celery tasks, which only call services. The database knows what is due."""
+"""Celery tasks. They only call services, which find in the database what is due."""
 
 import threading
 import time
@@ -39,19 +39,19 @@ logger = structlog.get_logger(__name__)
 
 
 _sweeping = threading.Lock()
-_is_stopping = False  # no Event: its set() must not interrupt itself, as a second signal would make it do
+_is_stopping = False  # not an Event, because a second signal could interrupt its set() and call it again
 
 
 @signals.worker_shutting_down.connect
 def stop_sweeping(**kwargs: object) -> None:
-    """Send no more requests, so that the worker can stop when those in flight are answered."""
+    """Start no more requests, so that the worker can stop when the running ones are finished."""
     global _is_stopping
     _is_stopping = True
 
 
 @shared_task(ignore_result=True)
 def sweep() -> None:
-    """Refresh what is due. While this process is still busy with that, a tick only retries rejected apps."""
+    """Refresh the connections that are due. If this process is still refreshing, only retry rejected apps."""
     _as_task()
     if not _sweeping.acquire(blocking=False):
         _count_refreshes(scheduler.retry_rejected_apps(now=timezone.now()))
@@ -70,7 +70,7 @@ def sweep() -> None:
 
 
 def _note_progress() -> None:
-    with suppress(RedisError, OSError):  # refreshing goes on without the cache
+    with suppress(RedisError, OSError):  # refreshes continue without the cache
         cache.set(health.LAST_SWEEP, time.time(), timeout=None)
 
 
@@ -83,7 +83,7 @@ def _count_refreshes(done: Summary) -> None:
 
 @shared_task(ignore_result=True)
 def probe_due_mailboxes() -> None:
-    """Attach mailboxes whose directory is known by now, and probe those that are due."""
+    """Attach mailboxes whose directory has become known, and test those that are due."""
     _as_task()
     directories.bind_waiting(now=timezone.now())
     probes.probe_due(now=timezone.now())
@@ -91,14 +91,14 @@ def probe_due_mailboxes() -> None:
 
 @shared_task(ignore_result=True)
 def run_bulk_actions() -> None:
-    """Carry out actions on many connections that people have started."""
+    """Carry out the bulk actions that people have started."""
     _as_task()
     bulk_execution.run_due(timezone.now)
 
 
 @shared_task(ignore_result=True)
 def verify_consents() -> None:
-    """Look for admin consent in tokens, where a check is due."""
+    """Check tokens for admin consent, if a check is due."""
     _as_task()
     admin_consent.verify_open(now=timezone.now())
 
@@ -118,7 +118,7 @@ def deliver_alerts() -> None:
 
 @shared_task(ignore_result=True)
 def look_ahead() -> None:
-    """Read when credentials expire, warn of those that expire soon, and sync people with the directory."""
+    """Read the expiry dates of credentials, warn about those that expire soon, and sync people with the directory."""
     _as_task()
     credential_expiry.check_due(now=timezone.now())
     sign_in_secret.warn_due(now=timezone.now())
@@ -136,11 +136,11 @@ def tend_credentials() -> None:
 
 @shared_task(ignore_result=True)
 def end_lapsed_shares() -> None:
-    """Every minute: record the end of expired shares, delete ended sessions, and add up the kept counts."""
+    """Add up the tallies of connections, end expired shares, and delete ended sessions. Runs every minute."""
     _as_task()
     tallies.add_up()
     shares.end_expired(now=timezone.now())
-    # Anonymous sign-ins store sessions, which must go as fast as they come.
+    # Anonymous sign-ins also store sessions, so these must be deleted as fast as they are created.
     sessions.prune(now=timezone.now())
 
 
@@ -163,7 +163,7 @@ def stream_audit() -> None:
 
 @shared_task(ignore_result=True)
 def watch_audit() -> None:
-    """Run requested and scheduled verifications, and raise the alarm if the audit trail is not what it should be."""
+    """Run requested and scheduled verifications, and raise an alarm if the audit trail is not intact."""
     _as_task()
     audit_watch.run(timezone.now)
 
@@ -176,21 +176,21 @@ def tick_reviews() -> None:
 
 @shared_task(ignore_result=True)
 def check_secrets() -> None:
-    """Open every stored secret once an hour, count those of each key, and report what was moved or altered."""
+    """Once an hour, decrypt every stored secret, count the secrets of each key, and report altered ones."""
     _as_task()
     secret_check.count_due(now=timezone.now())
 
 
 @shared_task(ignore_result=True)
 def write_daily_figures() -> None:
-    """Write today's figures for charts, and those of days that were missed."""
+    """Write the charts' figures for today and for missed days."""
     _as_task()
     daily_figures.update(now=timezone.now())
 
 
 @shared_task(ignore_result=True)
 def tidy() -> None:
-    """Remove expired sign-in links and stored API replies, and everything past its retention period."""
+    """Delete expired sign-in links, stored API replies and old bulk actions, and data past its retention period."""
     _as_task()
     idempotency.prune(now=timezone.now())
     sign_in_links.prune(now=timezone.now())
@@ -199,7 +199,7 @@ def tidy() -> None:
 
 
 def _as_task() -> None:
-    """Give this run an id that links its log lines and audit events."""
+    """Give this run an ID that links its log lines and audit events."""
     run = str(uuid.uuid4())
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=run)

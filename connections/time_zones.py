@@ -8,24 +8,24 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from django.utils import timezone
 
-COOKIE = "time_zone"  # what the browser says, set by portal.js
+COOKIE = "time_zone"  # the browser's time zone, set by portal.js
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """Return the names of all zones by region, for example "Europe/Berlin", and UTC."""
+    """Return UTC and the names of all zones with a region, for example "Europe/Berlin"."""
     return ("UTC", *sorted(name for name in available_timezones() if "/" in name and not name.startswith("Etc/")))
 
 
 def find(name: str) -> tzinfo:
-    """Return the zone of this name, or UTC if there is none."""
+    """Return the zone with this name, or UTC if there is none."""
     return ZoneInfo(name) if name != "UTC" and name in names() else UTC
 
 
 def in_utc(view: _View) -> _View:
-    """Show a page's times in UTC, whoever reads it: it is evidence, or its forms ask for days and times in UTC."""
+    """Show all times on the page in UTC, for pages that serve as evidence or whose forms have days and times in UTC."""
 
     @wraps(view)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

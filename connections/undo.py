@@ -1,6 +1,7 @@
-"""A button in the message about a change that takes the change back, for a few seconds.
+"""A button in a success message that undoes the change, for a few seconds.
 
-It posts to the page that makes the opposite change, so that the same rights, checks and audit events apply.
+It sends a POST request to the view for the opposite change, so that the same permissions, checks and audit events
+apply.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ SECONDS = 10
 def offer(
     request: HttpRequest, page: str, *, kwargs: dict[str, Any], fields: dict[str, list[str]] | None = None
 ) -> None:
-    """Offer to post ``fields`` to ``page`` (a URL name) together with the message that is shown next."""
+    """Offer to post ``fields`` to ``page`` (a URL name), together with the next message."""
     request.session[_SESSION_KEY] = {
         "url": reverse(page, kwargs=kwargs),
         "fields": [[name, value] for name, values in (fields or {}).items() for value in values],
@@ -25,6 +26,6 @@ def offer(
 
 
 def offered(request: HttpRequest) -> dict[str, Any] | None:
-    """Return what can be undone now: its url and fields; None if there is nothing, or it is too late."""
+    """Return the URL and fields of the change that can be undone now; None if there is none, or if it is too late."""
     found: dict[str, Any] | None = request.session.get(_SESSION_KEY)
     return found if found is not None and found["until"] > timezone.now().timestamp() else None

@@ -1,4 +1,4 @@
-"""Every page of the portal: a good place for newcomers to start reading."""
+"""All pages of the portal. A good place for new developers to start reading."""
 
 from django.urls import path
 from django.views.decorators.http import require_safe

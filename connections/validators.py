@@ -1,4 +1,4 @@
-"""Input checks for forms, the API, configuration and commands. Values may be pasted from Microsoft's portals."""
+"""Input checks for forms, the API, configuration files and commands. Values may be pasted from Microsoft's portals."""
 
 import re
 import unicodedata
@@ -22,11 +22,11 @@ from connections.outbound import safe_http
 NAME_LENGTH = 120
 REASON_LENGTH = 2000
 MOST_MAILBOXES = 20
-MOST_TAGS, TAG_LENGTH = 10, 40  # of one connection; characters of one tag
-# What browsers send. Other notations are ambiguous: Entra shows 03/04/2027 for the 3rd of April or the 4th of March.
+MOST_TAGS, TAG_LENGTH = 10, 40  # tags of a connection; characters of a tag
+# The format that browsers send. Others are ambiguous: in Entra, 03/04/2027 is the 3rd of April or the 4th of March.
 ISO_DATE = ["%Y-%m-%d"]
 LATEST_DAY = date(9000, 12, 31)  # leaves room below the last date that Python supports
-# What happens to the old account's tokens when a connection gets a new owner.
+# What happens to the old account's tokens if a connection gets a new owner.
 KEEP, CUT = "keep", "cut"
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
 _QUOTES = "\"'`“”„‘’«»"
@@ -35,7 +35,7 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
 def strip_pasted(text: str) -> str:
-    """Strip invisible characters, surrounding white space and quotes from a pasted value."""
+    """Return a pasted value without invisible characters, surrounding white space and quotes."""
     return strip_invisible(text).strip().strip(_QUOTES).strip()
 
 
@@ -52,11 +52,11 @@ class PastedField(forms.CharField):
 
 
 class GuidField(PastedField):
-    """An id from Microsoft, cleaned to lower case without braces. ``what`` is its name in sentences."""
+    """An ID from Microsoft. Cleaned to lower case without braces. ``what`` is its name in error messages."""
 
     def __init__(self, *, what: str, **kwargs: Any) -> None:
         self.what = what
-        # Leaves room for stray spaces; anything longer is reported as "not an ID".
+        # This leaves room for stray spaces. Longer text is reported as "not an ID".
         super().__init__(max_length=500, **kwargs)
 
     def to_python(self, value: Any) -> str:
@@ -107,7 +107,7 @@ class DirectoryField(PastedField):
                 "Enter the directory (tenant) ID or the full domain, such as contoso.com or contoso.onmicrosoft.com."
             )
         try:
-            domain = domain_names.to_ascii(pasted)  # in the form used in Microsoft's URLs
+            domain = domain_names.to_ascii(pasted)  # as in Microsoft's URLs
         except UnicodeError:
             domain = ""
         if not domain or len(domain) > 253 or not all(map(_LABEL.fullmatch, domain.split("."))):
@@ -119,7 +119,7 @@ class DirectoryField(PastedField):
 
 
 class NameField(forms.CharField):
-    """A name for people, in any script: trimmed, with single spaces and no control characters."""
+    """A display name in any script. It is trimmed, and has single spaces and no control characters."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"max_length": NAME_LENGTH} | kwargs)
@@ -127,7 +127,7 @@ class NameField(forms.CharField):
     def to_python(self, value: Any) -> str:
         text = unicodedata.normalize("NFC", super().to_python(value) or "")
         text = " ".join(text.translate(dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))).split())
-        # Category Cf includes marks that reverse the reading direction and can make one name look like another.
+        # Category Cf includes marks that reverse the direction of text and can make names look like others.
         if any(
             unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co") and letter not in "\u200c\u200d" for letter in text
         ):
@@ -138,7 +138,7 @@ class NameField(forms.CharField):
 
 
 class SecretValueField(forms.CharField):
-    """The value of a client secret. It is never shown again, and a secret's ID is rejected."""
+    """The value of a client secret. It is never shown again. The ID of a secret is rejected."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("widget", forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password"}))
@@ -165,7 +165,7 @@ class SecretValueField(forms.CharField):
 
 
 class ExpiryField(forms.DateField):
-    """The day a secret expires, as shown in Entra; cleaned to the beginning of that day in UTC."""
+    """The day on which a secret expires, as shown in Entra. Cleaned to the beginning of that day in UTC."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("widget", forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"}))
@@ -188,7 +188,7 @@ class ExpiryField(forms.DateField):
 
 
 class LastDayField(forms.DateField):
-    """The last valid day (UTC), not in the past; cleaned to the moment after it."""
+    """The last valid day (UTC), which must not be in the past. Cleaned to the end of that day."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(widget=forms.DateInput(attrs={"type": "date"}), input_formats=ISO_DATE, **kwargs)
@@ -201,7 +201,7 @@ class LastDayField(forms.DateField):
 
 
 class AddressField(PastedField):
-    """A pasted mail address, cleaned to the bare address with its domain in lower case."""
+    """A pasted mail address. Cleaned to the bare address, with its domain in lower case."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("label", "Address")
@@ -219,14 +219,14 @@ class AddressField(PastedField):
 
 
 class WriteOnlyInput(forms.TextInput):
-    """Takes a value but never shows one, because a chat webhook's address works like a password."""
+    """Accepts a value but never shows one, because the address of a chat webhook is like a password."""
 
     def format_value(self, value: Any) -> None:
         return None
 
 
 class TargetField(PastedField):
-    """The address to which alerts are sent. Where it leads is checked when it is saved and each time it is used."""
+    """The URL that alerts are sent to. Its target is checked when it is saved and at each use."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("label", "Address (URL)")
@@ -243,11 +243,11 @@ class TargetField(PastedField):
 
 
 class TagsField(forms.CharField):
-    """Tags separated by commas, cleaned to a tuple."""
+    """Tags separated by commas. Cleaned to a tuple."""
 
     def __init__(self, **kwargs: Any) -> None:
         help_text = f"Separate tags with commas. Up to {MOST_TAGS}."
-        # Leaves room for spaces; too many or too long ones are reported as such.
+        # This leaves room for spaces. parse_tags reports tags that are too long, and too many tags.
         defaults: dict[str, Any] = {"label": "Tags", "max_length": 2000, "help_text": help_text}
         super().__init__(**defaults | kwargs)
 
@@ -272,12 +272,12 @@ def parse_tags(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def end_of_day(day: date) -> datetime:
-    """Return the first moment after a day (UTC). Days after LATEST_DAY are treated as that day."""
+    """Return the first moment after a day (UTC). Days after LATEST_DAY are treated like LATEST_DAY."""
     return datetime.combine(min(day, LATEST_DAY) + timedelta(days=1), time.min, UTC)
 
 
 def capability_errors(chosen: Sequence[str], extra_scopes: Sequence[str], authentication_type: str) -> list[str]:
-    """Say why a connection of this type cannot have the chosen capabilities, as sentences; [] if it can."""
+    """Return sentences on why a connection of this type cannot have the chosen capabilities; [] if it can."""
     if not chosen and not extra_scopes:
         return ["Choose at least one capability."]
     sentences = []

@@ -1,4 +1,4 @@
-"""Counts that stay fast in a large organisation."""
+"""Row counts that stay fast in a large organisation."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from django.db.models.functions import Coalesce
 
 from connections.models import Tally
 
-MOST = 1000  # counted at most
+MOST = 1000  # the highest number that is counted exactly
 
 
 def capped(queryset: QuerySet[Any], most: int = MOST) -> int:
@@ -23,16 +23,19 @@ class _CountOf(Subquery):
 
 
 def related(rows: QuerySet[Any], column: str, most: int = MOST) -> Subquery:
-    """Annotate each object with the number of ``rows`` that refer to it by ``column``, up to ``most`` + 1.
+    """Return a subquery that counts the ``rows`` whose ``column`` refers to an object, up to ``most`` + 1.
 
-    They are counted for the objects on the page only. Counting over a join would count for all objects first.
+    The rows are counted only for the objects on the page. Counting over a join would first count them for all objects.
     """
     # Selecting the column alone lets its index answer.
     return _CountOf(rows.filter(**{column: OuterRef("pk")}).order_by().values(column)[: most + 1])
 
 
 def connections_of_apps(*conditions: Q) -> Coalesce:
-    """Annotate app registrations with the kept number of their connections. ``conditions`` are about Tally rows."""
+    """Return a subquery with an app registration's number of connections, summed up from the Tally table.
+
+    ``conditions`` filter the Tally rows.
+    """
     rows = Tally.objects.connections().filter(*conditions, app_consent__app_registration=OuterRef("pk")).order_by()
     total = rows.values("app_consent__app_registration").annotate(total=Sum("change")).values("total")
     return Coalesce(Subquery(total, output_field=IntegerField()), 0)

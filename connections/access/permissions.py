@@ -35,7 +35,7 @@ def _oversees(user: User) -> bool:
     return person(user).oversees
 
 
-# The following are for IT admins only.
+# Only IT admins may do the following.
 can_manage_registry = _is_admin  # add, change and remove tenants, app registrations and credentials; grant consent
 can_manage_reviews = _is_admin  # start, schedule and cancel access reviews
 can_manage_alerts = _is_admin  # see all deliveries, and manage the organisation's alert channels
@@ -47,12 +47,12 @@ can_manage_service_accounts = _is_admin  # create, change and remove service acc
 can_manage_teams = _is_admin  # create teams and manage their members
 can_manage_people = _is_admin  # disable and enable accounts, and transfer what a person owns
 
-# The following are for IT admins and auditors.
-can_read_registry = _oversees  # details of tenants and app registrations (members see only names)
+# IT admins and auditors may do the following.
+can_read_registry = _oversees  # read details of tenants and app registrations (members see only names)
 can_read_audit = _oversees
 can_read_reviews = _oversees
-can_read_policy = _oversees  # every rule and its violations (members see a summary)
-can_read_people = _oversees  # who has an account, what they own, and who has left
+can_read_policy = _oversees  # read every rule and its violations (members see a summary)
+can_read_people = _oversees  # see who has an account, what they own, and who has left
 
 
 def can_export_audit(user: User) -> bool:
@@ -61,16 +61,20 @@ def can_export_audit(user: User) -> bool:
 
 
 def can_decide_approvals(user: User) -> bool:
-    """Approve or decline requests. Only people may, because a service account acts for whoever holds its key."""
+    """Whether the user may approve or decline requests.
+
+    Only people may, because a service account acts for anyone who holds its key.
+    """
     return person(user).is_admin and not user.is_service
 
 
 def can_decide(user: User, approval: Approval) -> bool:
-    """Decide this request: only an IT admin who is not involved in it.
+    """Whether the user may decide this request. Only IT admins who are not involved in it may.
 
-    The requester is involved, and so are anybody who requested approval for the connection before, its owner, and its
-    owner at the time of the request. If a service account is the requester or the owner, the same applies to the person
-    responsible for it, anybody who issued or rotated one of its keys, and anybody who has changed the account since.
+    The following people are involved: the requester, anyone who requested approval for the connection before, its
+    owner, and its owner at the time of the request. If the requester or the owner is a service account, so are the
+    person responsible for it, anyone who issued or rotated one of its keys, and anyone who has changed the account
+    since.
     """
     if not can_decide_approvals(user):
         return False
@@ -88,10 +92,11 @@ def can_decide(user: User, approval: Approval) -> bool:
 
 
 def can_decide_change(user: User, request: ChangeRequest) -> bool:
-    """Decide a change that somebody may not make alone: a second IT admin or, except for the policy, the owner.
+    """Whether the user may decide a change that the requester must not make alone.
 
-    Nobody decides their own request, also if a service account made it for which they are responsible or whose key they
-    have had. A service account decides nothing.
+    A second IT admin may and, except for changes of the policy, the connection's owner. Nobody decides their own
+    request. A request from a service account also counts as their own if they are responsible for it or have had its
+    key. Service accounts decide nothing.
     """
     if user.is_service or user.is_suspended or request.requested_by is None:
         return False
@@ -101,7 +106,9 @@ def can_decide_change(user: User, request: ChangeRequest) -> bool:
 
 
 def decides_as_owner(user: User, request: ChangeRequest) -> bool:
-    """Whether the user decides who gets access to their own connection, so that being an IT admin does not matter."""
+    """Whether the user decides as the connection's owner who gets access to it; the role of IT admin is then not
+    needed.
+    """
     return _answers_for(user, request) and request.is_about_sharing
 
 
@@ -114,10 +121,10 @@ def can_withdraw_change(user: User, request: ChangeRequest) -> bool:
 
 
 def is_own_access(actor: User, *, user: User | None = None, team: Team | None = None) -> bool:
-    """Whether giving access to this person, service account or team would give it to the actor, too.
+    """Whether giving access to this person, service account or team would also give it to the actor.
 
-    IT admins issue the keys of service accounts and choose the members of teams, so these are their own. A service
-    account acts for whoever is responsible for it and for the IT admins.
+    IT admins issue the keys of service accounts and choose the members of teams, so they gain any access given to
+    those. A service account acts for the IT admins and for the person responsible for it.
     """
     is_admin = person(actor).is_admin
     if team is not None:
@@ -131,10 +138,10 @@ def is_own_access(actor: User, *, user: User | None = None, team: Team | None = 
 
 
 def _may_have_asked(user: User, requester: User, *, since: datetime) -> bool:
-    """Whether the requester is the user's own account, or a service account that may have asked for them.
+    """Whether the requester is the user's own account, or a service account that may have acted for them.
 
-    Without a record of who has had its keys, only IT admins who have never changed the account are certain not to be
-    behind it.
+    If nothing shows who has had the service account's keys, every user may be behind the request, except IT admins who
+    have never changed the account.
     """
     if _may_act_as(user, requester, since=since):
         return True
@@ -147,7 +154,7 @@ def _may_have_asked(user: User, requester: User, *, since: datetime) -> bool:
 def _may_act_as(user: User, account: User, *, since: datetime) -> bool:
     """Whether the account is the user's own, or a service account that they are responsible for or may have used.
 
-    They may also have used it through another service account, which issued one of its keys.
+    This includes a service account whose key was issued by another service account of theirs.
     """
     reached: set[int] = set()
     waiting = [account]
@@ -160,7 +167,10 @@ def _may_act_as(user: User, account: User, *, since: datetime) -> bool:
 
 
 def _behind(account: User, *, since: datetime) -> set[int]:
-    """The ids of whoever is responsible for the service account, has had a secret of it, or has changed it since."""
+    """Return the ids of the people behind a service account.
+
+    They are the person responsible for it, those who have had one of its secrets, and those who have changed it since.
+    """
     had_secret = (AuditAction.API_KEY_ISSUED, AuditAction.API_KEY_ROTATED)
     ids = {
         account.responsible_id,
@@ -179,7 +189,7 @@ def _changes_of(account: User) -> QuerySet[AuditEvent]:
 
 
 def can_withdraw_approval(user: User, approval: Approval) -> bool:
-    """Allowed for the connection's owner, and for the requester while they may still change the connection."""
+    """Whether the user may withdraw the request: the owner may, and the requester while they may reconnect."""
     connection = approval.connection
     if connection is None or connection.owner_id == user.pk:
         return connection is not None or approval.requested_by_id == user.pk
@@ -191,7 +201,8 @@ def can_connect(user: User) -> bool:
 
 
 can_register_mailbox = can_connect
-can_change_many = can_connect  # prepare and start bulk actions, which need the right for each connection, too
+# prepare and start bulk actions; the user also needs permission for each of the connections
+can_change_many = can_connect
 
 
 def can_stop(user: User, bulk_action: BulkAction) -> bool:
@@ -199,17 +210,23 @@ def can_stop(user: User, bulk_action: BulkAction) -> bool:
 
 
 def can_look_up_people(user: User) -> bool:
-    """Find people, service accounts and teams by name, to share a connection or transfer its ownership."""
+    """Whether the user may search for people and teams, to share a connection or transfer its ownership."""
     return person(user).oversees or can_connect(user)
 
 
 def can_bring_app(user: User, *, members_may: bool) -> bool:
-    """Add an app registration while connecting. ``members_may``: whether the policy lets members do so, too."""
+    """Whether the user may add an app registration while connecting.
+
+    ``members_may`` says whether the policy lets members add one, too.
+    """
     return person(user).is_admin or (members_may and can_connect(user))
 
 
 def can_connect_through(user: User, app_registration: AppRegistration) -> bool:
-    """Create connections and sign in through this app registration. One that a member brought is that member's alone."""
+    """Whether the user may create connections and sign in through this app registration.
+
+    An app registration that a member added can be used by that member only.
+    """
     return not app_registration.is_personal or app_registration.created_by_id == user.pk
 
 
@@ -218,7 +235,7 @@ def can_change_mailbox(user: User, mailbox: SharedMailbox) -> bool:
 
 
 def owns(user: User, connection: Connection) -> bool:
-    """Whether the user has an owner's rights, which are suspended once they have left."""
+    """Whether the user has the rights of the owner. They are suspended once the owner has left."""
     return connection.owner_id == user.pk and not user.is_suspended
 
 
@@ -230,14 +247,14 @@ def manages(user: User, connection: Connection) -> bool:
 
 
 def managed_among(user: User, connections: Iterable[Connection]) -> frozenset[int]:
-    """Return the ids of those that the user ``manages``, with one query for all."""
+    """Return the ids of the connections that the user ``manages``, with one query for all of them."""
     rows = list(connections)
     shared = shares_with(user).filter(connection__in=[row.pk for row in rows], level=Share.Level.MANAGE)
     return frozenset(row.pk for row in rows if owns(user, row)) | frozenset(shared.values_list("connection", flat=True))
 
 
 def can_reconnect(user: User, connection: Connection) -> bool:
-    """Sign in again with the same account; change name, capabilities and mailboxes."""
+    """Whether the user may sign in again with the same account and change the name, capabilities and mailboxes."""
     if not connection.is_delegated and person(user).is_admin:
         return True
     return manages(user, connection)
@@ -251,31 +268,43 @@ def can_withdraw_consent_request(user: User, request: ConsentRequest) -> bool:
 
 
 def can_check(user: User, connection: Connection) -> bool:
-    """Test the connection with Microsoft now."""
+    """Whether the user may test the connection with Microsoft."""
     return person(user).is_admin or manages(user, connection)
 
 
-can_tag = can_check  # change its tags
-can_share = can_check  # share the connection; change and end shares
+can_tag = can_check  # change the connection's tags
+can_share = can_check  # share the connection, and change or remove its shares
 
 
 def can_take_emergency_access(user: User, connection: Connection) -> bool:
-    """Use somebody else's connection for a few hours in an emergency, which alarms its owner, IT admins and auditors."""
+    """Whether the user may use somebody else's connection for a few hours in an emergency.
+
+    Its owner, the IT admins and the auditors are alerted.
+    """
     return person(user).is_admin and not user.is_service and not can_fetch_token(user, connection)
 
 
 def can_fetch_token(user: User, connection: Connection) -> bool:
-    """Request an access token: allowed for the owner and those it is shared with. Being an IT admin is not enough."""
+    """Whether the user may request an access token: the owner and those the connection is shared with may.
+
+    Being an IT admin is not enough.
+    """
     return owns(user, connection) or shares_with(user).filter(connection=connection).exists()
 
 
 def can_issue_key(user: User, owner: User) -> bool:
-    """Issue or rotate an API key: people for themselves, IT admins for service accounts."""
+    """Whether the user may issue or rotate the owner's API keys.
+
+    People may do so for themselves, and IT admins for service accounts.
+    """
     return person(user).is_admin if owner.is_service else owner.pk == user.pk and not user.is_suspended
 
 
 def can_revoke_key(user: User, key: ApiKey) -> bool:
-    """Revoke an API key: its owner, the person responsible for the service account, or an IT admin."""
+    """Whether the user may revoke the API key.
+
+    Its owner, the person responsible for the service account and IT admins may.
+    """
     if user.is_suspended:
         return False
     return user.pk in (key.owner_id, key.owner.responsible_id) or person(user).is_admin
@@ -293,7 +322,9 @@ def scopes_for(owner: User) -> list[str]:
 
 
 def sleeping_scopes(owner: User) -> frozenset[str]:
-    """Return the scopes that the owner's keys may not use now, because their roles were confirmed too long ago."""
+    """Return the scopes that the owner's keys cannot use at the moment, because the owner's roles need to be confirmed
+    again.
+    """
     sleeping = person(owner).sleeping_roles
     scopes = {ApiKey.Scope.ADMIN_READ, ApiKey.Scope.ADMIN_WRITE} if IT_ADMINS in sleeping else set()
     if sleeping:
@@ -302,23 +333,26 @@ def sleeping_scopes(owner: User) -> frozenset[str]:
 
 
 def can_disable_person(user: User, other: User) -> bool:
-    """IT admins may disable or enable any account except their own; only a superuser may do so for a superuser."""
+    """Whether the user may disable or enable the other account.
+
+    IT admins may, except for their own account. Only a superuser may disable or enable a superuser.
+    """
     return person(user).is_admin and user.pk != other.pk and (user.is_superuser or not other.is_superuser)
 
 
 def can_disable(user: User, connection: Connection) -> bool:
-    """Disable or delete the connection."""
+    """Whether the user may disable or delete the connection."""
     return owns(user, connection) or person(user).is_admin
 
 
 def can_keep_disabled(user: User, connection: Connection) -> bool:
-    """Turn a disabled connection into one disabled by an admin, so that its owner cannot enable it."""
+    """Whether the user may mark a disabled connection as disabled by an admin, so that its owner cannot enable it."""
     owner_can_enable = connection.status == Connection.Status.DISABLED and not connection.disabled_by_admin
     return owner_can_enable and person(user).is_admin and connection.owner_id != user.pk
 
 
 def can_use_again(user: User, connection: Connection) -> bool:
-    """Enable the connection in any way. If an IT admin has disabled it, only an IT admin may."""
+    """Whether the user may enable the connection, also by signing in. Only IT admins may if an IT admin disabled it."""
     disabled_by_admin = connection.status == Connection.Status.DISABLED and connection.disabled_by_admin
     return person(user).is_admin or not (disabled_by_admin or user.is_suspended)
 
@@ -331,7 +365,10 @@ can_hand_over = can_enable
 
 
 def can_point_at(user: User, connection: Connection) -> bool:
-    """Point a reference at the connection: whoever may use or share it. It gives nobody access."""
+    """Whether the user may point a reference at the connection, which needs permission to use or share the connection.
+
+    The reference gives nobody access.
+    """
     return can_fetch_token(user, connection) or can_share(user, connection)
 
 
@@ -339,13 +376,16 @@ can_create_reference = can_connect
 
 
 def can_own_reference(user: User, reference: ConnectionReference) -> bool:
-    """Change who may point the reference, or remove it. Defaults belong to their person alone."""
+    """Whether the user may remove the reference or choose who may change its target.
+
+    Default references belong to one person and are never managed by IT admins.
+    """
     is_owner = reference.owner_id == user.pk and not user.is_suspended
     return is_owner or (person(user).is_admin and not reference.is_default)
 
 
 def can_point_reference(user: User, reference: ConnectionReference) -> bool:
-    """Point the reference at another connection: its owner, the members of its team, or an IT admin."""
+    """Whether the user may point the reference at another connection: owner, team members and IT admins may."""
     if can_own_reference(user, reference):
         return True
     return reference.team_id is not None and memberships_of(user).filter(team=reference.team_id).exists()

@@ -1,4 +1,4 @@
-"""What a user can see. For them, anything that is not in these querysets does not exist."""
+"""What a user can see. To the user, objects outside of these querysets do not exist."""
 
 from typing import Any, TypeVar
 
@@ -42,7 +42,7 @@ def visible_connections(user: models.User) -> QuerySet[models.Connection]:
 def shares_with(user: models.User) -> ShareQuerySet:
     """Return the active shares with this user and with their teams; none while the user is suspended.
 
-    A team that follows an Entra group counts while the directory has confirmed the user's groups recently.
+    Shares with a team that follows an Entra group are included only if Entra has confirmed the user's groups recently.
     """
     if user.is_suspended:
         return models.Share.objects.none()
@@ -51,7 +51,10 @@ def shares_with(user: models.User) -> ShareQuerySet:
 
 
 def memberships_of(user: models.User) -> QuerySet[models.TeamMember]:
-    """Return the user's memberships in teams, as far as they count now; none while the user is suspended."""
+    """Return the user's valid team memberships; none while the user is suspended.
+
+    Memberships in teams that follow an Entra group are valid only if Entra has confirmed the user's groups recently.
+    """
     memberships = models.TeamMember.objects.filter(user=user)
     if user.is_suspended:
         return memberships.none()
@@ -59,7 +62,7 @@ def memberships_of(user: models.User) -> QuerySet[models.TeamMember]:
 
 
 def visible_bulk_actions(user: models.User) -> QuerySet[models.BulkAction]:
-    """Users see the bulk actions they prepared; IT admins and auditors all that were started."""
+    """Users see the bulk actions they prepared; IT admins and auditors also see all that were started."""
     own = Q(requested_by=user)
     if person(user).oversees:
         own |= ~Q(state=models.BulkAction.State.DRAFT)
@@ -67,9 +70,9 @@ def visible_bulk_actions(user: models.User) -> QuerySet[models.BulkAction]:
 
 
 def visible_references(user: models.User) -> QuerySet[models.ConnectionReference]:
-    """Users see references they own, may point elsewhere, or whose connection they can use; IT admins and auditors all.
+    """Users see references they own, may change or can use the connection of; IT admins and auditors see all.
 
-    Somebody else's defaults are seen by auditors and IT admins only.
+    Only IT admins and auditors see the default references of other people.
     """
     references = models.ConnectionReference.objects.filter(removed_at=None).select_related("owner", "team")
     references = without_tokens(references.select_related("connection__owner"))
@@ -79,7 +82,7 @@ def visible_references(user: models.User) -> QuerySet[models.ConnectionReference
 
 
 def referenced_by(user: models.User, name: str) -> QuerySet[models.ConnectionReference]:
-    """Return the reference that this name means for the user: one of the organisation, or their own default."""
+    """Return the references that this name can mean for the user: organisation-wide ones and the user's own default."""
     return models.ConnectionReference.objects.filter(Q(connector="") | Q(owner=user), name=name, removed_at=None)
 
 
@@ -206,10 +209,10 @@ OWNER_CANNOT_ANSWER = (
 
 
 def visible_reviews(user: models.User) -> QuerySet[models.AccessReview]:
-    """IT admins and auditors see all access reviews; others see those of connections they own, or owned at the time."""
+    """IT admins and auditors see all access reviews; others see those of connections they own or owned then."""
     if person(user).oversees:
         return models.AccessReview.objects.all()
-    # Two subqueries, each with an index: a single condition with OR would read the items of every review.
+    # Use two subqueries, because each has an index. A single condition with OR would read the items of every review.
     owned, assigned = (
         models.ReviewItem.objects.filter(connection__owner=user),
         models.ReviewItem.objects.filter(owner=user),

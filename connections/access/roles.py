@@ -1,4 +1,4 @@
-"""The signed-in user's roles, and what they were denied."""
+"""The signed-in user's roles, and the actions that were denied to them."""
 
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -13,19 +13,22 @@ from connections.errors import NotAllowed
 from connections.models import User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 
-# Denials during the current request. They are recorded at its end, outside the transaction that was rolled back, even
-# if the view handled the error itself. Outside requests nothing reads them.
+# Denials during the current request. They are recorded when it ends, outside the transaction that was rolled back, even
+# if the view handled the error itself. Outside of requests, nobody reads this list.
 denied: ContextVar[list[NotAllowed]] = ContextVar("access_denied")
 
 
 def read_after(now: datetime) -> datetime:
-    """Return the time after which the directory must have confirmed roles and groups for them to count."""
+    """Return the time after which the directory must have confirmed roles and groups for them to be valid."""
     hours = settings.ENTRA_AUTHORITY_MAX_AGE
     return now - timedelta(hours=hours) if hours else datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def is_recent(read_at: datetime | None) -> bool:
-    """Whether what the directory said at ``read_at`` still counts. None: it does not come from a directory."""
+    """Whether roles or groups that the directory confirmed at ``read_at`` are still valid.
+
+    None means that they don't come from a directory; they are always valid.
+    """
     return read_at is None or read_at > read_after(timezone.now())
 
 
@@ -41,7 +44,7 @@ class Person:
 
     @property
     def is_admin(self) -> bool:
-        """Whether they are an IT admin. A superuser always is one (for emergencies)."""
+        """Whether the user is an IT admin. For emergencies, a superuser always is one."""
         return not self.user.is_suspended and (self.user.is_superuser or self._has_role(IT_ADMINS))
 
     @property
@@ -53,12 +56,12 @@ class Person:
 
     @property
     def sleeping_roles(self) -> frozenset[str]:
-        """The roles from Entra that were confirmed too long ago, so that they do not count until the next sign-in."""
+        """Roles from Entra that were confirmed too long ago. They are suspended until the user's next sign-in."""
         return frozenset() if is_recent(self.user.roles_read_at) else self._groups & {IT_ADMINS, AUDITORS}
 
     @property
     def oversees(self) -> bool:
-        """Whether they see everything, as IT admins and auditors do."""
+        """Whether the user sees everything, as IT admins and auditors do."""
         return self.is_admin or self.is_auditor
 
     @property
@@ -89,7 +92,7 @@ def require(allowed: bool, *, cause: str = "", action: str = "") -> None:
 
 
 def note_denied(error: NotAllowed) -> None:
-    """Have the denial recorded at the end of the request. Noting the same error twice does no harm."""
+    """Have the denial recorded at the end of the request. It is recorded once, even if it is noted twice."""
     errors = denied.get([])
     if not any(error is noted for noted in errors):
         errors.append(error)

@@ -106,7 +106,9 @@ class ReviewItemOut(Schema):
 
     @staticmethod
     def resolve_can_answer(item: Any) -> bool:
-        """Whether the key's owner may decide now: the item is theirs, and neither the review nor the share has ended."""
+        """Whether the key's owner may decide the item now: it is theirs, and neither the review nor the share has
+        ended.
+        """
         is_open = item.review.is_running and item.is_own and item.can_be_answered
         return is_open and item.share is not None and item.share.is_active(timezone.now())
 

@@ -301,7 +301,9 @@ def _active_credentials(app: AppRegistration) -> QuerySet[AppCredential]:
 
 
 def _new_credential(body: CredentialIn, name: str, prefix: str = "") -> credentials.NewCredential:
-    """Return the credential to add. Raises InvalidInput with the field's name, which starts with ``prefix``."""
+    """Return the credential to add. Raises InvalidInput with the name of the invalid field, which starts with
+    ``prefix``.
+    """
     required = {"secret": ("secret",), "generate": ("months",), "upload": ("certificate",)}.get(body.kind, ())
     for field in required:
         if getattr(body, field) is None:
@@ -321,7 +323,9 @@ def _new_credential(body: CredentialIn, name: str, prefix: str = "") -> credenti
 
 
 def _decode_file(text: str) -> bytes:
-    """Return the file's bytes: PEM unchanged, and anything else decoded from base64, assuming a PFX file."""
+    """Return the bytes of a certificate file. PEM is returned unchanged; anything else is decoded from base64 (PFX
+    files).
+    """
     if "-----BEGIN" in text:
         return text.encode()
     try:

@@ -126,7 +126,7 @@ def _matching_events(key: ApiKey, query: EventFilter) -> QuerySet[AuditEvent]:
 
 
 def _reader(request: HttpRequest) -> ApiKey:
-    """Return the calling key. Raises NotAllowed unless its owner may read the audit trail, as on the pages."""
+    """Return the calling key. Raises NotAllowed unless its owner may read the audit trail."""
     key = authentication.require_scope(request, Scope.AUDIT_READ)
     roles.require(
         permissions.can_read_audit(key.owner),

@@ -1,4 +1,4 @@
-"""Authentication by an API key in the Authorization header, and the connections a key has access to."""
+"""Authentication with an API key in the Authorization header, and the connections that a key can access."""
 
 from django.conf import settings
 from django.db.models import Q, QuerySet
@@ -16,7 +16,7 @@ from connections.services.api_keys import api_keys, rate_limit
 LONGEST_NUMBER = 18  # digits of the largest primary key that every database accepts
 LONGEST_NAME = 120
 MOST_CANDIDATES = 20
-# The entry in request.META with the rate limit's state; already set if the token endpoint has counted the request.
+# The rate limit's state in request.META. It is already set if the token endpoint has counted the request.
 RATE_LIMIT = "portal.rate_limit"
 
 
@@ -45,7 +45,7 @@ class KeyAuth(HttpBearer):
 
 
 def rate_limit_state(request: HttpRequest) -> rate_limit.RateLimitState | None:
-    """Return the rate limit of the calling key and what is left of it; None without a limit or a valid key."""
+    """Return the state of the calling key's rate limit; None without a limit or without a valid key."""
     state: rate_limit.RateLimitState | None = request.META.get(RATE_LIMIT)
     return state
 
@@ -71,7 +71,9 @@ def visible_connections(key: ApiKey) -> QuerySet[Connection]:
 
 
 def key_and_connection(request: HttpRequest, scope: str, ref: str) -> tuple[ApiKey, Connection]:
-    """Return the calling key and the connection. Raises NotAllowed, and whatever find_connection raises."""
+    """Return the calling key and the connection. Raises NotAllowed if the scope is missing, and find_connection's
+    errors.
+    """
     key = require_scope(request, scope)
     return key, find_connection(key, ref, by_reference=request.method in ("GET", "HEAD"))
 
@@ -79,8 +81,9 @@ def key_and_connection(request: HttpRequest, scope: str, ref: str) -> tuple[ApiK
 def find_connection(key: ApiKey, ref: str, *, by_reference: bool = False) -> Connection:
     """Find a connection by its number or name, along with its app registration, tenant and owner.
 
-    Digits are always read as a number. ``by_reference``: also by the name of a reference that points at it; not for
-    changes, which are meant for one connection. Raises Http404 if the key may see no match, AmbiguousName if several.
+    Digits are always read as a number. With ``by_reference``, the name may also be that of a reference that points at
+    the connection. Changes don't use this, because they are meant for one particular connection. Raises Http404 if the
+    key can see no match, and AmbiguousName if it can see several.
     """
     connections = visible_connections(key)
     if ref.isascii() and ref.isdigit():
@@ -103,10 +106,10 @@ def find_connection(key: ApiKey, ref: str, *, by_reference: bool = False) -> Con
 
 
 def find_usable_connection(key: ApiKey, ref: str, *columns: str) -> Connection | None:
-    """Return the connection with this number if the key may request its tokens. One query reads only ``columns``."""
+    """Return the connection with this number, or None if the key may not request its tokens. Loads only ``columns``."""
     if not (ref.isascii() and ref.isdigit() and len(ref) <= LONGEST_NUMBER):
         return None
-    # Load the row first: the permission check then needs no query for the connection's owner.
+    # Load the connection first, so that the permission check needs no query to find its owner.
     rows = Connection.objects.select_related("app_registration", "app_consent").defer(None).only(*columns).order_by()
     connection = next(iter(rows.filter(pk=int(ref))), None)
     if connection is None or not permissions.can_fetch_token(key.owner, connection):

@@ -122,7 +122,10 @@ def _visible(key: ApiKey, change_id: int) -> ChangeRequest:
 
 
 def _to_decide(request: HttpRequest, change_id: int) -> tuple[ApiKey, ChangeRequest]:
-    """Raise NotAllowed if the key's owner would decide as an IT admin and the key lacks ``admin:write``."""
+    """Return the calling key and the request that it is about to decide.
+
+    Raises NotAllowed if the key's owner would decide as an IT admin and the key lacks ``admin:write``.
+    """
     key = key_scoping.unlimited(request, *WRITING)
     change = _visible(key, change_id)
     if not permissions.decides_as_owner(key.owner, change):

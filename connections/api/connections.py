@@ -137,7 +137,7 @@ class ConnectionOut(Schema):
 
 
 def _advice(connection: Connection, facts: next_steps.Facts | None = None) -> next_steps.Advice | None:
-    """Return next_steps.advice(), once per response."""
+    """Return next_steps.advice(), which is computed once per connection in a response."""
     if "_advice" not in connection.__dict__:
         connection.__dict__["_advice"] = next_steps.advice(connection, facts=facts)
     advice: next_steps.Advice | None = connection.__dict__["_advice"]
@@ -183,7 +183,7 @@ class ConnectionQuery(PageQuery):
         return Q(tags__name=names[0]) if names else Q()
 
     def filter_mailbox(self, address: str | None) -> Q:
-        with suppress(InvalidInput):  # no mailbox has a wrong address
+        with suppress(InvalidInput):  # an invalid address matches no mailbox
             address = mail_addresses.parse(address or "")
         reachable = MailboxAccess.objects.filter(mailbox__address__iexact=address, state=MailboxAccess.State.REACHABLE)
         return Q(pk__in=reachable.order_by().values("connection"))
@@ -251,7 +251,7 @@ def add_connection(request: HttpRequest, response: HttpResponse, body: Connectio
     values |= {"tenant": tenant}
     if body.authentication_type == AuthenticationType.AUTHORIZATION_CODE:
         with transaction.atomic():
-            # At a shared endpoint, their directory is known after the sign-in.
+            # At a shared endpoint, the mailboxes' directory is known only after the sign-in.
             wished = body.shared_mailboxes if tenant.is_shared_endpoint else []
             known = [] if wished else body.shared_mailboxes
             attached = mailboxes.find_or_register(tenant, known, actor=key.owner)

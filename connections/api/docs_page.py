@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 
 
 def render_reference(document: dict[str, Any]) -> SafeString:
-    """Return the part of the page that is the same for everybody, as HTML."""
+    """Return the HTML of the page's main part, which is the same for all readers."""
     schemas = sorted(document["components"]["schemas"].items())
     context = {
         "groups": _groups(document),

@@ -1,7 +1,7 @@
-"""The OpenAPI document and the reference page for strangers, sent in front of Django.
+"""Sends the OpenAPI document and the reference page to people who are not signed in, without using Django.
 
-A thread of Django for each would let a few strangers slow the portal down for everybody. Whatever is unusual about a
-request, and the first one of a process, which builds the documents, is left to the views (documents.py).
+If each of these requests took one of Django's threads, a few clients could slow the portal down for everybody. Unusual
+requests are left to the views in documents.py, and so is the first request to a process, which builds the documents.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from connections.api.token_endpoint import Application, Headers, Receive, Scope,
 
 
 class DocumentEndpoint:
-    """The ASGI application for both routes. ``headers(is_secure)`` returns the headers of every response."""
+    """The ASGI application for both routes. ``headers(is_secure)`` must return the headers that every response has."""
 
     def __init__(self, django: Application, headers: Callable[[bool], Headers]) -> None:
         self._django = django
@@ -58,7 +58,7 @@ class DocumentEndpoint:
 
 
 def _is_plain(scope: Scope) -> bool:
-    """Whether this is a stranger's request for a document, without anything that the views would look at."""
+    """Whether this is a request from somebody not signed in, without anything that needs the views."""
     names = [name for name, _ in scope["headers"]]
     values = dict(scope["headers"])
     return (

@@ -1,6 +1,6 @@
 """The OpenAPI document and the reference page. Building them takes seconds, so each process does it once.
 
-Anybody may read them without signing in, so they are then sent from memory, with an ETag.
+Both can be read without signing in, so they are kept in memory and sent with an ETag.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class Document:
 
 
 _lock = threading.RLock()
-_kept: dict[tuple[str, str], Any] = {}  # by PORTAL_URL, which stands in the examples, and name
+_kept: dict[tuple[str, str], Any] = {}  # by PORTAL_URL, which the examples contain, and name
 
 
 def _once(name: str, build: Callable[[], T]) -> T:
@@ -60,7 +60,7 @@ def _once(name: str, build: Callable[[], T]) -> T:
 
 
 def built(path: str) -> Document | None:
-    """Return what a stranger gets at ``path``; None if it has not been built yet, or if nothing is there."""
+    """Return the document at ``path`` for people not signed in; None if there is none or it has not been built yet."""
     document: Document | None = _kept.get((settings.PORTAL_URL, path))
     return document
 
@@ -73,7 +73,7 @@ def openapi(api: NinjaAPI) -> Document:
 
 
 def reference(api: NinjaAPI) -> SafeString:
-    """Return the content of the reference page."""
+    """Return the main part of the reference page."""
     return _once("reference", lambda: render_reference(json.loads(openapi(api).body)))
 
 

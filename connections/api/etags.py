@@ -31,7 +31,7 @@ def etag(row: models.Model, columns: Sequence[str]) -> str:
 
 
 def tag(response: HttpResponse, row: M, columns: Sequence[str]) -> M:
-    """Send the row's ETag as a header, and return the row."""
+    """Add the row's ETag to the response, and return the row."""
     response["ETag"] = etag(row, columns)
     return row
 
@@ -40,9 +40,9 @@ def tag(response: HttpResponse, row: M, columns: Sequence[str]) -> M:
 def lock_matching(
     request: HttpRequest, row: M, columns: Sequence[str], *, part_of: models.Model | None = None
 ) -> Iterator[M]:
-    """Lock the row and yield its current state, after comparing If-Match under the lock.
+    """Lock the row, compare it with If-Match under the lock, and yield its current state.
 
-    ``part_of`` is a parent row that other code locks first; it is locked first here, too, to avoid deadlocks. Raises
+    ``part_of`` is a parent row that other code locks first. To avoid deadlocks, it is locked first here, too. Raises
     PreconditionFailed, or Http404 if the row has just been deleted.
     """
     with transaction.atomic():

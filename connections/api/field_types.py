@@ -26,13 +26,15 @@ class ChangeSchema(RequestSchema):
     """The body of a PATCH request: fields that are not sent keep their values."""
 
     def over(self, **current: Any) -> dict[str, Any]:
-        """Return ``current``, overridden by the fields that were sent. A field sent as null keeps its value, too."""
+        """Return ``current``, updated with the fields that were sent. A field that was sent as null keeps its current
+        value.
+        """
         sent = self.model_dump(exclude_unset=True)
         return current | {name: value for name, value in sent.items() if value is not None}
 
 
 def validated_by(field: forms.Field) -> AfterValidator:
-    """Clean a value with a form field, and report errors with its messages."""
+    """Return a validator that cleans a value with a form field and reports errors with the field's messages."""
 
     def clean(value: Any) -> Any:
         try:
@@ -73,7 +75,7 @@ def _iso_date(value: Any) -> Any:
 
 
 def listed(choices: type[TextChoices]) -> WithJsonSchema:
-    """Write the values inline in the OpenAPI document, because several enumerations have the same short name."""
+    """Return a JSON schema with the values inline, because several enumerations have the same short name."""
     return WithJsonSchema({"type": "string", "enum": choices.values})
 
 

@@ -11,7 +11,9 @@ def page_link(name: str, *arguments: object) -> str:
 
 
 def link_to(name: str) -> BeforeValidator:
-    """Turn a schema field whose alias is a primary key into the URL of that object's page ``name``."""
+    """Return a validator that turns a primary key (the schema field's alias) into the URL of that object's page
+    ``name``.
+    """
     return BeforeValidator(lambda pk: page_link(name, pk))
 
 

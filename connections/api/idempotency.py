@@ -24,7 +24,10 @@ View = Callable[..., Any]
 
 
 def idempotent(scope: str) -> Callable[[View], View]:
-    """Run an operation, which requires ``scope``, once per Idempotency-Key, and replay its response after that."""
+    """Return a decorator that runs an operation once per Idempotency-Key and replays its response after that.
+
+    The calling key must have ``scope``.
+    """
 
     def decorate(view: View) -> View:
         @wraps(view)
@@ -67,18 +70,18 @@ def finish(request: HttpRequest, response: HttpResponse | None) -> None:
 
 
 def _content(request: HttpRequest) -> bytes:
-    """Return what must be identical in two requests with the same Idempotency-Key."""
+    """Return the content that must be identical in two requests with the same Idempotency-Key."""
     return b"\n".join((str(request.method).encode(), request.get_full_path().encode("utf-8", "replace"), request.body))
 
 
 def _rights(key: ApiKey) -> str:
-    """Return everything that determines what a key may see, apart from access to individual connections."""
+    """Return the roles and limits that determine what a key may see, apart from access to individual connections."""
     person = roles.person(key.owner)
     return f"admin={person.is_admin} auditor={person.is_auditor} narrowed={key.only_chosen}"
 
 
 def _require_still_visible(key: ApiKey, reply: idempotency.Reply, ref: str | None) -> None:
-    """Raise NotAllowed, or what find_connection raises, if the key may no longer see what the reply shows."""
+    """Raise NotAllowed or an error of find_connection if the key may no longer see the stored reply."""
     if reply.standing != _rights(key):
         raise NotAllowed(
             "This request was already answered, but the permissions of the key or its owner have changed since.",

@@ -1,4 +1,4 @@
-"""What a key may see: what its owner sees or, if it is limited, only what concerns its chosen connections."""
+"""What a key may see: all that its owner sees or, if the key is limited, what concerns the chosen connections."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ M = TypeVar("M", bound=Model)
 
 
 def any_scope(request: HttpRequest, *scopes: str) -> ApiKey:
-    """Return the calling key. Raises NotAllowed unless it has at least one of the scopes, and that is not suspended."""
+    """Return the calling key. Raises NotAllowed unless it has one of the scopes and that scope is not suspended."""
     key: ApiKey = request.auth  # type: ignore[attr-defined]
     held = [scope for scope in scopes if scope in key.scopes]
     awake = set(held) - permissions.sleeping_scopes(key.owner)
@@ -26,7 +26,7 @@ def any_scope(request: HttpRequest, *scopes: str) -> ApiKey:
 
 
 def unlimited(request: HttpRequest, *scopes: str) -> ApiKey:
-    """Like any_scope, but raises NotAllowed for limited keys, too: for routes that are not about single connections."""
+    """Like any_scope, but also raises NotAllowed for limited keys. For routes that are not about single connections."""
     key = any_scope(request, *scopes)
     if key.only_chosen:
         raise NotAllowed(
@@ -45,7 +45,7 @@ def key_and_object(
 
 
 def reads_registry(key: ApiKey) -> bool:
-    """Whether the key may read details of tenants and app registrations, and not only their names."""
+    """Whether the key may read the details of tenants and app registrations. Other keys read only their names."""
     return permissions.can_read_registry(key.owner)
 
 

@@ -162,7 +162,7 @@ def probe_mailboxes(request: HttpRequest, ref: str) -> Any:
 
 
 def _counted(key: ApiKey, listed: list[SharedMailbox]) -> list[SharedMailbox]:
-    """Give the mailboxes on a page their numbers of visible connections."""
+    """Set and return the mailboxes' numbers of attached and reached connections, as far as the key can see them."""
     accesses = MailboxAccess.objects.filter(mailbox__in=listed)
     if key.only_chosen or not permissions.can_read_registry(key.owner):
         accesses = accesses.filter(connection__in=authentication.visible_connections(key).order_by().values("pk"))

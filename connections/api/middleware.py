@@ -1,4 +1,4 @@
-"""Middleware for all requests under /api/, even unknown routes: size limits, rate-limit headers, problems."""
+"""Middleware for all requests under /api/, including unknown routes: size limits, rate-limit headers, problems."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
 def limit_request_size(get_response: GetResponse) -> GetResponse:
-    """Reject oversized requests, send the state of the key's rate limit, and turn every error into a problem."""
+    """Reject oversized requests, add the state of the key's rate limit, and turn all errors into problem responses."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         if not request.path_info.startswith(PREFIX):

@@ -1,4 +1,4 @@
-"""The OpenAPI document: django-ninja's, plus what all routes have in common."""
+"""The OpenAPI document. It extends the one from django-ninja with everything that all routes have in common."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ TAGS = {
 }
 PROBLEM = "application/problem+json"
 _BY_TYPE: dict[str, Any] = {"integer": 1, "boolean": True}
-# Operations that return one changeable object, in addition to those with If-Match.
+# Operations that return one changeable object and have an ETag, in addition to those that support If-Match.
 _WITH_ETAG = (
     "look_up_tenant",
     "read_app_registration",
@@ -92,7 +92,7 @@ _DESCRIPTIONS = {
 
 class PortalAPI(NinjaAPI):
     def get_openapi_operation_id(self, operation: Operation) -> str:
-        """Return the function's name; generated clients use it as the name of a method."""
+        """Return the function's name, which generated clients use as a method name."""
         return operation.view_func.__name__
 
     def get_openapi_schema(self, **arguments: Any) -> Any:
@@ -121,11 +121,11 @@ _BY_METHOD = {"post": {"409", "413"}, "put": {"404", "409", "413"}, "patch": {"4
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
-    """Add problems, headers and descriptions of statuses."""
+    """Complete an operation with its problem responses, headers and descriptions of statuses."""
     responses = {str(status): response for status, response in operation["responses"].items()}
     # Problems that all routes of this kind can return; any others are declared with the route.
     problems = {"400", "401", "403", "414", "422", "429"} | ({"404"} if "{" in path else set())
-    problems |= {"409"} if "{ref}" in path else set()  # several connections have this name
+    problems |= {"409"} if "{ref}" in path else set()  # if several connections have this name
     problems |= {"post": {"409", "413"}, "patch": {"404", "409", "412", "413"}, "put": {"404", "409", "413"}}.get(
         method, set()
     )
@@ -161,7 +161,9 @@ def _add_parameter(operation: dict[str, Any], name: str) -> None:
 
 
 def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
-    """Return a value that fits the schema, using its fields' examples. Optional fields without one are left out."""
+    """Return a value that fits the schema, based on the examples of its fields. Optional fields without one are left
+    out.
+    """
     if "$ref" in schema:
         return _example(schemas[schema["$ref"].rpartition("/")[2]], schemas)
     if schema.get("examples"):

@@ -223,7 +223,7 @@ def _leaver(user: User, person_id: int) -> User:
 
 
 def _new_owner(body: NewOwner, people: QuerySet[User]) -> User:
-    """Return the new owner. Raises InvalidInput if there is no such person, or they cannot own a connection."""
+    """Return the new owner. Raises InvalidInput if this person does not exist or cannot own a connection."""
     if (body.new_owner_id is None) == (body.new_owner is None):
         raise InvalidInput("Send either new_owner_id or new_owner.", field="new_owner")
     by_id = body.new_owner_id is not None
@@ -235,7 +235,7 @@ def _new_owner(body: NewOwner, people: QuerySet[User]) -> User:
 
 
 def _consequences(connections: list[Connection]) -> list[dict[str, Any]]:
-    """Return the consequences of transferring each connection, as MeaningOut."""
+    """Return the consequences of transferring each connection, as input for MeaningOut."""
     used = usage.usage_of([connection.pk for connection in connections], now=timezone.now())
     return [
         {

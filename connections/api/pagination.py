@@ -1,4 +1,4 @@
-"""Lists: keyset pages of up to ``limit`` rows, with an opaque cursor to the next page."""
+"""Lists that are split into pages of up to ``limit`` rows, with an opaque cursor that leads to the next page."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -21,14 +21,14 @@ MOST = 200
 class PageQuery(FilterSchema):
     """The query parameters of every list."""
 
-    # Subclasses add filters, each named after a column or defined by a FilterLookup or a filter_… method.
+    # Subclasses add filters. Each is named after a column, or defined by a FilterLookup or a filter_… method.
     after: Text = Field("", max_length=2000, description="The previous page's `next`. Empty for the first page.")
     limit: int = Field(50, ge=1, le=MOST, description="Maximum number of items per page.")
-    # Parameters of a subclass that the view applies itself.
+    # The subclass's parameters that are not filters here, because the view applies them itself.
     not_columns: ClassVar[set[str]] = set()
 
     def matches(self) -> Q:
-        """Return the filters as a condition; an empty one matches every row."""
+        """Return the filters as a condition. An empty filter matches every row."""
         skipped = {"after", "limit", *self.not_columns}
         values = {name: None if name in skipped else value or None for name, value in self}
         return self.model_copy(update=values).get_filter_expression()
@@ -43,7 +43,7 @@ class Page(Schema, Generic[Item]):
 
 @cache
 def page_of(item: type[Schema]) -> type[Schema]:
-    """Return ``Page[TenantOut]`` as TenantPage, because generated clients would call it Page_TenantOut_."""
+    """Return ``Page[TenantOut]`` as TenantPage. Generated clients would otherwise call it Page_TenantOut_."""
     name = item.__name__.removesuffix("Out") + "Page"
     return create_model(name, __base__=Page[item], __module__=__name__, __doc__="One page of a list.")  # type: ignore[valid-type]
 
@@ -51,9 +51,10 @@ def page_of(item: type[Schema]) -> type[Schema]:
 def page(
     queryset: QuerySet[M], query: PageQuery, *, order: Sequence[str] = ("pk",), keep: Callable[[M], bool] | None = None
 ) -> dict[str, Any]:
-    """Return the requested page of matching rows for a Page schema. See keyset.page_rows about ``order``.
+    """Return the requested page of the matching rows, as input for a Page schema. ``order`` is as in keyset.page_rows.
 
-    ``keep`` filters by what the database cannot, so such pages may be shorter. Raises InvalidInput for a bad cursor.
+    ``keep`` filters rows by conditions that the database cannot check, so a page may have fewer rows than ``limit``.
+    Raises InvalidInput for an invalid cursor.
     """
     key = keyset.decode(query.after, queryset.model, order)
     if query.after and key is None:

@@ -24,8 +24,8 @@ from connections.services.operations import running_keys
 from connections.services.policy import four_eyes
 from connections.services.policy.four_eyes import SecondPersonNeeded
 
-MOST_ERRORS = 20  # in one response
-# Code and title by status, for errors that Django or django-ninja return themselves.
+MOST_ERRORS = 20  # errors listed in one response
+# Code and title by status, for errors that come from Django or django-ninja.
 _BY_STATUS = {
     400: ("bad_request", "The request isn't valid."),
     403: ("not_allowed", "Access denied."),
@@ -73,7 +73,7 @@ def problem_of(error: PortalError, **more: Any) -> HttpResponse:
     fields = {"action": error.action, "who": error.who} | more
     if error.field:
         fields["errors"] = [FieldError(field=error.field, message=str(error))]
-    # A value that a service rejects gets the same status as a value that the schema rejects.
+    # A value rejected by a service gets the same status as one rejected by the schema.
     status = 422 if isinstance(error, InvalidInput) and error.status == 400 else error.status
     response = problem(status, error.code, type(error).cause, error.cause, **fields)
     if error.retry_after is not None:
@@ -82,7 +82,7 @@ def problem_of(error: PortalError, **more: Any) -> HttpResponse:
 
 
 def responses(*statuses: int) -> dict[frozenset[int], type[Problem]]:
-    """Declare a route's problems, except for those that all routes of its kind can return (see openapi.py)."""
+    """Declare the problems that a route can return. Those of all routes of its kind are declared in openapi.py."""
     return {frozenset(statuses): Problem}
 
 
@@ -106,7 +106,7 @@ def _portal_error(request: HttpRequest, error: Any) -> HttpResponse:
 
 
 def _ask(request: HttpRequest, error: SecondPersonNeeded) -> HttpResponse:
-    """Ask for approval of the change that the key's owner tried to make, and say where the request is."""
+    """Request approval for the change that the key's owner tried to make. The response links to the request."""
     key: ApiKey = request.auth  # type: ignore[attr-defined]
     try:
         change = four_eyes.ask(error.change, actor=key.owner, now=timezone.now())
@@ -126,7 +126,9 @@ def _validation_error(request: HttpRequest, error: Any) -> HttpResponse:
 
 
 def _field_name(location: tuple[Any, ...]) -> str:
-    """Return the field's name as the client knows it, without its source or the view's parameter name for the body."""
+    """Return the field's name as the client knows it: without its source or the name of the view's parameter for the
+    body.
+    """
     source, *parts = location
     return ".".join(map(str, parts[1:] if source == "body" else parts))[:200]
 
@@ -141,7 +143,7 @@ def is_problem(response: HttpResponseBase) -> bool:
 
 
 def problem_for_status(response: HttpResponseBase, *, request_id: str) -> HttpResponse:
-    """Turn an error response into a problem that reveals nothing about the portal's internals."""
+    """Turn an error response into a problem that reveals no internals of the portal."""
     status = response.status_code
     code, title = _BY_STATUS.get(status, ("refused", "The request was rejected."))
     action = f"Contact an IT admin and give them this request ID: {request_id}" if status >= 500 else ""

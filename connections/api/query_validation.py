@@ -1,4 +1,4 @@
-"""Unknown query parameters are rejected, because a misspelt filter would otherwise match everything."""
+"""Rejects unknown query parameters, because a misspelt filter would otherwise be ignored and match everything."""
 
 from functools import wraps
 from typing import Any

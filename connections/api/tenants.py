@@ -98,7 +98,7 @@ def change_tenant(request: HttpRequest, response: HttpResponse, tenant_id: int, 
     """Rename a tenant or, while nothing uses it, change its directory."""
     key, tenant = _managed_tenant(request, tenant_id)
     etags.require_match(request, tenant, COLUMNS)
-    # change() asks Microsoft first and locks the row afterwards, so If-Match is checked again under that lock.
+    # change() asks Microsoft before it locks the row, so it checks If-Match again under the lock.
     tenants.change(
         tenant,
         **body.over(name=tenant.name, environment=tenant.environment, directory_id=tenant.directory_id),

@@ -1,6 +1,6 @@
-"""The token endpoint in front of Django. It batches calls, and blocks no thread while a caller waits for a refresh.
+"""The token endpoint, which runs in front of Django. It batches calls and blocks no thread while a caller waits.
 
-Calls that arrive while others are being answered form the next batch (services/tokens/token_calls.py). Unusual requests
+Calls that arrive while a batch is being answered form the next one (services/tokens/token_calls.py). Unusual requests
 and errors are left to the route's view (tokens.py).
 """
 
@@ -48,16 +48,18 @@ logger = logging.getLogger(__name__)
 _PATH = re.compile(r"/api/v1/connections/([^/]+)/token")
 _ROUTE = "/api/v1/connections/<ref>/token"
 _BATCH = 64  # calls answered by one SQL statement
-_LANES = 1  # concurrent batches; with more, each would contain fewer calls but cost nearly as much
+_LANES = 1  # concurrent batches; more of them would each contain fewer calls but cost nearly as much
 _SHORT_QUERY = 200  # characters; requests with longer queries are always left to the view
 
 
 class Unusual(Exception):
-    """Raised for requests that are left to the view."""
+    """Raised for a request that is left to the view."""
 
 
 class TokenEndpoint:
-    """The ASGI application for the token route. ``headers(is_secure)`` returns the headers of every response."""
+    """The ASGI application for the token route. ``headers(is_secure)`` must return the headers to send with every
+    response.
+    """
 
     def __init__(
         self, django: Application, headers: Callable[[bool], Headers], *, run_in_thread: RunInThread | None = None
@@ -73,7 +75,7 @@ class TokenEndpoint:
         return _PATH.fullmatch(path) is not None
 
     def stop_waiting(self) -> None:
-        """Answer all waiting callers at once, because the server is about to stop."""
+        """Respond to all waiting callers now, because the server is about to stop."""
         self._refreshes.is_closing.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +101,7 @@ class TokenEndpoint:
             except TokenUnavailable as error:
                 await self._send_problem(problems.problem_of(error), scope, send, call)
                 return
-            # The time in which it was decided counts, too: a caller waits this long in total.
+            # The caller's waiting time includes the time that the decision took.
             patience = max(0.0, outcome.patience - (time.monotonic() - began))
             is_done = await self._refreshes.wait(refresh, patience)
             call.refresh = Refresh.DONE if is_done else Refresh.UNFINISHED
@@ -142,10 +144,11 @@ class TokenEndpoint:
     async def _explain(
         self, refresh: asyncio.Task[None] | None, refused: Refused | None, call: TokenCall, scope: Scope
     ) -> Explanation | None:
-        """Get the view's explanation why there is no token, once for all callers who get the same: those who waited for
-        this refresh, or who ask within a moment.
+        """Get the view's explanation of why there is no token.
 
-        If there is a token by now, the view sends it to one caller and records that; the others get None and ask again.
+        It is fetched once for all callers who would get the same explanation: those who waited for this refresh, or
+        whose requests arrive within a second. If there is a token by now, the view sends it to one caller and records
+        that; the others get None and have to ask again.
         """
         caller = (call.key, call.address, scope["raw_path"]) if refused is None else refused
         group = (refresh, caller, call.resource, scope["method"], scope["query_string"])
@@ -155,12 +158,12 @@ class TokenEndpoint:
             explaining = Explanation()
             task = asyncio.ensure_future(explaining.fetch(self._django, _marked(scope, call)))
             self._explanations[group] = task
-            # Keep it for a moment, because some of the callers may not have got here yet.
+            # Keep it for a second, because some of the callers may not have got here yet.
             task.add_done_callback(
                 lambda _: asyncio.get_running_loop().call_later(1.0, self._explanations.pop, group, None)
             )
         explanation = await asyncio.shield(task)
-        # Any other answer to somebody else's key says nothing about this one.
+        # Any other response to another caller's key says nothing about this caller's key.
         is_shared = explanation.status in (409, 503) if refused else explanation.status >= 400
         return explanation if is_first or is_shared else None
 
@@ -175,7 +178,7 @@ async def _send(send: Send, status: int, headers: Headers, body: bytes, call: To
 
 
 class Explanation:
-    """The view's response, without the headers that differ from caller to caller."""
+    """The view's response, without the headers that differ between callers."""
 
     _OWN = (b"x-request-id", b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset")
 
@@ -195,7 +198,7 @@ class Explanation:
 
 
 def _nothing_to_receive() -> Receive:
-    """Return a ``receive`` function for an empty request body, which waits forever once the body has been read."""
+    """Return a ``receive`` function for an empty request body. After the body has been read, it waits forever."""
     messages = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive() -> Message:
@@ -208,7 +211,7 @@ def _nothing_to_receive() -> Receive:
 
 
 class Batches:
-    """Collects calls while others are being answered."""
+    """Collects the calls that arrive while a batch is being answered."""
 
     def __init__(self, run_in_thread: RunInThread) -> None:
         self._run_in_thread = run_in_thread
@@ -216,7 +219,7 @@ class Batches:
         self._lanes: set[asyncio.Task[None]] = set()
 
     async def answer(self, call: TokenCall) -> Outcome:
-        """Answer the call as part of a batch. Raises DatabaseError."""
+        """Return the outcome of the call, which is answered as part of a batch. Raises DatabaseError."""
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._queue.append((call, outcome))
         if len(self._lanes) < _LANES:
@@ -228,7 +231,7 @@ class Batches:
         try:
             await self._answer_queue()
         finally:
-            # A done callback would run slightly later, and a call that arrived in between would never be answered.
+            # A done callback would run slightly later, and a call that arrives in between would never be answered.
             self._lanes.discard(asyncio.current_task())
 
     async def _answer_queue(self) -> None:
@@ -271,7 +274,7 @@ def _threads(number: int, name: str) -> RunInThread:
 
 
 def read_call(scope: Scope) -> TokenCall:
-    """Parse a request for a token. Raises Unusual for anything that is not plain and well-formed."""
+    """Parse a request for a token. Raises Unusual for a request that is malformed or uses rare features."""
     path = _PATH.fullmatch(scope["path"])
     if path is None or scope["method"] not in ("GET", "HEAD") or len(scope["query_string"]) > _SHORT_QUERY:
         raise Unusual
@@ -329,7 +332,7 @@ def _key(authorization: bytes) -> str:
 
 
 def _read_query(query: bytes) -> tuple[TokenRequirement, str]:
-    """Return the requirement and the resource's key, "" for the connection's own."""
+    """Return the requirement and the resource's key ("" for the connection's own resource). May raise Unusual."""
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as malformed:
@@ -348,7 +351,7 @@ def _read_query(query: bytes) -> tuple[TokenRequirement, str]:
 
 
 def _marked(scope: Scope, call: TokenCall) -> Scope:
-    """Return the request for the view, marked with what has already been done for it."""
+    """Return the scope for the view, with marks for the steps that are already done."""
     marks: dict[str, Any] = {}
     if call.is_counted:
         marks[authentication.RATE_LIMIT] = call.limit

@@ -1,4 +1,4 @@
-"""Lets callers wait for a refresh as coroutines; all callers for one connection's resource share the same refresh."""
+"""Lets callers wait for a refresh in coroutines. Callers for the same resource of a connection share a refresh."""
 
 import asyncio
 import logging
@@ -17,20 +17,20 @@ from connections.services.tokens import refresh_locks, single_flight
 from connections.services.tokens.single_flight import TokenRequirement
 from connections.services.tokens.token_calls import Wait
 
-# Runs a function outside the event loop, because it uses the database. The function's arguments follow it.
+# Runs a function that uses the database outside of the event loop. The function's arguments follow it.
 RunInThread = Callable[..., Awaitable[Any]]
 
 logger = logging.getLogger(__name__)
 
-MOST_REFRESHES = 16  # at once in one process
-MOST_OF_ONE_APP = 8  # at once for one app registration, so that slow refreshes do not hold up those of others
+MOST_REFRESHES = 16  # simultaneous refreshes in one process
+MOST_OF_ONE_APP = 8  # simultaneous refreshes for one app registration, so that slow ones don't hold up other apps
 MOST_WAITING = 2400  # callers in one process
 MOST_OF_ONE_CONNECTION = 1200  # callers for one connection
 _LOOK_EVERY = 0.05  # seconds between checks for refreshes in other processes
 
 
 class Refreshes:
-    """The refreshes running in this process (each in a thread), and those in others that callers here wait for."""
+    """The refreshes that callers in this process wait for. They run here, each in a thread, or in other processes."""
 
     def __init__(self, run_in_thread: RunInThread) -> None:
         self._run_in_thread = run_in_thread
@@ -42,7 +42,9 @@ class Refreshes:
         self.is_closing = asyncio.Event()
 
     def begin(self, wait: Wait, wanted: TokenRequirement) -> asyncio.Task[None]:
-        """Start the connection's refresh, or join the running one. Raises TokenUnavailable if too many callers wait."""
+        """Start the connection's refresh, or join a running one. Raises TokenUnavailable if too many callers are
+        waiting.
+        """
         key = (wait.connection_pk, wait.resource)
         task = self._tasks.get(key)
         if task is None:
@@ -54,7 +56,7 @@ class Refreshes:
         return task
 
     async def wait(self, task: asyncio.Task[None], patience: float) -> bool:
-        """Wait for the refresh; return whether it ended within ``patience`` seconds and before the server's shutdown."""
+        """Wait for the refresh. Return whether it ended within ``patience`` seconds and before the server shut down."""
         closing = asyncio.ensure_future(self.is_closing.wait())
         self._waiting[task] += 1
         try:
@@ -80,7 +82,7 @@ class Refreshes:
             await self._end_elsewhere(refresh_locks.lock_name(wait.connection_pk, wait.resource))
 
     async def _end_elsewhere(self, turn: str) -> None:
-        """Wait until the process that is refreshing has finished. A single task polls for all waiting callers."""
+        """Wait until another process has finished its refresh. A single task polls for all waiting callers."""
         is_first = not self._elsewhere
         future = self._elsewhere[turn] = asyncio.get_running_loop().create_future()
         if is_first:
@@ -93,7 +95,7 @@ class Refreshes:
             try:
                 done = await self._run_in_thread(refresh_locks.is_done, list(self._elsewhere))
             except Exception:
-                # Wake all callers: they ask again, and whoever has to wait starts a new poll.
+                # Wake all callers. They ask again, and the first one that has to wait starts a new poll.
                 logger.exception("The refreshes in other processes could not be checked.")
                 done = set(self._elsewhere)
             for turn in done:

@@ -1,4 +1,4 @@
-"""The view for the token route, which answers what token_endpoint.py leaves to it. It never waits for a refresh."""
+"""The view for the token route. It handles the requests that token_endpoint.py leaves to it, and never waits."""
 
 from datetime import datetime
 from typing import Any
@@ -24,7 +24,7 @@ from connections.services.tokens.single_flight import TokenRequirement
 
 router = Router(tags=["Tokens"])
 LONGEST_VALIDITY = 3600
-# The entry in request.META that says whether the token endpoint tried to refresh the token before it called this view.
+# The entry in request.META that says whether the token endpoint tried to refresh the token before calling this view.
 REFRESH = "portal.refresh"
 
 
@@ -126,7 +126,7 @@ def _find(key: ApiKey, ref: str) -> Connection:
     connection = authentication.find_usable_connection(key, ref, *columns)
     if connection is not None:
         return connection
-    # The connection was requested by name, or the key may not use it and the error must say why.
+    # The client sent a name, or the key may not use the connection and the error must say why.
     connection = authentication.find_connection(key, ref, by_reference=True)
     if not permissions.can_fetch_token(key.owner, connection):
         raise NotAllowed("This connection isn't shared with you.", action="Ask its owner to share it.")

@@ -54,6 +54,6 @@ routes[0].insert(0, path("openapi.json", documents.openapi_view(api), name="open
 for pattern in routes[0]:
     # These routes authenticate by API key, not by session.
     if pattern.callback is not None:
-        # django-ninja serves its root for every HTTP method.
+        # django-ninja would serve its root for every HTTP method.
         view = require_safe(pattern.callback) if pattern.name == "api-root" else pattern.callback
         pattern.callback = login_not_required(http_methods.with_http_methods(view))

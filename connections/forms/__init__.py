@@ -1,1 +1,1 @@
-"""Forms validate user input. They neither save anything nor call Microsoft."""
+"""Forms validate user input. They save nothing and never call Microsoft."""

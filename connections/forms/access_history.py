@@ -11,7 +11,7 @@ LARGEST_ID = 2**63 - 1
 
 
 class AccessHistoryForm(forms.Form):
-    """A connection or person, by id or part of its name; a day; and a time to ask about a single moment."""
+    """A connection or person (by ID or part of the name), a day and, for a single moment, a time."""
 
     q = forms.CharField(required=False, max_length=100)
     connection = forms.IntegerField(required=False, min_value=1, validators=[MaxValueValidator(LARGEST_ID)])

@@ -62,7 +62,7 @@ class ScheduleForm(forms.Form):
 
 
 def answers(data: Mapping[str, str]) -> dict[int, Answer]:
-    """Return the answers on a submitted page by item id, leaving out invalid ones."""
+    """Return the answers on the submitted page by item ID. Invalid ones are left out."""
     answered: dict[int, Answer] = {}
     for key in data:
         row = _ROW.fullmatch(key)

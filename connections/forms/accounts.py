@@ -21,7 +21,7 @@ class PasswordSignIn(AuthenticationForm):
     }
 
     def confirm_login_allowed(self, user: User) -> None:
-        """Refuse a person who has left: a local password does not show that they are back."""
+        """Reject a person who has left. A local password does not prove that they have returned."""
         super().confirm_login_allowed(user)
         if user.is_suspended:
             raise forms.ValidationError(self.error_messages["left"], code="left")
@@ -37,7 +37,7 @@ class TimeZoneForm(forms.Form):
 
 
 class SecondFactorForm(forms.Form):
-    """A code, or the answer of a passkey, which the page's script fills in."""
+    """A code, or the response of a passkey, which the page's script fills in."""
 
     code = forms.CharField(
         label="Code",
@@ -52,7 +52,7 @@ class SecondFactorForm(forms.Form):
 
 
 class AppForm(forms.Form):
-    """A new authenticator app: the shared key that the page shows, and the first code of the app."""
+    """A new authenticator app: the shared key shown on the page, and the app's first code."""
 
     name = forms.CharField(
         label="Name", max_length=100, initial="Authenticator app", help_text="Helps you recognize it."
@@ -62,14 +62,17 @@ class AppForm(forms.Form):
 
 
 class PasskeyForm(forms.Form):
-    """A new passkey; the page's script fills in the browser's answer."""
+    """A new passkey. The page's script fills in the browser's response."""
 
     name = forms.CharField(label="Name", max_length=100, initial="Passkey", help_text="Helps you recognize it.")
     passkey = forms.CharField(max_length=20_000, widget=forms.HiddenInput)
 
 
 class NewPasswordForm(SetPasswordForm):  # type: ignore[type-arg]
-    """A new local password, twice. The page is opened only after a fresh sign-in, which has asked for the old one."""
+    """A new local password, entered twice.
+
+    It doesn't ask for the old password, because the page requires a fresh sign-in.
+    """
 
 
 class ConfirmPasswordForm(forms.Form):

@@ -27,7 +27,7 @@ class ChannelEditForm(forms.Form):
 
 
 class PreferencesForm(forms.Form):
-    """One person's e-mail preferences; ``is_admin`` adds the ones that only IT admins have."""
+    """A person's email preferences. ``is_admin`` adds those that only IT admins have."""
 
     own_incidents = forms.BooleanField(
         label="Issues assigned to me", required=False, help_text="For example, when you need to sign in again."

@@ -16,7 +16,7 @@ USUAL_DAYS = 365
 
 
 class NetworksField(forms.CharField):
-    """IP networks or addresses, separated by spaces, commas or line breaks; cleaned to a list of CIDR strings."""
+    """IP networks or addresses, separated by spaces, commas, semicolons or line breaks. Cleaned to CIDR notation."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.Textarea(attrs={"rows": 2, "spellcheck": "false", "placeholder": "10.20.0.0/16"})
@@ -58,7 +58,7 @@ class _LastDayForm(forms.Form):
 
 
 class ApiKeyForm(_LastDayForm):
-    """A new API key. ``scopes`` are the scopes its owner may use."""
+    """A new API key. ``scopes`` are those that its owner may choose from."""
 
     name = NameField(help_text="The automation that uses the key, for example “Invoice robot on server 7”.")
     scopes = forms.MultipleChoiceField(
@@ -91,7 +91,7 @@ class ApiKeyForm(_LastDayForm):
 
 
 class RotationForm(_LastDayForm):
-    """A new secret for an API key. ``overlap`` is cleaned to a timedelta."""
+    """A new secret for an API key. The field ``overlap`` is cleaned to a timedelta."""
 
     overlap = forms.TypedChoiceField(
         label="Keep the old secret valid for",

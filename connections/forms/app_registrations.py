@@ -7,12 +7,12 @@ from connections.microsoft import capabilities
 from connections.models import AppRegistration, Tenant
 from connections.validators import GuidField, NameField
 
-# Check boxes by group; the policy adds a "note" to some of them and sets "disabled" on others.
+# Check boxes by group. The policy adds a "note" to some of them, and sets "disabled" for others.
 Options = list[tuple[str, list[dict[str, Any]]]]
 
 
 class CapabilitiesField(forms.MultipleChoiceField):
-    """A choice of capabilities; cleaned to a list of their keys in the order of CAPABILITIES."""
+    """A choice of capabilities. It is cleaned to a list of their keys, in the order of CAPABILITIES."""
 
     def __init__(self, **kwargs: Any) -> None:
         choices = [(key, capability.label) for key, capability in capabilities.CAPABILITIES.items()]
@@ -89,7 +89,7 @@ class AppRegistrationForm(TypesForm):
 
 
 class AppRegistrationEditForm(TypesForm):
-    """Changes to an app registration; its tenant and client ID are fixed."""
+    """Changes to an app registration. Its tenant and client ID are fixed."""
 
     name = NameField()
     renews_credentials = forms.BooleanField(

@@ -99,7 +99,7 @@ class TokenRequestsForm(Period):
     field_order = ("q", "date_from", "date_to")
 
     def narrow(self, fetches: QuerySet[TokenFetch]) -> QuerySet[TokenFetch]:
-        """Return the matching token requests; a number also matches the connection with that id."""
+        """Return the matching token requests. A number also matches the ID of a connection."""
         text = self.cleaned_data["q"]
         named = Q(connection_name__icontains=text)
         if text.isdecimal() and len(text) <= 18:

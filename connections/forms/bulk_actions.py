@@ -15,7 +15,7 @@ Action = BulkAction.Action
 
 
 class BulkShareForm(forms.Form):
-    """With whom all connections are shared, at which level, and until when."""
+    """The recipients of all the shares, their role, and until when the shares last."""
 
     recipients = RecipientsField(label="Share with")
     level = forms.ChoiceField(
@@ -38,7 +38,7 @@ class BulkShareForm(forms.Form):
 
 
 class BulkTransferForm(forms.Form):
-    """Who owns all connections afterwards."""
+    """The new owner of all the connections."""
 
     new_owner = PickerField("owners", label="New owner", help_text="Name, user name or email address.")
     grant = GrantField()
@@ -52,7 +52,7 @@ class BulkTransferForm(forms.Form):
 
 
 class BulkTagsForm(forms.Form):
-    """The tags that all connections get or lose."""
+    """The tags to add to all the connections, or to remove from them."""
 
     tags = TagsField()
 
@@ -73,7 +73,7 @@ _FORMS: dict[str, type[OptionsForm]] = {
 
 
 def options_form(bulk_action: BulkAction, options: Options, data: Any, *, user: User) -> OptionsForm | None:
-    """Return the form for the action's options, filled in with the current ones; None if it has none."""
+    """Return the form for the action's options, filled in with the current options; None if the action has none."""
     form_class = _FORMS.get(bulk_action.action)
     if form_class is None:
         return None

@@ -1,4 +1,4 @@
-"""The form that creates a connection, through a known app registration or together with a new one."""
+"""The forms for creating a connection, through an existing app registration or together with a new one."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from connections.services.policy.evaluate import Policies
 from connections.validators import DirectoryField, GuidField, NameField
 
 DELEGATED, APP_ONLY = AuthenticationType.AUTHORIZATION_CODE, AuthenticationType.CLIENT_CREDENTIALS
-# The name of each type in Microsoft's own connectors, and what it means.
+# The name of each type in Microsoft's own connectors, and its explanation.
 TYPES = {
     DELEGATED: (
         "Bring your own OAuth 2.0 app (delegated)",
@@ -30,7 +30,10 @@ COMMON = "common"
 
 
 class ConnectForm(CapabilitiesForm):
-    """A connection to the service ``connector`` through ``app_registration``, which need not be stored, in ``tenant``."""
+    """A new connection to the service ``connector`` in ``tenant``, through ``app_registration``.
+
+    The app registration may be one that is not stored yet.
+    """
 
     kind = forms.ChoiceField(label="Authentication type", widget=forms.RadioSelect)
     mailboxes = AddressesField(
@@ -74,7 +77,7 @@ class ConnectForm(CapabilitiesForm):
         field.initial = allowed[0] if allowed else None
 
     def type_options(self) -> list[dict[str, Any]]:
-        """Return both authentication types, each with what it means and why it cannot be chosen, if it cannot."""
+        """Return both authentication types with their explanations, and why one of them cannot be chosen (or "")."""
         chosen = self["kind"].value()
         return [
             {
@@ -112,7 +115,7 @@ def _refusal(
 
 
 class NewAppForm(ConnectForm):
-    """A connection through an app registration that is added with it. Its credential has a form of its own."""
+    """A new connection together with a new app registration, whose credential has a separate form."""
 
     client_id = GuidField(
         what="application (client) ID",
@@ -164,9 +167,10 @@ class NewAppForm(ConnectForm):
 
 
 class UsableCredentialForm(CredentialForm):
-    """A credential that is tested at once and proves a right to the application; ``may_federate``: or a federated one.
+    """A credential that can be tested immediately and proves a right to use the application.
 
-    A generated certificate must first be added in Entra. The portal's token file proves only who the portal is.
+    A generated certificate is left out, because it must first be added in Entra. So is the portal's token file, which
+    only proves the portal's identity. With ``may_federate``, a federated credential is offered, too.
     """
 
     def __init__(self, *args: Any, may_federate: bool = False, **kwargs: Any) -> None:

@@ -25,7 +25,7 @@ from connections.validators import (
 
 
 class ScopesField(forms.CharField):
-    """Manually entered permissions; cleaned to a tuple of short names in Microsoft's spelling."""
+    """Manually entered permissions. Cleaned to a tuple of short names in Microsoft's spelling."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.Textarea(attrs={"rows": 2, "spellcheck": "false", "autocapitalize": "none"})
@@ -39,7 +39,7 @@ class ScopesField(forms.CharField):
 
 
 class AddressesField(forms.CharField):
-    """E-mail addresses, separated by commas or line breaks; cleaned to a list without duplicates."""
+    """Email addresses, separated by commas or line breaks. Cleaned to a list without duplicates."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.Textarea(attrs={"rows": 2, "spellcheck": "false", "placeholder": "support@example.com"})
@@ -56,7 +56,7 @@ class AddressesField(forms.CharField):
 
 
 class HostsField(forms.CharField):
-    """The organisation's addresses at SharePoint and Dataverse; cleaned to a dict of host names by resource."""
+    """The organisation's addresses at SharePoint and Dataverse. Cleaned to a dict of host names by resource."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(required=False, max_length=500, **kwargs)
@@ -70,7 +70,7 @@ class HostsField(forms.CharField):
 
 @dataclass(frozen=True, slots=True)
 class ChangedPermission:
-    """A permission that a change adds or removes: what it allows, and whether an administrator must consent to it."""
+    """A permission that a change adds or removes, what it allows, and whether an administrator must consent to it."""
 
     name: str
     allows: str
@@ -78,7 +78,7 @@ class ChangedPermission:
 
 
 class CapabilitiesForm(forms.Form):
-    """Name and capabilities of a connection, with what the policy says about each capability."""
+    """The name and capabilities of a connection, with the policy's decision about each capability."""
 
     name = NameField(help_text="For example “Invoices inbox”.")
     chosen = CapabilitiesField(label="Permissions for automations")
@@ -98,10 +98,11 @@ class CapabilitiesForm(forms.Form):
         help_text="Shown to the IT admin who reviews the request.",
     )
 
-    kept: frozenset[str] = frozenset()  # capabilities it already has, and may keep even if they are forbidden
+    # capabilities that the connection already has, and may keep even if they are forbidden
+    kept: frozenset[str] = frozenset()
 
     def apply_policies(self, policies: Policies, app_registration: AppRegistration, kinds: Sequence[str]) -> None:
-        """Evaluate the policies; the reason is only asked for if an approval may be required."""
+        """Evaluate the policies. The form asks for a reason only if an approval may be required."""
         self.decisions = {
             key: evaluate.evaluate_capability(policies, key, app_registration, kinds)
             for key in capabilities.CAPABILITIES
@@ -167,7 +168,7 @@ class ConnectionEditForm(CapabilitiesForm):
         return self.connection.authentication_type
 
     def permissions(self) -> dict[str, Any]:
-        """Add what the current choice adds to the permissions that the connection requires today, and removes."""
+        """Return also the permissions that the current choice adds and removes, compared with those required now."""
         shown = super().permissions()
         before = set(permission_drift.required_permissions(self.connection)) - OIDC_SCOPES
         after = set(shown["names"]) - OIDC_SCOPES

@@ -7,7 +7,7 @@ from connections.validators import DirectoryField
 
 
 class ConsentForm(forms.Form):
-    """The directory whose consent is needed. Single-tenant applications have no choice, so they get no field."""
+    """The directory that needs to grant consent. Single-tenant applications have only one, so they get no field."""
 
     directory_id = DirectoryField(
         label="Other directory",
@@ -22,7 +22,7 @@ class ConsentForm(forms.Form):
             del self.fields["directory_id"]
 
     def clean_directory_id(self) -> str:
-        """Reject "common" and "consumers": "organizations" is the only shared endpoint that supports admin consent."""
+        """Reject "common" and "consumers". The only shared endpoint that supports admin consent is "organizations"."""
         directory = str(self.cleaned_data["directory_id"])
         if directory in ("common", "consumers"):
             raise forms.ValidationError(

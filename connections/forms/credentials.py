@@ -1,4 +1,4 @@
-"""The form for a credential of an app registration. Secrets are never rendered back."""
+"""The form for a credential of an app registration. It never shows a secret again."""
 
 from collections.abc import Collection
 from typing import Any
@@ -15,7 +15,7 @@ from connections.validators import ExpiryField, NameField, SecretValueField
 
 SECRET, GENERATE, UPLOAD = "secret", "generate", "upload"
 FEDERATED, TOKEN_FILE = "federated", "token_file"
-# The required fields of each kind, each with the error shown if it is missing.
+# The required fields of each kind, with the error for a missing value.
 REQUIRED = {
     SECRET: {"secret": "Enter a valid client secret."},
     GENERATE: {"months": f"Enter the number of months, from 1 to {certificates.MOST_MONTHS}."},
@@ -34,7 +34,7 @@ class ExpiryForm(forms.Form):
 
 
 class CertificateFileField(forms.FileField):
-    """A small file; cleaned to its content as bytes."""
+    """A small file. Cleaned to its content as bytes."""
 
     def clean(self, data: Any, initial: Any = None) -> bytes:
         upload = super().clean(data, initial)
@@ -46,7 +46,7 @@ class CertificateFileField(forms.FileField):
 
 
 class CredentialForm(forms.Form):
-    # Keep the browser from insisting on the fields of the kinds that are not chosen.
+    # Otherwise, the browser would require the fields of kinds that are not chosen.
     use_required_attribute = False
 
     kind = forms.ChoiceField(
@@ -95,7 +95,7 @@ class CredentialForm(forms.Form):
     )
 
     def __init__(self, *args: Any, environment: str = "", **kwargs: Any) -> None:
-        """``environment`` is that of the tenant; empty if it is chosen in the same form."""
+        """``environment`` is that of the tenant; "" if the tenant is chosen in the same form."""
         super().__init__(*args, **kwargs)
         self.federated_problem = issuer.unavailable_reason(environment)
         self._offer_federated(environment)
@@ -103,7 +103,7 @@ class CredentialForm(forms.Form):
             self._require(_ALL_REQUIRED)
 
     def _offer_federated(self, environment: str) -> None:
-        """Offer what never expires first, if Microsoft can read the portal's keys."""
+        """Offer credentials that never expire first, as far as they are available."""
         kind = self.fields["kind"]
         choices = [*self.base_fields["kind"].choices]  # type: ignore[attr-defined]
         if settings.FEDERATED_TOKEN_PATH:
@@ -118,7 +118,7 @@ class CredentialForm(forms.Form):
         """Require only the fields of the chosen kind."""
         self._require(REQUIRED.get(self.data.get(self.add_prefix("kind"), ""), {}))
         super().full_clean()
-        # A field with required=False is labelled as optional. All of these are mandatory, so require them again.
+        # Fields with required=False are labelled as optional, but all of these are mandatory.
         self._require(_ALL_REQUIRED)
 
     def _require(self, names: Collection[str]) -> None:

@@ -60,7 +60,7 @@ class TransferForm(forms.Form):
 
 
 class TransferAllForm(forms.Form):
-    """All connections of one person: one new owner for the ticked ones, or a separate new owner for each."""
+    """Transferring the connections of one person, to one new owner for the selected ones or to separate new owners."""
 
     everything_to = OwnerField(
         label="New owner of selected connections", required=False, help_text="Name, user name or email address."
@@ -86,13 +86,13 @@ class TransferAllForm(forms.Form):
         for connection in self.connections:
             data[f"owner_{connection.pk}"] = data.get(f"to_{connection.pk}") or data.get("everything_to")
             if not data.get(f"take_{connection.pk}"):
-                self.errors.pop(f"to_{connection.pk}", None)  # whatever was typed doesn't matter
+                self.errors.pop(f"to_{connection.pk}", None)  # the text in it doesn't matter
         if not self.errors and not self.chosen():
             self.add_error(None, "Choose a new owner and select at least one connection.")
         return data
 
     def chosen(self) -> list[tuple[Connection, User, str]]:
-        """List what to transfer: connection, new owner, and new name ("" to keep the current name)."""
+        """Return the transfers: connection, new owner, and new name ("" to keep the current name)."""
         data = self.cleaned_data
         return [
             (connection, data[f"owner_{connection.pk}"], data.get(f"name_{connection.pk}") or "")

@@ -1,7 +1,8 @@
-"""A text field for a person or team, with suggestions while typing; without JavaScript, choices after submitting.
+"""A text field for a person or team, with suggestions while typing. Without JavaScript, it offers choices on
+submission.
 
-``PickerField`` accepts an exact user name, email address or name, or the key of a choice ("person:12", "team:5"). If the
-text is not exact, the form shows what it may mean as choices. ``views/pickers.py`` sends the suggestions.
+``PickerField`` accepts an exact user name, email address or name, or the key of a choice ("person:12", "team:5"). If
+the text is not exact, the form offers the matches as choices. ``views/pickers.py`` sends the suggestions.
 """
 
 import re
@@ -25,7 +26,7 @@ Picked = User | Team
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """What was entered: the text, and the key of the choice that was made for it ("" if none)."""
+    """The text that was entered, and the key of the choice for it ("" if none was chosen)."""
 
     text: str = ""
     key: str = ""
@@ -36,7 +37,7 @@ def key_of(item: Picked) -> str:
 
 
 def label_of(item: Picked) -> str:
-    """Return the name, and what distinguishes it from others of the same name."""
+    """Return the name with an addition that distinguishes it from equal names."""
     if isinstance(item, Team):
         return f"{item} (team)"
     return f"{item} (service account)" if item.is_service else f"{item} ({item.username})"
@@ -49,11 +50,11 @@ def suggestions(items: Iterable[Picked]) -> list[dict[str, str]]:
 class PickerInput(forms.TextInput):
     def __init__(self, source: str, attrs: dict[str, Any] | None = None) -> None:
         super().__init__({"autocomplete": "off", "spellcheck": "false", "maxlength": LENGTH} | (attrs or {}))
-        self.source = source  # of the suggestions; see views/pickers.py
-        self.choices: list[dict[str, str]] = []  # set by PickerField.clean for a text that is not exact
+        self.source = source  # the key of pickers.SOURCES for the suggestions; see views/pickers.py
+        self.choices: list[dict[str, str]] = []  # matches that PickerField.clean sets if the text is not exact
 
     def value_from_datadict(self, data: Mapping[str, Any], files: Any, name: str) -> Typed:
-        """Return the text, and the choice unless the text was changed after it was made."""
+        """Return the text and the choice. A choice is dropped if the text was changed after it."""
         text = " ".join(str(data.get(name) or "").split())
         is_current = " ".join(str(data.get(f"{name}-for") or "").split()) == text
         return Typed(text, str(data.get(f"{name}-choice") or "") if is_current else "")
@@ -71,7 +72,7 @@ class PickerInput(forms.TextInput):
 
 
 class PickerField(forms.Field):
-    """A person, service account or team out of ``people`` and ``teams``, which the form sets; cleaned to the object."""
+    """A person, service account or team from the querysets ``people`` and ``teams``, which the form sets."""
 
     def __init__(self, source: str, **kwargs: Any) -> None:
         messages = {

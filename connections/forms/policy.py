@@ -21,7 +21,7 @@ _LISTS = {
     "approval_permissions": Effect.APPROVAL,
     "allowed_permissions": Effect.ALLOWED,
 }
-# Rules whose value is the same in the form.
+# Rules that have the same value in the form.
 _PLAIN = (
     "personal_accounts",
     "other_tenants",
@@ -33,7 +33,7 @@ _PLAIN = (
 
 
 class PatternsField(forms.CharField):
-    """Names of permissions, or patterns matching them; cleaned to a tuple."""
+    """Names of permissions, and patterns that match names. Cleaned to a tuple."""
 
     def __init__(self, **kwargs: Any) -> None:
         widget = forms.Textarea(attrs={"rows": 3, "spellcheck": "false", "autocapitalize": "none"})
@@ -114,7 +114,7 @@ class RulesForm(forms.Form):
             )
 
     def groups(self) -> Iterator[tuple[str, list[dict[str, Any]], int]]:
-        """Return the capability fields by group, and how many don't say “Allowed”.
+        """Yield the capability fields by group, and the number of fields that don't say “Allowed”.
 
         For app registrations, each field comes with the organisation's rule.
         """
@@ -140,7 +140,7 @@ class RulesForm(forms.Form):
         return cleaned
 
     def rules(self) -> Rules:
-        """Return the entered rules. Raises InvalidInput for combinations that no single field can check."""
+        """Return the entered rules. Raises InvalidInput for invalid combinations of fields."""
         return policy_rules.from_dict(self.plain())
 
     def plain(self) -> dict[str, Any]:
@@ -184,7 +184,8 @@ class OrganisationRulesForm(RulesForm):
         self._offer("tenants", tenants, rules.tenants)
 
     def _offer(self, name: str, known: dict[str, str], chosen: tuple[str, ...] | None) -> None:
-        # Values in the rule that no longer exist stay selectable, so that saving another change does not drop them.
+        # Values that no longer exist remain selectable, so that saving another change does not remove them from the
+        # rule.
         gone = {value: f"{value} (removed)" for value in chosen or () if value not in known}
         field = self.fields[name]
         field.choices = [*known.items(), *gone.items()]  # type: ignore[attr-defined]

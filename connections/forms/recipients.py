@@ -1,4 +1,4 @@
-"""Several people, service accounts and teams in one field: one a line, with suggestions while typing (picker.js)."""
+"""A field for several people, service accounts and teams: one per line, with suggestions while typing (picker.js)."""
 
 import re
 from typing import Any
@@ -13,13 +13,13 @@ from connections.forms.pickers import LENGTH, label_of
 from connections.models import Team, User
 
 MOST_LINES = 20
-# What follows the name in a suggestion (pickers.label_of): "Una User (una)", "Finance (team)".
+# A suggestion, as made by pickers.label_of: "Una User (una)", "Finance (team)".
 _LABEL = re.compile(r"(.+) \(([^()]+)\)")
 Recipients = tuple[tuple[User, ...], tuple[Team, ...]]
 
 
 class LinesInput(forms.Textarea):
-    """A text area whose lines get suggestions."""
+    """A text area with suggestions for each line."""
 
     def __init__(self, rows: int) -> None:
         super().__init__({"rows": rows, "spellcheck": "false", "autocapitalize": "none", "autocomplete": "off"})
@@ -30,10 +30,10 @@ class LinesInput(forms.Textarea):
 
 
 class RecipientsField(forms.CharField):
-    """People and teams, one a line, cleaned to ``(people, teams)`` without duplicates.
+    """People, service accounts and teams, one per line. Cleaned to ``(people, teams)`` without duplicates.
 
-    A line is a user name, an email address, the name of a person, service account or team, or a suggestion. ``people``
-    and ``teams`` are those that may be chosen; set them when the form is made.
+    A line is a user name, an email address, the name of a person, service account or team, or a suggestion. The form
+    must set ``people`` and ``teams`` to the available ones.
     """
 
     def __init__(self, *, rows: int = 4, **kwargs: Any) -> None:
@@ -61,7 +61,7 @@ class RecipientsField(forms.CharField):
 
     def _find(self, name: str) -> User | Team:
         exact = search.named_exactly(name, self.people, self.teams)
-        # Both, because somebody may be called what a suggestion for somebody else looks like.
+        # Check both, because a person's name can look like the suggestion for another person.
         matches = list(dict.fromkeys([*exact, *self._labelled(name)]))
         if len(matches) == 1:
             return matches[0]
@@ -70,7 +70,7 @@ class RecipientsField(forms.CharField):
         raise forms.ValidationError(f"No person, service account or team is called “{name}”.")
 
     def _labelled(self, text: str) -> list[User | Team]:
-        """Return whom a suggestion means."""
+        """Return the people or teams whose suggestion is this text."""
         label = _LABEL.fullmatch(text)
         if label is None:
             return []

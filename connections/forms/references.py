@@ -8,7 +8,7 @@ from connections.validators import PastedField
 
 
 class TargetForm(forms.Form):
-    """The connection to point at. A list to choose from would grow with the organisation."""
+    """The connection to point at. It is typed, because a list of choices would grow with the organisation."""
 
     connection = PastedField(label="Connection", max_length=120, help_text="ID or exact name of a connection.")
 

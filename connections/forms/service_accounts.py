@@ -9,7 +9,7 @@ from connections.validators import NameField
 
 
 class ServiceAccountForm(forms.Form):
-    """A service account. ``named=False`` leaves out the name."""
+    """A service account. With ``named=False``, the form has no name."""
 
     name = NameField(help_text="For example “Invoice robots”.")
     purpose = forms.CharField(

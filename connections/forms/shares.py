@@ -14,7 +14,7 @@ from connections.validators import REASON_LENGTH, LastDayField, NameField, Paste
 
 
 class ShareForm(forms.Form):
-    """Who gets access, at which level, and until when."""
+    """The recipients of a new share, their role, and until when the share lasts."""
 
     whom = PickerField(
         "recipients",
@@ -40,7 +40,7 @@ class ShareForm(forms.Form):
     ) -> None:
         super().__init__(*args, **kwargs)
         if longest_days is not None:
-            # The service enforces the policy's limit; this only tells people in advance.
+            # The service enforces the policy's limit. The form only informs people about it.
             last = timezone.now().date() + timedelta(days=longest_days)
             until = self.fields["until"]
             until.required = True
@@ -51,13 +51,13 @@ class ShareForm(forms.Form):
             field.people, field.teams = people, teams
 
     def recipients(self) -> tuple[User | Team, ...]:
-        """Return everybody who was chosen, once."""
+        """Return all recipients without duplicates."""
         people, teams = self.cleaned_data["others"]
         return tuple(dict.fromkeys((self.cleaned_data["whom"], *people, *teams)))
 
 
 class EmergencyForm(forms.Form):
-    """For how long an IT admin uses somebody else's connection, and why."""
+    """For how long and why an IT admin needs somebody else's connection."""
 
     hours = forms.IntegerField(label="Hours", min_value=1, initial=1)
     reason = forms.CharField(

@@ -1,4 +1,4 @@
-"""The portal's forms on the command line. Secrets are never arguments, because every local user can read those."""
+"""Runs the portal's forms on the command line. Secrets are never arguments, because every local user can read those."""
 
 import os
 import sys
@@ -32,7 +32,10 @@ def cleaned(form: forms.Form) -> dict[str, Any]:
 
 
 def find_actor(username: str) -> User | None:
-    """Return the person to record as the actor; None if ``username`` is empty. Raises CommandError if unknown."""
+    """Return the person to record as the actor, or None without a ``username``.
+
+    Raises CommandError if no active person has this user name.
+    """
     if not username:
         return None
     person = User.objects.filter(username=username, is_active=True, left_at=None).first()
@@ -42,9 +45,9 @@ def find_actor(username: str) -> User | None:
 
 
 def find_tenant(name: str) -> Tenant:
-    """Find a tenant by its name or directory id. Raises CommandError if there is none."""
+    """Find a tenant by its name or directory ID. Raises CommandError if there is none."""
     directory_id = name.lower()
-    with suppress(UnicodeError):  # a name may be anything
+    with suppress(UnicodeError):  # not every name can be a domain
         directory_id = domain_names.to_ascii(name)
     tenant = Tenant.objects.filter(name=name).first() or Tenant.objects.filter(directory_id=directory_id).first()
     if tenant is None:
@@ -58,7 +61,7 @@ def add_actor_argument(parser: ArgumentParser) -> None:
 
 
 def add_credential_arguments(parser: ArgumentParser) -> None:
-    # With abbreviations, "--secret VALUE" would mean --secret-file, and expose the secret to every local user.
+    # If abbreviations were allowed, "--secret VALUE" would mean --secret-file, and show the secret to every local user.
     parser.allow_abbrev = False
     given = parser.add_mutually_exclusive_group()
     given.add_argument(
@@ -78,7 +81,7 @@ def add_credential_arguments(parser: ArgumentParser) -> None:
 
 
 def credential_form(options: dict[str, Any]) -> credential_forms.CredentialForm:
-    """Return the portal's form, filled from the options of add_credential_arguments."""
+    """Return the portal's form, filled in from the options of add_credential_arguments."""
     data: dict[str, Any] = {"label": options["label"], "expires_at": options["expires"]}
     files: MultiValueDict[str, UploadedFile[Any]] = MultiValueDict()
     if options["generate_certificate"] is not None:

@@ -1,6 +1,6 @@
-"""Write configuration files, and read them into validated entries. See docs/configuration-as-code.md for the format.
+"""Writes configuration files, and reads them into validated entries. Format: docs/configuration-as-code.md.
 
-Every value is validated by the same form field as on the portal's pages. Every error names its line.
+Every value is validated by the same form field as on the portal's pages. Errors include the line number.
 """
 
 import os
@@ -34,14 +34,14 @@ E = TypeVar("E", bound=schema.Entry)
 
 
 def write(values: dict[str, Any], variables: Iterable[str] = ()) -> str:
-    """Return the file. ``variables`` are those that must be set before it is applied."""
+    """Return the text of the file. ``variables`` are the environment variables to set before applying it."""
     body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
     needed = "".join(f"#   {name}\n" for name in variables)
     return HEADER + (f"# Before you apply it, set these environment variables:\n{needed}" if needed else "") + str(body)
 
 
 def parse(text: str) -> schema.Configuration:
-    """Return a file's content, including the secrets it refers to. Raises WrongEntry with the line number."""
+    """Return a file's content, including the secrets that it refers to. Raises WrongEntry with the line number."""
     fields = read(text).mapping()
     version = fields.need("version")
     if version.text() != str(schema.VERSION):
@@ -87,7 +87,7 @@ def _entries(
     read_entry: Callable[[YamlMapping], E],
     key: Callable[[E], object],
 ) -> tuple[E, ...] | None:
-    """Return the entries of a section, or None if the file has no such section. Notes duplicates and wrong entries."""
+    """Return the entries of a section, or None if the file has no such section. Collects errors in ``problems``."""
     if part is None:
         return None
     entries: list[E] = []
@@ -128,7 +128,7 @@ def _required(fields: YamlMapping, name: str, field: forms.Field) -> Any:
 
 
 def _optional(fields: YamlMapping, name: str, field: forms.Field) -> Any:
-    """Return the cleaned value, or None if the file does not contain it."""
+    """Return the cleaned value, or None if the file does not contain the field."""
     part = fields.take(name)
     return None if part is None or part.is_null else _cleaned(part, field)
 
@@ -158,7 +158,7 @@ def _chosen(fields: YamlMapping, name: str, what: str, allowed: Iterable[str]) -
 
 
 def _secret(fields: YamlMapping, name: str, field: forms.Field) -> str:
-    """Read the secret that NAME_file or NAME_env points to; "" if neither is given. Raises WrongEntry."""
+    """Return the secret from NAME_file or NAME_env; "" if the file contains neither. Raises WrongEntry."""
     if (plain := fields.take(name)) is not None:
         raise plain.wrong(f"The file can't contain {name}.", action=f"Use {name}_file or {name}_env instead.")
     in_file, in_variable = fields.take(f"{name}_file"), fields.take(f"{name}_env")
@@ -223,7 +223,7 @@ def _credential(fields: YamlMapping) -> schema.CredentialEntry:
     kind = _one_of(fields.need("kind"), AppCredential.Kind.values)
     is_secret = kind == AppCredential.Kind.SECRET
     value = _secret(fields, "secret", validators.SecretValueField()) if is_secret else ""
-    # The portal sends reminders about a new secret's expiry date; for other entries the date is only informative.
+    # The portal sends reminders about the expiry date of a new secret. For other entries, the date is only informative.
     expires_at = _optional(fields, "expires_at", validators.ExpiryField() if value else forms.CharField())
     label = _optional(fields, "label", validators.NameField(required=False)) or ""
     is_certificate = kind == AppCredential.Kind.CERTIFICATE

@@ -1,6 +1,7 @@
-"""Read YAML with line numbers. Only plain data is allowed, without aliases or duplicate keys.
+"""Reads YAML and keeps the line numbers. Only plain data is allowed, without aliases or duplicate keys.
 
-Values stay text until the caller asks for a type, so ``name: no`` is a name; only flags become true or false.
+Values remain text until the caller asks for a type, so the value in ``name: no`` is text. Only flags become true or
+false.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read(text: str) -> YamlValue:
-    """Read the file's only document. Raises WrongEntry."""
+    """Return the file's only document. Raises WrongEntry."""
     if len(text) > MAX_LENGTH:
         raise WrongEntry("The file is too large.")
     loader = _Loader(text)
@@ -63,7 +64,7 @@ def read(text: str) -> YamlValue:
 
 
 class YamlValue:
-    """A value in the file, with its line and its name in error messages."""
+    """A value in the file, with its line number and its name for error messages."""
 
     def __init__(self, node: yaml.Node, what: str) -> None:
         self.node, self.what = node, what
@@ -98,7 +99,7 @@ class YamlValue:
         return [YamlValue(node, what) for node in self.node.value]
 
     def mapping(self) -> YamlMapping:
-        """Return the fields of a mapping. Raises WrongEntry if this is not a mapping, or has a duplicate key."""
+        """Return the fields of a mapping. Raises WrongEntry if this is not a mapping, or if a key occurs twice."""
         if not isinstance(self.node, yaml.MappingNode):
             raise self.wrong(f"{self.what} must be a mapping of names to values, for example “name: Contoso”.")
         fields: dict[str, YamlValue] = {}
@@ -128,7 +129,7 @@ class YamlValue:
 
 
 class YamlMapping:
-    """The fields of a mapping. Fields that are never taken are reported as unknown; see end()."""
+    """The fields of a mapping. end() reports fields that were never taken as unknown."""
 
     def __init__(self, part: YamlValue, fields: dict[str, YamlValue]) -> None:
         self.part, self._fields = part, fields

@@ -1,4 +1,4 @@
-"""The Microsoft account that an ID token names (identity-platform/id-token-claims-reference)."""
+"""The Microsoft account that an ID token is about (identity-platform/id-token-claims-reference)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A Microsoft account. (tid, oid) identifies it; the names are only displayed and may change."""
+    """A Microsoft account, identified by (tid, oid). The names may change and are only displayed."""
 
     tid: str
     oid: str
@@ -15,7 +15,7 @@ class Account:
 
 
 def account_from_claims(claims: dict[str, Any]) -> Account:
-    """Return the account in an ID token's claims; "" for what they lack."""
+    """Return the account from an ID token's claims. A missing claim becomes ""."""
     return Account(
         tid=_text(claims.get("tid"), 36).lower(),
         oid=_text(claims.get("oid"), 36).lower(),
@@ -25,6 +25,6 @@ def account_from_claims(claims: dict[str, Any]) -> Account:
 
 
 def _text(value: object, length: int) -> str:
-    """Return a claim without characters that no database would store (U+0000, half a surrogate pair)."""
+    """Return a claim without the characters that some databases cannot store (U+0000, half a surrogate pair)."""
     text = str(value or "")
     return text[:length] if text.isprintable() else "".join(filter(str.isprintable, text))[:length]

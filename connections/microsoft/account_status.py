@@ -1,7 +1,7 @@
-"""Recognise the answers in which Microsoft says that an account is disabled or no longer exists.
+"""Recognises responses in which Microsoft says that an account is disabled or no longer exists.
 
-Answers about guests and about the wrong directory are left out: they say that an account is not in this directory, not
-that it was removed (identity-platform/reference-error-codes).
+Errors about guests and about the wrong directory are not included. They mean that the account is not in this directory,
+not that it was removed (identity-platform/reference-error-codes).
 """
 
 from connections.microsoft.classifier import Verdict
@@ -19,5 +19,5 @@ def is_account_gone(code: str) -> bool:
 
 
 def cause(verdict: Verdict) -> str:
-    """Return a sentence on why the account can no longer be used, or "" if the answer does not prove it."""
+    """Return a sentence on why the account can no longer be used, or "" if the response does not prove that."""
     return _CAUSES.get(verdict.code, "") if verdict.certain else ""

@@ -1,7 +1,8 @@
 """Requests with which an application changes its own secrets and certificates in Entra (Microsoft Graph v1.0).
 
 Sources: application-addkey, application-removekey, application-rollkey-prooftoken, application-addpassword,
-application-removepassword. An application needs no permission for its own keys, only the proof that it has one.
+application-removepassword. An application needs no permission to change its own keys. It only has to prove that it has
+one of them.
 """
 
 import base64
@@ -30,7 +31,7 @@ UNREADABLE = graph_client.unreadable("The response to a new credential can't be 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An application that changes itself: an app-only token of its own, and its object ID (not its client ID)."""
+    """An application that changes itself. ``access_token`` is app-only; ``object_id`` is not the client ID."""
 
     cloud: Cloud
     access_token: str = field(repr=False)
@@ -39,7 +40,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class IssuedSecret:
-    """A client secret that Microsoft has just created; its value is never shown again."""
+    """A client secret that Microsoft has just created. Microsoft never shows its value again."""
 
     key_id: str
     value: str = field(repr=False)
@@ -47,7 +48,7 @@ class IssuedSecret:
 
 
 def proof(private_key: str, certificate: str, object_id: str) -> str:
-    """Return the proof that the application has the key of one of its valid certificates (both PEM)."""
+    """Return a signed proof that the application has the private key of one of its certificates (both in PEM)."""
     now = int(time.time())
     digest = x509.load_pem_x509_certificate(certificate.encode()).fingerprint(hashes.SHA1())  # noqa: S303 - an identifier
     claims = {"aud": PROOF_AUDIENCE, "iss": object_id, "nbf": now, "exp": now + PROOF_LIFETIME}
@@ -65,12 +66,15 @@ def add_key(caller: Caller, certificate: str, *, signed_proof: str) -> str:
 
 
 def remove_key(caller: Caller, key_id: str, *, signed_proof: str) -> None:
-    """Remove a certificate. One that does not exist counts as removed. Raises as add_key."""
+    """Remove a certificate, also if it is already gone. Raises the same errors as add_key."""
     _remove(caller, "removeKey", {"keyId": key_id, "proof": signed_proof})
 
 
 def add_password(caller: Caller, *, name: str, expires_at: datetime) -> IssuedSecret:
-    """Let Microsoft create a client secret. Raises as add_key, MicrosoftUnavailable also if the value can't be read."""
+    """Have Microsoft create a client secret, and return it.
+
+    Raises the same errors as add_key; MicrosoftUnavailable also if the response cannot be read.
+    """
     end = expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     answer = _post(caller, "addPassword", {"passwordCredential": {"displayName": name, "endDateTime": end}})
     try:
@@ -82,7 +86,7 @@ def add_password(caller: Caller, *, name: str, expires_at: datetime) -> IssuedSe
 
 
 def remove_password(caller: Caller, key_id: str) -> None:
-    """Remove a client secret. One that does not exist counts as removed. Raises as add_key."""
+    """Remove a client secret, also if it is already gone. Raises the same errors as add_key."""
     _remove(caller, "removePassword", {"keyId": key_id})
 
 

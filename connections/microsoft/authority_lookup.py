@@ -1,7 +1,7 @@
-"""Asks Microsoft Graph which of some groups a person is in, and which roles of an application they have.
+"""Asks Microsoft Graph for people's group memberships and their roles in an application.
 
-Groups: ``directoryObject: checkMemberGroups``, which includes nested groups and takes 20 at once. Application roles:
-``user: list appRoleAssignments``, which includes those of groups of which the person is a direct member, like the
+Groups: ``directoryObject: checkMemberGroups`` takes up to 20 groups and includes nested ones. Application roles:
+``user: list appRoleAssignments`` includes the roles of groups of which the person is a direct member, like the
 ``roles`` claim of a token.
 """
 
@@ -26,7 +26,7 @@ UNREADABLE = graph_client.unreadable("An answer came that lists no groups or rol
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """What the directory says about one person. ``roles`` is None if they may not be read."""
+    """The groups and roles of one person. ``roles`` is None if the portal is not permitted to read them."""
 
     groups: frozenset[str]
     roles: frozenset[str] | None
@@ -46,10 +46,11 @@ def read(
     client_id: str,
     held: Iterable[str],
 ) -> dict[str, Authority]:
-    """Return the authority of people by object ID; ``held`` are the application roles in the access token.
+    """Return people's groups and roles by their object ID.
 
-    ``groups`` are the only groups that are asked about; what is no object ID is left out. ``client_id`` is the
-    application whose roles are read. Raises MicrosoftRefused or MicrosoftUnavailable.
+    Only ``groups`` are checked; entries that are not object IDs are ignored. ``client_id`` is the application whose
+    roles are read, and ``held`` are the application roles in the access token. Raises MicrosoftRefused or
+    MicrosoftUnavailable.
     """
     known = sorted(group for group in groups if _is_id(group))
     members: dict[str, set[str]] = {oid: set() for oid in oids}

@@ -26,7 +26,7 @@ done
 
 @dataclass(frozen=True, slots=True)
 class SetupPlan:
-    """The input of the script. It updates the registration ``client_id``, or creates one if that is empty."""
+    """The input of the script. It updates the registration ``client_id``, or creates one if ``client_id`` is empty."""
 
     cloud: Cloud
     directory_id: str  # "" means the directory in which the admin signs in
@@ -36,7 +36,7 @@ class SetupPlan:
     permissions: Sequence[Permission]
     client_id: str = ""
     creates_secret: bool = False
-    certificate: str = ""  # PEM; the public part, which is uploaded
+    certificate: str = ""  # the public part (PEM), which is uploaded
     trust: tuple[str, str, str] | None = None  # issuer, subject and audience of a federated credential
     grants_consent: bool = False
 
@@ -81,7 +81,7 @@ az login --allow-no-subscriptions{tenant} --output none
 
 
 def _permissions(plan: SetupPlan) -> str:
-    """The manifest is written to a file because quoting JSON on a command line differs from shell to shell."""
+    """Write the manifest to a file, because quoting JSON on a command line differs between shells."""
     access: dict[str, list[dict[str, str]]] = {GRAPH_APP_ID: []}
     lookups: dict[str, str] = {}
     for permission in plan.permissions:
@@ -93,7 +93,7 @@ def _permissions(plan: SetupPlan) -> str:
     manifest = json.dumps(resources, indent=2)
     names = sorted({f"{permission.name} ({_KINDS[permission.type]})" for permission in plan.permissions})
     listed_names = "\n".join(f"#   {name}" for name in names)
-    # Only with an unquoted word does the shell insert what it has looked up; nothing else here means anything to it.
+    # The shell inserts the IDs that it looked up only if the word is unquoted. The manifest has nothing else to expand.
     word = "MANIFEST_END" if lookups else "'MANIFEST_END'"
     return f"""\
 # Permissions:
@@ -108,12 +108,12 @@ MANIFEST_END
 
 
 def _variable(permission: Permission) -> str:
-    """Return the shell variable for an id that Microsoft does not publish."""
+    """Return the name of the shell variable for an ID that Microsoft does not publish."""
     return "ID_" + "".join(letter if letter.isalnum() else "_" for letter in permission.name.rpartition("/")[2])
 
 
 def _lookup(permission: Permission) -> str:
-    """Read the id from the service principal of the permission's resource."""
+    """Return commands that read the ID from the service principal of the permission's resource."""
     name = permission.name.rpartition("/")[2]
     query = f"appRoles[?value=='{name}'].id | [0]"
     return f"""\
@@ -144,7 +144,10 @@ az ad sp create --id "$APP_ID" --output none
 
 
 def _trust(plan: SetupPlan) -> str:
-    """Create the federated credential unless there is one with this subject (az ad app federated-credential)."""
+    """Return commands that create the federated credential, unless there is one with this subject.
+
+    Source: az ad app federated-credential.
+    """
     if plan.trust is None:
         return ""
     issuer, subject, audience = plan.trust

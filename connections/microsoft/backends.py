@@ -31,22 +31,22 @@ class SignInClient:
     scopes: tuple[str, ...]
     # prompt, login_hint and domain_hint (identity-platform/v2-oauth2-auth-code-flow)
     extra: dict[str, str]
-    # The stored credential in use; if Microsoft rejects it, the caller knows which one it was.
+    # The stored credential in use, so that the caller knows which one was rejected.
     credential_id: int | None = None
-    # What the access token is for; None for Microsoft Graph.
+    # The resource that the access token is for; None for Microsoft Graph.
     audience: token_endpoint.Audience | None = None
 
 
-# Microsoft's "Need admin approval" page: people who return from it have not cancelled on purpose.
+# Errors from Microsoft's "Need admin approval" page. People who return from it have not cancelled on purpose.
 NEEDS_ADMIN = ("AADSTS90094", "AADSTS90095")
 
 
 class MicrosoftSignInRefused(AuthException):
-    """Microsoft refused, in the callback or at the token endpoint. Holds the verdict instead of the raw answer."""
+    """Microsoft refused, in the callback or at the token endpoint. Holds the verdict instead of the raw response."""
 
     def __init__(self, backend: Any, verdict: Verdict, *, cancelled: bool = False, is_proven: bool = False) -> None:
         self.verdict = verdict
-        # Whether Microsoft said so to the portal itself. Anybody can put an error into the callback of their own sign-in.
+        # Whether the portal received the error from Microsoft directly. Anybody can forge an error in a callback.
         self.is_proven = is_proven
         self.cancelled = cancelled
         super().__init__(backend, verdict.code)
@@ -59,7 +59,7 @@ class _Microsoft(AzureADV2TenantOAuth2):
     EXTRA_DATA: list[str] = []
 
     def get_user(self, user_id: Any) -> Any:
-        """Look the user up on every request, so that sessions are suspended at once when a person leaves."""
+        """Look the user up on every request, so that a person's sessions are suspended as soon as they leave."""
         user = super().get_user(user_id)
         return None if user is None or user.is_suspended else user
 
@@ -78,12 +78,12 @@ class _Microsoft(AzureADV2TenantOAuth2):
 
     @property
     def base_url(self) -> str:
-        # social-core insists on https, but the sandbox may use plain http; clouds.add_sandbox() checks when that is
+        # social-core would require https, but the sandbox may use plain http if clouds.add_sandbox() considers that
         # safe.
         return self.cloud.authority(self.tenant_id)
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """Read the client's settings from the app registration and all others from Django's settings."""
+        """Return the client's settings from the app registration, and all others from Django's settings."""
         if name == "KEY":
             return self.client.application.client_id
         if name in ("SECRET", "CLIENT_ASSERTION"):
@@ -98,7 +98,10 @@ class _Microsoft(AzureADV2TenantOAuth2):
         return dict(self.client.extra)
 
     def get_user_id(self, details: Any, response: dict[str, Any]) -> str:
-        """Directory id and object id together identify an account permanently (identity-platform/id-token-claims)."""
+        """Return directory ID and object ID, which together identify an account permanently.
+
+        Source: identity-platform/id-token-claims-reference.
+        """
         return f"{response['tid']}.{response['oid']}"
 
     def extra_data(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -108,7 +111,7 @@ class _Microsoft(AzureADV2TenantOAuth2):
     def get_provider_error(
         self, data: object, *, stage: str = "callback", status_code: int | None = None, retry_after: str | None = None
     ) -> Exception | None:
-        """Classify the whole answer, because social-core's own exceptions drop error_codes and suberror."""
+        """Classify the whole response, because social-core's own exceptions drop error_codes and suberror."""
         fields = dict(data) if hasattr(data, "keys") else {}  # type: ignore[call-overload]
         if stage == "callback":
             if not fields.get("error"):
@@ -142,14 +145,15 @@ class MicrosoftSignIn(_Microsoft):
         key = self.transaction_key(str(state))
         confirms = bool(self.strategy.confirms)
         self.strategy.session_set(key, {**self.strategy.session_get(key), "nonce": nonce, "confirms": confirms})
-        # auth_time says when the person last entered their password (OpenID Connect Core, 2 and 5.5).
+        # auth_time is when the person last entered their password (OpenID Connect Core, 2 and 5.5).
         parameters |= {"nonce": nonce, "claims": json.dumps({"id_token": {"auth_time": {"essential": True}}})}
         return {**parameters, "prompt": "login", "max_age": "0"} if confirms else parameters
 
     def proved_at(self, claims: dict[str, Any], *, now: datetime) -> datetime | None:
-        """Return when the person proved to Microsoft who they are; None if that is unknown.
+        """Return when the person proved their identity to Microsoft; None if that is unknown.
 
-        Entra may leave auth_time out. A sign-in that had to ask again (prompt=login) has then just happened.
+        Entra may leave auth_time out. If the portal required a new sign-in (prompt=login), the person has just signed
+        in.
         """
         claimed = claims.get("auth_time")
         if isinstance(claimed, int | float) and not isinstance(claimed, bool):
@@ -157,7 +161,9 @@ class MicrosoftSignIn(_Microsoft):
         return now if (self._oauth2_transaction or {}).get("confirms") else None
 
     def process_error(self, data: Any, *, stage: str = "callback") -> None:
-        """Accept a callback's error only if it belongs to this browser's sign-in: anybody can forge a link."""
+        """Reject an error in the callback unless it belongs to this browser's sign-in, because anybody can forge such a
+        link.
+        """
         if stage == "callback" and "error" in data:
             self.validate_state()
         super().process_error(data, stage=stage)
@@ -171,15 +177,15 @@ class MicrosoftSignIn(_Microsoft):
 class MicrosoftConnect(_Microsoft):
     """The sign-in for a connection. The person stays signed in to the portal; the tokens go to the connection.
 
-    Each sign-in has its own state, so that tabs do not interfere, and the first callback uses it up.
-    ``session[connect_<state>]`` holds user, connection, nonce, verifier and time.
+    Each sign-in has its own state, so that several tabs don't interfere with each other. The first callback uses up the
+    state. ``session[connect_<state>]`` holds user, connection, nonce, verifier and time.
     """
 
     name = "microsoft-connect"
     ASSOCIATION_ONLY = True
 
     def prepare_auth(self, user: Any = None) -> None:
-        """Prepare a sign-in by ``user`` for the strategy's connection."""
+        """Prepare a sign-in by ``user`` for the connection that the strategy was given."""
         person = self.require_association_user(user, stage="begin")
         self._state = secrets.token_urlsafe(32)
         self._started = {
@@ -196,7 +202,10 @@ class MicrosoftConnect(_Microsoft):
         return str(state)
 
     def validate_association_state(self, request_state: Any, user: Any = None) -> str:
-        """Use up the sign-in that this callback belongs to. Raises AuthSessionError if there is none."""
+        """Use up the sign-in that this callback belongs to, and return its state.
+
+        Raises AuthSessionError if there is no such sign-in, it is too old, or another user began it.
+        """
         started = self.strategy.session_pop(f"connect_{request_state}")
         if not isinstance(started, dict) or time.time() - started["at"] > SIGN_IN_LIFETIME:
             raise AuthSessionError(self, "state", code="session_context_missing", stage="callback")
@@ -209,7 +218,7 @@ class MicrosoftConnect(_Microsoft):
         return str(request_state)
 
     def require_association_user(self, user: Any, *, stage: str = "user_info") -> Any:
-        """Return the signed-in person, or for a sign-in link a placeholder that cannot sign in."""
+        """Return the signed-in person. For a sign-in link, return a placeholder that cannot sign in."""
         holder = self.strategy.link_holder
         return holder if holder is not None else super().require_association_user(user, stage=stage)
 
@@ -231,4 +240,4 @@ class MicrosoftConnect(_Microsoft):
         return claims
 
     def validate_configured_tenant(self, claims: dict[str, Any]) -> None:
-        """Skip social-core's check: the service does its own, and its error names the directory."""
+        """Skip social-core's check. The service makes its own check, whose error names the directory."""

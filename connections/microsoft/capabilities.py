@@ -1,8 +1,8 @@
-"""Translate what an automation has to do into the minimum permissions, and back. The list is data/capabilities.toml.
+"""Translates the tasks of an automation into the minimum permissions, and back, based on data/capabilities.toml.
 
-Scopes and roles are short names here (``Mail.Read``); those of other resources than Microsoft Graph begin with the
-resource's key (``exchange/SMTP.Send``). Unknown capability keys are ignored, so that an old connection
-can still be shown.
+Scopes and roles have short names here (``Mail.Read``). Those of resources other than Microsoft Graph begin with the
+resource's key (``exchange/SMTP.Send``). Unknown capability keys are ignored, so that old connections can still be
+shown.
 """
 
 import re
@@ -17,7 +17,7 @@ from connections.microsoft.token_endpoint import OIDC_SCOPES
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """Something an automation can do, with its minimum scopes and roles; ``no_…`` says why there are none."""
+    """A task of an automation, with its minimum scopes and roles. ``no_…`` explains why there are none."""
 
     key: str
     group: str
@@ -73,7 +73,10 @@ def choices_by_group() -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def delegated_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return the minimum scopes: the sign-in's, then Graph's from A to Z. A string of scopes is split at spaces."""
+    """Return the minimum scopes: first those of the sign-in, then the others in alphabetical order.
+
+    A string of scopes is split at spaces.
+    """
     needed = {scope for capability in _known(keys) for scope in capability.delegated}
     return _ordered({*_DELEGATED_BASE, *needed, *_words(extra)})
 
@@ -86,14 +89,17 @@ def sign_in_scopes(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str,
 def application_roles(keys: Iterable[str], extra: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the minimum application roles in alphabetical order.
 
-    A mailbox is reached by its address, so Outlook capabilities need no ``User.Read.All``; it only finds people.
+    Outlook capabilities don't need ``User.Read.All``, because a mailbox is opened by its address. That role only serves
+    to find people.
     """
     needed = {role for capability in _known(keys) for role in capability.application}
     return _ordered({*needed, *_words(extra)})
 
 
 def permissions(keys: Iterable[str], authentication_types: Iterable[str]) -> list[Permission]:
-    """Return what an app registration must declare for connections of these types, with Microsoft's ids."""
+    """Return the permissions that an app registration must declare for connections of these types, with Microsoft's
+    IDs.
+    """
     chosen, declared = list(keys), list[Permission]()
     for authentication_type in authentication_types:
         app_only = authentication_type == APP_ONLY
@@ -110,7 +116,10 @@ def permissions(keys: Iterable[str], authentication_types: Iterable[str]) -> lis
 def can(
     keys: Iterable[str], granted: Iterable[str], authentication_type: str
 ) -> list[tuple[Capability, bool, tuple[str, ...]]]:
-    """Say for each capability whether ``granted`` covers it and what is missing; () if this type cannot have it."""
+    """For each capability, return whether ``granted`` covers it, and the missing permissions.
+
+    A capability that this authentication type cannot have is not covered, and nothing is missing.
+    """
     allowed = covered_by(frozenset(_words(granted)))
     results = []
     for capability in _known(keys):
@@ -126,13 +135,13 @@ def needs(capability: Capability, authentication_type: str) -> tuple[str, ...]:
 
 
 def missing(wanted: Iterable[str], granted: Iterable[str]) -> tuple[str, ...]:
-    """Return the ``wanted`` permissions not granted, except OIDC scopes, which Microsoft lists unreliably."""
+    """Return the ``wanted`` permissions that are not granted, except OIDC scopes, which Microsoft lists unreliably."""
     allowed = covered_by(frozenset(_words(granted)))
     return tuple(name for name in _ordered(_words(wanted)) if name not in OIDC_SCOPES and name not in allowed)
 
 
 def beyond(granted: Iterable[str], authentication_type: str) -> tuple[str, ...]:
-    """Return the granted permissions that no capability needs and that therefore have no label."""
+    """Return the granted permissions that no capability needs. They have no label."""
     needed = {name for capability in CAPABILITIES.values() for name in needs(capability, authentication_type)}
     return tuple(name for name in _ordered(_words(granted)) if name not in needed and name not in OIDC_SCOPES)
 
@@ -188,7 +197,7 @@ def _delegated_warnings(chosen: list[Capability], extra: list[str]) -> list[str]
 
 
 def parse_scopes(text: str) -> tuple[str, ...]:
-    """Return short names in Microsoft's spelling, each once. Raises InvalidInput naming the first invalid scope."""
+    """Return short names in Microsoft's spelling, without duplicates. Raises InvalidInput for an invalid scope."""
     names = list(dict.fromkeys(_short(word) for word in describe(text)))
     if len(names) > MAX_SCOPES:
         raise InvalidInput(f"You entered {len(names)} scopes.", action=f"Enter at most {MAX_SCOPES}.")
@@ -196,7 +205,7 @@ def parse_scopes(text: str) -> tuple[str, ...]:
 
 
 def describe(text: str) -> list[str]:
-    """Split pasted text into words, without quotes and separators."""
+    """Split pasted text into words, and drop quotes and separators."""
     return [word for word in (word.strip(_QUOTES) for word in _SEPARATORS.split(text)) if word]
 
 

@@ -1,4 +1,4 @@
-"""RSA certificates for applications. Entra gets only the public part (identity-platform/certificate-credentials)."""
+"""RSA certificates for applications. Entra only gets the public part (identity-platform/certificate-credentials)."""
 
 import re
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from connections.microsoft import key_files
 KEY_BITS = 3072
 SMALLEST_KEY_BITS = 2048
 MOST_MONTHS = 24
-# Clocks differ: a certificate that becomes valid now might not be valid yet by Microsoft's clock.
+# Clocks differ. A certificate that is valid from this moment might not be valid yet by Microsoft's clock.
 CLOCK_SKEW = timedelta(minutes=10)
 _LONGEST_CHAIN = 20
 _LONGEST_COMMON_NAME = 64  # bytes; X.520 upper bound
@@ -28,7 +28,7 @@ _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.
 
 @dataclass(frozen=True, slots=True)
 class CertificateWithKey:
-    """A certificate and its private key, both PEM; the key is unencrypted PKCS#8."""
+    """A certificate and its private key, both in PEM. The key is unencrypted PKCS#8."""
 
     certificate: str
     private_key: str = field(repr=False)
@@ -52,7 +52,7 @@ def generate(common_name: str, *, months: int, now: datetime) -> CertificateWith
     if not 1 <= months <= MOST_MONTHS:
         raise InvalidInput(f"A certificate can be valid for 1 to {MOST_MONTHS} months.", field="months")
     key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
-    # Cut to a number of bytes without leaving half a character at the end.
+    # Cut the name to a number of bytes without leaving part of a character at the end.
     shortened = common_name.encode()[:_LONGEST_COMMON_NAME].decode("utf-8", "ignore")
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, shortened)])
     certificate = (
@@ -70,9 +70,9 @@ def generate(common_name: str, *, months: int, now: datetime) -> CertificateWith
 
 
 def read(data: bytes, *, key_data: bytes = b"", password: str = "", now: datetime) -> CertificateWithKey:
-    """Read a certificate and its key from a PFX file or one or two PEM files. Raises InvalidInput with ``field``.
+    """Read a certificate and its key from a PFX file, or from one or two PEM files. Raises InvalidInput with ``field``.
 
-    The files may hold a whole chain in any order; the certificate that belongs to the key is used.
+    The files may contain a whole chain in any order; the certificate that belongs to the key is returned.
     """
     is_pem = b"-----BEGIN " in data
     chain, key = _from_pem(data, key_data, password) if is_pem else _from_pfx(data, password)
@@ -116,7 +116,7 @@ def read_details(pem: str) -> CertificateDetails:
 
 
 def not_yet_valid(pem: str, *, now: datetime) -> str:
-    """Say since when a stored certificate will be valid, if that lies ahead; otherwise return "". Never raises."""
+    """Return a sentence on when a stored certificate becomes valid; "" if it already is, or cannot be read."""
     try:
         details = read_details(pem)
     except ValueError:
@@ -127,7 +127,10 @@ def not_yet_valid(pem: str, *, now: datetime) -> str:
 
 
 def _matching(chain: list[x509.Certificate], key: rsa.RSAPrivateKey, now: datetime) -> x509.Certificate | None:
-    """Return the key's certificate among its issuers'; of several for the same key, the valid one that lasts longest."""
+    """Return the certificate of the key; None if the chain has none.
+
+    If the key has several certificates, those that are already valid are preferred, then the one that lasts longest.
+    """
     own = [certificate for certificate in chain if _belongs(certificate, key)]
     return max(own, key=lambda item: (item.not_valid_before_utc <= now, item.not_valid_after_utc), default=None)
 

@@ -1,7 +1,7 @@
-"""Decides what an answer from Microsoft means: what happened, who can fix it, and whether it may change a status.
+"""Interprets responses from Microsoft: what happened, who can fix it, and whether it may change a status.
 
-Every answer from Microsoft goes through classify(). `error` and `suberror` decide; the AADSTS number only adds detail,
-because Microsoft changes numbers and wording without notice (identity-platform/reference-error-codes).
+Every response from Microsoft goes through classify(). It relies on `error` and `suberror`. The AADSTS number only adds
+detail, because Microsoft changes numbers and wording without notice (identity-platform/reference-error-codes).
 """
 
 import re
@@ -16,13 +16,13 @@ SIGN_IN_FREQUENCY = re.compile(
     r"maximum allowed lifetime for this request is (?:(\d{1,4})\.)?(\d{1,9})(?::(\d\d):(\d\d))?", re.ASCII
 )
 LIFETIME_CODE = "AADSTS70043"
-# Always about the state of the service, whatever error number comes with it.
+# This error is always about the state of the service, whatever error number comes with it.
 OUTAGE_ERROR = "temporarily_unavailable"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The meaning of one answer. It contains no secret, so it may be logged, shown and stored."""
+    """The meaning of one response. It contains no secret, so it may be logged, shown and stored."""
 
     kind: Kind
     code: str  # "AADSTS50173", a Graph code, an OAuth error, or "http-503"; "" for ok
@@ -30,20 +30,21 @@ class Verdict:
     action: str  # a sentence on what to do
     who: Who  # who can fix it
     retry_after: float | None = None  # seconds
-    certain: bool = False  # whether this answer alone may flag a connection or its app registration
-    app_wide: bool = False  # whether the whole app registration is broken, not just this connection
-    tenant_wide: bool = False  # whether app_wide is only true in the tenant of the request
-    credential: bool = False  # whether this client secret or certificate was rejected (try the next one)
-    account_wide: bool = False  # whether it is true of the Microsoft account, so of all its connections
+    certain: bool = False  # whether this response alone may flag a connection or its app registration
+    app_wide: bool = False  # whether the whole app registration is affected, not just this connection
+    tenant_wide: bool = False  # whether app_wide is true only in the tenant of the request
+    # whether this client secret or certificate was rejected, so that the next one should be tried
+    credential: bool = False
+    account_wide: bool = False  # whether the Microsoft account is affected, and so all of its connections
     name: str = ""  # Microsoft's name for the code, e.g. "FreshTokenNeeded"
     trace_id: str = ""
     correlation_id: str = ""
     timestamp: str = ""
-    claims: str = ""  # the claims challenge as JSON text, which the next request must send
+    claims: str = ""  # the claims challenge as JSON text, to be sent with the next request
     max_age_s: int | None = None  # sign-in frequency in seconds, read from the text of AADSTS70043
 
     def flags(self) -> bool:
-        """Whether this kind may change a connection's status, provided that the verdict is also `certain`."""
+        """Whether this kind of error may change a connection's status, provided that the verdict is also `certain`."""
         return self.kind in FLAGGING
 
 
@@ -52,11 +53,11 @@ OK = Verdict(Kind.OK, "", "Microsoft accepted the request.", "No action needed."
 
 
 def classify(*, where: str, status: int | None, headers: Mapping[str, str] | None, body: str | bytes | None) -> Verdict:
-    """Classify one answer from Microsoft. Never raises, whatever the input.
+    """Classify one response from Microsoft. Never raises, whatever the input.
 
-    `where` is token, authorize, adminconsent or graph. For the two callbacks `body` is the raw query string; their
-    verdicts are never `certain`, because anybody can forge such a link: check `state` first. An outage or throttling
-    never changes a connection's status (the kinds transient and throttled do not flag).
+    `where` is token, authorize, adminconsent or graph. For the two callbacks (authorize and adminconsent), `body` is
+    the raw query string. Check `state` before you rely on them: anybody can forge such a link, so their verdicts are
+    never `certain`. An outage or throttling never changes a connection's status.
 
     Sources: Microsoft: identity-platform/reference-error-codes, v2-oauth2-auth-code-flow, v2-admin-consent,
     claims-challenge; graph/errors, graph/throttling.
@@ -73,13 +74,13 @@ def classify(*, where: str, status: int | None, headers: Mapping[str, str] | Non
 
 
 def transport_failure(reason: str) -> Verdict:
-    """Return the verdict when no answer arrived. An unknown reason is left out: it could contain a whole URL."""
+    """Return the verdict for a request without a response. An unknown reason is left out, as it could contain a URL."""
     meaning = error_tables.TRANSPORT.get(reason)
     return _verdict(meaning or error_tables.NO_ANSWER, f"transport-{reason}" if meaning else "transport", None)
 
 
 def _decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
-    """Return the meaning of an answer from Entra and its code. 429 and 5xx take precedence over numbers and errors."""
+    """Return the meaning of a response from Entra and its code. Status 429 or 5xx takes precedence over error codes."""
     number, meaning = _known(answer)
     code = _label(answer, number)
     if answer.status in (429, 509):
@@ -98,7 +99,11 @@ def _decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
 
 
 def _known(answer: MicrosoftResponse) -> tuple[int | None, ErrorMeaning | None]:
-    """Prefer the last known number, which is the most specific, then a marked family, then a vague code."""
+    """Return the most informative error number and its meaning.
+
+    The last known number is the most specific, so it is preferred. The next choices are a marked family and a vague
+    code.
+    """
     numbers = [*reversed(answer.numbers), *reversed(answer.described_numbers)]
     known = [(number, error_tables.AADSTS[number]) for number in numbers if number in error_tables.AADSTS]
     for number, meaning in known:
@@ -113,14 +118,15 @@ def _known(answer: MicrosoftResponse) -> tuple[int | None, ErrorMeaning | None]:
 def family_of(number: int) -> ErrorMeaning | None:
     """Return the meaning of an unknown number's family, if data/aadsts.toml marks that family; otherwise None.
 
-    Without a mark, `suberror` and `error` decide: two numbers that begin alike often have nothing in common.
+    Families without a mark are not used, because two numbers that begin alike often have nothing in common. `suberror`
+    and `error` are used instead.
     """
     digits = str(number)
     return error_tables.FAMILIES.get(digits[:5]) if len(digits) in (6, 7) else None
 
 
 def family_code(code: str) -> str:
-    """Return the code of the marked family to which an unknown code belongs; any other code as it is."""
+    """Return the code of the marked family that an unknown code belongs to. Any other code is returned unchanged."""
     digits = code.removeprefix("AADSTS")
     if digits == code or not digits.isdecimal() or int(digits) in error_tables.AADSTS or family_of(int(digits)) is None:
         return code
@@ -151,8 +157,8 @@ def _label(answer: MicrosoftResponse, number: int | None) -> str:
 def _verdict(meaning: ErrorMeaning, code: str, answer: MicrosoftResponse | None) -> Verdict:
     if answer is None:
         return Verdict(meaning.kind, code, meaning.cause, meaning.action, meaning.who)
-    # Only a complete answer from the service itself may change a status: not a truncated one, a proxy's page or a link
-    # opened in a browser.
+    # Only a complete response from the service itself may change a status. A truncated response, a proxy's page or a
+    # link opened in a browser may not.
     trusted = answer.shape == "json" and answer.where in ("token", "graph")
     return Verdict(
         kind=meaning.kind,
@@ -188,7 +194,7 @@ def _with_sign_in_frequency(verdict: Verdict, description: str) -> Verdict:
 
 
 def format_interval(seconds: int) -> str:
-    """Return the words that follow "every": "day", "2 hours"."""
+    """Return the interval in words that can follow "every": "day", "2 hours"."""
     for size, word in ((86_400, "day"), (3600, "hour"), (60, "minute")):
         if seconds % size == 0:
             count = seconds // size

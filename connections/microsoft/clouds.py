@@ -1,4 +1,4 @@
-"""Microsoft's clouds: where people sign in and where Microsoft Graph is. The list is data/clouds.toml."""
+"""Microsoft's clouds, with the addresses for signing in and for Microsoft Graph. They are in data/clouds.toml."""
 
 import uuid
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from connections.microsoft import data_files
 
-# The application id of Microsoft Graph, the resource whose permissions we request.
+# The application ID of Microsoft Graph, whose permissions the portal requests.
 GRAPH_APP_ID = "00000003-0000-0000-c000-000000000000"
 # Delegated sign-ins by personal accounts all come from this directory (identity-platform/v2-protocols-oidc).
 CONSUMERS_TID = "9188040d-6c67-4c5b-b112-36a304b66dad"
@@ -22,7 +22,7 @@ class Cloud:
     graph: str
     portal: str  # where an admin manages app registrations
     cli_name: str  # the name for "az cloud set --name" in the Azure CLI
-    # The audience of tokens that replace a secret (workload-identity-federation-config-app-trust-managed-identity).
+    # The audience of assertions that replace a secret (workload-identity-federation-config-app-trust-managed-identity).
     token_exchange_audience: str = "api://AzureADTokenExchange"  # noqa: S105 - an address, no secret
 
     def authority(self, directory_id: str) -> str:
@@ -37,12 +37,12 @@ class Cloud:
         return f"{self.login}/{directory_id}/v2.0/.well-known/openid-configuration"
 
     def scope(self, permission: str) -> str:
-        """Return a Graph permission in the form of the ``scope`` parameter, with Graph's address."""
+        """Return a Graph permission with Graph's address, as the ``scope`` parameter requires."""
         return f"{self.graph}/{permission}"
 
     @property
     def default_scope(self) -> str:
-        """The only scope a client-credentials request may send (identity-platform/scopes-oidc)."""
+        """The only scope that a client-credentials request may use (identity-platform/scopes-oidc)."""
         return self.scope(".default")
 
 
@@ -51,7 +51,9 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def add_sandbox(url: str) -> None:
-    """Add or move ``sandbox``, or remove it if "". Raises ValueError for plain http to another machine."""
+    """Add or move the cloud ``sandbox``; an empty ``url`` removes it. Raises ValueError for plain http to another
+    machine.
+    """
     if not url:
         CLOUDS.pop("sandbox", None)
         return

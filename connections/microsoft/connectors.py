@@ -1,4 +1,4 @@
-"""What a person starts from when they connect: a Microsoft service with its capabilities. See data/connectors.toml."""
+"""The Microsoft services that a new connection can start from, with their capabilities. See data/connectors.toml."""
 
 from dataclasses import dataclass
 
@@ -8,28 +8,28 @@ from connections.microsoft.capabilities import APP_ONLY, CAPABILITIES, DELEGATED
 
 @dataclass(frozen=True, slots=True)
 class Connector:
-    """A Microsoft service. It offers the capabilities of its ``groups``, and those that it names."""
+    """A Microsoft service. It offers all capabilities of its ``groups``, and those listed in ``capabilities``."""
 
     key: str
     label: str
     icon: str
     description: str
     preparation: str  # what an administrator has to prepare in Entra
-    example: str  # a name that a connection to it could have
+    example: str  # a typical name for a connection to this service
     groups: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
-    least: tuple[str, ...] = ()  # ticked when the form opens
+    least: tuple[str, ...] = ()  # selected when the form opens
     mailboxes: bool = False  # whether shared mailboxes can be attached in the form
 
     @property
     def offered(self) -> tuple[Capability, ...]:
-        """Return its capabilities, in the order of capabilities.toml."""
+        """Return the service's capabilities, in the order of capabilities.toml."""
         named = set(self.capabilities)
         return tuple(entry for entry in CAPABILITIES.values() if entry.group in self.groups or entry.key in named)
 
     @property
     def authentication_types(self) -> tuple[str, ...]:
-        """Return the types with which at least one of its capabilities can be used."""
+        """Return the authentication types that support at least one of the service's capabilities."""
         delegated = any(not capability.no_delegated for capability in self.offered)
         app_only = any(not capability.no_application for capability in self.offered)
         return (*([DELEGATED] if delegated else []), *([APP_ONLY] if app_only else []))
@@ -57,7 +57,7 @@ CONNECTORS = load()
 
 
 def find(text: str) -> list[Connector]:
-    """Return the connectors in whose texts or capabilities every word of ``text`` occurs, in the file's order."""
+    """Return the connectors whose texts or capabilities contain every word of ``text``, in the file's order."""
     words = text.casefold().split()
     return [connector for connector in CONNECTORS.values() if all(word in _searched(connector) for word in words)]
 

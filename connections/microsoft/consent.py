@@ -11,32 +11,32 @@ from connections.microsoft.clouds import Cloud
 from connections.microsoft.error_types import Kind
 
 V1, V2 = "v1", "v2"
-# The newer page does not accept "common"; administrators from any directory use "organizations".
+# The newer page does not accept "common". For administrators from any directory, it needs "organizations".
 ANY_DIRECTORY = "organizations"
 LONGEST_SCOPE = 4000
 _GUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _SCOPE = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{0,99}")
-# The codes for Cancel in either style. People who are not administrators come back with other codes.
+# The codes for Cancel in both styles. People who are not administrators return with other codes.
 _CANCELLED = frozenset({"access_denied", "permission_denied", "AADSTS65004"})
 
 
 @dataclass(frozen=True, slots=True)
 class ConsentCallback:
-    """The claims of a callback. They prove nothing, because anybody can forge such a link."""
+    """What a consent callback says. It proves nothing, because anybody can forge such a link."""
 
     state: str
     verdict: Verdict
-    tenant: str = ""  # GUID of the directory, if the callback names one
-    scopes: tuple[str, ...] = ()  # short names of the delegated permissions it names
+    tenant: str = ""  # GUID of the directory, if the callback contains one
+    scopes: tuple[str, ...] = ()  # short names of the delegated permissions in the callback
 
     @property
     def granted(self) -> bool:
-        """Whether the callback claims success. Failures set ``admin_consent``, too, but also ``error``."""
+        """Whether the callback reports success. A failure also sets ``admin_consent``, but it sets ``error``, too."""
         return self.verdict.kind is Kind.OK
 
     @property
     def cancelled(self) -> bool:
-        """Whether the administrator pressed Cancel; anything else is a failure."""
+        """Whether the administrator pressed Cancel. Other errors are failures."""
         return self.verdict.code in _CANCELLED
 
 
@@ -50,18 +50,22 @@ def consent_url(
     scopes: Iterable[str] | None = None,
     style: str = V2,
 ) -> str:
-    """Return the consent page's address. The older style or no ``scopes`` requests everything declared."""
+    """Return the address of the consent page.
+
+    Without ``scopes``, and always in the older style, the page asks for all permissions that the app registration
+    declares.
+    """
     directory = ANY_DIRECTORY if directory_id in ("common", "consumers") else directory_id
     query = {"client_id": client_id, "redirect_uri": redirect_uri, "state": state}
     if style == V1:
         return f"{cloud.authority(directory)}/adminconsent?{urlencode(query)}"
-    # Several resources can be consented to in one go.
+    # One request can cover the permissions of several resources.
     query["scope"] = " ".join(resources.absolute(cloud, scopes, {})) if scopes else cloud.default_scope
     return f"{cloud.authority(directory)}/v2.0/adminconsent?{urlencode(query)}"
 
 
 def read_callback(query_string: str) -> ConsentCallback:
-    """Read a callback, of which everything but the ``state`` can be forged."""
+    """Parse the query string of a callback. Anybody can forge everything in it except the ``state``."""
     fields = {name: values[0] for name, values in parse_qs(query_string).items()}
     verdict = classify(where="adminconsent", status=None, headers=None, body=query_string)
     tenant = fields.get("tenant", "").strip().lower()
@@ -75,5 +79,5 @@ def read_callback(query_string: str) -> ConsentCallback:
 
 
 def is_directory_id(text: str) -> bool:
-    """Whether the text is a directory's GUID in lower case, and not a domain or a shared endpoint."""
+    """Whether the text is the GUID of a directory in lower case, rather than a domain or a shared endpoint."""
     return bool(_GUID.fullmatch(text))

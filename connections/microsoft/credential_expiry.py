@@ -1,7 +1,8 @@
-"""Reads from Microsoft Graph which secrets and certificates an application has, and when they expire.
+"""Reads an application's secrets and certificates from Microsoft Graph, to find out when they expire.
 
-Graph never shows the values again, so secrets are recognised by their first three characters, certificates by their
-thumbprints (application-get, passwordCredential, keyCredential). Only an application's home directory knows them.
+Graph never shows the values again. Secrets are therefore recognised by their first three characters, and certificates
+by their thumbprints (application-get, passwordCredential, keyCredential). Only the application's home directory lists
+them.
 """
 
 import base64
@@ -20,9 +21,9 @@ from connections.microsoft import graph_client, http
 from connections.microsoft.clouds import Cloud
 from connections.microsoft.permissions import covered_by
 
-# The application role with which an application may read itself (Microsoft Graph: application-list-permissions).
+# The application role that lets an application read itself (Microsoft Graph: application-list-permissions).
 PERMISSION = "Application.Read.All"
-# With this role, an application may read and change the applications that it owns, and so itself.
+# This role lets an application read and change the applications it owns, which can include itself.
 OWNED_BY = "Application.ReadWrite.OwnedBy"
 
 UNREADABLE = graph_client.unreadable("The response doesn't describe an application.", again="retries tomorrow")
@@ -54,12 +55,14 @@ def may_read(roles: tuple[str, ...]) -> bool:
 
 
 def may_read_itself(roles: tuple[str, ...]) -> bool:
-    """Like may_read, but also with the role that only concerns applications which the caller owns."""
+    """Like may_read, but also accepts the role for applications that the caller owns."""
     return may_read(roles) or OWNED_BY in roles
 
 
 def read(cloud: Cloud, access_token: str, client_id: str) -> CredentialList:
-    """Return the app's credentials (150 requests a minute). Raises MicrosoftRefused or MicrosoftUnavailable."""
+    """Return the app's credentials. Raises MicrosoftRefused or MicrosoftUnavailable. Graph allows 150 requests a
+    minute.
+    """
     path = f"applications(appId='{quote(client_id, safe='')}')?$select=id,passwordCredentials,keyCredentials"
     response = http.client().send(graph_client.request(cloud, access_token, path))
     graph_client.require_ok(response)
@@ -97,7 +100,7 @@ def _moment(text: str) -> datetime:
 
 
 def _thumbprints(key: dict[str, Any]) -> Iterator[str]:
-    """Return all known thumbprints: the identifier may be hex or base64, and the public part is not always included."""
+    """Yield all known thumbprints. The identifier may be hex or base64, and the public part is not always included."""
     identifier = str(key.get("customKeyIdentifier") or "")
     if len(identifier) in (40, 64) and re.fullmatch(r"[0-9a-fA-F]+", identifier):
         yield identifier.upper()

@@ -1,4 +1,4 @@
-"""Reads the TOML files in data/ at import. In a text, ``$name`` inserts an entry of the file's ``[texts]`` table."""
+"""Reads the TOML files in data/ at import. ``$name`` in a text inserts an entry of the file's ``[texts]`` table."""
 
 import tomllib
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class DataFile:
     content: dict[str, Any]
 
     def rows(self, section: str, row_type: type[Row], key_field: str = "") -> dict[str, Row]:
-        """Build a dataclass from each entry of a section; ``key_field`` is the field that receives the entry's key."""
+        """Build a dataclass from each entry of a section. The field ``key_field`` receives the entry's key."""
         table = self.content.get(section, {})
         return {
             key: self.build(row_type, f"{section}.{key}", {key_field: key, **values} if key_field else values)
@@ -33,7 +33,7 @@ class DataFile:
         }
 
     def build(self, row_type: type[Row], entry: str, values: Mapping[str, Any]) -> Row:
-        """Build a dataclass. A field without a default is required and must not be empty."""
+        """Build a dataclass. Fields without a default are required and must not be empty."""
         types, required = _fields(row_type)  # type: ignore[arg-type]  # a class is hashable
         arguments = {}
         for name, value in values.items():
@@ -65,7 +65,7 @@ class DataFile:
 
 
 def load(name: str) -> DataFile:
-    """Parse a file in data/. TOML itself rejects duplicate keys."""
+    """Parse a file in data/. Raises InvalidDataFile. TOML itself rejects duplicate keys."""
     try:
         return DataFile(name, tomllib.loads((DATA / name).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Looks a directory up in Microsoft's discovery document (v2-protocols-oidc)."""
+"""Looks up a directory in Microsoft's discovery document (v2-protocols-oidc)."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Directory:
 
 
 def discover(cloud: Cloud, directory_id: str) -> Directory:
-    """Look a directory up (v2-protocols-oidc). Raises MicrosoftRefused if there is none, or MicrosoftUnavailable."""
+    """Look up a directory. Raises MicrosoftRefused if it does not exist, and MicrosoftUnavailable."""
     request: http.Request[None] = http.Request("GET", cloud.discovery_url(directory_id))
     response = http.client().send(request)
     if response.status == 0:

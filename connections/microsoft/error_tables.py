@@ -1,8 +1,8 @@
 """The meaning of each Microsoft error, read from data/aadsts.toml and data/errors.toml.
 
-A ``[[group]]`` holds the fields that its codes share, and sections of codes. A section is either a list of codes, or a
-table from code to its own cause or ``[Microsoft's name, cause]``. Groups used in Python code have an ``id``.
-``families`` lists the codes whose meaning also holds for unknown codes that refine them.
+A ``[[group]]`` contains sections of codes, and the fields that all of these codes share. A section is either a list of
+codes, or a table. The table gives each code its own cause, or ``[Microsoft's name, cause]``. Groups used in Python code
+have an ``id``. ``families`` lists the codes whose meaning also applies to unknown codes that begin with them.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,10 @@ Tables = dict[str, dict[str, ErrorMeaning]]
 
 
 def load(*names: str) -> Tables:
-    """Return a table per section, and "id" for groups. Raises InvalidDataFile if a code is repeated (ignoring case)."""
+    """Return one table per section, and a table "id" for groups.
+
+    Raises InvalidDataFile if a code occurs twice (ignoring case).
+    """
     tables: Tables = {section: {} for section in (*SECTIONS, "id")}
     seen: set[tuple[str, str]] = set()
     for name in names:
@@ -60,7 +63,7 @@ def _meanings(file: DataFile, entry: str, group: dict[str, Any]) -> Iterator[tup
 
 
 def load_families(name: str, aadsts: dict[str, ErrorMeaning]) -> dict[str, ErrorMeaning]:
-    """Return the families' meanings by their code. A guess by family is never certain and never about a whole app."""
+    """Return the families' meanings by their code. They are guesses, so none is certain or affects a whole app."""
     file = data_files.load(name)
     families: dict[str, ErrorMeaning] = {}
     for code in map(str, file.content.get("families", ())):
@@ -79,12 +82,12 @@ def _by_number(section: str) -> dict[int, ErrorMeaning]:
 
 
 AADSTS = _by_number("aadsts")
-# Codes that are true of the Microsoft account, so of all its connections.
+# Codes that affect the Microsoft account, and so all of its connections.
 ACCOUNT_WIDE = frozenset(f"AADSTS{number}" for number, meaning in AADSTS.items() if meaning.account_wide)
 FAMILIES = load_families("aadsts.toml", _TABLES["aadsts"])
 ERRORS = _TABLES["errors"]  # the `error` parameter of a sign-in, in lower case
 SUBERRORS = _TABLES["suberrors"]
-TRANSPORT = _TABLES["transport"]  # no answer arrived
+TRANSPORT = _TABLES["transport"]  # no response arrived
 GRAPH = _TABLES["graph"]
 STATUSES = _by_number("statuses")  # HTTP statuses from Graph without a known code
 BY_ID = _TABLES["id"]

@@ -1,4 +1,4 @@
-"""The terms in which the portal describes what an answer from Microsoft means."""
+"""The terms that describe the meaning of a response from Microsoft."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,16 +25,16 @@ class Who(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorMeaning:
-    """The meaning of one code; ``cause`` says what happened and ``action`` what to do."""
+    """The meaning of one code. ``cause`` says what happened, and ``action`` what to do about it."""
 
     kind: Kind
     who: Who
     cause: str
     action: str
     name: str = ""
-    certain: bool = False  # one complete answer with this code is sufficient proof
-    app_wide: bool = False  # the whole app registration is broken, not just one connection
-    tenant_wide: bool = False  # app_wide, but only in the tenant of the request
+    certain: bool = False  # one complete response with this code is sufficient proof
+    app_wide: bool = False  # the whole app registration is affected, not just one connection
+    tenant_wide: bool = False  # like app_wide, but only in the tenant of the request
     credential: bool = False  # this client secret or certificate was rejected
-    account_wide: bool = False  # true of the Microsoft account, so of all its connections
-    vague: bool = False  # used for several problems, so `suberror` and `error` decide the kind
+    account_wide: bool = False  # the Microsoft account is affected, and so are all of its connections
+    vague: bool = False  # the code has several meanings, so `suberror` and `error` decide the kind

@@ -1,9 +1,10 @@
 """The Exchange Online PowerShell commands that give one connection access to certain shared mailboxes.
 
-For an application: RBAC for Applications (Microsoft: exchange/permissions-exo/application-rbac; the cmdlets
-New-ServicePrincipal, New-ManagementScope, New-ManagementRoleAssignment, Test-ServicePrincipalAuthorization), and for
-IMAP, POP and SMTP Add-MailboxPermission (exchange/client-developer, "Authenticate an IMAP, POP or SMTP connection using
-OAuth"). For an account: Add-MailboxPermission and Add-RecipientPermission. Every step can safely be repeated.
+Applications get access through RBAC for Applications (Microsoft: exchange/permissions-exo/application-rbac; the cmdlets
+New-ServicePrincipal, New-ManagementScope, New-ManagementRoleAssignment, Test-ServicePrincipalAuthorization). For IMAP,
+POP and SMTP they also need Add-MailboxPermission (exchange/client-developer, "Authenticate an IMAP, POP or SMTP
+connection using OAuth"). Accounts get access through Add-MailboxPermission and Add-RecipientPermission. Every step can
+safely be repeated.
 """
 
 import unicodedata
@@ -14,7 +15,7 @@ from itertools import starmap
 from connections.microsoft.clouds import GRAPH_APP_ID
 from connections.microsoft.permissions import covered_by
 
-# The Graph permissions that Exchange can grant for individual mailboxes; its roles are called "Application …".
+# The Graph permissions that Exchange can grant for individual mailboxes. Exchange's roles are "Application …".
 EXCHANGE_ROLES = (
     "Mail.ReadBasic",
     "Mail.Read",
@@ -27,7 +28,7 @@ EXCHANGE_ROLES = (
     "Contacts.Read",
     "Contacts.ReadWrite",
 )
-# The application permissions that take effect only in mailboxes to which the application has Full Access.
+# Application permissions that only work in mailboxes to which the application has Full Access.
 PROTOCOLS = {"exchange/IMAP.AccessAsApp": "IMAP", "exchange/POP.AccessAsApp": "POP", "exchange/SMTP.SendAsApp": "SMTP"}
 _OTHER_NAMES = {"Mail.ReadBasic.All": "Mail.ReadBasic"}
 MOST_IN_A_SCOPE = 20  # mailboxes per scope; the maximum length of a filter is not documented
@@ -40,7 +41,7 @@ GRAPH_CLOUDS = {"usgov_l4": "USGov", "usgov_l5": "USGovDoD", "china": "China"}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who gets access to which mailboxes. ``key`` marks the objects in Exchange that belong to this connection."""
+    """The mailboxes, and who gets access to them. ``key`` marks objects in Exchange that belong to this connection."""
 
     environment: str
     tid: str  # the directory's GUID; "" if unknown
@@ -54,7 +55,7 @@ class ApplicationPlan(Plan):
     client_id: str
     app_name: str
     roles: Sequence[str]  # keys of EXCHANGE_ROLES
-    protocols: Sequence[str] = ()  # of PROTOCOLS: those with which it opens the mailboxes
+    protocols: Sequence[str] = ()  # values of PROTOCOLS with which the application opens the mailboxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class AccountPlan(Plan):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. Its ``commands`` must be run in the same window as the first step."""
+    """One step of the script. Run its ``commands`` in the same window as those of the first step."""
 
     key: str
     title: str
@@ -83,18 +84,18 @@ def roles_for(permissions: Iterable[str]) -> tuple[str, ...]:
 
 
 def protocols_for(permissions: Iterable[str]) -> tuple[str, ...]:
-    """Return the protocols that these application permissions are for."""
+    """Return the protocols that these application permissions allow."""
     return tuple(PROTOCOLS[name] for name in PROTOCOLS if name in set(permissions))
 
 
 def tenant_wide(granted: Iterable[str]) -> tuple[str, ...]:
-    """Return the granted application permissions that open every mailbox, whatever the scope in Exchange."""
+    """Return the granted application permissions that open every mailbox, regardless of the scope in Exchange."""
     prefixes = tuple({f"{role.partition('.')[0]}." for role in EXCHANGE_ROLES})
     return tuple(sorted(name for name in granted if name.startswith(prefixes)))
 
 
 def steps(plan: ApplicationPlan | AccountPlan) -> list[Step]:
-    """Return the steps in order. The last one undoes everything."""
+    """Return the steps in the order in which they are run. The last step undoes the others."""
     if isinstance(plan, AccountPlan):
         return [
             Step("connect", "Connect", _block(_connect(plan), keeps=True)),
@@ -117,7 +118,7 @@ def steps(plan: ApplicationPlan | AccountPlan) -> list[Step]:
 
 
 def script(plan: ApplicationPlan | AccountPlan, key: str) -> str:
-    """Return one step as a complete file that also connects to Exchange. Raises KeyError for an unknown step."""
+    """Return one step as a complete script that also connects to Exchange. Raises KeyError for an unknown step."""
     by_key = {step.key: step for step in steps(plan)}
     step, first = by_key[key], by_key["connect"]
     written = f"Generated by the connection portal for the connection {one_line(plan.connection_name)}."
@@ -126,23 +127,26 @@ def script(plan: ApplicationPlan | AccountPlan, key: str) -> str:
 
 
 def _block(commands: str, *, keeps: bool = False) -> str:
-    """Return a block that stops at an error even if pasted line by line; ``keeps`` preserves its variables."""
+    """Return a block that stops at the first error, even if it is pasted line by line.
+
+    With ``keeps``, its variables are available to later blocks.
+    """
     inner = "\n".join(f"    {line}" if line else "" for line in commands.rstrip().splitlines())
     return f"{'.' if keeps else '&'} {{\n{inner}\n}}\n"
 
 
-# PowerShell treats typographic quotation marks like straight ones, so all of them are doubled (Microsoft:
-# powershell/scripting, about_Quoting_Rules and the language specification, 2.3.5.2).
+# PowerShell treats typographic quotation marks like straight ones, so all of them are doubled. Source: Microsoft:
+# powershell/scripting, about_Quoting_Rules and the language specification, 2.3.5.2.
 _SINGLE_QUOTES = "'\u2018\u2019\u201a\u201b"
 
 
 def quoted(text: str) -> str:
-    """Quote ``text`` as a literal PowerShell string; control characters become spaces."""
+    """Quote ``text`` as a literal PowerShell string. Control characters become spaces."""
     return "'" + "".join(char * 2 if char in _SINGLE_QUOTES else char for char in one_line(text)) + "'"
 
 
 def one_line(text: str) -> str:
-    """Remove characters that could end a line or hide what follows."""
+    """Replace characters that could end the line or hide the rest of it by spaces."""
     return "".join(" " if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029" else char for char in text)
 
 
@@ -218,7 +222,7 @@ $keep = @({", ".join(quoted(name) for name in keep)})
 
 
 def _full_access(plan: ApplicationPlan) -> str:
-    """Open the mailboxes for IMAP, POP and SMTP; repeating it only shows a warning."""
+    """Return commands that open the mailboxes for IMAP, POP and SMTP. Repeating them only shows a warning."""
     sends = "SMTP" in plan.protocols
     smtp = f"    Add-RecipientPermission -Identity $address -Trustee $principal.Id{_SEND_AS}\n" if sends else ""
     smtp += (
@@ -235,12 +239,15 @@ foreach ($address in $addresses) {{
 
 
 def _name(plan: Plan, what: str, number: int) -> str:
-    """Return a name of at most 64 characters, Exchange's limit (New-ManagementScope, New-ManagementRoleAssignment)."""
+    """Return a name of at most 64 characters, which is Exchange's limit.
+
+    Source: New-ManagementScope, New-ManagementRoleAssignment.
+    """
     return f"Portal {plan.key} {what} {number}"
 
 
 def _scope(name: str, addresses: Sequence[str]) -> str:
-    # An OPATH filter, where a quotation mark inside a value is doubled (Microsoft: New-ManagementScope).
+    # An OPATH filter. A quotation mark inside a value must be doubled (Microsoft: New-ManagementScope).
     values = (one_line(address).replace("'", "''") for address in addresses)
     return f"""\
 # Limit access to these mailboxes.
@@ -342,7 +349,7 @@ def _remove_full_access(plan: ApplicationPlan) -> str:
 
 
 def _for_account(plan: AccountPlan, verb: str, full_access: str = "", send_as: str = "") -> str:
-    """Return one command per mailbox, or two if the account also sends, with the given options."""
+    """Return one command per mailbox with the given options, and a second one if the account also sends."""
     lines, account = [], quoted(plan.account)
     for address in map(quoted, plan.addresses):
         lines.append(f"{verb}-MailboxPermission -Identity {address} -User {account}{full_access}")

@@ -1,8 +1,8 @@
-"""Federated identity credentials: the portal as an OpenID issuer, and tokens from a file.
+"""Federated identity credentials: tokens that the portal issues itself as an OpenID issuer, and tokens from a file.
 
 An application in Entra can trust the tokens of another issuer instead of a secret. Microsoft reads the issuer's public
-keys over HTTPS and compares issuer, subject and audience exactly (Microsoft: workload-identity-federation,
-workload-identity-federation-considerations). Only RS256 is supported there.
+keys over HTTPS and requires issuer, subject and audience to match exactly (Microsoft: workload-identity-federation,
+workload-identity-federation-considerations). It only supports RS256.
 """
 
 import hashlib
@@ -25,16 +25,16 @@ from connections.microsoft.error_types import Kind, Who
 
 KEY_BITS = 2048
 ASSERTION_LIFETIME = 600  # seconds
-ASSERTION_REUSE = 240  # seconds for which the same one is sent
+ASSERTION_REUSE = 240  # seconds during which the same assertion is sent
 MAX_TOKEN_FILE = 16_384  # bytes; tokens of managed identities and Kubernetes have one or two thousand
-# Microsoft may not know a new federated credential yet, or only some of its servers do.
+# Errors while a new federated credential is not yet known to Microsoft, or only to some of its servers.
 NOT_MATCHED = frozenset({"AADSTS70021", "AADSTS700211", "AADSTS700212", "AADSTS700213"})
 _JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key (PEM) of the issuer, and the ``kid`` under which its public part is published."""
+    """The issuer's private key (PEM), and the ``kid`` under which the public part is published."""
 
     key_id: str
     private_key: str = field(repr=False)
@@ -50,7 +50,7 @@ def generate_key() -> SigningKey:
 
 @lru_cache(maxsize=16)
 def public_jwk(private_key: str) -> dict[str, str]:
-    """Return the public part as a JSON Web Key; its ``kid`` is the thumbprint of RFC 7638."""
+    """Return the public part of the key as a JSON Web Key. Its ``kid`` is the thumbprint according to RFC 7638."""
     numbers = _load(private_key).public_key().public_numbers()
     required = {"e": _text(numbers.e), "kty": "RSA", "n": _text(numbers.n)}
     digest = hashlib.sha256(json.dumps(required, separators=(",", ":"), sort_keys=True).encode()).digest()
@@ -69,7 +69,7 @@ def _text(number: int) -> str:
 
 
 def discovery_document(issuer: str, jwks_uri: str) -> dict[str, Any]:
-    """Return the issuer's metadata (OpenID Connect Discovery 1.0, section 3). Nobody can sign in here."""
+    """Return the issuer's metadata (OpenID Connect Discovery 1.0, section 3). Nobody can sign in with this issuer."""
     return {
         "issuer": issuer,
         "jwks_uri": jwks_uri,
@@ -81,7 +81,10 @@ def discovery_document(issuer: str, jwks_uri: str) -> dict[str, Any]:
 
 
 def assertion(key: SigningKey, *, issuer: str, subject: str, audience: str) -> str:
-    """Return a token for Microsoft that is valid for at least 6 minutes. Few are signed, because signing is slow."""
+    """Return a token for Microsoft that is valid for at least 6 minutes.
+
+    Signing is slow, so the same token is returned for ASSERTION_REUSE seconds.
+    """
     now = int(time.time() // ASSERTION_REUSE) * ASSERTION_REUSE
     return _signed(key.private_key, key.key_id, issuer, subject, audience, now)
 
@@ -101,9 +104,9 @@ def _signed(private_key: str, key_id: str, issuer: str, subject: str, audience: 
 
 
 def read_token_file(path: str) -> str:
-    """Return the token in a file, which is read at each use because it is replaced before it expires.
+    """Return the token in a file. Read it at each use, because it is replaced before it expires.
 
-    Raises MicrosoftRefused if there is none. The message contains nothing of the file.
+    Raises MicrosoftRefused if the file contains no token. The error message shows nothing of the content.
     """
     try:
         with Path(path).open("rb") as file:

@@ -1,4 +1,4 @@
-"""Sends requests to Microsoft Graph, a few at a time, and interprets the answers."""
+"""Sends requests to Microsoft Graph, a few at a time, and interprets the responses."""
 
 import uuid
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from connections.microsoft.classifier import Verdict, classify, transport_failur
 from connections.microsoft.clouds import Cloud
 from connections.microsoft.error_types import Kind, Who
 
-# Outlook allows an application four requests at a time (Microsoft Graph: throttling-limits).
+# Outlook allows four concurrent requests per application (Microsoft Graph: throttling-limits).
 IN_FLIGHT = 4
 
 
 def request(
     cloud: Cloud, access_token: str, path: str, tag: str = "", *, body: bytes | None = None
 ) -> http.Request[str]:
-    """Build a request for ``path`` below the API version; with a ``body`` it is a POST of JSON."""
+    """Build a request for ``path`` below the API version. With a ``body`` in JSON, it is a POST request."""
     headers = [
         ("Authorization", f"Bearer {access_token}"),
         ("Accept", "application/json"),
@@ -29,7 +29,7 @@ def request(
 
 
 def request_json(requests: list[http.Request[str]]) -> Iterator[http.Response[str]]:
-    """Send all requests and yield the answers as they arrive."""
+    """Send all requests and yield the responses as they arrive."""
     for start in range(0, len(requests), IN_FLIGHT):
         yield from http.client().send_all(requests[start : start + IN_FLIGHT])
 
@@ -41,7 +41,7 @@ def verdict(response: http.Response[str]) -> Verdict:
 
 
 def require_ok(response: http.Response[str]) -> None:
-    """Raise MicrosoftUnavailable if there was no usable answer, or MicrosoftRefused if Graph refused."""
+    """Raise MicrosoftUnavailable if there was no usable response, or MicrosoftRefused if Graph refused."""
     outcome = verdict(response)
     if outcome.kind in (Kind.TRANSIENT, Kind.THROTTLED):
         raise MicrosoftUnavailable(outcome)
@@ -50,6 +50,9 @@ def require_ok(response: http.Response[str]) -> None:
 
 
 def unreadable(cause: str, *, again: str) -> Verdict:
-    """Return the verdict on a success status with unusable content. ``again`` says when the portal will try again."""
+    """Return the verdict for a successful response with unusable content.
+
+    ``again`` completes the sentence "The portal …" with when the portal tries again.
+    """
     action = f"The portal {again}. If the problem persists, an IT admin should look for a web proxy in between."
     return Verdict(Kind.TRANSIENT, "unreadable", cause, action, Who.NOBODY)

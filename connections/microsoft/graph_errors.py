@@ -1,4 +1,4 @@
-"""Decides what an answer from Microsoft Graph means; the codes themselves are in data/errors.toml.
+"""Decides what a response from Microsoft Graph means. The codes themselves are in data/errors.toml.
 
 Sources: Microsoft: graph/errors ("use the most detailed code you understand"), graph/throttling,
 graph/auth-limit-mailbox-access; identity-platform/claims-challenge.
@@ -14,17 +14,17 @@ OUTSIDE_APP_POLICY = BY_ID["outside_app_policy"]
 CLAIMS_WANTED = BY_ID["claims_wanted"]
 CLAIMS_FORBIDDEN = BY_ID["claims_forbidden"]
 BAD_REQUEST = BY_ID["graph_bad_request"]
-# Exchange's x-ms-diagnostics number for a token without any roles.
+# The number in Exchange's x-ms-diagnostics for a token without any roles.
 EXCHANGE_WITHOUT_ROLES = "2000008"
-# This is Graph's only sign that a mailbox is outside an application access policy (Microsoft:
-# graph/auth-limit-mailbox-access, "Handling API errors").
+# Graph has no other sign that a mailbox is outside an application access policy. Source: Microsoft:
+# graph/auth-limit-mailbox-access, "Handling API errors".
 APP_POLICY_TEXT = "Access to OData is disabled"
 
 _FOLDED = {code.lower(): meaning for code, meaning in GRAPH.items()}
 
 
 def decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
-    """Return the meaning of an answer from Graph, and the code to show."""
+    """Return the meaning of a response from Graph, and the code to show."""
     meaning, code = _known(answer)
     status = answer.status
     if status in (429, 509) or (meaning and meaning.kind is Kind.THROTTLED) or "throttl" in code.lower():
@@ -42,7 +42,7 @@ def decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
 
 
 def _known(answer: MicrosoftResponse) -> tuple[ErrorMeaning | None, str]:
-    """Return the innermost known code: "use the most detailed one that they understand" (graph/errors)."""
+    """Return the meaning and the code of the innermost known code, which is the most detailed one (graph/errors)."""
     for code in reversed(answer.graph_codes):
         if meaning := _FOLDED.get(code.lower()):
             return meaning, code

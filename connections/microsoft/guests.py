@@ -1,9 +1,9 @@
 """Whether an ID token belongs to a guest of the directory, and from which directory the guest comes.
 
-``acct`` is 1 for guests (identity-platform/optional-claims-reference). ``idp`` names who authenticated the person, and
-is only there, or differs from the issuer, if that was not the directory itself (identity-platform/id-token-claims-
-reference). A guest's account in the directory is named like ``bob_fabrikam.com#EXT#@contoso.onmicrosoft.com``
-(Microsoft Entra External ID: user-properties).
+``acct`` is 1 for guests (identity-platform/optional-claims-reference). ``idp`` identifies the provider that
+authenticated the person. It is missing or equal to the issuer if that was the directory itself
+(identity-platform/id-token-claims-reference). A guest's account in the directory has a name like
+``bob_fabrikam.com#EXT#@contoso.onmicrosoft.com`` (Microsoft Entra External ID: user-properties).
 """
 
 import re
@@ -14,7 +14,7 @@ _DIRECTORY_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def home_directory(claims: Mapping[str, Any]) -> str:
-    """Return the ID of the directory that authenticated the person; empty if it was no directory, such as live.com."""
+    """Return the ID of the directory that authenticated the person; "" for other providers, such as live.com."""
     provider = claims.get("idp")
     match = _DIRECTORY_ID.search(str(provider).lower()) if provider else None
     if match is not None:

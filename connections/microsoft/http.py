@@ -1,7 +1,7 @@
 """The only HTTP client for Microsoft, based on libcurl (docs/decisions.md says why).
 
-Redirects are never followed, and the size of answers is limited. A failed request is not raised but returned as an
-answer with ``status`` 0 and a reason, because callers expect outages.
+Redirects are never followed, and the size of responses is limited. A failed request raises no error, because callers
+expect outages. Instead, its response has ``status`` 0 and a reason.
 """
 
 import threading
@@ -22,11 +22,12 @@ from connections import counters, tracing
 from connections.microsoft import server_clock
 
 MAX_BODY = 4_000_000  # bytes
-MAX_HEAD = 65_536  # bytes of an answer's headers
-MAX_RECEIVED = 16_000_000  # bytes of all bodies that a client is receiving; thousands of ordinary ones
+MAX_HEAD = 65_536  # bytes of a response's headers
+# bytes of all bodies that a client is receiving, which is enough for thousands of ordinary ones
+MAX_RECEIVED = 16_000_000
 CONNECT_TIMEOUT = 5.0
-MANY = 10  # with this many running requests or more, answers are collected several at a time
-GATHER = 0.004  # seconds to wait for more answers
+MANY = 10  # running requests from which on several responses are collected at a time
+GATHER = 0.004  # seconds to wait for more responses
 
 _ENDPOINTS = {"/token": "token", "/openid-configuration": "discovery"}
 
@@ -35,7 +36,7 @@ Tag = TypeVar("Tag")
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[Tag]):
-    """One request. ``tag`` is returned with the answer. An answer of more than ``max_answer`` bytes is a failure."""
+    """One request. ``tag`` helps to recognise its response, which must not be larger than ``max_answer`` bytes."""
 
     method: str
     url: str
@@ -50,7 +51,7 @@ class Request(Generic[Tag]):
 
 @dataclass(frozen=True, slots=True)
 class Response(Generic[Tag]):
-    """One answer. ``status`` 0 means that none arrived; ``failure`` then gives the reason in one word."""
+    """The response to a request. If none arrived, ``status`` is 0 and ``failure`` gives the reason in one word."""
 
     request: Request[Tag]
     status: int
@@ -68,9 +69,10 @@ class Response(Generic[Tag]):
 
 
 class Client:
-    """Keeps connections open; one per thread (see client()). ``timeout`` is in seconds, ``ca_bundle`` a PEM file.
+    """An HTTP client that keeps connections open. There is one per thread (see client()).
 
-    An answer is ended when it, or all answers that are being received, would be too large, or when it takes too long.
+    ``timeout`` is in seconds; ``ca_bundle`` is a PEM file. Receiving a response is aborted if it takes too long, if the
+    response is too large, or if all responses that are being received together are too large.
     """
 
     def __init__(self, *, timeout: float, ca_bundle: str = "", in_flight: int = 50) -> None:
@@ -86,16 +88,21 @@ class Client:
         return next(self.send_all([request]))
 
     def send_all(self, requests: Iterable[Request[Tag]]) -> Iterator[Response[Tag]]:
-        """Send concurrently and yield answers in any order. The next request is taken only when a slot is free."""
+        """Send the requests concurrently, and yield the responses as they arrive.
+
+        The next request is taken from ``requests`` only when a slot is free.
+        """
         source = iter(requests)
         for responses in self.exchange(lambda: next(source, None)):
             yield from responses
 
     def exchange(self, take: Callable[[], Request[Tag] | None]) -> Iterator[list[Response[Tag]]]:
-        """Send what ``take`` returns while slots are free, and yield the answers that have arrived since the last time.
+        """Send the requests that ``take`` returns while slots are free. Yields the responses that have arrived since
+        last time.
 
-        ``take`` returns None if there is nothing to send at the moment; it is called again after each yield. An empty
-        list is yielded before each wait: the caller has time for other work then. Ends when nothing is left to wait for.
+        ``take`` returns None if there is nothing to send at the moment, and is called again after each yield. Before
+        each wait, an empty list is yielded, so that the caller has time for other work. The generator ends when nothing
+        is running.
         """
         running: dict[Any, _Running] = {}
         try:
@@ -151,7 +158,8 @@ class Client:
         if self._multi.select(1.0) == -1:
             time.sleep(0.002)
         elif len(running) >= MANY:
-            # Collect several answers at once, because the cost of each check grows with the number of running requests.
+            # Collect several responses at once, because the cost of each check grows with the number of running
+            # requests.
             time.sleep(GATHER)
 
     def _collect(self, running: dict[Any, Any]) -> list[Response[Any]]:
@@ -166,7 +174,7 @@ class Client:
         if failure:
             return Response(request, 0, failure=failure)
         server_clock.note(head.getvalue())
-        # Nearly all answers are successes, whose headers are never needed.
+        # Nearly all responses are successful, and their headers are never needed.
         return Response(request, status, {} if status == 200 else _headers(head.getvalue()), body.getvalue())
 
     def _release(self, handle: Any, running: dict[Any, Any]) -> "_Running":
@@ -178,7 +186,7 @@ class Client:
 
 
 class _Running(NamedTuple):
-    """A request that has been sent, and what has arrived of its answer."""
+    """A request that has been sent, and the part of its response that has arrived."""
 
     request: Request[Any]
     body: BytesIO
@@ -190,7 +198,7 @@ def _new_handle(timeout: float, ca_bundle: str) -> Any:
     handle.setopt(pycurl.NOSIGNAL, 1)
     handle.setopt(pycurl.FOLLOWLOCATION, 0)
     handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-    # Only one request per connection at a time, so that a stalled answer does not delay others.
+    # Run only one request at a time on each connection, so that a stalled response does not delay others.
     handle.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
     handle.setopt(pycurl.CAINFO, ca_bundle)
     handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(min(CONNECT_TIMEOUT, timeout) * 1000))
@@ -229,7 +237,7 @@ def _endpoint(address: str) -> str:
 
 
 def _headers(raw: bytes) -> dict[str, str]:
-    """Return headers by lower-case name; repeated ones (such as WWW-Authenticate) are joined by commas."""
+    """Return the headers by lower-case name. Repeated headers (such as WWW-Authenticate) are joined by commas."""
     headers: dict[str, str] = {}
     for line in raw.decode("latin-1").split("\r\n"):
         name, colon, value = line.partition(":")
@@ -239,7 +247,7 @@ def _headers(raw: bytes) -> dict[str, str]:
     return headers
 
 
-# The reasons known to classifier.transport_failure().
+# The reasons that classifier.transport_failure() knows.
 _REASONS = {
     pycurl.E_OPERATION_TIMEDOUT: "timeout",
     pycurl.E_COULDNT_RESOLVE_HOST: "dns",
@@ -263,7 +271,7 @@ def configure(*, timeout: float, ca_bundle: str = "", in_flight: int = 50) -> No
 
 
 def client() -> Client:
-    """Return the current thread's client, which is created on first use and keeps its connections open."""
+    """Return the current thread's client. It is created on first use and keeps its connections open."""
     client: Client | None = getattr(_local, "client", None)
     if client is None:
         client = _local.client = Client(**_configuration)
@@ -272,9 +280,10 @@ def client() -> Client:
 
 @contextmanager
 def borrowed_client() -> Iterator[Client]:
-    """Lend a client for many requests, whichever thread needs it next, so that all reuse the same connections.
+    """Lend a client for many requests. Idle clients are passed on to other threads, so that their connections are
+    reused.
 
-    client() stays free for other requests of the thread meanwhile.
+    The thread's own client() stays free for other requests.
     """
     try:
         client = _idle_clients.pop()

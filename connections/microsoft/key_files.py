@@ -1,7 +1,7 @@
-"""Opens files with private keys in a process of its own, which may use little time and memory.
+"""Opens files with private keys in a separate process with little time and memory.
 
-Such a file says itself how often its password is hashed (RFC 7292, appendix B; RFC 8018; RFC 7914), in parts that may be
-encrypted themselves, and two thousand million rounds would keep a thread of the portal busy for an hour.
+The file itself sets how often its password is hashed (RFC 7292, appendix B; RFC 8018; RFC 7914), and this number may be
+in an encrypted part. Two thousand million rounds would keep a thread of the portal busy for an hour.
 """
 
 import base64
@@ -17,21 +17,24 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 PROCESSOR_TIME = 2  # seconds; a million rounds take about half a second
-MEMORY = 2**30  # bytes of address space; scrypt's parameters say how much it takes
-_LONGEST = 30  # seconds on a busy machine
+MEMORY = 2**30  # bytes of address space; scrypt's parameters in the file set how much memory it needs
+_LONGEST = 30  # seconds of real time, for a busy machine
 _NOT_OPENED, _OUT_OF_MEMORY = 3, 4  # exit codes
 
 
 class NotOpened(ValueError):
-    """The password is wrong, or the file is not what it should be."""
+    """The password is wrong, or the file has another format."""
 
 
 class TooExpensive(ValueError):
-    """Opening the file takes more time or memory than any honest file needs."""
+    """Opening the file takes more time or memory than any legitimate file needs."""
 
 
 def open_pfx(data: bytes, password: str) -> tuple[list[x509.Certificate], object]:
-    """Return the certificates of a PFX file, that of the key first, and its private key, or None if it has none."""
+    """Return a PFX file's certificates, starting with that of the key, and its private key (None if there is none).
+
+    Raises NotOpened or TooExpensive.
+    """
     certificates, key = _run("pfx", data, password)
     return (
         x509.load_pem_x509_certificates(certificates.encode()) if certificates else [],
@@ -40,7 +43,7 @@ def open_pfx(data: bytes, password: str) -> tuple[list[x509.Certificate], object
 
 
 def open_pem_key(block: bytes, password: str) -> object:
-    """Return the private key of an encrypted PEM block."""
+    """Return the private key of an encrypted PEM block. Raises NotOpened or TooExpensive."""
     _, key = _run("pem", block, password)
     return serialization.load_pem_private_key(key.encode(), None)
 
@@ -48,7 +51,7 @@ def open_pem_key(block: bytes, password: str) -> object:
 def _run(kind: str, data: bytes, password: str) -> tuple[str, str]:
     question = json.dumps([kind, base64.b64encode(data).decode(), password])
     try:
-        # -I: nothing but the installed packages is imported.
+        # With -I, only installed packages can be imported.
         child = subprocess.run(  # noqa: S603 - our own program; what was uploaded goes to its standard input
             [sys.executable, "-I", __file__],
             input=question.encode(),
@@ -61,7 +64,7 @@ def _run(kind: str, data: bytes, password: str) -> tuple[str, str]:
         raise TooExpensive from None
     if child.returncode == _NOT_OPENED:
         raise NotOpened
-    if child.returncode < 0 or child.returncode == _OUT_OF_MEMORY:  # killed, as when its time is up
+    if child.returncode < 0 or child.returncode == _OUT_OF_MEMORY:  # killed, for example because its time is up
         raise TooExpensive
     child.check_returncode()
     certificates, key = json.loads(child.stdout)
@@ -69,7 +72,7 @@ def _run(kind: str, data: bytes, password: str) -> tuple[str, str]:
 
 
 def _open() -> tuple[str, str]:
-    """In the child: read the question from standard input and open the file."""
+    """Read the input in the child process from standard input, and open the file."""
     kind, data, password = json.load(sys.stdin)
     content, secret = base64.b64decode(data), password.encode() or None
     if kind == "pfx":

@@ -1,7 +1,7 @@
-"""What a connection may be missing to use a shared mailbox, and how to infer it from Graph's refusals.
+"""The reasons why a connection cannot use a shared mailbox, and how to infer them from Graph's errors.
 
-Graph answers 403 or 404 (Microsoft: outlook-share-messages-folders), so the code alone says little. What was granted,
-whose token it is and what the directory knows about the address are also needed.
+Graph responds with 403 or 404 (Microsoft: outlook-share-messages-folders), so the code alone says little. The granted
+permissions, the kind of token and the directory's entry for the address are also needed.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from connections.microsoft.error_types import Kind, Who
 
 
 class ReachState(StrEnum):
-    """Whether the mailbox could be used. Has the same values as MailboxAccess.State."""
+    """Whether the mailbox could be used. The values are those of MailboxAccess.State."""
 
     REACHABLE = "reachable"
     UNREACHABLE = "unreachable"
@@ -22,7 +22,7 @@ class ReachState(StrEnum):
 
 
 class MissingAccess(StrEnum):
-    """What exactly is missing: the values of MailboxAccess.lack. Their texts are in data/mailbox_access.toml."""
+    """The exact reason. The values are stored in MailboxAccess.lack; their texts are in data/mailbox_access.toml."""
 
     SHARED_SCOPE = "shared_scope"
     APP_ROLE = "app_role"
@@ -30,15 +30,15 @@ class MissingAccess(StrEnum):
     FOLDER_ONLY = "folder_only"
     CALENDAR = "calendar"
     POLICY_SCOPE = "policy_scope"
-    GUEST = "guest"  # concerns the connected account
-    GUEST_MAILBOX = "guest_mailbox"  # concerns the address
+    GUEST = "guest"  # the connected account is a guest
+    GUEST_MAILBOX = "guest_mailbox"  # the address belongs to a guest
     NO_MAILBOX = "no_mailbox"
     NO_LICENCE = "no_licence"
     NOT_FOUND = "not_found"
     SEND_AS = "send_as"
 
 
-# Nobody can be given access, because the address has no mailbox.
+# The address has no mailbox, so nobody can be given access to it.
 WITHOUT_MAILBOX = (
     MissingAccess.NOT_FOUND,
     MissingAccess.GUEST_MAILBOX,
@@ -49,7 +49,7 @@ WITHOUT_MAILBOX = (
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The result for one mailbox. ``code`` is Microsoft's; the sentences are ours, and empty on success."""
+    """The result for one mailbox. ``code`` is Microsoft's. The sentences are the portal's own, and empty on success."""
 
     state: ReachState
     code: str = ""
@@ -96,7 +96,10 @@ SEND = Purpose((), "Mail.Send.Shared", "Mail.Send", _labels("shared_mailbox.send
 
 
 def purpose_of(permissions: tuple[str, ...], *, delegated: bool) -> Purpose:
-    """Return what to test for a connection with these scopes or roles: reading mail, unless they only allow less."""
+    """Return the purpose to test for a connection with these scopes or roles.
+
+    This is reading mail, unless the permissions only allow calendars or sending.
+    """
     for purpose in (MAIL, CALENDAR, SEND):
         if not capabilities.missing([purpose.scope if delegated else purpose.role], permissions):
             return purpose
@@ -121,7 +124,7 @@ ENTRIES = {
 def missing_access(
     lack: MissingAccess, code: str, address: str, purpose: Purpose = MAIL, *, delegated: bool = True
 ) -> Probe:
-    """Return the result for a mailbox that cannot be used because of ``lack``."""
+    """Return the result for a mailbox that cannot be used for the reason ``lack``."""
     entry = ENTRIES[lack]
     permission = purpose.scope if delegated else purpose.role
     values = {"address": address, "permission": permission, "capability": purpose.capability}
@@ -130,7 +133,7 @@ def missing_access(
 
 
 def who_can_fix(lack: str) -> Who:
-    """Return who can fix a stored lack, or an IT admin if its value is unknown."""
+    """Return who can fix a stored ``lack``. For an unknown value, that is an IT admin."""
     try:
         return ENTRIES[MissingAccess(lack)].who
     except ValueError:
@@ -138,7 +141,7 @@ def who_can_fix(lack: str) -> Who:
 
 
 def untested(address: str) -> Probe:
-    """Return the result for a connection that only sends: Microsoft documents no way to test it without sending."""
+    """Return the result for a connection that only sends. Microsoft documents no way to test that without sending."""
     return Probe(
         ReachState.UNKNOWN,
         NOT_TESTED,
@@ -148,9 +151,9 @@ def untested(address: str) -> Probe:
     )
 
 
-# These say nothing about the mailbox: expired token, Microsoft busy or down, or an answer that is not from Graph.
+# Errors that say nothing about the mailbox: expired token, Microsoft busy or down, or a response not from Graph.
 _SAYS_NOTHING = frozenset({Kind.REAUTH, Kind.TRANSIENT, Kind.THROTTLED})
-# These codes only say "refused", whatever the reason (Graph answers 404 as well as 403).
+# These codes only mean "refused", for any reason. Graph responds with 404 as well as 403.
 _REFUSED = frozenset({"ErrorAccessDenied", "ErrorItemNotFound", "ErrorFolderNotFound", "accessDenied", "http-403"})
 _NO_PERMISSION = frozenset({"NoPermissionsInAccessToken", "Authorization_RequestDenied"})
 _NOT_FOUND = frozenset({"ErrorInvalidUser", "Request_ResourceNotFound", "ErrorNonExistentMailbox"})
@@ -161,7 +164,7 @@ _NO_MAILBOX = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the directory knows about an address; ``exists`` is False if it belongs to no account."""
+    """The directory's entry for an address. ``exists`` is False if no account has this address."""
 
     exists: bool
     guest: bool = False
@@ -170,9 +173,9 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class ProbeJudgement:
-    """Works out what is missing.
+    """Infers why a mailbox cannot be used.
 
-    ``reaches_others``: the app is known to reach another mailbox without having the role.
+    ``reaches_others`` says that the app is known to reach another mailbox without having the role.
     """
 
     purpose: Purpose
@@ -187,13 +190,13 @@ class ProbeJudgement:
         return not capabilities.missing([needed], self.granted)
 
     def is_doubtful(self, verdict: Verdict) -> bool:
-        """Whether looking the address up in the directory would help to explain the refusal."""
+        """Whether looking up the address in the directory would help to explain the refusal."""
         if verdict.kind in _SAYS_NOTHING or (self.delegated and self.guest):
             return False
         return verdict.code in _NO_MAILBOX or (verdict.code in _REFUSED and self.has_permission)
 
     def refused(self, address: str, verdict: Verdict, account: Account | None = None) -> Probe:
-        """Return the result if nothing in the mailbox could be read."""
+        """Return the result for a mailbox in which nothing could be read."""
         unknown = verdict.kind in _SAYS_NOTHING
         lack = None if unknown else self._lack(verdict, account)
         if lack is not None:
@@ -202,13 +205,13 @@ class ProbeJudgement:
         return Probe(state, verdict.code, verdict.cause, verdict.action, verdict.who)
 
     def half_open(self, address: str, verdict: Verdict) -> Probe:
-        """Return the result if the inbox could be read, but not the rest of the mailbox."""
+        """Return the result for a mailbox of which only the inbox could be read."""
         if not self.delegated or verdict.kind in _SAYS_NOTHING or verdict.code not in _REFUSED:
             return self.refused(address, verdict)
         return self._missing(MissingAccess.FOLDER_ONLY, verdict, address)
 
     def not_sent(self, address: str, verdict: Verdict) -> Probe:
-        """Return the result if a message could not be sent as the mailbox."""
+        """Return the result for a mailbox from which a message could not be sent."""
         if verdict.code == "ErrorSendAsDenied" or (self.delegated and self.has_permission and verdict.code in _REFUSED):
             return self._missing(MissingAccess.SEND_AS, verdict, address)
         return self.refused(address, verdict)
@@ -218,7 +221,7 @@ class ProbeJudgement:
         if code in _NOT_FOUND:
             return MissingAccess.NOT_FOUND
         if code in _NO_MAILBOX:
-            # A guest's own missing mailbox causes the same answer (microsoft-graph-docs-contrib#405).
+            # If the guest itself has no mailbox, the response is the same (microsoft-graph-docs-contrib#405).
             if self.delegated and self.guest:
                 return MissingAccess.GUEST
             if account is not None and account.exists and not account.guest and not account.licensed:
@@ -234,7 +237,7 @@ class ProbeJudgement:
             no_access = MissingAccess.CALENDAR if self.purpose is CALENDAR else MissingAccess.FULL_ACCESS
             return _by_account(account) or no_access
         if verdict.kind is Kind.MAILBOX and code == "ErrorAccessDenied":
-            return MissingAccess.POLICY_SCOPE  # an application access policy is named explicitly
+            return MissingAccess.POLICY_SCOPE  # this error explicitly means an application access policy
         if not self.has_permission:
             return MissingAccess.POLICY_SCOPE if self.reaches_others else MissingAccess.APP_ROLE
         return _by_account(account) or MissingAccess.POLICY_SCOPE

@@ -1,7 +1,7 @@
 """Uses Microsoft Graph to test whether an access token really reaches a shared mailbox.
 
-Only a request can tell: a scope without access in Exchange opens nothing, and access that Exchange gives to an
-application does not show in its token (Microsoft: outlook-share-messages-folders, application-rbac).
+Only a request can show this. A scope opens nothing without access in Exchange, and the access that Exchange gives to an
+application does not appear in its token (Microsoft: outlook-share-messages-folders, application-rbac).
 """
 
 import json
@@ -40,12 +40,14 @@ def probe_mailboxes(
     purpose: Purpose = MAIL,
     reaches_others: bool = False,
 ) -> dict[str, Probe]:
-    """Try to read each mailbox for ``purpose``, and say what is missing if that fails.
+    """Try to read each mailbox for ``purpose``. Return the results by address, with the reason if reading fails.
 
-    ``granted`` (scopes or roles) and ``delegated`` make the sentences more precise; by default they are read from the
-    token. ``reaches_others``: this application is known to reach mailboxes that are not in ``addresses``. Never raises
-    because of an answer from Microsoft; an outage, throttling or a rejected token results in "unknown", never in
-    "unreachable". Blocks for at most three requests per four addresses. A purpose that only sends causes no requests.
+    ``granted`` (scopes or roles) and ``delegated`` make the reason more precise; by default they are read from the
+    token. ``reaches_others`` says that this application is known to reach mailboxes that are not in ``addresses``.
+
+    No response from Microsoft raises an error. An outage, throttling or a rejected token results in "unknown", never in
+    "unreachable". The call blocks for at most three requests per four addresses. A purpose that only sends needs no
+    request.
     """
     distinct = list(dict.fromkeys(addresses))
     if not purpose.paths:
@@ -54,7 +56,7 @@ def probe_mailboxes(
     outcomes: dict[str, Probe] = {}
     refused: dict[str, Verdict] = {}
     opened = distinct
-    # A person may have access only to the inbox: then its properties can be read, but not the mailbox.
+    # A person may have access to the inbox only. Its properties can be read then, but not the rest of the mailbox.
     for number, path in enumerate(purpose.paths):
         pending, opened = opened, []
         for address, verdict in _read(cloud, access_token, pending, path):
@@ -82,9 +84,9 @@ def send_test(
     granted: Iterable[str] | None = None,
     delegated: bool | None = None,
 ) -> Probe:
-    """Send a short message from the mailbox to itself, as only a real message shows whether sending works.
+    """Send a short message from the mailbox to itself, because only a real message shows whether sending works.
 
-    Microsoft: graph/api/user-sendmail (202 without a body). Never raises because of an answer from Microsoft.
+    Source: graph/api/user-sendmail (202 without a body). No response from Microsoft raises an error.
     """
     judge = _judge(access_token, granted, delegated, SEND)
     message = {
@@ -128,7 +130,7 @@ def _read(cloud: Cloud, access_token: str, addresses: list[str], path: str) -> I
 
 
 def _look_up(cloud: Cloud, access_token: str, judge: ProbeJudgement, addresses: list[str]) -> dict[str, Account]:
-    """Look these addresses up in the directory, if the token allows it; failed requests are left out."""
+    """Look up these addresses in the directory, if the token allows it. Addresses whose request fails are left out."""
     if capabilities.missing(["User.Read.All"], judge.granted):
         return {}
     requests = [graph_client.request(cloud, access_token, _by_address(address), address) for address in addresses]
@@ -140,7 +142,7 @@ def _look_up(cloud: Cloud, access_token: str, judge: ProbeJudgement, addresses: 
 
 
 def _by_address(address: str) -> str:
-    """An address can be a user name, the primary mail address, or one of several others."""
+    """Return the path that finds a user by address: user name, primary mail address or any other mail address."""
     value = address.replace("'", "''")
     condition = f"userPrincipalName eq '{value}' or mail eq '{value}' or proxyAddresses/any(p:p eq 'smtp:{value}')"
     return f"users?$filter={quote(condition)}&$select=id,userType,assignedPlans&$top=1"
@@ -161,7 +163,7 @@ def _account(answer: dict[str, Any]) -> Account:
 
 
 def _verdict(response: http.Response[str]) -> Verdict:
-    """Return Graph's verdict; a success status without an entity or a collection may come from a proxy."""
+    """Return Graph's verdict. A successful response without an entity or a collection may come from a proxy."""
     verdict = graph_client.verdict(response)
     try:
         answer = json.loads(response.text) if verdict.kind is Kind.OK else {"id": ""}

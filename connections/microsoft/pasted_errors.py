@@ -1,8 +1,8 @@
 """Explains a text that a person copied from Microsoft's page: a code, a message, JSON, or the address of the page.
 
-Microsoft shows many errors on its own page only (data/shown_errors.toml). Nothing is requested and nothing is kept.
-Whatever is returned comes from our own tables or is a code or an ID of harmless characters, so that a sign-in code or a
-token in the text can't leak.
+Microsoft shows many errors only on its own page (data/shown_errors.toml). No request is sent and nothing is stored. The
+result consists only of our own texts and of codes and IDs without special characters, so that a sign-in code or a token
+in the text can't leak.
 """
 
 import json
@@ -41,7 +41,7 @@ class ShownError:
 
     number: str
     during: tuple[str, ...]
-    shows: str  # the page's words
+    shows: str  # the text on the page
     phrases: tuple[str, ...]
 
     @property
@@ -59,7 +59,7 @@ _BY_NAME = {meaning.name: f"AADSTS{number}" for number, meaning in error_tables.
 
 @dataclass(frozen=True, slots=True)
 class PastedError:
-    """What the text says. ``code`` is empty if it contains no error."""
+    """The explanation of a pasted text. ``code`` is empty if the text contains no error."""
 
     code: str
     name: str  # Microsoft's name for the code
@@ -77,13 +77,13 @@ class PastedError:
 
 
 def shown_errors(during: str) -> tuple[ShownError, ...]:
-    """Return the errors that Microsoft doesn't send back, of a sign-in or of admin consent."""
+    """Return the errors of a sign-in or of admin consent that Microsoft shows without returning to the portal."""
     return tuple(page for page in _PAGES.values() if during in page.during)
 
 
 def explain(text: str) -> PastedError:
-    """Explain the first ``LONGEST`` characters of a text. Never raises, whatever the text."""
-    # A request in another encoding can contain half a character.
+    """Explain the first ``LONGEST`` characters of a text. Never raises, whatever the text is."""
+    # A request in another encoding can contain half of a surrogate pair.
     text = text[:LONGEST].encode("utf-8", "replace").decode().strip()
     verdict = _verdict(text)
     code, name, meaning = "", "", None
@@ -110,7 +110,7 @@ def explain(text: str) -> PastedError:
 
 
 def _verdict(text: str) -> Verdict | None:
-    """Return the verdict on the error in the text, by the most exact reading that finds one."""
+    """Return the verdict for the error in the text. The most exact way of reading the text is tried first."""
     if match := _BARE_NUMBER.fullmatch(text):
         return _by_number(match[1])
     if query := _QUERY.search(text):
@@ -147,7 +147,9 @@ def _json_verdict(text: str) -> Verdict | None:
 
 
 def _by_word(text: str) -> Verdict | None:
-    """Find Microsoft's name of an error, an OAuth error or a Graph code, such as access_denied or InvalidReplyTo."""
+    """Find an error by its name, such as access_denied or InvalidReplyTo: Microsoft's name, an OAuth error or a Graph
+    code.
+    """
     for word in _WORD.findall(text):
         if word in _BY_NAME:
             return _by_number(_BY_NAME[word].removeprefix("AADSTS"))
@@ -163,7 +165,7 @@ def _by_word(text: str) -> Verdict | None:
 
 
 def _safe_code(code: str) -> str:
-    """Return the code only if it is one of Microsoft's, because the text may have anything in its place."""
+    """Return the code only if it is one of Microsoft's, because the text may contain anything in its place."""
     known = code.lower() in error_tables.ERRORS or code.lower() in error_tables.SUBERRORS or code in error_tables.GRAPH
     return code if known or code.startswith("AADSTS") else ""
 
@@ -182,7 +184,7 @@ def _not_found(*, has_secret: bool, has_reference: bool) -> ErrorMeaning:
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str:
-    """Return the last listed number, or just the last one."""
+    """Return the last number that is in the table of AADSTS codes. If none is, return the last number."""
     numbers = pattern.findall(text)
     listed = [number for number in numbers if int(number) in error_tables.AADSTS]
     return str((listed or numbers or [""])[-1])

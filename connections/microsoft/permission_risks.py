@@ -1,4 +1,4 @@
-"""What granting permissions means, in sentences for admins. The names' endings say it (Graph, permissions-overview)."""
+"""The risks of granting permissions, as sentences for admins. The names imply them (Graph, permissions-overview)."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from connections.microsoft import resources
 
 
 def describe_risks(names: Iterable[str], *, app_only: bool, app: str) -> list[str]:
-    """Describe the risks of granting these permissions, broadest first. ``app`` is the application's name."""
+    """Return the risks of granting these permissions, the broadest first. ``app`` is the application's name."""
     permissions = list(names)
     risks = [
         f"{app} gets these permissions without a signed-in person, for all mailboxes and files in the directory. "

@@ -1,6 +1,6 @@
-"""The permissions that the portal offers; the list is data/permissions.toml.
+"""The permissions that the portal offers. They are listed in data/permissions.toml.
 
-Those of other resources than Microsoft Graph begin with the resource's key (see resources.py).
+Those of resources other than Microsoft Graph begin with the resource's key (see resources.py).
 """
 
 import re
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from connections.microsoft import data_files, resources
 from connections.microsoft.clouds import GRAPH_APP_ID
 
-# Delegated and application permissions, as an app registration's manifest names them.
+# Delegated and application permissions, as they are called in the manifest of an app registration.
 SCOPE = "Scope"
 ROLE = "Role"
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """One form of a permission: ``type`` is ``Scope`` (delegated) or ``Role`` (application).
+    """One form of a permission. ``type`` is ``Scope`` (delegated) or ``Role`` (application).
 
-    ``id`` is empty if Microsoft does not publish it. ``app_id`` is the resource under which it is declared.
+    ``id`` is empty if Microsoft does not publish it. ``app_id`` is the resource that declares the permission.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Permission:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A permission with the ids of its two forms; "" where Microsoft has no such form."""
+    """A permission with the IDs of its two forms; "" if there is no such form."""
 
     name: str
     delegated_id: str = ""
@@ -49,7 +49,7 @@ def spelling(name: str) -> str:
 
 
 def covered_by(granted: frozenset[str]) -> frozenset[str]:
-    """Return the granted permissions and all lesser ones they include, in Microsoft's spelling."""
+    """Return the granted permissions and all lesser permissions they include, in Microsoft's spelling."""
     covered: set[str] = set()
     waiting = [spelling(name) for name in granted]
     while waiting:
@@ -72,7 +72,7 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def describe(name: str, *, app_only: bool) -> str:
-    """Say what a permission allows, based on its name: "Contacts.Read" → "contacts: read"."""
+    """Return a description of the permission, based on its name: "Contacts.Read" → "contacts: read"."""
     if resources.of(name) != resources.GRAPH:
         own = describe(resources.short(name), app_only=app_only).removesuffix(": ")
         return f"{resources.label(resources.of(name))}: {own}"
@@ -87,7 +87,7 @@ def describe(name: str, *, app_only: bool) -> str:
 
 
 def needs_admin(name: str, *, app_only: bool) -> bool:
-    """Whether only an administrator can consent to a permission. Delegated ones that the portal doesn't know: no."""
+    """Whether only an administrator can consent to a permission. False for delegated ones unknown to the portal."""
     return app_only or (name in CATALOGUE and CATALOGUE[name].admin_only)
 
 

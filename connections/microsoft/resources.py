@@ -1,8 +1,8 @@
-"""The APIs that tokens can be for, besides Microsoft Graph. The list is data/resources.toml.
+"""The APIs that tokens can be for, besides Microsoft Graph. They are listed in data/resources.toml.
 
-Everywhere in the portal, a permission of Graph is its short name (``Mail.Read``), and one of another resource has the
-resource's key before it (``exchange/IMAP.AccessAsUser.All``). The key of a resource that is not in the list is its
-address (``https://api.example.com``).
+A permission of Graph is written as its short name everywhere in the portal (``Mail.Read``). For other resources, the
+resource's key comes first (``exchange/IMAP.AccessAsUser.All``). The key of a resource that is not listed is its address
+(``https://api.example.com``).
 """
 
 import re
@@ -15,10 +15,10 @@ from connections.microsoft.clouds import CLOUDS, Cloud
 from connections.microsoft.token_endpoint import OIDC_SCOPES, Audience
 
 GRAPH = token_endpoint.GRAPH
-# The pseudo permission of app-only tokens that list no roles: the service itself decides what they may do.
+# A pseudo permission for app-only tokens that list no roles, because the service itself decides what they may do.
 DEFAULT = ".default"
 LONGEST_ADDRESS = 150
-# A stand-in for Microsoft is asked for other APIs by their worldwide addresses.
+# For other APIs, the sandbox accepts the addresses of the worldwide cloud.
 _ADDRESSES_OF = {"sandbox": "global"}
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _ADDRESS = re.compile(rf"https://{_LABEL}(?:\.{_LABEL})+(?:/[A-Za-z0-9._~-]+)*", re.ASCII)
@@ -26,7 +26,7 @@ _ADDRESS = re.compile(rf"https://{_LABEL}(?:\.{_LABEL})+(?:/[A-Za-z0-9._~-]+)*",
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """An API. ``delegated`` and ``application`` are its addresses and ``hosts`` its host patterns, by environment."""
+    """An API. ``delegated`` and ``application`` are its addresses by environment; ``hosts`` are its host patterns."""
 
     key: str
     label: str
@@ -43,7 +43,7 @@ class Resource:
         return bool(self.hosts)
 
     def declared_under(self, *, app_only: bool) -> str:
-        """Return the app id under which an app registration declares its permissions."""
+        """Return the app ID under which an app registration must declare the resource's permissions."""
         return self.app_id if app_only or not self.listed_under else self.listed_under
 
 
@@ -78,12 +78,12 @@ _BY_APP_ID = {resource.app_id: resource.key for resource in RESOURCES.values()}
 
 
 def of(permission: str) -> str:
-    """Return the key of the resource that a permission belongs to; the sign-in's scopes count as Graph's."""
+    """Return the key of the resource that a permission belongs to. The scopes of the sign-in belong to Graph."""
     return permission.rpartition("/")[0] or GRAPH
 
 
 def short(permission: str) -> str:
-    """Return a permission's name without its resource, as Microsoft's tokens contain it."""
+    """Return a permission's name without its resource, as it appears in Microsoft's tokens."""
     return permission.rpartition("/")[2]
 
 
@@ -92,30 +92,30 @@ def label(key: str) -> str:
 
 
 def needs_host(key: str) -> bool:
-    """Whether the resource has another address in each organisation."""
+    """Whether the resource has a different address in each organisation."""
     return key in RESOURCES and RESOURCES[key].needs_host
 
 
 def of_resource(permissions: Iterable[str], key: str) -> list[str]:
-    """Return those permissions that belong to a resource, without the sign-in's scopes."""
+    """Return the permissions that belong to the resource ``key``, without the scopes of the sign-in."""
     return [name for name in permissions if name not in OIDC_SCOPES and of(name) == key]
 
 
 def needed(permissions: Iterable[str]) -> list[str]:
-    """Return the keys of the resources that these permissions belong to: Graph first, each once."""
+    """Return the keys of the resources that these permissions belong to, without duplicates and Graph first."""
     keys = dict.fromkeys(of(name) for name in permissions if name not in OIDC_SCOPES)
     return sorted(keys, key=lambda key: (key != GRAPH, list(RESOURCES).index(key) if key in RESOURCES else 99, key))
 
 
 def main(permissions: Iterable[str]) -> str:
-    """Return the resource of a connection's own token: Graph, unless it only needs permissions of others."""
+    """Return the resource of a connection's main token: Graph, unless no permission belongs to Graph."""
     return next(iter(needed(permissions)), GRAPH)
 
 
 def audience(cloud: Cloud, key: str, hosts: Mapping[str, str]) -> Audience:
-    """Return what a token for the resource is for. ``hosts`` are the organisation's host names, by resource.
+    """Return the audience of a token for the resource. ``hosts`` are the organisation's host names, by resource.
 
-    Raises InvalidInput if the resource needs a host that is not there, or does not exist in this cloud.
+    Raises InvalidInput if a host name is required but missing, or if the resource does not exist in this cloud.
     """
     if key == GRAPH:
         return Audience(GRAPH, cloud.graph, cloud.graph)
@@ -137,9 +137,9 @@ def audience(cloud: Cloud, key: str, hosts: Mapping[str, str]) -> Audience:
 
 
 def parse_hosts(text: str) -> dict[str, str]:
-    """Read host names such as ``contoso.sharepoint.com``, and say which resource each belongs to.
+    """Parse host names such as ``contoso.sharepoint.com``, and return them by the key of their resource.
 
-    Raises InvalidInput for a host of no resource, and for two hosts of the same one.
+    Raises InvalidInput for an unknown host, and for two different hosts of the same resource.
     """
     hosts: dict[str, str] = {}
     for word in re.split(r"[\s,;]+", text.strip()):
@@ -171,9 +171,9 @@ def _checked_host(resource: Resource, environment: str, host: str) -> str:
 
 
 def key_of(text: str) -> str:
-    """Return the key of a resource given by key, app id or address. Raises InvalidInput.
+    """Return the key of a resource that was entered as a key, app ID or address. Raises InvalidInput.
 
-    Hosts of SharePoint and Dataverse are refused, because the connection itself says which one it is for.
+    Hosts of SharePoint and Dataverse are rejected, because the connection itself determines which host it is for.
     """
     word = text.strip()
     if word.lower() in RESOURCES:
@@ -201,7 +201,7 @@ def key_of(text: str) -> str:
 
 
 def typed_address(text: str) -> str:
-    """Return a typed https address in the form of a key (host in lower case), or "" if it is none."""
+    """Return a typed https address in the form of a key (host in lower case); "" if it is not a valid address."""
     scheme, separator, rest = text.rstrip("/").partition("://")
     host, slash, path = rest.partition("/")
     address = f"{scheme.lower()}{separator}{host.lower()}{slash}{path}"
@@ -210,9 +210,9 @@ def typed_address(text: str) -> str:
 
 
 def absolute(cloud: Cloud, permissions: Iterable[str], hosts: Mapping[str, str]) -> list[str]:
-    """Return permissions of several resources as scopes with addresses, for admin consent in one go.
+    """Return permissions of several resources as scopes with addresses, so that one admin consent can cover them all.
 
-    Those of resources whose host is not known are left out.
+    Permissions of a resource whose host is unknown are left out.
     """
     scopes = []
     for name in permissions:

@@ -1,7 +1,7 @@
-"""Parses a raw answer from Microsoft into one flat dataclass, whatever bytes arrived.
+"""Parses a raw response from Microsoft into one flat dataclass, whatever bytes arrived.
 
-Nothing is decided here: classifier.py says what an answer means. Everything this module returns is limited to a certain
-length and to harmless characters, so that a code or an id can never carry a token.
+Nothing is decided here: classifier.py says what a response means. All values that this module returns are limited in
+length and in their characters, so that a code or an ID can never contain a token.
 """
 
 import base64
@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
-# Real error answers are a few kilobytes long; anything longer is noise or an attack.
+# Real error responses are a few kilobytes long. Anything longer is noise or an attack.
 LONGEST_BODY = 262_144
 LONGEST_CLAIMS = 8_192
 LONGEST_WAIT_S = 86_400.0
@@ -32,14 +32,14 @@ TIMESTAMP = re.compile(r"Timestamp:\s{0,4}(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\dZ?)"
 CHALLENGE_CLAIMS = re.compile(r'\bclaims\s{0,4}=\s{0,4}"([^"]{1,16384})"', re.IGNORECASE)
 CHALLENGE_ERROR = re.compile(r'\berror\s{0,4}=\s{0,4}"([^"]{1,64})"', re.IGNORECASE)
 ERROR_OBJECT = re.compile(r'\s{0,64}\{\s{0,64}"(?:odata\.)?error"\s{0,8}:')
-# Microsoft's own error page names the code in its text or in the script that configures the page.
+# Microsoft's own error page contains the code in its text or in the script that configures the page.
 PAGE_CODE = re.compile(r"""["']?\bs?ErrorCode["']?\s{0,4}[:=]\s{0,4}["']?(\d{4,9})(?!\d)""", re.IGNORECASE | re.ASCII)
 ERROR_URI_CODE = re.compile(r"[?&]code=(\d{4,9})(?!\d)")
 
 
 @dataclass(frozen=True, slots=True)
 class MicrosoftResponse:
-    """The content of one answer, before it is classified."""
+    """The content of one response, before it is classified."""
 
     where: str
     status: int | None
@@ -61,7 +61,7 @@ class MicrosoftResponse:
 
 
 def read(*, where: Any, status: Any, headers: Any, body: Any) -> MicrosoftResponse:
-    """Parse one answer in time linear to the first 256 KiB of its body. Values of the wrong type are ignored."""
+    """Parse one response in time linear to the first 256 KiB of its body. Values of the wrong type are ignored."""
     number, fields, text = _status(status), _headers(headers), _text(body)
     if where in ("authorize", "adminconsent"):
         return _callback(where, number, fields, text)
@@ -79,7 +79,7 @@ def _token(status: int | None, headers: dict[str, str], text: str) -> MicrosoftR
         return MicrosoftResponse("token", status, shape, True)
     error = data.get("error")
     description = _string(data.get("error_description"))
-    if isinstance(error, dict):  # an OData error where an OAuth error belongs
+    if isinstance(error, dict):  # an OData error in place of an OAuth error
         description = description or _string(error.get("message"))
     if shape in ("markup", "text", "broken"):
         description = text
@@ -113,8 +113,8 @@ def _callback(where: str, status: int | None, headers: dict[str, str], text: str
         query = query.split("?", 1)[1]
     query = query.lstrip("?#").split("#", 1)[0]
     query_fields = parse_qsl(query, keep_blank_values=True, errors="replace")
-    data = dict(reversed(query_fields))  # the first of repeated fields wins
-    # Failures can set `admin_consent=True`, too, as it only names the flow (Microsoft:
+    data = dict(reversed(query_fields))  # of repeated fields, the first one wins
+    # A failure can also set `admin_consent=True`, because this field only identifies the flow (Microsoft:
     # identity-platform/v2-admin-consent).
     proof = data.get("code", "") if where == "authorize" else data.get("admin_consent", "")
     if "error" not in data and proof.strip().lower() not in ("", "false"):
@@ -125,14 +125,14 @@ def _callback(where: str, status: int | None, headers: dict[str, str], text: str
 
 
 def _error_page(where: str, status: int | None, headers: dict[str, str], text: str) -> MicrosoftResponse:
-    """Read the page on which Microsoft shows an error that it does not send back, such as AADSTS50011."""
+    """Parse the page on which Microsoft shows an error without returning to the portal, such as AADSTS50011."""
     numbers = [int(digits) for digits in _first(PAGE_CODE.finditer(text))]
     data = {"error_codes": [] if AADSTS.search(text) else numbers}
     return _oauth_error(where, status, "markup", headers, data, text)
 
 
 def _graph(status: int | None, headers: dict[str, str], text: str) -> MicrosoftResponse:
-    # A successful Graph answer can be megabytes of anything (mail, files), so it is not parsed.
+    # A successful response from Graph can be megabytes of anything (mail, files), so it is not parsed.
     markup = text[:512].lstrip().lower().startswith(("<!doctype html", "<html"))
     if _is_2xx(status) and not markup and not ERROR_OBJECT.match(text):
         return MicrosoftResponse("graph", status, "json", True)
@@ -163,14 +163,14 @@ def _graph(status: int | None, headers: dict[str, str], text: str) -> MicrosoftR
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds to wait (0 to one day), given as seconds or an HTTP date; None if missing or invalid."""
+    """Return the seconds to wait (0 to one day), given as seconds or as an HTTP date; None if missing or invalid."""
     value = headers.get("retry-after", "").strip()[:64]
     if re.fullmatch(r"\d{1,12}(?:\.\d{0,9})?|\.\d{1,9}", value, re.ASCII):
         return min(float(value), LONGEST_WAIT_S)
     until = _http_date(value)
     if until is None:
         return None
-    # Compared with the answer's own Date header, so that a wrong clock on our side does no harm.
+    # Compare with the response's own Date header, so that a wrong clock of this server does not matter.
     since = _http_date(headers.get("date", ""))
     seconds = until - (time.time() if since is None else since)
     return min(max(seconds, 0.0), LONGEST_WAIT_S)
@@ -199,7 +199,7 @@ def _parse(text: str) -> tuple[str, Any]:
 
 
 def _salvage(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Extract the named fields from JSON that was truncated, or rewritten with single quotes on the way."""
+    """Extract the named fields from JSON that was truncated, or changed to single quotes on the way."""
     fields: dict[str, Any] = {}
     for key in keys:
         start = rf"""["']{key}["']\s{{0,8}}:\s{{0,8}}"""
@@ -210,7 +210,10 @@ def _salvage(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Return codes, outermost first, and fields for support (graph/errors: innererror or innerError may be nested)."""
+    """Return the codes, outermost first, and the details for support.
+
+    innererror or innerError may be nested (graph/errors).
+    """
     if not isinstance(error, dict):
         return ((word,) if (word := _word(error)) else ()), {}
     codes: list[str] = []
@@ -232,7 +235,7 @@ def _graph_codes(error: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 def _support(data: Mapping[str, Any], headers: dict[str, str], description: str) -> dict[str, Any]:
-    """Return trace id, correlation id and time, which Microsoft's support asks for."""
+    """Return the trace ID, correlation ID and time, which Microsoft's support asks for."""
     return {
         "trace_id": _match(SAFE_ID, data.get("trace_id"))
         or _search(TRACE_ID, description)
@@ -285,7 +288,7 @@ def _numbers(value: Any) -> tuple[int, ...]:
 
 
 def _headers(headers: Any) -> dict[str, str]:
-    """Return headers by lower-case name; repeated ones are joined."""
+    """Return the headers by lower-case name. Repeated headers are joined by commas."""
     fields: dict[str, str] = {}
     if not isinstance(headers, Mapping):
         return fields

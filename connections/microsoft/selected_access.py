@@ -1,6 +1,6 @@
-"""The Microsoft Graph PowerShell commands that grant an application single sites, lists, items or files.
+"""The Microsoft Graph PowerShell commands that grant an application access to single sites, lists, items or files.
 
-A permission such as Sites.Selected allows nothing by itself (Microsoft Graph: permissions-selected-overview).
+A permission such as Sites.Selected alone gives no access (Microsoft Graph: permissions-selected-overview).
 """
 
 from collections.abc import Iterable
@@ -11,14 +11,16 @@ from connections.microsoft.exchange_script import GRAPH_CLOUDS, quoted
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is granted: where the grant is created, and the ids that an administrator enters first."""
+    """The kind of object to which access is granted: the path of the grant, and the IDs that an administrator must
+    enter.
+    """
 
     title: str
     path: str
     ids: tuple[tuple[str, str], ...] = ()
 
 
-# By permission. The version is v1.0 where Microsoft offers the call there.
+# By permission. Where Microsoft offers the call in v1.0, that version is used.
 TARGETS = {
     "Sites.Selected": Target("A site", "/v1.0/sites/$site/permissions"),
     "Lists.SelectedOperations.Selected": Target(
@@ -36,7 +38,7 @@ TARGETS = {
 
 
 def commands(permissions: Iterable[str], *, environment: str, client_id: str, app_name: str) -> list[tuple[str, str]]:
-    """Return title and commands for each of the ``permissions`` that needs single grants. [] if none of them does."""
+    """Return a title and commands for each of the ``permissions`` that must be granted for single objects."""
     chosen = set(permissions)
     return [
         (target.title, _commands(target, environment, client_id, app_name))
@@ -48,7 +50,7 @@ def commands(permissions: Iterable[str], *, environment: str, client_id: str, ap
 def _commands(target: Target, environment: str, client_id: str, app_name: str) -> str:
     cloud = f" -Environment {GRAPH_CLOUDS[environment]}" if environment in GRAPH_CLOUDS else ""
     application = f"@{{ application = @{{ id = {quoted(client_id)}; displayName = {quoted(app_name)} }} }}"
-    # A site takes a list of applications, everything below it a single one.
+    # A site accepts a list of applications. Objects below a site accept a single one.
     grantee = f"grantedTo = {application}" if target.ids else f"grantedToIdentities = @({application})"
     lines = [
         f"Connect-MgGraph{cloud} -Scopes 'Sites.FullControl.All' -NoWelcome",

@@ -1,10 +1,10 @@
-"""How far this process's clock is ahead of Microsoft's, from the Date header of answers (RFC 9110, 6.6.1)."""
+"""The difference between this process's clock and Microsoft's, from the Date header of responses (RFC 9110, 6.6.1)."""
 
 import re
 import time
 from email.utils import parsedate_to_datetime
 
-INTERVAL = 60.0  # seconds between two looks at a header
+INTERVAL = 60.0  # seconds between two comparisons
 _DATE = re.compile(rb"^date:\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 _ROUNDING = 0.5  # seconds; the header has whole seconds, rounded down
 
@@ -15,7 +15,7 @@ class _Last:
 
 
 def note(head: bytes) -> None:
-    """Compare this process's clock with the Date in the head of an answer that has just arrived."""
+    """Compare this process's clock with the Date in the headers of a response that has just arrived."""
     if time.monotonic() - _Last.looked_at < INTERVAL:
         return
     date = _DATE.search(head)
@@ -29,5 +29,8 @@ def note(head: bytes) -> None:
 
 
 def seconds_ahead() -> float | None:
-    """Return the last difference; negative if this clock is behind, None if no answer has arrived yet."""
+    """Return by how many seconds this clock was ahead at the last comparison; None before the first one.
+
+    The value is negative if this clock is behind.
+    """
     return _Last.ahead

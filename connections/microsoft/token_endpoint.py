@@ -1,4 +1,4 @@
-"""Requests to Microsoft's token endpoint, and its answers. Nothing is stored here.
+"""Builds the requests to Microsoft's token endpoint and reads its responses. Nothing is stored here.
 
 Sources: Microsoft identity platform, v2-oauth2-auth-code-flow, v2-oauth2-client-creds-grant-flow,
 certificate-credentials, refresh-tokens, workload-identity-federation.
@@ -26,15 +26,15 @@ from connections.microsoft.error_types import Kind
 
 Tag = TypeVar("Tag")
 
-# Scopes of the sign-in itself, which are never prefixed with Graph's address.
+# The scopes of the sign-in itself. They are never prefixed with Graph's address.
 OIDC_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
-# Microsoft's own libraries send these with every refresh, too; the answer's ID token then names the account.
+# Microsoft's own libraries also send these with every refresh. The response's ID token then identifies the account.
 IDENTITY_SCOPES = ("openid", "profile")
-GRAPH = "graph"  # the key of Microsoft Graph among resources
-MAX_ANSWER = 262_144  # bytes; a worker keeps the answers of a whole batch in memory
+GRAPH = "graph"  # the key of Microsoft Graph as a resource
+MAX_ANSWER = 262_144  # bytes; a worker keeps the responses of a whole batch in memory
 MAX_SCOPES = 16_384  # characters
 ASSERTION_LIFETIME = 600  # seconds; Microsoft advises 5 to 10 minutes
-ASSERTION_REUSE = 240  # seconds for which the same one is sent
+ASSERTION_REUSE = 240  # seconds during which the same assertion is sent
 LONGEST_LIFETIME = 30 * 86400  # seconds; Microsoft's maximum is about a day, and larger numbers could overflow dates
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
@@ -54,7 +54,7 @@ class ClientCertificate:
 
 @dataclass(frozen=True, slots=True)
 class PortalAssertion:
-    """A federated credential that trusts the portal's ``issuer`` and this ``subject``."""
+    """A federated credential that trusts assertions of the portal with this ``issuer`` and ``subject``."""
 
     key: federation.SigningKey
     issuer: str
@@ -63,7 +63,7 @@ class PortalAssertion:
 
 @dataclass(frozen=True, slots=True)
 class TokenFile:
-    """A federated credential that trusts the token in a file, of a managed identity or of Kubernetes."""
+    """A federated credential that trusts the token in a file, from a managed identity or from Kubernetes."""
 
     path: str
 
@@ -83,7 +83,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """The resource a token is for, and the addresses that name it in scopes of delegated and app-only requests."""
+    """The resource that a token is for, and its addresses in the scopes of delegated and app-only requests."""
 
     key: str
     delegated: str
@@ -93,20 +93,20 @@ class Audience:
 
 @dataclass(frozen=True, slots=True)
 class TokenSet:
-    """The content of a successful answer. ``expires_in`` is in seconds from its arrival."""
+    """The content of a successful response. ``expires_in`` is in seconds from when it arrived."""
 
     access_token: str = field(repr=False)
     expires_in: int
-    # Granted scopes or application roles; those of other resources than Graph begin with the resource's key.
+    # Granted scopes or application roles. For resources other than Graph, they begin with the resource's key.
     granted: tuple[str, ...]
     refresh_token: str | None = field(default=None, repr=False)
     id_token: str | None = field(default=None, repr=False)
 
 
 def qualified(cloud: Cloud, scopes: Iterable[str], audience: Audience | None = None) -> str:
-    """Return the ``scope`` parameter: the scopes of one resource with its address, the sign-in's without.
+    """Return the ``scope`` parameter. The scopes of the resource get its address; those of the sign-in don't.
 
-    Without ``audience``, the scopes are Graph's. Several resources in one request cause AADSTS700022.
+    Without ``audience``, the resource is Graph. Scopes of several resources in one request cause AADSTS700022.
     """
     prefix = audience.delegated if audience is not None else cloud.graph
     return " ".join(scope if scope in OIDC_SCOPES else f"{prefix}/{scope.rpartition('/')[2]}" for scope in scopes)
@@ -114,9 +114,9 @@ def qualified(cloud: Cloud, scopes: Iterable[str], audience: Audience | None = N
 
 @dataclass(frozen=True, slots=True)
 class RequestTemplate:
-    """Everything of a token request but the refresh token, for all connections of one application and scopes.
+    """A token request without its refresh token, for all connections with the same application and scopes.
 
-    Use it within a minute or so: its client assertion expires.
+    Use the template within about a minute, because its client assertion expires.
     """
 
     url: str
@@ -130,7 +130,7 @@ class RequestTemplate:
         return http.Request("POST", self.url, f"{self.form}{grant}".encode("ascii"), headers, tag, MAX_ANSWER)
 
     def read(self, response: http.Response[Any]) -> TokenSet | Verdict:
-        """Return the tokens from an answer, or the verdict on it. Never raises."""
+        """Return the tokens from a response, or the verdict on it. Never raises."""
         return read_answer(response, requested=self.requested, audience=self.audience)
 
 
@@ -140,9 +140,9 @@ _HEADERS = (("Content-Type", "application/x-www-form-urlencoded"), ("Accept", "a
 def refresh_template(
     application: Application, scopes: Iterable[str], *, audience: Audience | None = None
 ) -> RequestTemplate:
-    """Build requests that refresh delegated grants. Without ``scope``, Entra would answer AADSTS90009.
+    """Return a template for refreshing delegated tokens. A request without ``scope`` would cause AADSTS90009.
 
-    A refresh token is not bound to a resource: ``audience`` may be any that was consented to
+    A refresh token is not bound to a resource, so ``audience`` may be any resource with consent
     (identity-platform/refresh-tokens).
     """
     requested = tuple(scopes)
@@ -162,7 +162,7 @@ def refresh_request(
 
 
 def client_credentials_template(application: Application, *, audience: Audience | None = None) -> RequestTemplate:
-    """Build requests for app-only tokens. Any scope but ``{resource}/.default`` causes AADSTS1002012."""
+    """Return a template for requesting app-only tokens. Any scope but ``{resource}/.default`` causes AADSTS1002012."""
     scope = application.cloud.default_scope if audience is None else f"{audience.application}/.default"
     return _template(application, "client_credentials", scope, (), audience)
 
@@ -183,7 +183,7 @@ def _template(
 
 
 def client_authentication(application: Application, token_url: str) -> dict[str, str]:
-    """Return the parameters that prove who the client is. Raises MicrosoftRefused if its token file is unusable."""
+    """Return the parameters that authenticate the client. Raises MicrosoftRefused if its token file is unusable."""
     credential = application.credential
     if isinstance(credential, ClientSecret):
         return {"client_secret": credential.value}
@@ -205,7 +205,7 @@ def _assertion(application: Application, token_url: str) -> str:
 def client_assertion(certificate: ClientCertificate, client_id: str, token_url: str) -> str:
     """Return an assertion that is valid for at least 6 minutes (PS256, ``x5t#S256``; certificate-credentials).
 
-    The same one is sent for a while, because signing is slow.
+    Signing is slow, so the same assertion is returned for ASSERTION_REUSE seconds.
     """
     now = int(time.time() // ASSERTION_REUSE) * ASSERTION_REUSE
     return _signed(certificate.private_key, certificate.thumbprint, client_id, token_url, now)
@@ -230,7 +230,7 @@ def _signed(private_key: str, thumbprint: str, client_id: str, token_url: str, n
 def read_answer(
     response: http.Response[Any], *, requested: Iterable[str] = (), audience: Audience | None = None
 ) -> TokenSet | Verdict:
-    """Return the tokens from an answer, or the verdict on it. Never raises. For the parameters see token_set()."""
+    """Return the tokens from a response, or the verdict on it. Never raises. See token_set() about the parameters."""
     if response.status == 0:
         return transport_failure(response.failure)
     if response.status == 200 and (content := _plain_success(response.body)) is not None:
@@ -242,7 +242,7 @@ def read_answer(
 
 
 def _plain_success(body: bytes) -> dict[str, Any] | None:
-    """Read an ordinary success without classifying it: nearly all answers are one, and classifying is slow."""
+    """Read an ordinary successful response without classifying it, which would be slow. None for any other response."""
     try:
         answer = pydantic_core.from_json(body, cache_strings="keys")  # five times as fast as json.loads
     except ValueError:
@@ -253,11 +253,11 @@ def _plain_success(body: bytes) -> dict[str, Any] | None:
 
 
 def token_set(answer: dict[str, Any], *, requested: Iterable[str] = (), audience: Audience | None = None) -> TokenSet:
-    """Read a successful answer; ``expires_in`` may be a string (at v1-like endpoints).
+    """Read a successful response. Its ``expires_in`` may be a string (at v1-like endpoints).
 
-    ``requested`` are the scopes of a delegated request. An answer without ``scope`` grants exactly them (RFC 6749, 5.1).
-    Without them, the request was app-only, and the token's roles are what was granted. ``audience`` is the resource
-    that the token was requested for, if it is not Graph.
+    ``requested`` are the scopes of a delegated request. If the response has no ``scope``, exactly these were granted
+    (RFC 6749, 5.1). An app-only request has no ``requested``; what was granted are then the roles in the token.
+    ``audience`` is the resource that the token is for, unless that is Graph.
     """
     access_token = str(answer["access_token"]).encode("ascii", "ignore").decode()
     scope = answer.get("scope")
@@ -273,7 +273,7 @@ def token_set(answer: dict[str, Any], *, requested: Iterable[str] = (), audience
 
 
 def _of_resource(names: tuple[str, ...], audience: Audience, *, app_only: bool) -> tuple[str, ...]:
-    """Return the names with their resource's key. A token that cannot list roles has the resource's ``.default``."""
+    """Return the names with their resource's key. A token that cannot list roles gets the resource's ``.default``."""
     if audience.key == GRAPH:
         return names
     if app_only and not audience.lists_roles:
@@ -282,29 +282,31 @@ def _of_resource(names: tuple[str, ...], audience: Audience, *, app_only: bool) 
 
 
 def short_names(scopes: Iterable[str]) -> tuple[str, ...]:
-    """Return sorted scopes without an address (``https://graph.microsoft.com/Mail.Read`` → ``Mail.Read``)."""
+    """Return the scopes sorted and without addresses (``https://graph.microsoft.com/Mail.Read`` → ``Mail.Read``)."""
     return _storable({scope.rpartition("/")[2] for scope in scopes})
 
 
-@lru_cache(maxsize=64)  # nearly all answers name the same few scopes
+@lru_cache(maxsize=64)  # nearly all responses contain the same few scopes
 def _short_names_in(scopes: str) -> tuple[str, ...]:
     return short_names(scopes.split())
 
 
 def roles(access_token: str) -> tuple[str, ...]:
-    """Return the sorted roles in an app-only token: for display, never trusted (identity-platform/access-tokens)."""
+    """Return the sorted roles in an app-only token. Only for display, never for trust
+    (identity-platform/access-tokens).
+    """
     names = unverified_claims(access_token).get("roles")
     return _storable(map(str, names)) if isinstance(names, list) else ()
 
 
 def _storable(names: Iterable[str]) -> tuple[str, ...]:
-    """Return sorted names, except those that no database would accept (U+0000, half a surrogate pair)."""
+    """Return sorted names, without those that a database would reject (U+0000, half a surrogate pair)."""
     return tuple(sorted(name for name in names if name.isascii() and name.isprintable() and name))
 
 
 def unverified_claims(token: str) -> dict[str, Any]:
-    """Return the claims of a JWT without verifying it, for display; {} for anything else."""
-    # A library would check every letter of the signature, which takes longer than everything else in a refresh.
+    """Return the claims of a JWT without verifying it, for display; {} if it is not a JWT."""
+    # A library would decode the signature, which takes longer than everything else in a refresh.
     try:
         _, payload, _ = token.split(".")
         claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
@@ -317,7 +319,7 @@ def _seconds(value: object) -> int:
     try:
         return max(0, min(int(float(str(value))), LONGEST_LIFETIME))
     except (ValueError, OverflowError):
-        return 3600  # the documentation always shows it; an hour is Microsoft's minimum
+        return 3600  # the value in Microsoft's documentation, and the shortest lifetime
 
 
 def _text(value: object) -> str | None:
@@ -325,7 +327,7 @@ def _text(value: object) -> str | None:
 
 
 def request_app_only_token(application: Application, *, audience: Audience | None = None) -> TokenSet:
-    """Return the tokens. Raises MicrosoftRefused with the verdict, or MicrosoftUnavailable if the answer was unusable."""
+    """Return an app-only token. Raises MicrosoftRefused, or MicrosoftUnavailable if there was no usable response."""
     request = client_credentials_request(application, None, audience=audience)
     return request_token_or_raise(read_answer(http.client().send(request), audience=audience))
 

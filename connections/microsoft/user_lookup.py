@@ -1,7 +1,7 @@
 """Asks Microsoft Graph whether people's accounts are enabled, disabled or deleted.
 
-Disabled accounts are listed with ``accountEnabled`` false. Deleted ones are not listed, and requesting them by id
-results in 404 (Microsoft Graph: user-list, user-get, resources/user).
+Lists contain disabled accounts, with ``accountEnabled`` false. They do not contain deleted accounts, and requesting one
+of those by its ID results in 404 (Microsoft Graph: user-list, user-get, resources/user).
 """
 
 import json
@@ -29,17 +29,20 @@ class AccountState(StrEnum):
 
 
 def may_read(roles: Iterable[str]) -> bool:
-    """Whether a token with these application roles may read which accounts are enabled."""
+    """Whether a token with these application roles shows which accounts are enabled."""
     return PERMISSION in covered_by(frozenset(roles))
 
 
 def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, AccountState]:
-    """Return states by object id, leaving out unclear ones. Raises MicrosoftRefused or MicrosoftUnavailable."""
+    """Return the accounts' states by object ID; unclear ones are left out.
+
+    Raises MicrosoftRefused or MicrosoftUnavailable.
+    """
     states: dict[str, AccountState] = {}
     known = [oid for oid in oids if is_guid(oid) and oid == oid.lower()]
     lists = []
     for start in range(0, len(known), AT_ONCE):
-        # Percent-encoded by hand, because spaces and quotes are the only special characters here.
+        # Encoded here, because spaces and quotes are the only special characters.
         values = ",".join(f"%27{oid}%27" for oid in known[start : start + AT_ONCE])
         path = f"users?$filter=id%20in%20({values})&$select=id,accountEnabled&$top={AT_ONCE}"
         lists.append(graph_client.request(cloud, access_token, path))
@@ -61,7 +64,9 @@ def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, Acco
 
 
 def _single(response: http.Response[str]) -> AccountState | None:
-    """A 404 means "deleted" only if the directory itself says that there is no such object."""
+    """Return the account's state. A 404 means "deleted" only if the directory itself says that the object doesn't
+    exist.
+    """
     if response.status == 404:
         error = _content(response).get("error")
         gone = isinstance(error, dict) and error.get("code") == NOT_FOUND

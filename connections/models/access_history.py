@@ -9,8 +9,8 @@ from connections.models.sharing import Share
 class AccessPeriod(models.Model):
     """A period in which somebody owned a connection, a share or membership was active, or an account was disabled.
 
-    Stores ids and names instead of foreign keys, to outlive the objects. It ends just before ``ended_at`` or
-    ``until``, whichever comes first. Written by services.sharing.history.
+    Stores IDs and names instead of foreign keys, so that it outlives the objects. The period ends just before
+    ``ended_at`` or ``until``, whichever comes first. Written by services.sharing.history.
     """
 
     class Kind(models.TextChoices):
@@ -27,7 +27,7 @@ class AccessPeriod(models.Model):
     person_name = models.CharField(max_length=320, blank=True)  # "Name <sign-in name>", as in the audit trail
     team_id = models.BigIntegerField(null=True)
     team_name = models.CharField(max_length=120, blank=True)
-    share_id = models.BigIntegerField(null=True)  # a share gets a new period whenever its level or date changes
+    share_id = models.BigIntegerField(null=True)  # a share gets a new period whenever its level or end date changes
     level = models.CharField(max_length=6, choices=Share.Level, blank=True)
     started_at = models.DateTimeField()
     until = models.DateTimeField(null=True)  # the planned end of a share

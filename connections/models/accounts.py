@@ -3,13 +3,13 @@ from django.db import models
 from django.db.models import Q
 from django.utils.crypto import salted_hmac
 
-# Roles are Django groups with these names. Everybody else is an ordinary member.
+# Roles are Django groups with these names. Everybody else is a member.
 IT_ADMINS = "IT admins"
 AUDITORS = "Auditors"
 
 
 class User(AbstractUser):
-    """A person, who signs in with Microsoft or a local password, or a service account, which never signs in."""
+    """A person or a service account. People sign in with Microsoft or a local password, service accounts never do."""
 
     class Kind(models.TextChoices):
         PERSON = "person", "Person"
@@ -24,21 +24,21 @@ class User(AbstractUser):
     left_at = models.DateTimeField(null=True, blank=True, editable=False)
     left_how = models.CharField(max_length=10, choices=Left, blank=True, editable=False)
     left_cause = models.TextField(blank=True, editable=False)  # one sentence to show to people
-    # When the directory last confirmed the person's roles, and the groups behind their teams. Null: not from a directory.
+    # When the directory last confirmed the person's roles, and the groups of their teams. Null: not from a directory.
     roles_read_at = models.DateTimeField(null=True, blank=True, editable=False)
     groups_read_at = models.DateTimeField(null=True, blank=True, editable=False)
     # Sessions started before this time are invalid; see _get_session_auth_hash().
     signed_out_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # Roles assigned by Entra groups at the last sign-in that listed the groups; null: no sign-in has listed them.
+    # Roles assigned by Entra groups, as of the last sign-in that listed the groups. Null: none has listed them.
     roles_by_group = models.JSONField(null=True, blank=True, editable=False)
     # The last sign-in at which Microsoft omitted the groups because there were too many; null if they were listed.
     groups_left_out_at = models.DateTimeField(null=True, blank=True, editable=False)
 
-    # In which pages and emails show times, for example "Europe/Berlin". Empty: the browser's on pages, UTC in emails.
+    # The time zone for pages and emails, e.g. "Europe/Berlin". Empty: the browser's on pages, UTC in emails.
     time_zone = models.CharField(max_length=64, blank=True, default="", db_default="", editable=False)
 
     kind = models.CharField(max_length=10, choices=Kind, default=Kind.PERSON, editable=False)
-    # Only for service accounts: the purpose, and the person responsible, who is also warned before its keys expire.
+    # Only for service accounts: the purpose, and the person responsible, who is also warned before keys expire.
     purpose = models.TextField(blank=True, editable=False)
     responsible = models.ForeignKey(
         "self", models.SET_NULL, null=True, blank=True, related_name="service_accounts", editable=False
@@ -61,7 +61,7 @@ class User(AbstractUser):
             ),
         )
         constraints = (
-            # It has no usable password and no access to Django's admin site.
+            # A service account has no usable password and no access to Django's admin site.
             models.CheckConstraint(
                 condition=~Q(kind="service") | Q(password__startswith="!", is_superuser=False, is_staff=False),  # noqa: S106
                 name="service_account_cannot_sign_in",
@@ -90,7 +90,7 @@ class User(AbstractUser):
     def _get_session_auth_hash(self, secret: str | bytes | None = None) -> str:
         """Return the hash that Django compares at every request.
 
-        It changes with ``signed_out_at``, which ends all sessions, and when the person leaves.
+        The hash changes with ``signed_out_at`` and when the person leaves, which ends all of the person's sessions.
         """
         base: str = super()._get_session_auth_hash(secret=secret)  # type: ignore[misc]
         if self.signed_out_at is None and self.left_at is None:

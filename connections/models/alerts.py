@@ -18,9 +18,9 @@ class AlertChannel(models.Model):
 
     name = models.CharField(max_length=120, unique=True)
     kind = models.CharField(max_length=10, choices=Kind)
-    # The encrypted columns are bound to it; a trigger refuses to change it.
+    # The encrypted columns are bound to this value, so a trigger refuses to change it.
     identity = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
-    url = SecretField()  # a chat webhook's address is itself a secret
+    url = SecretField()  # the address of a chat webhook is itself a secret
     host = models.CharField(max_length=253)  # shown instead of the address
     signing_secret = SecretField()  # webhooks only; shown once
     created_at = models.DateTimeField(auto_now_add=True)
@@ -35,7 +35,7 @@ class AlertChannel(models.Model):
 
 
 class AlertChoice(models.Model):
-    """A person's e-mail preferences. The defaults apply if there is no row."""
+    """A person's email preferences. The defaults apply to people without a row."""
 
     user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="alert_choice")
     own_incidents = models.BooleanField("what I must mend", default=True)
@@ -51,7 +51,7 @@ class AlertChoice(models.Model):
 
 
 class Delivery(models.Model):
-    """An alert to one recipient, kept in the outbox until it is delivered or given up."""
+    """An alert to one recipient. It stays in the outbox until it is delivered or all attempts have failed."""
 
     class Event(models.TextChoices):
         OPENED = "opened", "Incident opened"
@@ -66,13 +66,14 @@ class Delivery(models.Model):
     event = models.CharField(max_length=10, choices=Event)
     incident = models.ForeignKey(Incident, models.CASCADE, null=True, related_name="deliveries")
     credential = models.ForeignKey(AppCredential, models.CASCADE, null=True, related_name="+")
-    subject = models.CharField(max_length=200, blank=True)  # messages only; other alerts derive theirs when sent
+    # only for messages; the subject of other alerts is built when they are sent
+    subject = models.CharField(max_length=200, blank=True)
     email = models.EmailField(max_length=320, blank=True)
     channel = models.ForeignKey(AlertChannel, models.CASCADE, null=True, related_name="deliveries")
-    payload = models.JSONField(default=dict)  # facts for the templates, as they were at creation; never a secret
+    payload = models.JSONField(default=dict)  # values for the templates as of the alert's creation; never a secret
     created_at = models.DateTimeField()
     attempts = models.PositiveIntegerField(default=0)
-    next_attempt_at = models.DateTimeField(null=True)  # null: delivered or given up
+    next_attempt_at = models.DateTimeField(null=True)  # null: delivered or failed for good
     last_error = models.CharField(max_length=300, blank=True)
     delivered_at = models.DateTimeField(null=True)
     given_up_at = models.DateTimeField(null=True)

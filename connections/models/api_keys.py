@@ -9,7 +9,7 @@ from connections.models.connections import Connection
 
 
 class ApiKey(models.Model):
-    """An automation's credential, which acts as its owner within its scopes. Only a digest is stored."""
+    """An automation's credential. Within its scopes, it acts as its owner. Only a digest is stored."""
 
     class Scope(models.TextChoices):
         TOKEN_READ = "token:read", "Request access tokens"
@@ -22,10 +22,10 @@ class ApiKey(models.Model):
     name = models.CharField(max_length=120)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="api_keys")
     prefix = models.CharField(max_length=16, unique=True)  # identifies the key; shown in lists
-    digest = models.CharField(max_length=64)  # SHA-256 of the whole key, hex; the key itself has 190 random bits
+    digest = models.CharField(max_length=64)  # SHA-256 of the whole key, in hex; the key itself has 190 random bits
     scopes = models.JSONField(default=list)
-    # Whether the key is limited to ``connections``. Stored separately because a key must lose all access, not gain
-    # access to everything, when its last connection is deleted.
+    # Whether the key is limited to ``connections``. This needs a column of its own: when its last connection is
+    # deleted, a limited key must lose all access and not gain access to every connection.
     only_chosen = models.BooleanField(default=False)
     connections = models.ManyToManyField(Connection, blank=True, related_name="api_keys")
     networks = models.JSONField(default=list, blank=True)  # in CIDR notation; empty: any address
@@ -44,7 +44,7 @@ class ApiKey(models.Model):
     previous_until = models.DateTimeField(null=True, blank=True, editable=False)
     previous_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     rotated_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # Who has seen the secret. Kept here too, because the retention of the audit trail removes its events.
+    # Who has seen the secret. The audit trail has this as well, but retention deletes its old events.
     issued_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, editable=False, related_name="+", db_index=False
     )
@@ -77,32 +77,33 @@ class ApiKey(models.Model):
 
 
 class TokenFetch(models.Model):
-    """A key's token requests for a connection's resource from an address in one minute. Never changes once sealed.
+    """A key's token requests in one minute for one resource of a connection, from one address. Never changes once
+    sealed.
 
-    Requests by a reference's name are counted separately from those by the connection's own.
+    Requests that used the name of a reference are counted separately.
     """
 
     key = models.ForeignKey(ApiKey, models.SET_NULL, null=True, related_name="fetches")
-    # The original ids of key and connection, which are sealed. The foreign keys become NULL on deletion.
+    # The original IDs of key and connection, which are sealed. The foreign keys become NULL on deletion.
     key_ref = models.BigIntegerField(null=True, editable=False)
     key_name = models.CharField(max_length=120)
     owner_name = models.CharField(max_length=320)
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="fetches", db_index=False)
     connection_ref = models.BigIntegerField(null=True, editable=False)
     connection_name = models.CharField(max_length=120)
-    # The resource that the tokens were for. Sealed unless it is Graph, so that older seals still fit.
+    # The resource that the tokens were for. Sealed unless it is Graph, so that older seals remain valid.
     resource = models.CharField(max_length=150, default="graph", db_default="graph")
-    # The connection reference that was asked for, if one was; its name, because that is what the caller sent.
+    # The name of the connection reference that the caller used, if any.
     reference = models.CharField(max_length=63, blank=True, default="", db_default="", editable=False)
     minute = models.DateTimeField()
     address = models.GenericIPAddressField(null=True)
     count = models.PositiveIntegerField(default=1)
-    seal = models.BigIntegerField(null=True, editable=False)  # number of the AuditSeal that covers it
+    seal = models.BigIntegerField(null=True, editable=False)  # number of the AuditSeal that covers the row
 
     class Meta:
         ordering = ("-minute", "-pk")
         constraints = (
-            # Requests that a slow clock records after the sealing are counted in a new row.
+            # Requests that are recorded after the sealing, because of a slow clock, are counted in a new row.
             models.UniqueConstraint(
                 fields=("key", "connection", "address", "minute", "resource", "reference"),
                 condition=Q(seal=None),

@@ -17,7 +17,8 @@ class AuthenticationType(models.TextChoices):
 class AppRegistration(models.Model):
     """An app registration in Entra, what it may be used for, and whether Microsoft accepts its credentials.
 
-    It is one object with one set of credentials, however many tenants use it; ``AppConsent`` is about it in one tenant.
+    There is one object with one set of credentials, however many tenants use it. Its state in one of the tenants is an
+    ``AppConsent``.
     """
 
     class Audience(models.TextChoices):
@@ -25,9 +26,9 @@ class AppRegistration(models.Model):
         MULTI = "multi", "Multitenant: accounts in any directory"
 
     name = models.CharField(max_length=120)
-    # Where it is registered, or a shared endpoint if that directory is not known. Its credentials are tested there.
+    # The tenant of the app registration, or a shared endpoint if that is unknown. The credentials are tested there.
     tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="app_registrations")
-    # The tenant's, which does not change while it is in use. Repeated here for the constraint.
+    # A copy of the tenant's environment for the constraint. It does not change while the tenant is in use.
     environment = models.CharField(max_length=20, editable=False)
     client_id = models.CharField("application (client) ID", max_length=36)
     audience = models.CharField(max_length=10, choices=Audience, default=Audience.SINGLE)
@@ -35,13 +36,14 @@ class AppRegistration(models.Model):
     allows_app_only = models.BooleanField("app-only connections", default=False)
     # Keys of connections.microsoft.capabilities that are preselected when connecting.
     default_capabilities = models.JSONField(default=list, blank=True)
-    # The application's object ID in its home directory, with which it changes its own credentials; empty: not known yet.
+    # The application's object ID in its home directory, which it needs to change its own credentials. Empty: unknown.
     object_id = models.CharField("object ID", max_length=36, blank=True)
-    # Whether the portal renews secrets and certificates by itself, if the organisation's policy allows it.
+    # Whether the portal renews secrets and certificates automatically, if the organisation's policy allows it.
     renews_credentials = models.BooleanField("automatic renewal of credentials", default=False)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
-    # A member brought it: only created_by can connect through it, until an IT admin opens it to everyone.
+    # Whether a member added it. Only ``created_by`` can then connect through it, until an IT admin opens it to
+    # everyone.
     is_personal = models.BooleanField(default=False)
 
     # When Microsoft last accepted the credentials; null: never.
@@ -51,9 +53,9 @@ class AppRegistration(models.Model):
     rejected_code = models.CharField(max_length=60, blank=True, editable=False)
     rejected_cause = models.TextField(blank=True, editable=False)
     rejected_action = models.TextField(blank=True, editable=False)
-    # When to try again while it is rejected. The token scheduler claims it by moving this time forward.
+    # When to try again while it is rejected. The token scheduler claims the attempt by moving this time forward.
     canary_after = models.DateTimeField(null=True, blank=True, editable=False)
-    # When to read the credentials' expiry dates from Microsoft Graph; null: now. Workers claim it by moving it forward.
+    # When to read the expiry dates from Microsoft Graph; null: now. A worker claims this by moving the time forward.
     read_expiries_after = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
@@ -84,10 +86,10 @@ class AppRegistration(models.Model):
 
 
 class AppConsent(models.Model):
-    """An app registration in one tenant, where Entra calls it an enterprise application: consent, roles and state.
+    """An app registration in one tenant, with its consent, roles and state there. Entra: "enterprise application".
 
-    Every connection has one. What is true of the app registration everywhere, such as rejected credentials, is stored
-    there and not here.
+    Every connection has one. Facts that apply to the app registration in all tenants, such as rejected credentials, are
+    stored there instead.
     """
 
     app_registration = models.ForeignKey(AppRegistration, models.CASCADE, related_name="consents", db_index=False)
@@ -95,9 +97,9 @@ class AppConsent(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
 
-    # When a token first showed that the application exists in the tenant; null: no token was issued there yet.
+    # When a token first showed that the application exists in the tenant. Null: it has not received a token there yet.
     seen_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # The application roles in the last app-only token, as short names separated by spaces, and when they last changed.
+    # The application roles in the last app-only token (short names, separated by spaces), and when they last changed.
     granted_roles = models.TextField(blank=True, editable=False)
     roles_changed_at = models.DateTimeField(null=True, blank=True, editable=False)
     # When Microsoft began to reject the application in this tenant only. Its connections there wait.
@@ -105,9 +107,9 @@ class AppConsent(models.Model):
     rejected_code = models.CharField(max_length=60, blank=True, editable=False)
     rejected_cause = models.TextField(blank=True, editable=False)
     rejected_action = models.TextField(blank=True, editable=False)
-    # When to try again while it is rejected, as AppRegistration.canary_after.
+    # When to try again while it is rejected; see AppRegistration.canary_after.
     canary_after = models.DateTimeField(null=True, blank=True, editable=False)
-    # Microsoft throttles the application in this tenant until then (429, Retry-After).
+    # Until when Microsoft throttles the application in this tenant (429, Retry-After).
     paused_until = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta:
@@ -127,13 +129,13 @@ class AppConsent(models.Model):
 
 class AppCredentialQuerySet(models.QuerySet["AppCredential"]):
     def live(self) -> "AppCredentialQuerySet":
-        """Return those in use, in the order in which they are tried: accepted before rejected, then newest first."""
+        """Return the active credentials in the order of use: accepted before rejected ones, then the newest first."""
         order = (models.F("rejected_at").asc(nulls_first=True), "-created_at", "-pk")
         return self.filter(retired_at=None).order_by(*order)
 
 
 class AppCredential(models.Model):
-    """A client secret, certificate or federated credential. Several may be live; they are tried in order."""
+    """A client secret, certificate or federated credential. If several are active, they are tried in order."""
 
     class Kind(models.TextChoices):
         SECRET = "secret", "Client secret"
@@ -141,7 +143,7 @@ class AppCredential(models.Model):
         FEDERATED = "federated", "Federated credential"
 
     class Source(models.TextChoices):
-        """Who issues the token that a federated credential presents to Microsoft."""
+        """The issuer of the tokens that a federated credential presents to Microsoft."""
 
         PORTAL = "portal", "This portal"
         FILE = "file", "Token file"
@@ -149,7 +151,7 @@ class AppCredential(models.Model):
     app_registration = models.ForeignKey(AppRegistration, models.CASCADE, related_name="credentials")
     kind = models.CharField(max_length=12, choices=Kind)
     label = models.CharField(max_length=120, blank=True)
-    # The encrypted columns are bound to it; a trigger refuses to change it.
+    # The encrypted columns are bound to this value, so a trigger refuses to change it.
     identity = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     secret = SecretField()
     private_key = SecretField()  # PEM, PKCS#8
@@ -160,12 +162,12 @@ class AppCredential(models.Model):
     hint = models.CharField(max_length=3, blank=True)
     # The issuer of a federated credential's tokens; empty for other kinds.
     source = models.CharField(max_length=10, choices=Source, blank=True)
-    # Microsoft's keyId of a secret or certificate, with which the application can remove it; empty: not known.
+    # Microsoft's keyId of a secret or certificate, which the application needs to remove it. Empty: unknown.
     key_id = models.CharField(max_length=36, blank=True, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
     # When Microsoft Graph confirmed the expiry date; null: a person entered it.
     expiry_read_at = models.DateTimeField(null=True, blank=True, editable=False)
-    # When it was first found missing from the app registration in Entra. Microsoft will reject it.
+    # When the credential was first missing from the app registration in Entra. Microsoft will reject it.
     unlisted_at = models.DateTimeField(null=True, blank=True, editable=False)
     # The smallest threshold, in days before expiry, at which a warning was sent.
     warned_days = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
@@ -203,7 +205,7 @@ class AppCredential(models.Model):
 
     @property
     def subject(self) -> str:
-        """The subject in the portal's assertions. No other row ever has it, because a trigger protects ``identity``."""
+        """The subject of the portal's assertions. It is unique forever, because a trigger protects ``identity``."""
         return f"app-registration:{self.identity}"
 
     def has_expired(self) -> bool:

@@ -12,7 +12,9 @@ def _refuse(*args: Any, **kwargs: Any) -> NoReturn:
 
 
 class AppendOnlyQuerySet(models.QuerySet[Any]):
-    """Rows that are only inserted, which triggers also enforce. Only services.operations.retention deletes old ones."""
+    """Rows that are only ever inserted; triggers enforce this, too. Only services.operations.retention deletes old
+    ones.
+    """
 
     update = bulk_update = delete = _refuse
 
@@ -192,7 +194,7 @@ class AuditAction(StrEnum):
 
 
 class AuditEvent(AppendOnly):
-    """Who did what to which object. Append-only. Stores names, so that it outlives the objects it refers to."""
+    """An action, with its actor and object. Append-only. Stores names, so that it outlives the objects it refers to."""
 
     class Outcome(models.TextChoices):
         DONE = "done", "Done"
@@ -206,7 +208,7 @@ class AuditEvent(AppendOnly):
     actor = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="audit_events", db_constraint=False
     )
-    # The actor's original id, which is sealed. The foreign key becomes NULL on deletion.
+    # The actor's original ID, which is sealed. The foreign key becomes NULL on deletion.
     actor_ref = models.BigIntegerField(null=True, editable=False)
     actor_name = models.CharField(max_length=320)
     target_type = models.CharField(max_length=40)  # the model's name, for example Connection
@@ -234,14 +236,14 @@ class AuditEvent(AppendOnly):
 
 
 class RepeatedDenial(models.Model):
-    """How often an action was denied to a person within a minute. Repeats later become a single event."""
+    """How often an action was denied to a person within a minute. Repetitions are later recorded as a single event."""
 
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
     tried = models.CharField(max_length=100)  # method and URL name, for example "POST connection_disable"
     target_type = models.CharField(max_length=40)
     target_id = models.CharField(max_length=40, blank=True)
     minute = models.DateTimeField()
-    event = models.BigIntegerField()  # id of the first denial's event
+    event = models.BigIntegerField()  # ID of the first denial's event
     count = models.PositiveIntegerField(default=1)
 
     class Meta:

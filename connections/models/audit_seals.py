@@ -8,7 +8,8 @@ class AuditSeal(AppendOnly):
     """The signed hash of a batch of events and token requests, chained to the previous seal. See docs/audit.md."""
 
     number = models.BigIntegerField(primary_key=True)  # 1, 2, 3 … without gaps
-    # The seal covers events with ids above the first and up to the second. There are no gaps between seals.
+    # The seal covers the events with IDs above ``events_after``, up to ``events_upto``. There are no gaps between
+    # seals.
     events_after = models.BigIntegerField()
     events_upto = models.BigIntegerField()
     events_count = models.PositiveIntegerField()
@@ -17,16 +18,16 @@ class AuditSeal(AppendOnly):
     fetches_hash = models.CharField(max_length=64)
     covers_from = models.DateTimeField()
     covers_until = models.DateTimeField()
-    summary = models.JSONField()  # {action: count}; remains after retention has deleted the rows
-    marks = models.BinaryField()  # a short digest of every row, to find the wrong one if the hash differs
+    summary = models.JSONField()  # {action: count}; kept after retention has deleted the rows
+    marks = models.BinaryField()  # a short digest of every row, which helps to find the altered row if the hash differs
     sealed_at = models.DateTimeField()
     previous_hash = models.CharField(max_length=64, unique=True)  # unique, so that two sealers cannot fork the chain
     hash = models.CharField(max_length=64, unique=True)
-    # The following are empty in seals of versions before 0.3.
-    root = models.CharField(max_length=64, blank=True, default="")  # Merkle root over the lines of all its rows
-    key_id = models.CharField(max_length=16, blank=True, default="")  # which of AUDIT_SEAL_KEYS signed it
+    # The following columns are empty in seals from versions before 0.3.
+    root = models.CharField(max_length=64, blank=True, default="")  # Merkle root of the lines of all its rows
+    key_id = models.CharField(max_length=16, blank=True, default="")  # the key in AUDIT_SEAL_KEYS that signed it
     mac = models.CharField(max_length=64, blank=True, default="")  # HMAC-SHA256 of the hash, in hex
-    # Only in a seal that declares a restore: the published seals that were lost in it, who declared it and why.
+    # Only in a seal that declares a restore: the published seals that were lost, who declared the restore, and why.
     restore = models.JSONField(null=True, default=None)
 
     class Meta:
@@ -38,14 +39,14 @@ class AuditSeal(AppendOnly):
 
 
 class AuditSealing(models.Model):
-    """A single row: the sealer's state between two runs, which is also the lock between concurrent sealers."""
+    """The sealer's state between two runs, in a single row. The row is also the lock between concurrent sealers."""
 
-    # All transactions with ids up to here have ended, so no more events can appear among them.
+    # All transactions that could add events up to this ID have ended.
     final_upto = models.BigIntegerField(default=0)
-    # The next candidate for ``final_upto``, and the transactions (PostgreSQL's virtual ids) that must end first.
+    # The next value of ``final_upto``, and the transactions (PostgreSQL's virtual IDs) that must end before.
     pending_upto = models.BigIntegerField(null=True)
     pending_transactions = models.JSONField(default=list)
-    # While true, the triggers on SQLite allow deletion. Set only by services.operations.retention.
+    # While true, the triggers on SQLite allow deletion. Only services.operations.retention sets it.
     retention_open = models.BooleanField(default=False)
 
     def __str__(self) -> str:
@@ -65,7 +66,7 @@ class SealPublication(models.Model):
     upto = models.BigIntegerField(default=0)  # number of the last seal that arrived
     published_at = models.DateTimeField(null=True)
     attempts = models.PositiveIntegerField(default=0)  # failed attempts since the last success
-    next_attempt_at = models.DateTimeField(null=True)  # also the lease of the worker that publishes
+    next_attempt_at = models.DateTimeField(null=True)  # also when the lease of the publishing worker ends
     last_error = models.CharField(max_length=300, blank=True)
 
     def __str__(self) -> str:
@@ -87,15 +88,15 @@ class AuditVerification(models.Model):
     asked_at = models.DateTimeField()
     claimed_until = models.DateTimeField(null=True)  # lease of the worker
     finished_at = models.DateTimeField(null=True)
-    upto = models.BigIntegerField(default=0)  # the newest seal when it started; 0: not started
-    head = models.CharField(max_length=64, blank=True)  # that seal's hash
+    upto = models.BigIntegerField(default=0)  # the newest seal when the verification started; 0: not started
+    head = models.CharField(max_length=64, blank=True)  # the hash of the seal ``upto``
     checked = models.BigIntegerField(default=0)  # the last seal checked
     rows = models.BigIntegerField(default=0)  # events and token requests checked
     unsealed = models.BigIntegerField(default=0)  # rows that no seal covers yet
     findings = models.JSONField(default=list)  # [{seal, kind, what}], starting with the first broken seal
-    since = models.BigIntegerField(default=0)  # the check began after this seal; 0: the whole chain
-    notes = models.JSONField(default=list)  # what readers must know although it is no finding, such as restores
-    # Who can only write to the database cannot make up a verification: the portal signs each with AUDIT_SEAL_KEYS.
+    since = models.BigIntegerField(default=0)  # the verification began after this seal; 0: it covers the whole chain
+    notes = models.JSONField(default=list)  # information for readers that is not a problem, such as restores
+    # The portal signs each verification with AUDIT_SEAL_KEYS, so nobody can forge one by writing to the database.
     key_id = models.CharField(max_length=16, blank=True, default="")
     mac = models.CharField(max_length=64, blank=True, default="")
 

@@ -6,9 +6,9 @@ from django.db.models import Q
 
 
 class BulkAction(models.Model):
-    """One action on many connections: prepared and previewed, then carried out by a worker.
+    """One action on many connections. It is prepared and previewed, and a worker then carries it out.
 
-    If the worker dies, another one resumes when the lease ends. Connections that were done stay done.
+    If the worker dies, another one resumes when the lease ends. Finished connections are not repeated.
     """
 
     class Action(models.TextChoices):
@@ -28,15 +28,15 @@ class BulkAction(models.Model):
         STOPPED = "stopped", "Stopped"
 
     action = models.CharField(max_length=10, choices=Action)
-    # Plain values for the action: recipients, level and until; owner and keep_grant; or tags.
+    # The action's options as plain values: recipients, level and until; owner and keep_grant; or tags.
     options = models.JSONField(default=dict)
     state = models.CharField(max_length=10, choices=State, default=State.DRAFT)
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="bulk_actions")
-    # The request ID in the audit trail and the logs of everything it does.
+    # The request ID of the bulk action's events in the audit trail and of its lines in the logs.
     operation = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
-    address = models.GenericIPAddressField(null=True)  # the client that started it, for its audit events
+    address = models.GenericIPAddressField(null=True)  # the client that started it, for the audit events
     created_at = models.DateTimeField()
-    is_previewed = models.BooleanField(default=False)  # whether its items say what the options would do
+    is_previewed = models.BooleanField(default=False)  # whether the items show the effect of the current options
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     stop_reason = models.CharField(max_length=300, blank=True)
@@ -67,7 +67,7 @@ class BulkAction(models.Model):
 
 
 class BulkItem(models.Model):
-    """One connection of a bulk action, with the reason if it is skipped. It outlives the connection."""
+    """One connection of a bulk action, with the reason if it is skipped. It remains if the connection is removed."""
 
     class State(models.TextChoices):
         WAITING = "waiting", "Waiting"
@@ -75,11 +75,11 @@ class BulkItem(models.Model):
         SKIPPED = "skipped", "Skipped"
 
     bulk_action = models.ForeignKey(BulkAction, models.CASCADE, related_name="items", db_index=False)
-    # No foreign key: nobody looks for the items of a connection, and a removed one keeps its items.
+    # Not a foreign key: items are never looked up by connection, and they remain when a connection is removed.
     connection_pk = models.BigIntegerField()
     connection_name = models.CharField(max_length=120)
     state = models.CharField(max_length=10, choices=State, default=State.WAITING)
-    note = models.TextField(blank=True)  # why it is skipped, or what it is like now
+    note = models.TextField(blank=True)  # why it is skipped, or its state after the action
 
     class Meta:
         ordering = ("pk",)

@@ -6,7 +6,10 @@ from connections.models.connections import Connection
 
 
 class ChangeRequest(models.Model):
-    """A change that its requester may not make alone: exactly what, and the decision. An approval is used up once."""
+    """A change that its requester must not make alone, with its exact values and the decision.
+
+    An approval can be used only once.
+    """
 
     class Kind(models.TextChoices):
         SHARE = "share", "Share a connection"
@@ -24,11 +27,11 @@ class ChangeRequest(models.Model):
         USED = "used", "Done"
 
     kind = models.CharField(max_length=12, choices=Kind)
-    # A connection it gives access to, whose owner may decide. Null if there is none, or there are several owners.
+    # The connection it gives access to, whose owner may decide. Null if there is none, or if there are several owners.
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="change_requests")
     title = models.CharField(max_length=320)  # the change as a sentence
-    details = models.JSONField(default=list)  # what it gives access to or changes, as sentences
-    proposal = models.JSONField()  # the exact values; an approval allows these and no others
+    details = models.JSONField(default=list)  # the access that it gives or the changes that it makes, as sentences
+    proposal = models.JSONField()  # the exact values; an approval allows only these
     path = models.CharField(max_length=200)  # the page on which the requester makes the change
     state = models.CharField(max_length=10, choices=State, default=State.WAITING)
     requested_by = models.ForeignKey(
@@ -61,7 +64,7 @@ class ChangeRequest(models.Model):
 
     @property
     def is_about_sharing(self) -> bool:
-        """Whether it gives access to one connection only; the other kinds change what IT admins manage."""
+        """Whether it only gives access to one connection. Other kinds change things that IT admins manage."""
         return self.kind in (self.Kind.SHARE, self.Kind.TRANSFER)
 
     @property

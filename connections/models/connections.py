@@ -11,13 +11,13 @@ from connections.fields import SecretField
 from connections.models.app_registrations import AppConsent, AppRegistration, AuthenticationType
 from connections.models.tenants import Tenant
 
-# Encrypted columns, which queries load only if they name them.
+# Encrypted columns. Queries load them only if they ask for them explicitly.
 SECRETS = ("refresh_token", "previous_refresh_token", "access_token")
 
-# For select_related(): the rows that a connection's state and place depend on.
+# For select_related(): the rows that determine a connection's state and place.
 RELATED = ("app_registration__tenant", "tenant", "app_consent")
 
-# Whether Microsoft rejects a connection's app registration, everywhere or in its tenant (Connection.app_rejection).
+# Whether Microsoft rejects a connection's app registration, in all tenants or its own (Connection.app_rejection).
 APP_REJECTED = Q(app_registration__rejected_at__isnull=False) | Q(app_consent__rejected_at__isnull=False)
 
 _M = TypeVar("_M", bound=models.Model)
@@ -40,7 +40,8 @@ def status_columns(
 ) -> dict[str, Any]:
     """Return the values for ``filter(...).update(**...)`` that change a connection's status. Never set them otherwise.
 
-    Cause, action and who are empty if there is no problem. ``reference`` is what Microsoft's support asks for.
+    ``cause``, ``action`` and ``who`` are empty if there is no problem. ``reference`` is the data that Microsoft's
+    support asks for.
     """
     return {
         "status": status,
@@ -62,7 +63,7 @@ class Connection(models.Model):
     """An authorised connection to Microsoft Graph or other resources through an app registration.
 
     When ``refresh_after`` is due, the token scheduler claims the connection by moving that time forward. Every write of
-    tokens checks and increments ``token_version``, so that a slow old response never overwrites a new sign-in.
+    tokens checks and increments ``token_version``, so that a slow, old response never overwrites a new sign-in.
     """
 
     class Status(models.TextChoices):
@@ -73,7 +74,7 @@ class Connection(models.Model):
         BLOCKED = "blocked", "Blocked by policy"
         DISABLED = "disabled", "Disabled"
 
-    # The token scheduler refreshes connections in these states. A consent or policy problem may be fixed without the
+    # The token scheduler refreshes connections in these states. Consent and policy problems may be fixed without the
     # owner, while a revoked grant needs a new sign-in.
     KEPT_ALIVE = (Status.ACTIVE, Status.CONSENT_NEEDED, Status.BLOCKED)
 
@@ -84,12 +85,12 @@ class Connection(models.Model):
         NOBODY = "nobody", "Nobody needs to act"
 
     name = models.CharField(max_length=120)
-    # Covered by the indexes below. Another index would have to be updated at every refresh.
+    # The indexes below cover this column. Another index would have to be updated at every refresh.
     app_registration = models.ForeignKey(AppRegistration, models.PROTECT, related_name="connections", db_index=False)
-    # The directory it works in, or a shared endpoint until a sign-in names a registered directory.
+    # The directory that the connection works in. A shared endpoint until a sign-in shows a registered directory.
     tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="connections", db_index=False)
-    # The row of that app registration in that tenant; services/connections sets all three together. The database, not
-    # Django, refuses to delete a row in use: Django would read all connections for it.
+    # The row for this app registration in this tenant; services/connections always sets all three columns together. The
+    # database refuses to delete a row in use. If Django did this, it would read all connections first.
     app_consent = models.ForeignKey(
         AppConsent, models.DO_NOTHING, related_name="connections", db_index=False, editable=False
     )
@@ -97,32 +98,33 @@ class Connection(models.Model):
     authentication_type = models.CharField(max_length=20, choices=AuthenticationType)
     capabilities = models.JSONField(default=list, blank=True)  # keys of connections.microsoft.capabilities
     extra_scopes = models.TextField(blank=True)  # entered by the person, separated by spaces
-    # The resource of the tokens below: a key of connections.microsoft.resources. Others are in ResourceToken.
+    # The resource of the tokens below (a key of connections.microsoft.resources). Other tokens are in ResourceToken.
     resource = models.CharField(max_length=150, default="graph")
     # The organisation's host names at SharePoint and Dataverse, by resource.
     hosts = models.JSONField(default=dict, blank=True)
-    # Addresses of shared mailboxes, attached once a sign-in names the directory that they are in.
+    # Addresses of shared mailboxes. They are attached once a sign-in shows which directory they are in.
     wished_mailboxes = models.JSONField(default=list, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     status = models.CharField(max_length=20, choices=Status, default=Status.PENDING)
-    # Why it is in this status (microsoft.classifier.Verdict). Empty if there is no problem.
+    # Why the connection is in this status (microsoft.classifier.Verdict). Empty if there is no problem.
     status_code = models.CharField(max_length=60, blank=True)
     status_cause = models.TextField(blank=True)
     status_action = models.TextField(blank=True)
     status_who = models.CharField(max_length=10, choices=Who, blank=True)
     status_since = models.DateTimeField(default=timezone.now)
-    # Who disabled it, and whether only an IT admin may enable it again. Set only while it is disabled.
+    # Who disabled the connection, and whether only an IT admin may enable it. Set only while it is disabled.
     disabled_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+", db_index=False
     )
     disabled_by_admin = models.BooleanField(default=False)
-    # The trace id, correlation id and time, which Microsoft's support asks for.
+    # The trace ID, correlation ID and time, which Microsoft's support asks for.
     status_reference = models.CharField(max_length=200, blank=True)
-    # A first response suggesting that the grant was revoked. The status changes only if a second one confirms it.
+    # A first response suggesting that the grant was revoked. The status changes only if a second response confirms
+    # this.
     suspected_code = models.CharField(max_length=60, blank=True)
     suspected_at = models.DateTimeField(null=True, blank=True)
-    # The last temporary problem (outage, throttling), and how many there were in a row.
+    # The last temporary problem (outage, throttling), and how many there have been in a row.
     trouble_code = models.CharField(max_length=60, blank=True)
     trouble_at = models.DateTimeField(null=True, blank=True)
     trouble_count = models.PositiveIntegerField(default=0)
@@ -130,29 +132,31 @@ class Connection(models.Model):
     # The account that signed in. Microsoft identifies it by (environment, account_tid, account_oid).
     account_tid = models.CharField(max_length=36, blank=True)
     account_oid = models.CharField(max_length=36, blank=True)
-    account_username = models.CharField(max_length=320, blank=True)  # preferred_username: display only, it may change
+    # preferred_username, which may change; only for display
+    account_username = models.CharField(max_length=320, blank=True)
     account_name = models.CharField(max_length=256, blank=True)
     sign_in_started_at = models.DateTimeField(null=True, blank=True)  # only until the sign-in returns
-    connected_at = models.DateTimeField(null=True, blank=True)  # last time a person (or an admin) authorised it
+    # last time a person (or an admin) authorised the connection
+    connected_at = models.DateTimeField(null=True, blank=True)
 
-    # Requested at every refresh: what the last sign-in requested and got, as short names separated by spaces.
+    # Requested at every refresh: the scopes that the last sign-in requested and got (short names, separated by spaces).
     scopes = models.TextField(blank=True)
-    # What Microsoft granted last: delegated scopes (scp) or application roles, as short names separated by spaces.
+    # What Microsoft granted last: delegated scopes (scp) or application roles (short names, separated by spaces).
     granted_scopes = models.TextField(blank=True)
-    # What Microsoft granted last for all other resources: the sum of ResourceToken.granted_scopes, which pages and the
-    # policy read for many connections at once.
+    # What Microsoft granted last for all other resources. This combines ResourceToken.granted_scopes for pages and the
+    # policy, which read it for many connections at once.
     other_granted = models.TextField(blank=True)
-    # The encrypted columns are bound to it; a trigger refuses to change it.
+    # The encrypted columns are bound to this value, so a trigger refuses to change it.
     identity = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     refresh_token = SecretField()
-    # The last one that worked. Entra does not revoke it on use, so it is the fallback if the newer one fails.
+    # The last refresh token that worked. Entra does not revoke it on use, so it is the fallback if the newer one fails.
     previous_refresh_token = SecretField()
     access_token = SecretField()
     expires_at = models.DateTimeField(null=True, blank=True)  # of the access token
     token_version = models.PositiveBigIntegerField(default=0)
     refresh_after = models.DateTimeField(null=True, blank=True)
     refreshed_at = models.DateTimeField(null=True, blank=True)  # last success at the token endpoint
-    # The sign-in frequency in the directory's Conditional Access, in seconds, learnt from AADSTS70043.
+    # The sign-in frequency in the directory's Conditional Access, in seconds, as learnt from AADSTS70043.
     sign_in_max_age = models.PositiveIntegerField(null=True, blank=True)
     checked_at = models.DateTimeField(null=True, blank=True)  # last response of any kind from the token endpoint
 
@@ -177,7 +181,7 @@ class Connection(models.Model):
             models.Index(fields=("app_registration", "tenant", "status"), name="connection_by_app"),
             models.Index(fields=("account_oid", "account_tid"), name="connection_by_account"),
             models.Index(fields=("name", "id"), name="connection_by_name"),
-            # The following leave out active connections, so that refreshes don't have to update them.
+            # These indexes leave out active connections, so that refreshes don't have to update them.
             models.Index(fields=("status", "name", "id"), condition=~Q(status="active"), name="connection_not_active"),
             models.Index(
                 fields=("-status_since", "id"),
@@ -205,17 +209,17 @@ class Connection(models.Model):
 
     @property
     def is_blocked_by_app(self) -> bool:
-        """Whether it waits because Microsoft rejects its app registration, everywhere or in its tenant."""
+        """Whether the connection waits because Microsoft rejects its app registration, in all tenants or in its own."""
         return self.status == self.Status.ACTIVE and self.app_rejection is not None
 
     @property
     def app_rejection(self) -> AppRegistration | AppConsent | None:
-        """What Microsoft rejects, with the reason: the app registration, or the app registration in this tenant."""
+        """The object that Microsoft rejects, with the reason: the app registration, or its consent in this tenant."""
         if self.app_registration.rejected_at is not None:
             return self.app_registration
         return self.app_consent if self.app_consent.rejected_at is not None else None
 
     @property
     def granted(self) -> frozenset[str]:
-        """Everything granted, for all resources."""
+        """All granted permissions, for all resources."""
         return frozenset(self.granted_scopes.split()) | frozenset(self.other_granted.split())

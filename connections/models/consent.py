@@ -11,7 +11,7 @@ class ConsentLink(models.Model):
     """A link to Microsoft's admin consent page for an app registration in a directory, and its outcome.
 
     Microsoft's callback proves nothing: it has ``admin_consent=True`` even on failure, and its ``tenant`` can be forged
-    (Microsoft: identity-platform/v2-admin-consent). ``verified_at`` is set once a token contains the permissions.
+    (Microsoft: identity-platform/v2-admin-consent). ``verified_at`` is set when a token contains the permissions.
     """
 
     class State(models.TextChoices):
@@ -24,17 +24,19 @@ class ConsentLink(models.Model):
 
     app_registration = models.ForeignKey(AppRegistration, models.CASCADE, related_name="consent_links")
     directory_id = models.CharField(max_length=253)  # as in Microsoft's URL: GUID, domain or "organizations"
-    # Digest of the one-time OAuth state, which only the browser has.
+    # Digest of the one-time OAuth state. Only the browser has the state itself.
     state_digest = models.CharField(max_length=64, unique=True)
     state = models.CharField(max_length=10, choices=State, default=State.OPEN)
     scopes = models.TextField(blank=True)  # requested permissions, as short names separated by spaces
     code = models.CharField(max_length=60, blank=True)
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
-    # The directory that the callback names, shown to IT admins. It can be forged.
+    # The directory in the callback, shown to IT admins. It can be forged.
     reported_tid = models.CharField(max_length=36, blank=True)
-    missing = models.TextField(blank=True)  # what the latest check didn't find, as short names separated by spaces
-    # When the portal looks for the consent in a token again; empty: not by itself. ``checks`` counts since the answer.
+    # requested permissions that the latest check didn't find (short names, separated by spaces)
+    missing = models.TextField(blank=True)
+    # When to look for the consent in a token again; null: not automatically. ``checks`` is the number since the
+    # callback.
     check_after = models.DateTimeField(null=True, blank=True)
     checks = models.PositiveSmallIntegerField(default=0)
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
@@ -56,9 +58,10 @@ class ConsentLink(models.Model):
 
 
 class ConsentRequest(models.Model):
-    """A person's request for the admin consent that a connection needs. It outlives people and connections.
+    """A person's request for the admin consent that a connection needs. It outlives the person and the connection.
 
-    Requests for the same permissions of an app in a directory share a link. Verified once a token contains them.
+    Requests for the same permissions of an app in a directory share a link. They are verified when a token contains
+    these permissions.
     """
 
     class State(models.TextChoices):
@@ -79,7 +82,7 @@ class ConsentRequest(models.Model):
     )
     directory_id = models.CharField(max_length=253)  # as in ConsentLink
     authentication_type = models.CharField(max_length=20, choices=AuthenticationType)
-    capabilities = models.JSONField(default=list)  # what the permissions are for, as capability keys
+    capabilities = models.JSONField(default=list)  # capability keys that the permissions are needed for
     permissions = models.TextField(blank=True)  # scopes or roles, as sorted short names separated by spaces
     reason = models.TextField()
     state = models.CharField(max_length=10, choices=State, default=State.ASKED)
@@ -90,7 +93,8 @@ class ConsentRequest(models.Model):
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     decided_by_name = models.CharField(max_length=320, blank=True)
     decided_at = models.DateTimeField(null=True, blank=True)
-    answer = models.TextField(blank=True)  # why it was declined, withdrawn or failed, or what a token still lacks
+    # why it was declined, withdrawn or failed, or which permissions a token still lacks
+    answer = models.TextField(blank=True)
     closed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:

@@ -7,7 +7,7 @@ from connections.models.app_registrations import AppCredential, AppRegistration
 
 
 class CredentialRenewal(models.Model):
-    """The renewal of one secret or certificate, step by step, so that any worker can resume it after a failure."""
+    """The renewal of one secret or certificate. It is stored step by step, so that any worker can resume it."""
 
     class Step(models.TextChoices):
         ADD = "add", "Adding the new credential in Entra"
@@ -22,17 +22,17 @@ class CredentialRenewal(models.Model):
     old = models.ForeignKey(AppCredential, models.CASCADE, related_name="+")
     # For a secret, null until Microsoft has issued it.
     new = models.ForeignKey(AppCredential, models.CASCADE, null=True, related_name="+")
-    # Part of the new credential's display name in Entra, by which one that was never stored here is found again.
+    # Part of the new credential's display name in Entra, which helps to find a credential that was never stored here.
     reference = models.UUIDField(default=uuid.uuid4, editable=False)
     step = models.CharField(max_length=10, choices=Step, default=Step.ADD)
     started_at = models.DateTimeField()
     step_started_at = models.DateTimeField()
-    # When the request to add it was last sent; it may have succeeded even if no answer was stored.
+    # When the request to add it was last sent. It may have succeeded even if no response was stored.
     sent_at = models.DateTimeField(null=True)
-    # When to go on. A worker claims the renewal by moving this time forward.
+    # When the next step is due. A worker claims the renewal by moving this time forward.
     due_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)
-    # Why it failed, and what to do about it.
+    # Why the renewal failed, and what to do about it.
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
 

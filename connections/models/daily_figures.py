@@ -2,7 +2,9 @@ from django.db import models
 
 
 class DailyFigure(models.Model):
-    """A number of the whole portal on one day (UTC), for charts. services/operations/daily_figures.py knows the names."""
+    """A number about the whole portal on one day (UTC), for charts. services/operations/daily_figures.py defines the
+    names.
+    """
 
     day = models.DateField()
     name = models.CharField(max_length=80)  # for example "token_requests" or "status:active"
@@ -17,7 +19,7 @@ class DailyFigure(models.Model):
 
 
 class DailyUse(models.Model):
-    """How often a key requested a connection's tokens on one day (UTC). It outlives both, like TokenFetch."""
+    """How often a key requested a connection's tokens on one day (UTC). Like TokenFetch, it outlives both of them."""
 
     day = models.DateField()
     connection_ref = models.BigIntegerField()

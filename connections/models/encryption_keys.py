@@ -2,12 +2,12 @@ from django.db import models
 
 
 class KeyUsage(models.Model):
-    """How many values of one encrypted column are under one key, as last counted. Written by one service only."""
+    """The number of values in one encrypted column under one key, at the last count. Written by one service only."""
 
     table = models.CharField(max_length=63)
     column = models.CharField(max_length=63)
-    key_id = models.CharField(max_length=8, blank=True)  # connections.keys.key_id; empty: the value names no key
-    # Whether these values were moved or altered, so that they open with a key but are refused.
+    key_id = models.CharField(max_length=8, blank=True)  # connections.keys.key_id; empty: the value has no key ID
+    # Whether these values were moved or altered. A key decrypts them, but they are refused.
     altered = models.BooleanField(default=False)
     count = models.PositiveBigIntegerField()
     counted_at = models.DateTimeField()
@@ -23,7 +23,7 @@ class KeyUsage(models.Model):
 
 
 class RunningProcess(models.Model):
-    """A web, worker or beat process and the ids of its encryption keys. Each says every few seconds that it runs."""
+    """A web, worker or beat process and the IDs of its encryption keys. Each process updates its row every few seconds."""
 
     name = models.CharField(max_length=120, unique=True)  # for example "web host:4711"
     key_ids = models.JSONField()  # in order; the first key encrypts

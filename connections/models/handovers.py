@@ -6,7 +6,7 @@ from connections.models.connections import Connection
 
 
 class HandOver(models.Model):
-    """A change of a connection's owner. Until it is completed, the new owner may sign in with another account."""
+    """A change of a connection's owner. Until it is completed, the new owner may sign in with a different account."""
 
     connection = models.ForeignKey(Connection, models.CASCADE, related_name="hand_overs")
     from_owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
@@ -16,9 +16,10 @@ class HandOver(models.Model):
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     by_name = models.CharField(max_length=320)
     at = models.DateTimeField()
-    # True if the old account's tokens are kept until the new owner has signed in; False if they were deleted at once.
+    # Whether the old account's tokens are kept until the new owner has signed in. Otherwise they were deleted
+    # immediately.
     keeps_grant = models.BooleanField()
-    account_before = models.CharField(max_length=320, blank=True)  # the account that had signed in, or ""
+    account_before = models.CharField(max_length=320, blank=True)  # the account that was signed in before, or ""
     completed_at = models.DateTimeField(null=True)
     # Set if ownership was transferred again before this transfer was completed.
     superseded_at = models.DateTimeField(null=True)

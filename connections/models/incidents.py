@@ -9,7 +9,7 @@ from connections.models.tenants import Tenant
 
 
 class Incident(models.Model):
-    """One cause, however many connections it breaks. Kept after it has been resolved."""
+    """A problem with one cause, whatever the number of connections it affects. Kept after it is resolved."""
 
     class Kind(models.TextChoices):
         APP_REGISTRATION = "app_registration", "App registration rejected"
@@ -30,12 +30,12 @@ class Incident(models.Model):
     kind = models.CharField(max_length=20, choices=Kind)
     # Identifies the cause, for example "app:12". Unique among open incidents.
     key = models.CharField(max_length=200)
-    title = models.CharField(max_length=320)  # stored, so that it outlives the object it names
+    title = models.CharField(max_length=320)  # stored, so that it remains when the object is removed
     code = models.CharField(max_length=60, blank=True)
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
     who = models.CharField(max_length=10, choices=Connection.Who, default=Connection.Who.IT_ADMIN)
-    reference = models.CharField(max_length=200, blank=True)  # what Microsoft's support asks for
+    reference = models.CharField(max_length=200, blank=True)  # the data that Microsoft's support asks for
     # The person who can fix it; null: the IT admins, or nobody (see ``who``).
     assignee = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="incidents")
     assignee_name = models.CharField(max_length=320, blank=True)
@@ -67,7 +67,7 @@ class Incident(models.Model):
 
     @property
     def is_task(self) -> bool:
-        """Whether it needs attention although nothing is broken yet."""
+        """Whether the incident needs attention although nothing is broken yet."""
         return self.kind in (self.Kind.HAND_OVER, self.Kind.LEAVER, self.Kind.TENANT)
 
     @property

@@ -30,7 +30,7 @@ class SharedMailbox(models.Model):
 
 class MailboxAccessQuerySet(models.QuerySet["MailboxAccess"]):
     def with_connection(self) -> "MailboxAccessQuerySet":
-        """Join everything that a probe needs, without loading the encrypted columns."""
+        """Join the rows that a probe needs, without loading the encrypted columns."""
         joined = self.select_related(*(f"connection__{name}" for name in RELATED), "connection__owner")
         return cast("MailboxAccessQuerySet", without_tokens(joined))
 
@@ -48,12 +48,12 @@ class MailboxAccess(models.Model):
     mailbox = models.ForeignKey(SharedMailbox, models.PROTECT, related_name="accesses")
     state = models.CharField(max_length=12, choices=State, default=State.UNPROBED)
     code = models.CharField(max_length=60, blank=True)
-    # What is missing, in machine-readable form (microsoft.mailbox_errors), such as "full_access" or "shared_scope".
+    # What is missing, as a value of microsoft.mailbox_errors.MissingAccess, such as "full_access" or "shared_scope".
     lack = models.CharField(max_length=30, blank=True)
     cause = models.TextField(blank=True)
     action = models.TextField(blank=True)
     probed_at = models.DateTimeField(null=True, blank=True)
-    # When the next probe is due. The task claims it by moving this time forward.
+    # When the next probe is due. The task claims the probe by moving this time forward.
     probe_after = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

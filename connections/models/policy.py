@@ -13,7 +13,7 @@ class Policy(models.Model):
 
     app_registration = models.OneToOneField(AppRegistration, models.CASCADE, null=True, related_name="policy")
     rules = models.JSONField(default=dict)
-    version = models.PositiveIntegerField(default=1)  # incremented by every change, to detect concurrent edits
+    version = models.PositiveIntegerField(default=1)  # incremented by every change, to detect concurrent changes
     changed_at = models.DateTimeField(default=timezone.now)
     changed_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
 
@@ -32,7 +32,8 @@ class Policy(models.Model):
 class Approval(models.Model):
     """A request to approve exactly these permissions of a connection, and the decision, which never changes.
 
-    With ``account_oid``, it is about no permissions but about a new Microsoft account of the same name instead.
+    If ``account_oid`` is set, the request is not about permissions. It is about a new Microsoft account with the same
+    name.
     """
 
     class State(models.TextChoices):
@@ -50,13 +51,14 @@ class Approval(models.Model):
     capabilities = models.JSONField(default=list)
     extra_scopes = models.TextField(blank=True)
     permissions = models.JSONField(default=list)
-    # The account that is to take over the connection; empty for a request about permissions.
+    # The account that is to replace the connection's account; empty for a request about permissions.
     account_oid = models.CharField(max_length=36, blank=True)
     account_username = models.CharField(max_length=320, blank=True)
-    # The connection's previous values, restored if this is declined or withdrawn; null for a new connection.
+    # The connection's previous values, which are restored if the request is declined or withdrawn. Null: new
+    # connection.
     before = models.JSONField(null=True)
     reasons = models.JSONField(default=list)  # the rules that require an approval, as sentences
-    reason = models.TextField(blank=True)  # why it is needed, in the requester's words
+    reason = models.TextField(blank=True)  # why the requester needs it
     state = models.CharField(max_length=10, choices=State, default=State.WAITING)
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="approvals")
     requested_by_name = models.CharField(max_length=320)

@@ -6,32 +6,32 @@ from django.utils import timezone
 from connections.models.connections import Connection
 from connections.models.sharing import Team
 
-DEFAULT_PREFIX = "default:"  # begins the names of personal defaults; other names can't contain a colon
+DEFAULT_PREFIX = "default:"  # begins the names of personal default references; other names can't contain a colon
 
 
 class ConnectionReference(models.Model):
-    """A stable name that automations use instead of a connection's, and that can be pointed at another connection.
+    """A stable name that automations use for a connection, and that can later be pointed at another connection.
 
-    It gives no access: whoever requests a token by it needs the right to use the connection. With a ``connector`` it is
-    its owner's default for that connector, and nobody else's calls see it. A removed reference keeps its name, so that
-    nobody can take over the automations that still use it.
+    A reference gives no access: requesting a token through it requires the right to use the connection. If
+    ``connector`` is set, the reference is its owner's default for that connector and applies only to their own calls.
+    The name of a removed reference stays taken, so that nobody can take over the automations that still use it.
     """
 
     name = models.CharField(max_length=63)
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="references")
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="references")
-    # Its members may point the reference at another connection, too.
+    # The members of this team may also point the reference at another connection.
     team = models.ForeignKey(Team, models.SET_NULL, null=True, blank=True, related_name="references")
     connector = models.CharField(max_length=40, blank=True)
     description = models.CharField(max_length=200, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
-    pointed_at = models.DateTimeField(default=timezone.now, editable=False)  # when it got its connection
+    pointed_at = models.DateTimeField(default=timezone.now, editable=False)  # when it was pointed at its connection
     removed_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         ordering = ("name", "pk")
         constraints = (
-            # The token call finds a reference by these two.
+            # Token requests find a reference by these columns.
             models.UniqueConstraint(fields=("name",), condition=Q(connector=""), name="reference_name_once"),
             models.UniqueConstraint(
                 fields=("owner", "name"), condition=~Q(connector=""), name="one_default_per_connector"

@@ -13,18 +13,18 @@ class ResourceTokenManager(models.Manager["ResourceToken"]):
 
 
 class ResourceToken(models.Model):
-    """A connection's access to another resource than that of its own token, all with the same refresh token.
+    """A connection's access to a further resource, besides that of its main token. All use the same refresh token.
 
-    The row exists as long as the connection may request tokens for the resource, with or without a token.
+    The row exists while the connection may request tokens for the resource, even if there is no token at the moment.
     """
 
     connection = models.ForeignKey(Connection, models.CASCADE, related_name="resource_tokens", db_index=False)
     resource = models.CharField(max_length=150)  # a key of connections.microsoft.resources
-    # The encrypted column is bound to it; a trigger refuses to change it.
+    # The encrypted column is bound to this value, so a trigger refuses to change it.
     identity = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     access_token = SecretField()
     expires_at = models.DateTimeField(null=True, blank=True)  # of the access token
-    # What Microsoft granted last, with the resource's key before each name, separated by spaces.
+    # What Microsoft granted last. Each name begins with the resource's key; separated by spaces.
     granted_scopes = models.TextField(blank=True)
     refreshed_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)

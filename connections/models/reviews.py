@@ -1,4 +1,4 @@
-"""Access reviews: owners confirm who else uses their connections, and unconfirmed shares end."""
+"""Access reviews. Owners confirm who else uses their connections, and unconfirmed shares end."""
 
 from datetime import datetime, timedelta
 
@@ -12,23 +12,23 @@ from connections.models.sharing import Share
 from connections.models.tenants import Tenant
 
 NOTICE = timedelta(days=1)  # owners and recipients of shares are warned this long before the due date
-LEAST_NOTICE = timedelta(hours=12)  # after a late warning, nothing ends sooner than this
+LEAST_NOTICE = timedelta(hours=12)  # after a late warning, shares end no sooner than this
 
 
 class AccessReview(models.Model):
     """A review of the shares that were active when it started. Never changes once closed or cancelled."""
 
     name = models.CharField(max_length=120)
-    # The scope: everything, or the connections of one of these. ``scope_name`` describes it.
+    # The scope: all connections, or those of the app registration or tenant. ``scope_name`` describes it.
     app_registration = models.ForeignKey(AppRegistration, models.SET_NULL, null=True, related_name="+")
     tenant = models.ForeignKey(Tenant, models.SET_NULL, null=True, related_name="+")
     scope_name = models.CharField(max_length=200)
     started_at = models.DateTimeField()
     started_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     started_by_name = models.CharField(max_length=320)
-    due_at = models.DateTimeField()  # the first moment after the last day
-    reminded = models.PositiveSmallIntegerField(default=0)  # how many of the two reminders were sent
-    warned_at = models.DateTimeField(null=True)  # when the last reminder, the warning, was sent
+    due_at = models.DateTimeField()  # the end of the last day
+    reminded = models.PositiveSmallIntegerField(default=0)  # how many of its two reminders were sent
+    warned_at = models.DateTimeField(null=True)  # when the last reminder (the warning) was sent
     cancelled_at = models.DateTimeField(null=True)
     cancelled_by_name = models.CharField(max_length=320, blank=True)
     closed_at = models.DateTimeField(null=True)
@@ -62,7 +62,7 @@ class AccessReview(models.Model):
 
 
 class ReviewItem(models.Model):
-    """A share in a review, as it was when the review started, and the decision."""
+    """A share as it was when the review started, and the decision about it."""
 
     class Decision(models.TextChoices):
         OPEN = "open", "Not answered"
@@ -76,7 +76,7 @@ class ReviewItem(models.Model):
     connection = models.ForeignKey(Connection, models.SET_NULL, null=True, related_name="review_items")
     connection_name = models.CharField(max_length=120)
     app_name = models.CharField(max_length=120)
-    # Who decides: the connection's owner, updated if ownership is transferred during the review.
+    # The person who decides: the connection's owner, updated if ownership is transferred during the review.
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     owner_name = models.CharField(max_length=320)
     is_team = models.BooleanField()
@@ -88,7 +88,7 @@ class ReviewItem(models.Model):
     last_used_at = models.DateTimeField(null=True)  # last token request by the recipient or a team member
 
     decision = models.CharField(max_length=10, choices=Decision, default=Decision.OPEN)
-    # The level that was confirmed, because the share may have changed after the review started.
+    # The confirmed level. It may differ, because the share may have changed since the review started.
     decided_level = models.CharField(max_length=6, choices=Share.Level, blank=True)
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     decided_by_name = models.CharField(max_length=320, blank=True)
@@ -110,16 +110,16 @@ class ReviewItem(models.Model):
 
     @property
     def can_be_answered(self) -> bool:
-        """Whether a decision may still be made or changed. A share that has ended is not restored."""
+        """Whether the decision may still be made or changed. Shares that have ended are not restored."""
         return self.decision in (self.Decision.OPEN, self.Decision.CONFIRMED)
 
 
 class ReviewPlan(models.Model):
-    """Whether a review of everything starts automatically every quarter. A single row; without it, none starts."""
+    """Whether a review of all connections starts automatically every quarter. A single row; without it, none starts."""
 
     is_on = models.BooleanField(default=False)
-    days = models.PositiveSmallIntegerField(default=21)  # how long such a review lasts
-    # The last quarter that needs no automatic review: when this was enabled, or when the last review started.
+    days = models.PositiveSmallIntegerField(default=21)  # how long an automatic review lasts
+    # The last quarter that needs no automatic review: that of the last review, or in which the schedule was enabled.
     quarter = models.CharField(max_length=7, blank=True)
 
     def __str__(self) -> str:

@@ -9,20 +9,20 @@ from connections.fields import SecretField
 
 
 class SecondFactor(models.Model):
-    """What a person with a local password also needs to sign in: an authenticator app or a passkey."""
+    """An authenticator app or a passkey, which a person with a local password also needs to sign in."""
 
     class Kind(models.TextChoices):
         APP = "app", "Authenticator app"
         PASSKEY = "passkey", "Passkey"
 
-    identity = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)  # its secret is bound to it
+    identity = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)  # the encrypted secret is bound to it
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="second_factors")
     kind = models.CharField(max_length=10, choices=Kind)
     name = models.CharField(max_length=100)
-    # Of an authenticator app: the shared key, and the time step of the last code, which is not accepted again.
+    # Only for an authenticator app: the shared key, and the time step of the last code, which is not accepted again.
     secret = SecretField()
     last_step = models.BigIntegerField(default=0)
-    # Of a passkey, both base64url; the counter shows copies of security keys.
+    # Only for a passkey, both in base64url. The counter reveals copies of security keys.
     credential_id = models.CharField(max_length=1400, blank=True)
     public_key = models.TextField(blank=True)
     sign_count = models.BigIntegerField(default=0)

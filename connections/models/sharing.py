@@ -9,10 +9,10 @@ from connections.models.connections import Connection
 
 
 class Team(models.Model):
-    """A group of people, managed by IT admins or following an Entra group at each sign-in of its members."""
+    """A group of people. IT admins manage its members, or it follows an Entra group."""
 
     name = models.CharField(max_length=120, unique=True)
-    # The group's object ID, as in the "groups" claim. People join and leave as they sign in.
+    # The group's object ID, as in the "groups" claim. Members are updated when they sign in.
     entra_group = models.CharField("Entra group", max_length=120, blank=True)
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, through="TeamMember", related_name="teams")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -47,7 +47,7 @@ class ShareQuerySet(models.QuerySet["Share"]):
 
 
 class Share(models.Model):
-    """The right to use or manage a connection, optionally until a date. Kept after it ends, with ``ended_at``."""
+    """The right to use or manage a connection, optionally until a date. It is kept after it ends, with ``ended_at``."""
 
     class Level(models.TextChoices):
         USE = "use", "Can use: request tokens and view status"
@@ -58,7 +58,7 @@ class Share(models.Model):
     team = models.ForeignKey(Team, models.CASCADE, null=True, related_name="shares")
     level = models.CharField(max_length=6, choices=Level, default=Level.USE)
     until = models.DateTimeField(null=True, blank=True)
-    # Why an IT admin took emergency access to somebody else's connection; empty for all other shares.
+    # Why an IT admin took emergency access to somebody else's connection. Empty for ordinary shares.
     emergency_reason = models.TextField(blank=True, default="", editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")

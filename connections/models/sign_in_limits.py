@@ -2,9 +2,9 @@ from django.db import models
 
 
 class SignInLimit(models.Model):
-    """How often sign-ins were tried by one name, address or browser in the current window.
+    """The number of sign-in attempts from one name, address or browser in the current window.
 
-    services/people/sign_in_limits.py reads and writes it; rows are deleted when their window is over.
+    Used only by services/people/sign_in_limits.py. Rows are deleted when their window has ended.
     """
 
     class Kind(models.TextChoices):
@@ -17,7 +17,7 @@ class SignInLimit(models.Model):
         ALL_STARTS = "all_starts", "sign-ins begun from all addresses"
         START = "start", "sign-ins begun from one address"
         REFUSED = "refused", "sign-ins refused from one address"
-        # Not counted: an address from which the person has signed in.
+        # Not a limit: an address from which the person has signed in before.
         KNOWN_ADDRESS = "known_address", "known address"
 
     kind = models.CharField(max_length=20, choices=Kind)
@@ -25,8 +25,8 @@ class SignInLimit(models.Model):
     label = models.CharField(max_length=200, blank=True)  # the name or address, for the audit trail
     count = models.PositiveIntegerField(default=0)
     refused = models.PositiveIntegerField(default=0)  # attempts refused during the pause
-    ends_at = models.DateTimeField()  # of the window or the pause
-    is_recorded = models.BooleanField(default=False)  # whether the first failure has its audit event
+    ends_at = models.DateTimeField()  # the end of the window or of the pause
+    is_recorded = models.BooleanField(default=False)  # whether the first failure is in the audit trail
     paused_at = models.DateTimeField(null=True)
 
     class Meta:

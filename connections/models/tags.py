@@ -4,7 +4,7 @@ from connections.models.connections import Connection
 
 
 class ConnectionTag(models.Model):
-    """A free word on a connection, for everybody who sees the connection. See services.connections.tags."""
+    """A keyword for a connection, visible to everybody who can see the connection. See services.connections.tags."""
 
     connection = models.ForeignKey(Connection, models.CASCADE, related_name="tags", db_index=False)
     name = models.CharField(max_length=40)

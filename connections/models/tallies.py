@@ -6,19 +6,19 @@ from django.db.models import Sum
 
 class TallyQuerySet(models.QuerySet["Tally"]):
     def connections(self) -> "TallyQuerySet":
-        """Select the counts of connections by app consent and status."""
+        """Select the numbers of connections by app consent and status."""
         return self.filter(subject=Tally.CONNECTIONS)
 
     def totals(self, *columns: str) -> Any:
-        """Return the sum for each combination of the columns, as tuples that end with it."""
+        """Return the sum for each combination of the columns, as tuples whose last item is the sum."""
         return self.order_by().values_list(*columns).annotate(total=Sum("change")).filter(total__gt=0)
 
 
 class Tally(models.Model):
     """Counts of connections and review items, kept by triggers, so that no page has to count a million rows.
 
-    A trigger adds rows and changes none, so that transactions never wait for each other; a count is the sum of its rows.
-    ``services.operations.tallies`` adds them up every minute.
+    The triggers only add rows, so that transactions never wait for each other. The number is the sum of its rows.
+    ``services.operations.tallies`` combines them every minute.
     """
 
     CONNECTIONS = "connections"  # by app consent, with the status as value
@@ -26,7 +26,7 @@ class Tally(models.Model):
     REVIEWS = "reviews"  # of review items, with "<id of the review>:<decision>" as value
 
     subject = models.CharField(max_length=20)
-    # No foreign key, because rows of a removed app registration add up to zero before they are removed.
+    # No foreign key, because the rows of a removed app registration are deleted only after they add up to zero.
     app_consent = models.ForeignKey(
         "AppConsent", models.DO_NOTHING, null=True, related_name="tallies", db_constraint=False, db_index=False
     )

@@ -9,13 +9,13 @@ class Tenant(models.Model):
     """A Microsoft Entra directory, or a shared endpoint for people from many directories."""
 
     name = models.CharField(max_length=120)
-    # One of connections.microsoft.clouds.CLOUDS. No choices, because "sandbox" depends on the settings.
+    # A key of connections.microsoft.clouds.CLOUDS. No choices, because "sandbox" depends on the settings.
     environment = models.CharField(max_length=20)
-    # As in Microsoft's URLs: a GUID, a verified domain, or a shared endpoint. Lower case.
+    # A GUID, a verified domain or a shared endpoint, as in Microsoft's URLs. In lower case.
     directory_id = models.CharField("directory (tenant) ID", max_length=253)
-    # The GUID of directory_id, from Microsoft's discovery document. Callbacks are compared with it.
+    # The GUID of the directory, from Microsoft's discovery document. Callbacks are compared with this value.
     tid = models.CharField(max_length=36, blank=True)
-    # When to check next who has left the directory; null: now.
+    # When to check again whether people have left the directory; null: now.
     people_read_after = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
@@ -32,7 +32,7 @@ class Tenant(models.Model):
 
     @property
     def authority_id(self) -> str:
-        """The directory in Microsoft's URLs: the GUID if known, because domains can move to another directory."""
+        """The directory's ID for Microsoft's URLs: the GUID if known, because domains can move to another directory."""
         return self.directory_id if self.is_shared_endpoint else self.tid or self.directory_id
 
     @property

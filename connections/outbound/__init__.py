@@ -1,1 +1,1 @@
-"""Alerts as e-mails, chat cards and signed webhooks. Nothing here uses the database."""
+"""Alerts as emails, chat cards and signed webhooks. Nothing here uses the database."""

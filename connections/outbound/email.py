@@ -1,4 +1,4 @@
-"""Alerts as e-mails. Their headers prevent automatic replies (RFC 3834) and duplicates, and group them by incident."""
+"""Alerts as emails. Their headers prevent automatic replies (RFC 3834) and duplicates, and group them by incident."""
 
 import hashlib
 from typing import Any
@@ -16,7 +16,7 @@ _COLOURS = {"broken": "#b42318", "ok": "#1a7f37", "warning": "#9a6700", "info": 
 def incident_email(
     alert_text: AlertText, *, to: str, message_id: str, thread: str, portal_url: str
 ) -> EmailMultiAlternatives:
-    """Build the e-mail about one alert. ``thread`` identifies its conversation and may be empty."""
+    """Build the email about one alert. ``thread`` identifies its conversation and may be empty."""
     context = {"alert": alert_text, "colour": _COLOURS[alert_text.tone]}
     return _mail("one", context, alert_text.subject, to, message_id, thread, portal_url)
 

@@ -9,10 +9,10 @@ from django.utils import timezone
 
 from connections.addressing import IT_ADMIN, OWNER, speak_to
 
-SHOWN = 20  # number of affected connections listed by name; the others are only counted
+SHOWN = 20  # affected connections that are listed by name; the others are only counted
 _SUBJECT_LENGTH = 180
 
-# What is wrong; follows the connection's name in the subject.
+# What is wrong, as added to the connection's name in the subject.
 _PROBLEMS = {
     "account": "sign-in required",
     "app_registration": "app credential rejected",
@@ -71,7 +71,7 @@ class AlertText:
 
 
 def build_alert(event: str, facts: dict[str, Any], *, reason: str, at: datetime) -> AlertText:
-    """Build the texts of one alert. ``event`` is a Delivery.Event value, ``at`` the time when it was raised."""
+    """Build the texts of one alert. ``event`` is a value of Delivery.Event, and ``at`` is when the alert was raised."""
     if event == "test":
         return AlertText(
             tone="info",
@@ -96,7 +96,7 @@ def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> A
     is_task, healed = incident["kind"] in TASKS, event == "healed"
     subject, headline, tone = _headlines(event, incident, format_duration(at - opened), is_owner=reason == "owner")
     label = "Connections" if is_task else "Resolved connections" if healed else "Affected connections"
-    # Only the account's owner can sign in again.
+    # Recipients other than the owner get no button for signing in, because only the owner can do that.
     is_elsewhere = healed or closed or (incident["kind"] == "account" and reason != "owner")
     return AlertText(
         tone=tone,
@@ -215,7 +215,7 @@ def _message(message: dict[str, Any]) -> AlertText:
 
 
 def digest_subject(events: list[str]) -> str:
-    """Return the subject of one message about several alerts: "12 updates: 9 new incidents, 3 resolved incidents"."""
+    """Return the subject of a message about several alerts: "12 updates: 9 new incidents, 3 resolved incidents"."""
     counts = [(events.count(event), label) for event, label in _DIGEST_LABELS.items() if event in events]
     parts = [f"{count} {label}{'' if count == 1 else 's'}" for count, label in counts]
     return f"{len(events)} updates: {', '.join(parts)}"

@@ -1,7 +1,7 @@
-"""POST to a URL entered by a person, without opening a way into the portal's own network (SSRF).
+"""Sends POST requests to URLs that people entered, without giving access to the portal's own network (SSRF).
 
-Only addresses that were resolved and checked here are used, whatever the name resolves to a moment later. Redirects and
-proxies are not used, and only the beginning of the answer is read.
+Connections only go to addresses that were resolved and checked here, even if the name resolves to others a moment
+later. Redirects and proxies are not used, and only the beginning of a response is read.
 """
 
 import ipaddress
@@ -23,13 +23,13 @@ _URL_LENGTH = 2000
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Not on the internet, although Python considers some of them "global".
+# Networks that are not on the internet, although Python considers some of them "global".
 _INSIDE = tuple(
     ipaddress.ip_network(network)
     for network in (
         "0.0.0.0/8",
         "100.64.0.0/10",  # carrier-grade NAT
-        "168.63.129.16/32",  # Azure's own services, which can be reached only from inside virtual machines
+        "168.63.129.16/32",  # Azure's own services, which are only reachable from inside virtual machines
         "192.0.0.0/24",
         "192.88.99.0/24",
         "198.18.0.0/15",
@@ -42,7 +42,7 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?", re.ASCII)
 
 
 class TargetRefused(PortalError):
-    """Nothing may be sent to this address; the sentence says why."""
+    """The portal must not send to this address; the error says why."""
 
     code = "target_refused"
     cause = "The portal can't send to this address."
@@ -51,7 +51,7 @@ class TargetRefused(PortalError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A permitted address, split into parts. The path is a secret and is left out of the repr."""
+    """A permitted address, split into parts. The path is a secret, so the repr leaves it out."""
 
     url: str
     host: str
@@ -63,7 +63,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class PostResult:
-    """The status of the answer, or 0 and the reason why no answer arrived."""
+    """The status of the response. If none arrived, ``status`` is 0 and ``failure`` says why."""
 
     status: int
     failure: str = ""
@@ -74,7 +74,7 @@ class PostResult:
 
     @property
     def problem(self) -> str:
-        """Say in one sentence what went wrong."""
+        """Return a sentence about what went wrong."""
         if self.failure:
             return self.failure
         if 300 <= self.status < 400:
@@ -83,7 +83,7 @@ class PostResult:
 
 
 def parse_target(url: str, *, allow_private: bool = False) -> Target:
-    """Check the form of a URL, but not where it leads. Raises TargetRefused with a sentence for the form field."""
+    """Parse a URL and check its form, but not where it leads. Raises TargetRefused with a sentence for the form."""
     if len(url) > _URL_LENGTH or any(not ("!" <= letter <= "~" or letter > "\x9f") for letter in url):
         raise TargetRefused("This isn't a valid web address. It is too long, or contains spaces or control characters.")
     try:
@@ -103,7 +103,7 @@ def parse_target(url: str, *, allow_private: bool = False) -> Target:
 
 
 def check(target: Target, *, allow_private: bool = False) -> list[str]:
-    """Return the host's addresses. Raises TargetRefused if one is not on the internet, OSError if none is found."""
+    """Return the host's addresses. Raises TargetRefused if one is not on the internet, and OSError if there is none."""
     resolved = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(info[4][0]) for info in resolved))
     if not allow_private and not all(is_public(ipaddress.ip_address(item.partition("%")[0])) for item in addresses):
@@ -115,7 +115,7 @@ def check(target: Target, *, allow_private: bool = False) -> list[str]:
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address, or the IPv4 address embedded in an IPv6 one, is on the internet."""
+    """Whether the address is on the internet. For an IPv6 address that embeds an IPv4 address, the latter decides."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
         if inner is None and any(address in network for network in _NAT64):
@@ -136,7 +136,10 @@ def post(
     ca_bundle: str = "",
     timeout: float = TIMEOUT,
 ) -> PostResult:
-    """Send ``body``; ``timeout`` is in seconds, ``ca_bundle`` a PEM file (default: certifi's). Never raises."""
+    """Send ``body`` and return the result. Never raises an error.
+
+    ``timeout`` is in seconds; ``ca_bundle`` is a PEM file (by default, certifi's).
+    """
     try:
         target = parse_target(url, allow_private=allow_private)
         addresses = check(target, allow_private=allow_private)
@@ -166,7 +169,7 @@ def _is_address(text: str) -> bool:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return "%" not in text  # no zone ids
+    return "%" not in text  # without a zone ID
 
 
 def _send(
@@ -201,7 +204,7 @@ def _send(
     except pycurl.error as failed:
         status = handle.getinfo(pycurl.RESPONSE_CODE)
         if failed.args[0] == pycurl.E_WRITE_ERROR and status:
-            return PostResult(status)  # the answer is longer than MAX_ANSWER; only its status matters
+            return PostResult(status)  # the response is longer than MAX_ANSWER, but only its status matters
         return PostResult(0, _REASONS.get(failed.args[0], "The connection was interrupted."))
     finally:
         handle.close()

@@ -1,7 +1,7 @@
 """Chat messages: adaptive cards for the webhooks of Teams and of Power Automate's "Workflows".
 
-Format: learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/how-to/connectors-using. All text is put
-into text runs, which ignore Markdown, so that a connection named "[click](https://…)" does not become a link.
+Format: learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors/how-to/connectors-using. All text is in text
+runs, which don't support Markdown, so that a connection named "[click](https://…)" does not become a link.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 from connections.outbound.message_text import SHOWN, AlertText
 
 _COLOURS = {"broken": "attention", "ok": "good", "warning": "warning", "info": "accent"}
-_TEXT_LENGTH = 1000  # a card may have at most 28 KB
+_TEXT_LENGTH = 1000  # characters; a card may have at most 28 KB
 
 
 def single_card(alert_text: AlertText) -> bytes:

@@ -1,7 +1,7 @@
 """Signed webhooks according to Standard Webhooks 1.0.0 (standardwebhooks.com).
 
-The signature is HMAC-SHA256 over ``id.timestamp.body``, keyed with the secret's bytes. ``webhook-id`` stays the same in
-all attempts, so that a receiver can recognise duplicates.
+The signature is HMAC-SHA256 over ``id.timestamp.body``, and its key is the secret's bytes. All attempts have the same
+``webhook-id``, so that a receiver can recognise duplicates.
 """
 
 import base64
@@ -33,14 +33,14 @@ def new_secret() -> str:
 
 
 def body(event: str, *, at: str, data: dict[str, Any]) -> bytes:
-    """Return the JSON document; ``at`` is the time of the event (ISO 8601, UTC)."""
+    """Return the JSON body. ``at`` is the time of the event (ISO 8601, UTC)."""
     document = {"type": TYPES[event], "timestamp": at, "data": data}
-    # Sort the keys, because databases reorder JSON, but every attempt must send the same bytes.
+    # Sort the keys. Databases reorder JSON, but all attempts must send the same bytes.
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
 def headers(message_id: str, content: bytes, *, timestamp: int, signing_secrets: Iterable[str]) -> dict[str, str]:
-    """Return headers with one signature per secret (two while rotating); ``timestamp`` is in Unix seconds."""
+    """Return the headers, with one signature per secret (two during a rotation). ``timestamp`` is in Unix seconds."""
     return {
         "Content-Type": "application/json",
         "webhook-id": message_id,

@@ -1,4 +1,4 @@
-"""Template tags and filters. They make no queries and know nothing about roles."""
+"""Template tags and filters. They make no queries and don't know about roles."""
 
 import re
 from collections.abc import Callable
@@ -31,9 +31,9 @@ _UNITS = ((365 * 86400, "year"), (30 * 86400, "month"), (86400, "day"), (3600, "
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 # A time as stored in the audit trail, always in UTC.
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
-# Ids that are shown only on the event's own page.
+# IDs that are shown only on the event's own page.
 _ONLY_ON_THE_EVENT = frozenset({"account_tid", "account_oid", "with_id", "with_type", "share_id"})
-# Recorded values that are shown by their label.
+# Recorded values that are shown with other words.
 _WORDS: dict[str, dict[Any, str]] = {
     "status": dict(Connection.Status.choices),
     "authentication_type": dict(AuthenticationType.choices),
@@ -90,14 +90,14 @@ def nav_item(
 def empty_state(
     content: str, *, title: str, icon: str = "inbox", action_url: str = "", action_label: str = ""
 ) -> SafeString:
-    """Render what a page shows instead of an empty list. The text goes between the tags."""
+    """Render the text between the tags as a page's content instead of an empty list."""
     context = {"title": title, "icon": icon, "action_url": action_url, "action_label": action_label, "text": content}
     return render_to_string("partials/empty.html", context)
 
 
 @register.simple_tag
 def request_id() -> str:
-    """Return the request's id in logs and the audit trail; also works on error pages without context."""
+    """Return the request's ID in the logs and the audit trail. This also works on error pages without context."""
     return audit.origin.get().request_id
 
 
@@ -121,7 +121,7 @@ def badge(word: str, tone: str = presentation.OFF) -> SafeString:
 @register.simple_tag(takes_context=True)
 def state_of(context: template.RequestContext, connection: Connection) -> presentation.State:
     user = getattr(context.get("request"), "user", None)
-    # Pages that list many connections read what is needed for all of them at once.
+    # Pages that list many connections load the facts for all of them at once.
     advice = next_steps.advice(connection, facts=context.get("connection_facts"))
     replaced = {"action": advice.action, "who": advice.who} if advice is not None else {}
     return presentation.connection_state(connection, user if isinstance(user, User) else None, **replaced)
@@ -129,13 +129,13 @@ def state_of(context: template.RequestContext, connection: Connection) -> presen
 
 @register.inclusion_tag("microsoft_errors/_box.html", takes_context=True)
 def microsoft_error_box(context: template.Context, during: str, heading: str = "h2") -> dict[str, Any]:
-    """Render the box that explains a pasted error. ``during``: sign_in or consent."""
+    """Render the box that explains pasted errors. ``during`` is sign_in or consent."""
     return {"csrf_token": context.get("csrf_token"), "errors": pasted_errors.shown_errors(during), "heading": heading}
 
 
 @register.filter
 def must_act(incident: Incident) -> str:
-    """Return whom an incident is assigned to: "Bob Jones", "IT admins", "Microsoft", "No one"."""
+    """Return to whom an incident is assigned: "Bob Jones", "IT admins", "Microsoft" or "No one"."""
     if incident.who == Connection.Who.OWNER:
         return incident.assignee_name or "Owner"
     return {Connection.Who.IT_ADMIN: presentation.IT_ADMINS, Connection.Who.MICROSOFT: "Microsoft"}.get(
@@ -145,13 +145,13 @@ def must_act(incident: Incident) -> str:
 
 @register.filter
 def action_for(incident: Incident, user: User) -> str:
-    """Return what to do about an incident, in words for this reader."""
+    """Return what to do about an incident, as a sentence addressed to this user."""
     return presentation.address(incident.action, to_owner=incident.assignee_id == user.pk)
 
 
 @register.filter
 def lasted(incident: Incident) -> str:
-    """Say how long a resolved incident was open."""
+    """Return how long a resolved incident was open; "" if it is still open."""
     if incident.closed_at is None:
         return ""
     words = relative((incident.closed_at - incident.opened_at).total_seconds())
@@ -160,25 +160,25 @@ def lasted(incident: Incident) -> str:
 
 @register.filter
 def lookup(mapping: dict[Any, Any], key: Any) -> Any:
-    """Return ``mapping``'s value for ``key``, or 0."""
+    """Return the value of ``mapping`` for ``key``, or 0."""
     return mapping.get(key, 0)
 
 
 @register.filter
 def ago(when: datetime | None) -> SafeString:
-    """Render a past time as relative; its title is the exact time."""
+    """Render a past time as relative ("3 days ago"). The exact time is its title."""
     return _time(when, in_past=True)
 
 
 @register.filter
 def lasting(when: datetime | None) -> SafeString:
-    """Say how long something has lasted ("for 3 days"); its title is the time when it began."""
+    """Render how long something has lasted ("for 3 days"). The time when it began is its title."""
     return _time(when, in_past=True, worded=lambda words: re.sub(r"^(.*) ago$", r"for \1", words))
 
 
 @register.filter
 def until(when: datetime | None) -> SafeString:
-    """Render a future time as relative ("in 3 days"; "2 hours ago" once it has passed)."""
+    """Render a future time as relative ("in 3 days", or "2 hours ago" once it has passed)."""
     return _time(when, in_past=False)
 
 
@@ -197,8 +197,8 @@ def _time(when: datetime | None, *, in_past: bool, worded: Callable[[str], str] 
 
 
 def relative(seconds: float) -> str:
-    """Put a time span into words; positive seconds are in the past."""
-    # Future spans are rounded up, because "in 15 minutes" must not become 14 a moment later.
+    """Return a time span in words. Positive seconds are in the past."""
+    # Round future spans up, because "in 15 minutes" must not become 14 a moment later.
     distance = seconds if seconds > 0 else 59 - seconds
     for size, unit in _UNITS:
         count = int(distance // size)
@@ -221,7 +221,7 @@ def styled(field: BoundField) -> BoundField:
 
 
 def _dress(field: BoundField) -> str:
-    """Give the widget Tabler's classes, and return the field's layout: plain, check or group."""
+    """Add Tabler's classes to the widget, and return the field's layout: plain, check or group."""
     widget = field.field.widget
     kind = "plain"
     if isinstance(widget, form_widgets.RadioSelect | form_widgets.CheckboxSelectMultiple):
@@ -252,13 +252,13 @@ def initials(user: Any) -> str:
 
 @register.filter
 def capped(number: int) -> str:
-    """Show a number that was counted up to counts.MOST, such as "37" or "1,000+"."""
+    """Return a number that was counted up to counts.MOST as text, such as "37" or "1,000+"."""
     return f"{counts.MOST:,}+" if number > counts.MOST else f"{number:,}"
 
 
 @register.filter
 def person_name(actor_name: str) -> str:
-    """Return the name without the username from the audit trail's "Name <username>"."""
+    """Return the name from the audit trail's "Name <username>"."""
     return actor_name.partition(" <")[0] or actor_name
 
 
@@ -268,7 +268,7 @@ register.filter(type_label)
 
 @register.filter
 def plain(value: Any) -> str:
-    """Format a recorded value for people."""
+    """Return a recorded value as text for people."""
     if value in _NOTHING:
         return "–"
     if isinstance(value, bool):
@@ -291,20 +291,20 @@ def event_sentence(event: Any) -> str:
 
 @register.filter
 def fact_label(name: str) -> str:
-    """Format the name of a recorded value for people: "new_owner" → "New owner"."""
+    """Return the name of a recorded value as a label: "new_owner" → "New owner"."""
     return name.replace("_", " ").capitalize()
 
 
 @register.filter
 def changes_line(changes: dict[str, Any]) -> str:
-    """Summarise the changes in one short line, leaving out empty facts."""
+    """Return the changes as one short line, without empty values."""
     parts = changes_list(changes)
     return "; ".join(parts[:4]) + ("; …" if len(parts) > 4 else "")
 
 
 @register.filter
 def changes_list(changes: dict[str, Any]) -> list[str]:
-    """Describe each change in a few words, leaving out empty facts."""
+    """Describe each change in a few words. Empty values are left out."""
     parts = []
     for name, value in changes.items():
         if name in _ONLY_ON_THE_EVENT or value in _NOTHING:
@@ -321,7 +321,7 @@ def changes_list(changes: dict[str, Any]) -> list[str]:
 
 
 def _worded(name: str, value: Any) -> Any:
-    """Put the recorded values of a column with choices into the words of pages."""
+    """Replace recorded values that have other words on pages."""
     words = _WORDS.get(name, {})
     if isinstance(value, list):
         return [words.get(part, part) if isinstance(part, str) else part for part in value]

@@ -1,4 +1,7 @@
-"""The access history: who could use a connection, and what a person could use, at any past time. Answers have URLs."""
+"""The access history: who could use a connection, and what a person could use, at any time in the past.
+
+Each result has its own URL.
+"""
 
 import csv
 from collections.abc import Sequence
@@ -22,7 +25,7 @@ from connections.services.sharing.history_queries import Access, AccessHistoryQu
 from connections.time_zones import in_utc
 from connections.views.audit import audit_reader
 
-MOST = 200  # rows on the page; the export contains them all
+MOST = 200  # rows on the page; the export has no limit
 _ROLES = "Only IT admins and auditors can view the access history."
 _ASK = "To see who can use your connections, open a connection."
 _LEVELS = {"owner": "Owner", "manage": "Can manage", "use": "Can use"}
@@ -81,7 +84,7 @@ def link(about: str, pk: int) -> str:
 
 
 def _question(form: AccessHistoryForm) -> AccessHistoryQuery | None:
-    """Return the query for something that exists or once existed; None if the form doesn't identify it by its id."""
+    """Return the query for an object that exists or has existed. None if the form doesn't identify one by ID."""
     pk = form.cleaned_data.get(form.about) if form.about else None
     subject = _GET[form.about](pk) if pk else None
     return AccessHistoryQuery(form.about, subject, form.window()) if subject else None
@@ -119,7 +122,7 @@ def _period(window: Window) -> str:
 
 
 def _describe(access: Access, question: AccessHistoryQuery, people: set[int], connections: set[int]) -> dict[str, Any]:
-    """Describe one person or connection in the answer. ``url`` asks the reverse question; ``page`` shows details."""
+    """Describe one person or connection in the result. ``url`` leads to the reverse query, and ``page`` to the details."""
     window = question.window
     lines = [
         {
@@ -149,7 +152,7 @@ def _through(grant: AccessPeriod) -> str:
 
 
 def _when(intervals: Sequence[history_queries.Interval], window: Window) -> tuple[str, ...]:
-    """Return time ranges within the day; empty if the question is about a single moment."""
+    """Return the time ranges within the day; empty if the query is about a single moment."""
     if window.is_moment:
         return ()
     midnight = window.start + timedelta(days=1)

@@ -1,4 +1,4 @@
-"""Who can use what now: connections by people and teams, for IT admins and auditors."""
+"""Current access: connections by people and teams, for IT admins and auditors."""
 
 from datetime import datetime
 from typing import Any
@@ -31,7 +31,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_safe
 @fresh_sign_in_required(also_to_read=True)
 def export(request: HttpRequest) -> HttpResponseBase:
-    """Download the page that is shown as CSV, with one line for each share; a connection without any has one, too."""
+    """Download the current page as CSV, with one line per share. Connections without shares also get a line."""
     _, _, matrix = _read(request)
     rows = [line for row in matrix.rows for line in _lines(row)]
     return csv_export.as_csv("access.csv", HEADER, rows)

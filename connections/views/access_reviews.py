@@ -101,7 +101,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _row(item: ReviewItem, now: datetime, *, is_running: bool) -> dict[str, Any]:
-    """Describe a share to confirm or remove. If ``gone``, it has already ended and needs no answer."""
+    """Return the data of a share to review. If ``gone``, the share has already ended and needs no decision."""
     share = item.share
     changed = share is not None and share.level != item.level
     return {

@@ -31,7 +31,7 @@ from connections.views.form_handling import done, render_form
 @sensitive_post_parameters("password")
 @require_http_methods(["GET", "HEAD", "POST"])
 def sign_in(request: HttpRequest) -> HttpResponse:
-    """Sign in with Microsoft, or with a local password."""
+    """Show the sign-in page, and check a local password."""
     if request.user.is_authenticated:
         return HttpResponseRedirect(sign_in_steps.next_url(request))
     form, until = PasswordSignIn(request), None
@@ -56,7 +56,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_POST
 def microsoft(request: HttpRequest, backend: str) -> HttpResponse:
-    """Begin a sign-in at Microsoft. Each stores a session, so one address may begin only so many."""
+    """Start a sign-in with Microsoft. Each one stores a session, so the number per address is limited."""
     try:
         sign_in_limits.begin_at_microsoft(address=origin.get().address, now=timezone.now())
     except sign_in_limits.TooManyAttempts as refusal:
@@ -69,7 +69,7 @@ def microsoft(request: HttpRequest, backend: str) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def admin_sign_in(request: HttpRequest) -> HttpResponse:
-    """Replace the admin site's sign-in page with the portal's, which is rate-limited and audited."""
+    """Redirect from the admin site's sign-in page to the portal's, which is rate-limited and audited."""
     if request.user.is_authenticated:
         if request.user.is_active and request.user.is_staff:
             return HttpResponseRedirect(sign_in_steps.next_url(request, default=reverse("admin:index")))
@@ -95,7 +95,7 @@ def sign_out(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @fresh_sign_in_required(also_to_read=True)
 def change_password(request: HttpRequest) -> HttpResponse:
-    """Change a local password; every other session ends with it."""
+    """Change a local password. All other sessions of the user end."""
     user = roles.current_user(request.user)
     roles.require(user.has_usable_password(), cause="You sign in with Microsoft.", action="Change your password there.")
     form = NewPasswordForm(user, request.POST or None)
@@ -109,7 +109,7 @@ def change_password(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def profile(request: HttpRequest) -> HttpResponse:
-    """Show one's own account, and choose the time zone."""
+    """Show the user's own account, and set the time zone."""
     user = roles.current_user(request.user)
     form = TimeZoneForm(request.POST or None, initial={"time_zone": user.time_zone})
     if form.is_valid():

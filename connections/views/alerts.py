@@ -206,7 +206,7 @@ def channel_secret(request: HttpRequest, pk: int) -> HttpResponse:
 def preferences(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
     is_admin = roles.person(user).is_admin
-    # A form with every box unticked is submitted without any fields.
+    # If every box is cleared, the submitted form has no fields.
     data = request.POST if request.method == "POST" else None
     form = PreferencesForm(data, choice=alerts.preferences_of(user), is_admin=is_admin)
     if form.is_valid():

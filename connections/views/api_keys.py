@@ -43,7 +43,7 @@ def add(request: HttpRequest) -> HttpResponse:
 
 @sensitive_variables("text")
 def make_for(request: HttpRequest, user: User, *, owner: User) -> HttpResponse:
-    """Create a key for ``owner`` and show it in the response; a redirect would have to store it somewhere."""
+    """Create a key for ``owner`` and show it in the response. For a redirect, it would have to be stored."""
     usable, scopes = querysets.usable_connections(owner), permissions.scopes_for(owner)
     form = ApiKeyForm(request.POST or None, usable=usable, scopes=scopes)
     if form.is_valid():

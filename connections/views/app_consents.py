@@ -17,7 +17,7 @@ from connections.views.form_handling import done, errors_as_messages, errors_on,
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def index(request: HttpRequest, pk: int) -> HttpResponse:
-    """List the app registration's tenants; a POST adds one and shows the link for its consent."""
+    """List the app registration's tenants. A POST request adds a tenant and leads to its consent link."""
     user, app = get_visible(request, querysets.visible_app_registrations, pk)
     roles.require(permissions.can_read_registry(user), action="Ask an IT admin.")
     if request.method == "POST":
@@ -43,7 +43,7 @@ def index(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def check(request: HttpRequest, pk: int, consent_pk: int) -> HttpResponse:
-    """Request an app-only token in the tenant, which shows the consent."""
+    """Request an app-only token in the tenant, which shows whether consent was granted."""
     _, consent = _managed(request, pk, consent_pk)
     with errors_as_messages(request, level=messages.ERROR):
         granted = credential_checks.check_tenant(consent, now=timezone.now())

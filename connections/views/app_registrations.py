@@ -65,7 +65,7 @@ def _in_state(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show one app registration; members see only its name and tenant."""
+    """Show an app registration. Members only see its name and tenant."""
     user, app = get_visible(request, querysets.visible_app_registrations, pk)
     context: dict[str, Any] = {"app": app}
     if permissions.can_read_registry(user):
@@ -87,7 +87,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def redirect_uris() -> list[tuple[str, str]]:
-    """Return purpose and URI of each redirect URI to register in Entra, which compares them exactly (reply-url)."""
+    """Return the purpose and the address of each redirect URI. Entra compares them exactly (reply-url)."""
     sign_in = reverse("social:complete", args=["microsoft-connect"])
     return [
         ("Sign-in", f"{settings.PORTAL_URL}{sign_in}"),
@@ -106,7 +106,7 @@ def _history(user: User, app: AppRegistration) -> list[AuditEvent]:
 @require_http_methods(["GET", "HEAD", "POST"])
 @fresh_sign_in_required(also_to_read=True)
 def add(request: HttpRequest) -> HttpResponse:
-    """Register an application with its first credential; ``?script`` shows the script that creates it in Entra."""
+    """Register an application with its first credential. ``?script`` shows the script that creates it in Entra."""
     user = roles.current_user(request.user)
     roles.require(permissions.can_manage_registry(user))
     if "script" in request.GET:
@@ -176,7 +176,7 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def verify(request: HttpRequest, pk: int) -> HttpResponse:
-    """Test all credentials with Microsoft, or only the one that the form names as ``credential``."""
+    """Test all credentials with Microsoft, or only the one that the form contains as ``credential``."""
     user, app = managed_app(request, pk)
     only = None
     if request.POST.get("credential"):
@@ -196,7 +196,10 @@ def verify(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> None:
-    """Read the expiry dates from Entra. The application must have permission to do so."""
+    """Read the expiry dates from Entra, and show messages about the result.
+
+    The application needs permission to read itself.
+    """
     try:
         result = recorded_expiry.read(app, actor=user, now=timezone.now())
     except PortalError as error:
@@ -212,7 +215,7 @@ def _read_expiries(request: HttpRequest, app: AppRegistration, user: User) -> No
 
 @require_safe
 def script(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show the script that updates an existing app registration in Entra to match the choices made here."""
+    """Show the script that updates the app registration in Entra to match the portal."""
     _, app = managed_app(request, pk)
     return _script_page(request, app)
 

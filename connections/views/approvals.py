@@ -59,7 +59,7 @@ def _context(user: User, approval: Approval) -> dict[str, Any]:
 
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
-    """Approve a request; an app-only connection is then connected at once."""
+    """Approve a request. If the connection is app-only, connect it immediately."""
     user, approval = get_visible(request, _approvals, pk)
     if refusal := _decide(request, user, approval, approvals.approve):
         return refusal
@@ -136,7 +136,7 @@ def finish(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _finish_app_only(request: HttpRequest, connection: Connection, user: User) -> None:
-    # Microsoft can still refuse. The approval stays valid, and the connection's page offers a retry.
+    # Microsoft can still refuse. The approval remains valid, and the user can retry on the connection's page.
     try:
         connection = app_only.finish(connection, actor=user, now=timezone.now())
     except PortalError as error:
@@ -147,7 +147,7 @@ def _finish_app_only(request: HttpRequest, connection: Connection, user: User) -
 
 
 def panel(connection: Connection, *, steps: frozenset[Step]) -> dict[str, Any]:
-    """Return the context for approvals/_panel.html: what the policy says, and what the user can do about it."""
+    """Return the context for approvals/_panel.html: what the policy requires, and what the user can do about it."""
     decision, reasons = approvals.evaluate_approval(connection, connection.granted)
     approval = approvals.latest_request(connection)
     status = connection.status

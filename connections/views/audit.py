@@ -24,7 +24,7 @@ HISTORY_LENGTH = 20
 _ROLES = "Only IT admins and auditors can view the audit trail."
 _ASK = "To see the history of your connections, open a connection."
 
-# The types of objects that have a page, and which of them a person may see.
+# The URL of the page for each type of object, and the objects that a person may see.
 _PAGES: dict[str, tuple[str, Callable[[User], QuerySet[Any]]]] = {
     "AccessReview": ("review", querysets.visible_reviews),
     "AlertChannel": ("alert_channel", querysets.visible_channels),
@@ -105,12 +105,12 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def history(user: User, target: models.Model) -> list[AuditEvent]:
-    """Return the object's latest events that this person may read, for partials/history.html."""
+    """Return the object's latest events that the user may read, for partials/history.html."""
     return list(querysets.history_of(user, target).order_by("-pk")[:HISTORY_LENGTH])
 
 
 def _changes(event: AuditEvent) -> list[dict[str, Any]]:
-    """List the changed fields. A value that only states a fact has no ``before`` (None)."""
+    """Return the changed fields. A value that is a fact rather than a change has no ``before`` (None)."""
     lines = []
     for field, value in event.changes.items():
         is_fact = not (isinstance(value, list) and len(value) == 2)
@@ -120,7 +120,7 @@ def _changes(event: AuditEvent) -> list[dict[str, Any]]:
 
 
 def recorded_actions() -> list[str]:
-    """Return all recorded actions in alphabetical order. Reads only the index, not the whole trail."""
+    """Return all recorded actions in alphabetical order. The query reads only the index, not the whole trail."""
     table = AuditEvent._meta.db_table
     with database.cursor() as cursor:
         cursor.execute(
@@ -132,7 +132,7 @@ def recorded_actions() -> list[str]:
 
 
 def _target_url(user: User, event: AuditEvent) -> str:
-    """Return the URL of the object's page; "" if there is none, it was deleted, or this person may not see it."""
+    """Return the URL of the object's page; "" if there is none, it was deleted, or the user may not see it."""
     url_name, visible = _PAGES.get(event.target_type, ("", None))
     if visible is None or not event.target_id.isdigit() or not visible(user).filter(pk=event.target_id).exists():
         return ""

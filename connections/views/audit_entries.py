@@ -19,14 +19,14 @@ from connections.views import list_pages
 
 SIZE = 50
 
-Key = tuple[datetime, int, int]  # time, table and row: unique, and the sort order of the list
+Key = tuple[datetime, int, int]  # time, table and row: unique, and the order of the list
 
 
 Entry = AuditEvent | SimpleNamespace
 
 
 def _as_event(fetch: TokenFetch) -> SimpleNamespace:
-    """Give a row of token requests the attributes of an event."""
+    """Return a row of token requests as an object with the attributes of an event."""
     return SimpleNamespace(
         fetch=fetch,
         action=AuditAction.CONNECTION_TOKEN_FETCHED,
@@ -56,7 +56,7 @@ class _Source:
 def page(
     request: HttpRequest, events: QuerySet[AuditEvent] | None, fetches: QuerySet[TokenFetch] | None
 ) -> list_pages.Page[Any]:
-    """Return the page that the query string asks for, or the first page if its key is invalid."""
+    """Return the page for the key in the query string, or the first page if that key is missing or invalid."""
     sources = [_Source(1, events, "at")] if events is not None else []
     sources += [_Source(0, fetches, "minute")] if fetches is not None else []
     keyed_page = list_pages.keyset_page(
@@ -73,7 +73,7 @@ def page(
 
 
 def _rows(sources: list[_Source], key: Key | None, *, backwards: bool) -> list[tuple[Key, Entry]]:
-    """Return one row more than fits on a page, in reading direction."""
+    """Return one row more than fits on a page, in the direction of paging."""
     per_source = [_source_rows(source, key, backwards=backwards) for source in sources]
     return list(heapq.merge(*per_source, key=lambda row: row[0], reverse=not backwards))[: SIZE + 1]
 
@@ -95,7 +95,7 @@ def _beyond(source: _Source, key: Key, *, backwards: bool) -> Q:
         same &= Q(**{f"pk__{lookup}": pk})
     elif (source.rank > rank) is not backwards:
         same = Q(pk=None)  # rows with this time are on the other side of the key
-    # The first condition allows the database to use the index.
+    # This condition lets the database use the index.
     return Q(**{f"{source.when}__{lookup}e": when}) & (Q(**{f"{source.when}__{lookup}": when}) | same)
 
 

@@ -15,7 +15,7 @@ _TYPES = {Format.CSV: "text/csv; charset=utf-8", Format.JSONL: "application/x-nd
 @require_POST
 @fresh_sign_in_required()
 def export(request: HttpRequest) -> StreamingHttpResponse:
-    """Stream everything that matches the filter. This is a POST because the export itself is recorded."""
+    """Stream all events and token requests that match the filter. POST is required, because the export is recorded."""
     user = roles.current_user(request.user)
     roles.require(permissions.can_export_audit(user), cause="Only auditors can export.", action="Ask an auditor.")
     form = filter_form(request.POST)

@@ -18,7 +18,7 @@ from connections.views.form_handling import errors_as_messages, errors_on, get_v
 
 Action, ItemState = BulkAction.Action, BulkItem.State
 
-# What an action does to each connection that isn't skipped, before it is started.
+# Texts that say, before an action starts, what it will do to each connection that isn't skipped.
 EFFECTS = {
     Action.CHECK: "Microsoft is asked for a new token for each connection, one after the other.",
     Action.SHARE: "The recipients get access immediately, and we notify the owners.",
@@ -44,7 +44,7 @@ VERBS = {
 
 
 def choices(filters: list_pages.Filters, user: User) -> dict[str, Any]:
-    """Return the context for bulk_actions/_choices.html on a list of connections; {} for people who only read."""
+    """Return the context for bulk_actions/_choices.html on a list of connections; {} for read-only users."""
     if not permissions.can_change_many(user):
         return {}
     return {"actions": Action.choices, "most": bulk_actions.MOST_CONNECTIONS}
@@ -76,7 +76,7 @@ def add(request: HttpRequest) -> HttpResponse:
 
 
 def _selected(request: HttpRequest, user: User) -> list[Connection]:
-    """Return the selected connections, as far as they are visible, in the order of the list."""
+    """Return the visible ones among the selected connections, in the order of the list."""
     visible, most = querysets.visible_connections(user).order_by("name", "pk"), bulk_actions.MOST_CONNECTIONS
     if "all" not in request.POST:
         pks = [int(pk) for pk in request.POST.getlist("connection")[: most + 1] if pk.isdecimal() and len(pk) < 19]
@@ -89,7 +89,7 @@ def _selected(request: HttpRequest, user: User) -> list[Connection]:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """The preview of a prepared action, the progress of a running one, or the result."""
+    """Show the preview of a prepared action, the progress of a running one, or the result."""
     user, bulk_action = get_visible(request, querysets.visible_bulk_actions, pk)
     return _render(request, user, bulk_action)
 
@@ -125,7 +125,7 @@ def _render(request: HttpRequest, user: User, bulk_action: BulkAction, form: Opt
 
 @require_POST
 def preview(request: HttpRequest, pk: int) -> HttpResponse:
-    """Set the action's options and show what they would do."""
+    """Save the action's options and show what they would do."""
     user, bulk_action = get_visible(request, querysets.visible_bulk_actions, pk)
     form = options_form(bulk_action, bulk_options.load(bulk_action), request.POST, user=user)
     if form is not None and bulk_action.is_draft:

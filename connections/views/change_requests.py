@@ -1,4 +1,4 @@
-"""Changes that one person may not make alone: what was asked for, the decision, and making the change."""
+"""Changes that need a second person: the request, the decision, and making the change."""
 
 from collections.abc import Callable
 from typing import Any
@@ -97,7 +97,7 @@ def carry_out(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def ask(request: HttpRequest, needed: four_eyes.SecondPersonNeeded) -> HttpResponse:
-    """Ask for approval of the change that the user just tried to make, and show the request."""
+    """Request approval of the change that the user tried to make, and show the request."""
     user = roles.current_user(request.user)
     change = four_eyes.ask(needed.change, actor=user, now=timezone.now())
     messages.warning(request, f"{needed.cause} No changes were made. We requested approval.")

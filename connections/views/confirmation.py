@@ -1,4 +1,4 @@
-"""The page that asks a signed-in person to prove again who they are; see connections/fresh_sign_in.py."""
+"""The page on which signed-in people confirm their identity again; see connections/fresh_sign_in.py."""
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -21,9 +21,9 @@ from connections.views.form_handling import render_form
 @sensitive_post_parameters("password")
 @require_http_methods(["GET", "HEAD", "POST"])
 def confirm(request: HttpRequest) -> HttpResponse:
-    """Ask for the password (and the second factor), or redirect to Microsoft."""
+    """Ask for the password (and the second factor), or offer to confirm with Microsoft."""
     user = roles.current_user(request.user)
-    # The page with what was typed, or the page that was asked for.
+    # Where to go afterwards: to the page with the form that is being held, or to the requested page.
     url = reverse("confirm_continue") if HELD_FORM in request.session else sign_in_steps.next_url(request)
     form = ConfirmPasswordForm(request.POST or None)
     if user.has_usable_password() and form.is_valid():
@@ -51,7 +51,7 @@ def confirm(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def proceed(request: HttpRequest) -> HttpResponse:
-    """Show what was about to be sent before the confirmation; a button sends it."""
+    """Show the form that was about to be sent before the confirmation, with a button that sends it."""
     held = request.session.get(HELD_FORM)
     if held is None:
         return redirect("home")

@@ -1,4 +1,4 @@
-"""Create a connection: the catalogue of Microsoft services, and the form for one of them."""
+"""Creating a connection: the catalogue of Microsoft services, and the form for one of them."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -28,16 +28,16 @@ from connections.views.app_registrations import redirect_uris
 from connections.views.credentials import show_refusal
 from connections.views.form_handling import errors_on
 
-MOST_TENANTS = 20  # the app registration's page lists all
-MOST_APPS = 100  # offered for choice; the page of an app registration leads to the form for it
+MOST_TENANTS = 20  # offered for choice; the app registration's page lists all of them
+MOST_APPS = 100  # offered for choice; the page of each app registration leads to its form
 TRUST_FIRST = "Create the federated credential in Entra with the values below. Then sign in on the connection's page."
-# Where the form shows errors about fields that have other names in services.
+# Where the form shows errors about fields that services call by other names.
 _FIELDS = {"allows_app_only": "kind", "allows_delegated": "kind", "capabilities": "chosen", "tenant": "directory_id"}
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """Show the services to connect to; ``?app`` and ``?tenant`` carry what was chosen before."""
+    """Show the services to connect to. ``?app`` and ``?tenant`` are earlier choices, passed on in links."""
     user = roles.current_user(request.user)
     _require_can_connect(user)
     filters = list_pages.Filters(request, search=("label",), placeholder="Service or permission")
@@ -64,7 +64,7 @@ def _number(text: str) -> int:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def service(request: HttpRequest, connector: str) -> HttpResponse:
-    """Connect to one service through an app registration, then sign in to Microsoft (delegated)."""
+    """Create a connection to one service through an app registration. If it is delegated, continue with the sign-in."""
     user, chosen = roles.current_user(request.user), _connector(connector)
     _require_can_connect(user)
     policies = evaluate.load_policies()
@@ -101,9 +101,9 @@ def _connector(key: str) -> Connector:
 
 
 def _usable_apps(user: User, policies: PolicySet) -> tuple[list[AppRegistration], list[str]]:
-    """Return the app registrations through which the user can connect now, and why the policy closes the others.
+    """Return the app registrations that the user can connect through, and why the policy rules out the others.
 
-    Looks at no more than MOST_APPS of them. Those that Microsoft accepts come first.
+    Only MOST_APPS of them are considered. Those that Microsoft accepts come first.
     """
     candidates = list(querysets.connectable_app_registrations(user)[:MOST_APPS])
     reasons = {app: evaluate.why_closed(policies.of(app), app) for app in candidates}
@@ -114,9 +114,10 @@ def _usable_apps(user: User, policies: PolicySet) -> tuple[list[AppRegistration]
 def _chosen_app(
     request: HttpRequest, user: User, apps: list[AppRegistration], policies: PolicySet
 ) -> AppRegistration | None:
-    """Return the app registration to connect through, or None if there is none, or a form does not say which.
+    """Return the app registration to connect through.
 
-    Raises Http404, NotAllowed or PolicyForbids if the request names one that cannot be used.
+    None if there is none, or if the form has been sent without choosing one of several. Raises Http404 or NotAllowed if
+    the request contains one that cannot be used.
     """
     named = request.POST.get("app") or request.GET.get("app")
     if not named:
@@ -132,7 +133,7 @@ def _chosen_app(
 
 
 def _chosen_tenant(request: HttpRequest, app: AppRegistration, policies: PolicySet) -> Tenant:
-    """Return the tenant to connect in, by default the app registration's own. Raises Http404 or PolicyForbids."""
+    """Return the tenant to connect in, by default that of the app registration. Raises Http404 or PolicyForbids."""
     number = _number(request.POST.get("tenant") or request.GET.get("tenant") or str(app.tenant_id))
     tenant = app.tenant
     if number != app.tenant_id:
@@ -143,7 +144,7 @@ def _chosen_tenant(request: HttpRequest, app: AppRegistration, policies: PolicyS
 
 
 def _tenants(app: AppRegistration, chosen: Tenant) -> list[Tenant]:
-    """Return the tenants to offer, the chosen one first."""
+    """Return the tenants to offer, with the chosen one first."""
     others = app.consents.exclude(tenant=chosen).select_related("tenant").order_by("tenant__name")[:MOST_TENANTS]
     return [chosen, *(consent.tenant for consent in others)]
 
@@ -168,7 +169,7 @@ def _require_link_possible(request: HttpRequest, data: dict[str, Any], *, is_per
 
 
 def _continue(request: HttpRequest, user: User, connection: Connection) -> HttpResponse:
-    """Go on with a new connection: to Microsoft, to its sign-in link, or to its page."""
+    """Return the next page for a new connection: the Microsoft sign-in, its sign-in link, or the connection's page."""
     if connection.is_delegated and "by_link" in request.POST:
         try:
             return sign_in_links.show_new(request, user, connection)
@@ -190,7 +191,7 @@ def _continue(request: HttpRequest, user: User, connection: Connection) -> HttpR
 @require_http_methods(["GET", "HEAD", "POST"])
 @fresh_sign_in_required(also_to_read=True)
 def add_app(request: HttpRequest, connector: str) -> HttpResponse:
-    """Connect to one service through an app registration that is added with the connection."""
+    """Create a connection to one service through an app registration that is added in the same form."""
     user, chosen = roles.current_user(request.user), _connector(connector)
     _require_can_connect(user)
     roles.require(
@@ -251,7 +252,7 @@ def _connect_new(request: HttpRequest, user: User, data: dict[str, Any], secret:
         data["reason"],
     )
     connection = new_app.connect(new, wishes, actor=user, now=timezone.now())
-    if not connection.app_registration.is_ready:  # a federated credential, which Microsoft must be told to trust
+    if not connection.app_registration.is_ready:  # a federated credential, which must first be added in Entra
         messages.info(request, f"{connection} was saved. {TRUST_FIRST}")
         return redirect("app", pk=connection.app_registration_id)
     return _continue(request, user, connection)

@@ -1,4 +1,4 @@
-"""What a connection's page draws: its life, its next expirations, and its use by key."""
+"""The charts on a connection's page: its history, its next expirations, and its use by key."""
 
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -15,9 +15,9 @@ from connections.services.expiry.forecast import ForecastSummary
 from connections.services.operations import daily_figures
 
 DAYS = 30
-MOST_KEYS = 5  # drawn in a colour of their own; the others are summed up
+MOST_KEYS = 5  # with colours of their own; the other keys are added up
 MOST_MOMENTS = 20
-# What changed a connection for good, and its tone. Tests and token requests are in the history below.
+# Events with a lasting effect on a connection, with their tone. Tests and token requests are not included.
 _LIFE = {
     AuditAction.CONNECTION_CREATED: presentation.WAITING,
     AuditAction.CONNECTION_CONNECTED: presentation.OK,
@@ -33,7 +33,7 @@ _LIFE = {
 
 
 def life(user: User, connection: Connection, now: datetime) -> Timeline:
-    """Return the last events that changed the connection, from its creation until now."""
+    """Return a timeline of the last events that changed the connection, from its creation until now."""
     events = querysets.history_of(user, connection).filter(action__in=_LIFE).order_by("-pk")[:MOST_MOMENTS]
     rows = sorted(events, key=lambda event: (event.at, event.pk))
     moments = [Moment(row.at, _sentence(row.action, row.actor_name), _LIFE[AuditAction(row.action)]) for row in rows]
@@ -49,7 +49,7 @@ def _sentence(action: str, actor_name: str) -> str:
 
 
 def expirations(outlook: ForecastSummary, now: datetime) -> Timeline | None:
-    """Return the next expirations on a line of a year, or of less if all are soon; None if there are none."""
+    """Return a timeline of the next expirations; None if there are none. It spans 30 days, 90 days or a year."""
     ahead = [forecast for forecast in outlook.forecasts if forecast.at > now]
     if not ahead:
         return None
@@ -60,9 +60,10 @@ def expirations(outlook: ForecastSummary, now: datetime) -> Timeline | None:
 
 
 def use(user: User, connection: Connection, now: datetime) -> dict[str, Any]:
-    """Return the recent token requests and a chart of them: all of them for whoever manages or oversees the connection.
+    """Return recent token requests and a chart of them.
 
-    Who may only use the connection sees the requests of their own keys, and no other key's name or address.
+    People who manage or oversee the connection see all requests. People who may only use it see the requests of their
+    own keys, without the names and addresses of other keys, and no chart.
     """
     sees_all = permissions.can_reconnect(user, connection) or permissions.can_read_registry(user)
     fetches = connection.fetches.all() if sees_all else connection.fetches.filter(key__owner=user)

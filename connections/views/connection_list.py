@@ -1,4 +1,4 @@
-"""The list of connections: its filters, orders, columns and row menus, and its download."""
+"""The list of connections, with its filters, orders, columns, row menus and download."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -24,7 +24,7 @@ from connections.services.policy.next_steps import AWAITS_NEW_OWNER
 from connections.validators import parse_tags
 from connections.views import list_pages
 
-PAGE = "connections"  # of saved views and chosen columns
+PAGE = "connections"  # the list's name in saved views and chosen columns
 COLUMNS = {
     "owner": "Owner",
     "type": "Type",
@@ -37,7 +37,7 @@ DEFAULT_COLUMNS = ("owner", "app", "refreshed", "expires")
 SORTS = (
     list_pages.Sort("name", "Name: A to Z", ("name", "pk")),
     list_pages.Sort("-name", "Name: Z to A", ("-name", "-pk")),
-    # Connections are numbered in the order in which they are created.
+    # IDs increase in the order of creation.
     list_pages.Sort("-created", "Newest first", ("-pk",)),
     list_pages.Sort("created", "Oldest first", ("pk",)),
 )
@@ -46,7 +46,7 @@ Status = Connection.Status
 
 
 def filters_of(request: HttpRequest) -> list_pages.Filters:
-    """Return the filters that the query string asks for. Bulk actions on all matching connections use them, too."""
+    """Return the filters from the query string. Bulk actions on all matching connections use them, too."""
     return list_pages.Filters(
         request,
         model=Connection,
@@ -69,12 +69,12 @@ def _tagged(connections: QuerySet[Connection], tag: str) -> QuerySet[Connection]
     try:
         names = parse_tags([tag])
     except InvalidInput:
-        return connections.none()  # no connection has such a tag
+        return connections.none()  # an invalid tag matches no connection
     return connections.filter(tags__name=names[0]) if names else connections
 
 
 def layout(user: User, filters: list_pages.Filters) -> dict[str, Any]:
-    """Return the context for the columns: which are shown, which can be, and the links of those that can be sorted."""
+    """Return the context for the columns: those that are shown, all available ones, and the links for sorting."""
     chosen = preferences.columns_of(user, PAGE, DEFAULT_COLUMNS)
     return {
         "columns": [name for name in COLUMNS if name in chosen],
@@ -85,9 +85,9 @@ def layout(user: User, filters: list_pages.Filters) -> dict[str, Any]:
 
 
 def menus(user: User, connections: Iterable[Connection]) -> dict[int, dict[str, bool]]:
-    """Return what each row's menu offers, by connection ID, using one query for all rows.
+    """Return the items of each row's menu by connection ID, with one query for all rows.
 
-    What the policy or the connection's state doesn't allow is explained once it is chosen.
+    An item that the policy or the connection's state doesn't allow is still offered. Choosing it explains why.
     """
     rows = list(connections)
     managed = permissions.managed_among(user, rows)
@@ -111,7 +111,7 @@ def menus(user: User, connections: Iterable[Connection]) -> dict[int, dict[str, 
 
 @require_POST
 def columns(request: HttpRequest) -> HttpResponse:
-    """Remember which columns this person wants to see."""
+    """Save which columns the user wants to see."""
     user = roles.current_user(request.user)
     chosen = [name for name in request.POST.getlist("column") if name in COLUMNS]
     preferences.choose_columns(user, PAGE, chosen)
@@ -130,7 +130,7 @@ def export(request: HttpRequest) -> HttpResponseBase:
 
 
 def _lines(matching: QuerySet[Connection], filters: list_pages.Filters) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a download, reading CHUNK at a time."""
+    """Yield the rows of a download. CHUNK rows are read at a time."""
     order = filters.sort.order if filters.sort else SORTS[0].order
     key: list[Any] | None = None
     while True:

@@ -43,13 +43,13 @@ from connections.views.audit import history
 from connections.views.form_handling import done, errors_as_messages, errors_on, get_visible
 from connections.views.mailboxes import attached
 
-MOST_TENANTS = 20  # other tenants that the form offers; the app registration's page lists all
-RECENT_SIGN_IN = 600  # seconds after which the page explains why an unfinished sign-in may have failed
+MOST_TENANTS = 20  # other tenants offered in the form; the app registration's page lists all of them
+RECENT_SIGN_IN = 600  # seconds after which the page explains possible errors of an unfinished sign-in
 Status = Connection.Status
-# Statuses in which the person may have seen an error at Microsoft.
+# Statuses in which the person may have seen an error on Microsoft's pages.
 UNFINISHED = frozenset((Status.PENDING, Status.RECONNECT_NEEDED, Status.CONSENT_NEEDED, Status.BLOCKED))
 
-# States in which a sign-in changes nothing before an IT admin has acted.
+# States in which an IT admin must act before a sign-in makes sense.
 _OTHERS_FIRST = (EffectiveStatus.APP_REJECTED, *effective_status.AWAITING)
 
 
@@ -77,7 +77,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def _rows(connections: list[Connection]) -> list[dict[str, Any]]:
-    """List each connection with its next expiration, permission drift and policy violations."""
+    """Return each connection with its next expiration, permission drift and policy violations."""
     effective_status.load(connections)
     forecasts = expiry_forecast.next_expirations(connections, now=timezone.now())
     by_exchange = probes.granted_by_exchange(connections)
@@ -96,9 +96,9 @@ def _rows(connections: list[Connection]) -> list[dict[str, Any]]:
 def render_with_permissions(
     request: HttpRequest, template: str, form: CapabilitiesForm, context: dict[str, Any], *also: Form
 ) -> HttpResponse:
-    """Render the form with the permissions it currently requires. A preview shows them even if fields have errors.
+    """Render the form with the permissions that it currently requires. A preview shows them even if fields have errors.
 
-    ``also`` are other forms on the page, whose errors count, too.
+    ``also`` are other forms on the page, whose errors also result in status 422.
     """
     is_preview, has_errors = "preview" in request.POST, any(each.errors for each in (form, *also))
     context = {**context, "form": form, "permissions": form.permissions()}
@@ -156,7 +156,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _resources(connection: Connection, *, may_sign_in: bool) -> list[dict[str, Any]]:
-    """Return what the connection's tokens can be for; [] if that is only Microsoft Graph."""
+    """Return the resources that the connection has tokens for; [] if that is only Microsoft Graph."""
     others = list(connection.resource_tokens.all())
     if connection.connected_at is None or (not others and connection.resource == resources.GRAPH):
         return []
@@ -180,12 +180,12 @@ def _resources(connection: Connection, *, may_sign_in: bool) -> list[dict[str, A
 
 
 def _note(note: str, connection: Connection) -> str:
-    """Return a capability's note unless it is about the other type of connection; each note names its type."""
+    """Return a capability's note; "" if the note is about the other type of connection."""
     return "" if note.startswith("For app-only connections") == connection.is_delegated else note
 
 
 def _selected_access(connection: Connection) -> list[tuple[str, str]]:
-    """Return the commands that grant single sites or files, if the connection's permissions need them."""
+    """Return the commands that grant access to single sites or files, if the connection's permissions require this."""
     app, required = connection.app_registration, permission_drift.required_permissions(connection)
     return selected_access.commands(
         required, environment=app.tenant.environment, client_id=app.client_id, app_name=app.name
@@ -193,7 +193,7 @@ def _selected_access(connection: Connection) -> list[tuple[str, str]]:
 
 
 def _offers(connection: Connection, steps: frozenset[Step]) -> dict[str, Any]:
-    """Return what the page offers, given the connection's status and the steps that are possible."""
+    """Return what the page offers, based on the connection's status and the steps that are possible."""
     status, effective = connection.status, effective_status.of(connection)
     return {
         "is_active": effective == EffectiveStatus.ACTIVE,
@@ -216,7 +216,7 @@ def _offers(connection: Connection, steps: frozenset[Step]) -> dict[str, Any]:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Change the name and capabilities; new permissions are granted at the next sign-in."""
+    """Change the name and capabilities. Additional permissions are granted at the next sign-in."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only the owner can change this connection.")
     policies = evaluate.load_policies().of(connection.app_registration)
@@ -271,7 +271,7 @@ def add_mailbox_permission(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def sign_in(request: HttpRequest, pk: int) -> HttpResponse:
-    """Send the owner to Microsoft: the first time, after access was lost, or to grant more permissions."""
+    """Redirect the owner to Microsoft: for the first time, after access was lost, or to grant more permissions."""
     user = roles.current_user(request.user)
     return sign_in_at_microsoft(request, get_object_or_404(querysets.visible_connections(user), pk=pk))
 
@@ -281,7 +281,7 @@ def sign_in_at_microsoft(request: HttpRequest, connection: Connection) -> HttpRe
         sign_in_service.begin(connection, actor=roles.current_user(request.user), now=timezone.now())
     except ApprovalNeeded as error:
         return wait_for_approval(request, connection, error)
-    # One of its other resources, if only that one lacks consent.
+    # Sign in for one of the connection's other resources, if only that resource lacks consent.
     resource = request.POST.get("resource", "")
     if connection.status == Status.ACTIVE and connection.resource_tokens.filter(resource=resource).exists():
         return pipeline.to_microsoft(request, connection, resource=resource, walked=(resource,))
@@ -289,7 +289,7 @@ def sign_in_at_microsoft(request: HttpRequest, connection: Connection) -> HttpRe
 
 
 def wait_for_approval(request: HttpRequest, connection: Connection, error: ApprovalNeeded) -> HttpResponse:
-    """Lead to the connection's page, which shows the request for approval, or offers to create one."""
+    """Redirect to the connection's page, which shows the request for approval or offers to create one."""
     if policy_approvals.open_request(connection) is not None:
         messages.info(request, "Approval requested. You can sign in after an IT admin has approved.")
     else:
@@ -299,7 +299,7 @@ def wait_for_approval(request: HttpRequest, connection: Connection, error: Appro
 
 @require_POST
 def check(request: HttpRequest, pk: int) -> HttpResponse:
-    """Refresh the connection's token now and report the result."""
+    """Refresh the connection's token and report the result."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     with errors_as_messages(request):
         connection = scheduler.check_now(connection, actor=user, now=timezone.now())

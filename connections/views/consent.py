@@ -17,7 +17,7 @@ from connections.models import AppRegistration, ConsentLink, Tenant, User
 from connections.services.consent import admin_consent
 from connections.views.form_handling import errors_as_messages, errors_on, get_visible
 
-SHOWN = 10  # most recent links shown on the page
+SHOWN = 10  # latest links shown on the page
 State = ConsentLink.State
 
 
@@ -51,7 +51,7 @@ def _row(link: ConsentLink, may_ask: bool, names: dict[str, str], now: datetime)
     return {
         "link": link,
         "directory": tenant.name if is_own else names.get(link.directory_id, link.directory_id),
-        "url": admin_consent.consent_url(link, now=now) if may_ask else "",  # "" if the link cannot be used
+        "url": admin_consent.consent_url(link, now=now) if may_ask else "",  # "" if the link can't be used
         "awaits_proof": link.state == State.GRANTED and not link.cause,  # no token has confirmed the permissions yet
         "checkable": may_ask and waiting and admin_consent.can_be_verified(link),
         "expired": link.state == State.OPEN and link.requested_at <= now - admin_consent.VALID_FOR,
@@ -60,7 +60,7 @@ def _row(link: ConsentLink, may_ask: bool, names: dict[str, str], now: datetime)
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def start(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show the consents and a form for a new link. ``go`` opens the link at once; ``check`` verifies an old one."""
+    """Show the consents and a form for a new link. ``go`` also opens the new link; ``check`` verifies an old one."""
     user, app = get_visible(request, querysets.visible_app_registrations, pk)
     roles.require(permissions.can_read_registry(user), action="Ask an IT admin.")
     if request.method == "POST":
@@ -93,10 +93,10 @@ def _check(request: HttpRequest, app: AppRegistration, user: User) -> HttpRespon
 @never_cache
 @require_GET
 def callback(request: HttpRequest) -> HttpResponse:
-    """Handle the redirect back from Microsoft, once for each link.
+    """Handle the redirect back from Microsoft. Each link can be used only once.
 
-    This GET request changes data, as an OAuth callback must, for whoever brings the one-time state of a link created by
-    an IT admin. Without a sign-in, the page says what happened and nothing else.
+    As an OAuth callback, this GET request changes data. It needs no sign-in, but the one-time state of a link that an
+    IT admin created. To people who are not signed in, the page shows only the outcome.
     """
     user = request.user if isinstance(request.user, User) else None
     try:

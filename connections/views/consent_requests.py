@@ -29,7 +29,7 @@ DECLINED_BY_PERSON = "AADSTS65004"
 
 
 def recent_requests(user: User) -> list[dict[str, Any]]:
-    """List the user's own open or recently declined requests. If ``sign_in``, signing in is the next step."""
+    """Return the user's open or recently declined requests. ``sign_in`` says whether signing in is the next step."""
     own = without_tokens(user.consent_requests.select_related("connection", "app_registration"))[:LISTED]
     return [{"request": row, "sign_in": _can_sign_in(user, row)} for row in own if _is_recent(row)]
 
@@ -53,7 +53,8 @@ def _can_sign_in(user: User, consent_request: ConsentRequest) -> bool:
 def panel(user: User, connection: Connection, *, offer: bool = False) -> dict[str, Any]:
     """Return the context for consent_requests/_panel.html: the current request, or the form for a new one.
 
-    Set ``offer`` if Microsoft has just asked for an administrator; otherwise the connection's state decides.
+    With ``offer``, the form is always offered, because Microsoft has just asked for an administrator. Otherwise this
+    depends on the connection's state.
     """
     latest = connection.consent_requests.order_by("-pk").first()
     shown = latest if latest is not None and _is_recent(latest) else None
@@ -87,7 +88,7 @@ def _needs_admin_consent(connection: Connection) -> bool:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def add(request: HttpRequest, pk: int) -> HttpResponse:
-    """Ask the IT admins for the consent a connection lacks. If a request is already open, it is used instead."""
+    """Request the consent that a connection lacks from the IT admins. An open request is used again."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(
         permissions.can_ask_consent(user, connection),
@@ -165,7 +166,7 @@ def _buttons(*, is_approved: bool, has_link: bool) -> list[tuple[str, str, str]]
 
 @require_POST
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
-    """Approve a request; with ``go`` in the form, also open Microsoft's consent page at once."""
+    """Approve a request. With ``go`` in the form, also open Microsoft's consent page."""
     user, consent_request = get_visible(request, _consent_requests, pk)
     roles.require(permissions.can_manage_registry(user), action="Ask an IT admin.")
     form = ConsentDecisionForm(request.POST, others=0)

@@ -33,9 +33,9 @@ UPLOAD_FIRST = (
 EXPIRES_SOON = timedelta(days=30)
 _SECRETS_OF_RENEWALS = ("old__secret", "old__private_key", "new__secret", "new__private_key")
 
-# For each kind, the field that shows errors about the credential itself.
+# The field that shows errors about the credential itself, by kind.
 _FIELDS = {credential_forms.SECRET: "secret", credential_forms.UPLOAD: "certificate_file"}
-# What to do in Entra after a credential was added that the portal can't test yet.
+# What must be done in Entra after a credential was added that the portal can't test yet.
 NEXT_STEPS = {AppCredential.Kind.CERTIFICATE: UPLOAD_FIRST, AppCredential.Kind.FEDERATED: TRUST_FIRST}
 
 
@@ -44,13 +44,13 @@ class CredentialRow:
     credential: AppCredential
     certificate: certificates.CertificateDetails | None
     days_left: int | None
-    is_waiting: bool  # for being added in Entra
+    is_waiting: bool  # whether it still has to be added in Entra
     replaced_by: AppCredential | None  # a newer, accepted credential that expires later
-    trust: issuer.Trust | None  # of a live federated credential that uses the portal's own keys
+    trust: issuer.Trust | None  # only of an active federated credential that uses the portal's own keys
 
     @property
     def warns(self) -> bool:
-        """Whether the credential is still needed and has expired or expires within 30 days."""
+        """Whether a credential that is still needed has expired or expires within 30 days."""
         if self.credential.retired_at is not None or self.replaced_by is not None:
             return False
         return self.days_left is not None and self.days_left <= EXPIRES_SOON.days
@@ -84,7 +84,7 @@ def panel(app: AppRegistration, now: datetime) -> dict[str, Any]:
 
 
 def rows(app: AppRegistration, now: datetime) -> list[CredentialRow]:
-    """List the live credentials in the order they are tried, followed by the retired ones."""
+    """Return the active credentials in the order in which they are tried, followed by the retired ones."""
     own = app.credentials.select_related("app_registration__tenant").defer("secret", "private_key")
     credentials = own.order_by("retired_at", "-created_at", "-pk")
     live = credential_checks.in_trial_order(credential for credential in credentials if credential.retired_at is None)
@@ -107,7 +107,7 @@ def _uses_own_keys(credential: AppCredential) -> bool:
 
 
 def managed_app(request: HttpRequest, pk: int) -> tuple[User, AppRegistration]:
-    """Return the user, who must be an IT admin, and the app registration. Raises Http404 or NotAllowed."""
+    """Return the user and the app registration. Raises Http404, or NotAllowed unless the user is an IT admin."""
     user, app = get_visible(request, querysets.visible_app_registrations, pk)
     roles.require(permissions.can_manage_registry(user))
     return user, app
@@ -116,7 +116,7 @@ def managed_app(request: HttpRequest, pk: int) -> tuple[User, AppRegistration]:
 @require_http_methods(["GET", "HEAD", "POST"])
 @fresh_sign_in_required(also_to_read=True)
 def add(request: HttpRequest, pk: int) -> HttpResponse:
-    """Add a credential without removing the existing ones. The newest credential Microsoft accepts is used first."""
+    """Add a credential and keep the existing ones. The newest credential that Microsoft accepts is used first."""
     user, app = managed_app(request, pk)
     form = CredentialForm(request.POST or None, request.FILES or None, environment=app.tenant.environment)
     can_skip = False
@@ -137,7 +137,7 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @fresh_sign_in_required()
 def next_certificate(request: HttpRequest, pk: int) -> HttpResponse:
-    """Generate the next certificate in advance; the current one stays in use."""
+    """Generate the next certificate in advance. The current one stays in use until Microsoft accepts the new one."""
     user, app = managed_app(request, pk)
     credential = credentials.next_certificate(app, actor=user)
     messages.info(request, f"{credential} is ready. Until Microsoft accepts it, the current credential stays in use.")
@@ -169,7 +169,7 @@ def retire(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
 
 @require_POST
 def expiry(request: HttpRequest, pk: int, credential_pk: int) -> HttpResponse:
-    """Enter the expiration date of a secret that was added without one."""
+    """Save the expiration date of a secret that was added without one."""
     user = roles.current_user(request.user)
     _, credential = _get(user, pk, credential_pk)
     roles.require(permissions.can_manage_registry(user))

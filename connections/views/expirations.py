@@ -30,14 +30,14 @@ KINDS = (
 )
 STOPS = "stops"
 MONTHS = 12
-MOST_SHARES = 5000  # of a member that are looked at
+MOST_SHARES = 5000  # considered for a member
 WEEKS_BACK, WEEKS_AHEAD = 4, 53
 MOST_UNDATED = 20  # secrets listed without a date
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """Show all expirations to IT admins and auditors, and to others those of their own connections."""
+    """Show all expirations to IT admins and auditors. Others see those of their own connections, shares and keys."""
     user = roles.current_user(request.user)
     tenants = [(str(pk), name) for pk, name in querysets.visible_tenants(user).values_list("pk", "name")]
     filters = list_pages.Filters(
@@ -69,14 +69,14 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def _undated(user: User) -> list[AppCredential]:
-    """Return secrets whose expiration date an IT admin still has to enter."""
+    """Return secrets whose expiration date IT admins still have to enter."""
     if not permissions.can_read_registry(user):
         return []
     return credential_expiry.without_date(querysets.visible_app_registrations(user), limit=MOST_UNDATED)
 
 
 def _unchanged(queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-    """Leave filtering to _parts and _matches, because the rows come from several tables."""
+    """Return all rows. _parts and _matches do the filtering, because the rows come from several tables."""
     return queryset
 
 
@@ -105,7 +105,7 @@ def _parts(user: User, kind: str, now: datetime) -> Iterator[Expirations]:
         if not sees_all:
             own = shares.active(now).filter(connection__owner=user).order_by().values_list("pk", flat=True)
             ids = own.union(querysets.shares_with(user).order_by().values_list("pk", flat=True))
-            # As a list, because PostgreSQL would rather read all shares in the order of their dates.
+            # Pass a list, because PostgreSQL would otherwise read all shares in the order of their dates.
             shares = shares.filter(pk__in=list(ids[:MOST_SHARES]))
         yield calendar.of_shares(shares, now=now)
     if kind in ("", Reason.KEY):
@@ -113,7 +113,7 @@ def _parts(user: User, kind: str, now: datetime) -> Iterator[Expirations]:
 
 
 def _periods(expirations: list[Expiration], now: datetime) -> Iterator[dict[str, Any]]:
-    """Group expirations by period: past, this week, next week, then months. Each row also says who must act."""
+    """Group expirations into periods: past, this week, next week, then months. Each row includes who must act."""
     today = timezone.localtime(now).date()
     next_monday = today - timedelta(days=today.weekday()) + timedelta(days=7)
     # "This week" and "Next week" may already include the first days of this month.
@@ -136,7 +136,7 @@ def _periods(expirations: list[Expiration], now: datetime) -> Iterator[dict[str,
 
 
 def _assignee(expiration: Expiration) -> str:
-    """Return who is responsible; empty if no action is needed."""
+    """Return who must act; "" if no action is needed."""
     if expiration.who == Connection.Who.OWNER:
         if expiration.key:
             return "IT admins" if expiration.key.owner.is_service else str(expiration.key.owner)
@@ -145,7 +145,7 @@ def _assignee(expiration: Expiration) -> str:
 
 
 def _chart(expirations: list[Expiration], now: datetime) -> BarChart:
-    """Return what expires in each week of the next year; what already expired is in the weeks before today."""
+    """Return a chart of the expirations per week for the next year. Past ones are in the weeks before today."""
     today = timezone.localtime(now).date()
     monday = today - timedelta(days=today.weekday())
     weeks = [monday + timedelta(weeks=number) for number in range(-WEEKS_BACK, WEEKS_AHEAD)]
@@ -163,7 +163,7 @@ def _chart(expirations: list[Expiration], now: datetime) -> BarChart:
 
 
 def _months(periods: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]]:
-    """Return the next twelve months, the first including past dates. ``first`` is an anchor on the page."""
+    """Return the next twelve months. The first one includes past dates. ``first`` is an anchor on the page."""
     first_day = timezone.localtime(now).date().replace(day=1)
     by_month: dict[date, list[tuple[str, Expiration]]] = {}
     for period in periods:

@@ -34,13 +34,13 @@ M = TypeVar("M", bound=Model)
 
 
 def get_visible(request: HttpRequest, visible: Callable[[User], QuerySet[M]], pk: int) -> tuple[User, M]:
-    """Return the signed-in user and the object with this key. Raises Http404 if it is not ``visible`` to them."""
+    """Return the signed-in user and the object with this key. Raises Http404 if the user cannot see the object."""
     user = roles.current_user(request.user)
     return user, get_object_or_404(visible(user), pk=pk)
 
 
 class errors_on(AbstractContextManager[None, bool]):  # noqa: N801 - reads like contextlib.suppress
-    """Show a PortalError next to the form field it names, or above the form. SecondPersonNeeded passes through."""
+    """Show a PortalError next to its form field, or above the form. SecondPersonNeeded passes through."""
 
     def __init__(self, form: forms.Form) -> None:
         self.form = form
@@ -55,7 +55,7 @@ class errors_on(AbstractContextManager[None, bool]):  # noqa: N801 - reads like 
 
 
 class errors_as_messages(AbstractContextManager[None, bool]):  # noqa: N801 - reads like contextlib.suppress
-    """Turn a PortalError into a message. NotAllowed and SecondPersonNeeded pass through because they have own pages."""
+    """Turn a PortalError into a message. NotAllowed and SecondPersonNeeded have pages of their own and pass through."""
 
     def __init__(self, request: HttpRequest, *, level: int = messages.WARNING) -> None:
         self.request, self.level = request, level
@@ -72,12 +72,12 @@ class errors_as_messages(AbstractContextManager[None, bool]):  # noqa: N801 - re
 def render_form(
     request: HttpRequest, template: str, form: forms.Form, context: dict[str, Any] | None = None
 ) -> HttpResponse:
-    """Render a page with ``form``, with status 422 if the form has errors."""
+    """Render a page with ``form``. The status is 422 if the form has errors."""
     return render(request, template, {"form": form, **(context or {})}, status=422 if form.errors else 200)
 
 
 def done(request: HttpRequest, text: str, page: str, **kwargs: Any) -> HttpResponse:
-    """Show a message about the success, and redirect to a page: the name of a URL and its arguments."""
+    """Show a success message and redirect to ``page``, which is the name of a URL, with its arguments."""
     messages.success(request, text)
     response: HttpResponse = redirect(page, **kwargs)
     return response

@@ -24,7 +24,7 @@ _FORWARDED = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Rea
 @never_cache
 @require_safe
 def healthz(request: HttpRequest) -> HttpResponse:
-    """Confirm that the process is alive, without using the database or the broker."""
+    """Confirm that the process is running, without using the database or the broker."""
     return HttpResponse("ok\n", content_type="text/plain")
 
 
@@ -32,7 +32,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
-    """Check everything the portal depends on. The status is 200 or 503; the body lists each part."""
+    """Check everything that the portal depends on. The status is 200 or 503, and the body lists each part."""
     clocks.report("web")
     parts = {part.name: part.result for part in checks.run(check for check in doctor.CHECKS if check.is_for_readiness)}
     ready = all(result.is_working for result in parts.values())
@@ -44,7 +44,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Return Prometheus metrics to callers with the METRICS_TOKEN, or only to localhost if it is not set."""
+    """Return Prometheus metrics to callers with the METRICS_TOKEN. Without that setting, only to localhost."""
     if not _may_read(request):
         text = "Send METRICS_TOKEN as a bearer token.\n"
         return HttpResponse(text, status=401, content_type="text/plain", headers={"WWW-Authenticate": "Bearer"})
@@ -68,7 +68,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 
 class _Collected(Collector):
-    """Metrics that have been collected, for a registry."""
+    """Metrics that have already been collected, in the form that a registry expects."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
@@ -82,7 +82,7 @@ def _may_read(request: HttpRequest) -> bool:
     if token:
         return constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {token}")
     if any(name in request.headers for name in _FORWARDED):
-        return False  # the request came through a proxy, which may be on this machine, so the client may be anywhere
+        return False  # the request came through a proxy, which may run on this machine, so the client may be anywhere
     try:
         return ipaddress.ip_address(request.META.get("REMOTE_ADDR", "")).is_loopback
     except ValueError:

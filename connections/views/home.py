@@ -34,14 +34,14 @@ from connections.services.operations.checks import State
 from connections.services.policy import next_steps
 from connections.views import consent_requests, home_charts, incidents, people
 
-LISTED = 20  # rows of each kind; the linked lists contain them all
+LISTED = 20  # rows of each kind; the linked lists have no limit
 OWN_CONNECTIONS = 50
 LOOKED_AT = 200  # broken connections; nearly all of them belong to an incident
 EXPIRES_SOON = timedelta(days=30)
 SUMMARY_DAYS = 7
 NEWEST = 8
 _BROKEN = (Connection.Status.RECONNECT_NEEDED, Connection.Status.CONSENT_NEEDED, Connection.Status.BLOCKED)
-# States in which the owner's sign-in, or a test, is the next step.
+# States whose next step is a sign-in by the owner, or a test.
 _SIGN_IN = (EffectiveStatus.PENDING, EffectiveStatus.RECONNECT_NEEDED, EffectiveStatus.ACCOUNT_GONE)
 _TESTED = (*_SIGN_IN, EffectiveStatus.CONSENT_NEEDED, EffectiveStatus.BLOCKED)
 _SHARED_INCIDENTS = (
@@ -121,7 +121,7 @@ def _admin_context(user: User) -> dict[str, Any]:
 
 
 def _portal_health() -> dict[str, Any]:
-    """Check the portal itself, as manage.py doctor and /readyz do: what is wrong, and what is well."""
+    """Return the problems of the portal itself and the passed checks, as in manage.py doctor and /readyz."""
     findings = checks.run(check for check in doctor.CHECKS if check.is_for_home)
     rows = [
         {
@@ -142,7 +142,7 @@ def _portal_health() -> dict[str, Any]:
 
 
 def _apps_with_problems(user: User) -> list[AppRegistration]:
-    """List rejected app registrations, then untested ones; ``waiting`` counts the connections of each."""
+    """Return rejected app registrations, then untested ones. ``waiting`` is the number of connections of each."""
     incidents = Incident.objects.filter(
         app_registration=OuterRef("pk"), kind=Incident.Kind.APP_REGISTRATION, closed_at=None
     )
@@ -154,7 +154,7 @@ def _apps_with_problems(user: User) -> list[AppRegistration]:
 
 
 def _broken_by_assignee(user: User) -> list[tuple[str, list[Connection]]]:
-    """Group broken connections that belong to no incident by who must act; looks at the last LOOKED_AT that broke."""
+    """Group broken connections without an incident by who must act. Only the last LOOKED_AT ones are considered."""
     affected = AffectedConnection.objects.filter(connection=OuterRef("pk"), healed_at=None, incident__closed_at=None)
     waiting = effective_status.condition(EffectiveStatus.AWAITING_CONSENT)
     waiting |= effective_status.condition(EffectiveStatus.AWAITING_APPROVAL)
@@ -174,7 +174,7 @@ def _broken_by_assignee(user: User) -> list[tuple[str, list[Connection]]]:
 
 
 def _expiring_credentials() -> list[AppCredential]:
-    # Encrypted columns are left out so that a value no key can decrypt does not break this page.
+    # Leave out encrypted columns, because a value that no key can decrypt would break this page.
     live = AppCredential.objects.live().defer("secret", "private_key", "certificate")
     soon = live.filter(expires_at__lt=timezone.now() + EXPIRES_SOON).select_related("app_registration")
     return list(soon.order_by("expires_at", "pk")[:LISTED])
@@ -207,7 +207,7 @@ def _auditor_context(user: User) -> dict[str, Any]:
 
 
 def _running_reviews() -> list[dict[str, Any]]:
-    """List running access reviews; ``total`` and ``answered`` are None until the figures have been counted."""
+    """Return running access reviews. ``total`` and ``answered`` are None until the daily figures include them."""
     counts = daily_figures.latest(daily_figures.REVIEW)
     running = AccessReview.objects.filter(closed_at=None, cancelled_at=None).order_by("due_at", "pk")
     return [
@@ -245,13 +245,13 @@ def _member_context(user: User) -> dict[str, Any]:
         "own_requests": consent_requests.recent_requests(user),
         "unfinished": sum(effective_status.of(row["connection"]) == EffectiveStatus.PENDING for row in rows),
         "waiting": sum(row["state"].badge.tone == presentation.WAITING for row in rows),
-        # Incidents that affect a single connection are shown with that connection.
+        # Incidents of a single connection are shown with the connection, and the user's own ones among the tasks.
         "incidents": [item for item in shared if item not in tasks["incidents"]],
     }
 
 
 def _own_connection(user: User, connection: Connection, facts: next_steps.Facts) -> dict[str, Any]:
-    """Describe one of a member's connections, with the button that fixes it."""
+    """Return the data of one of a member's connections, including the buttons that can fix it."""
     effective = effective_status.of(connection)
     may_sign_in = effective in _SIGN_IN and next_steps.may_sign_in(user, connection, facts=facts)
     may_check = not may_sign_in and effective in _TESTED and next_steps.may_check(user, connection)

@@ -1,4 +1,4 @@
-"""What the home pages draw, from the daily figures alone."""
+"""The charts on the home pages. They only use the daily figures."""
 
 from collections.abc import Iterable
 from datetime import date, datetime
@@ -13,7 +13,7 @@ from connections.services.operations import daily_figures, status_counts
 DAYS = 30
 
 EXPIRY_KINDS = (("credentials", "Secrets and certificates"), ("keys", "API keys"), ("shares", "Shares"))
-# Groups of states as the chart draws them: label, tone, states.
+# Groups of states as shown in the chart: label, tone, states.
 _HEALTH = (
     ("Working", presentation.OK, (EffectiveStatus.ACTIVE,)),
     ("Not working", presentation.BROKEN, effective_status.BROKEN),
@@ -27,7 +27,7 @@ _HEALTH = (
 
 
 def status_figures() -> dict[str, Any]:
-    """Count all connections by state, for the first card."""
+    """Return the number of connections in each state, for the first card."""
     counts = status_counts.of_organization()
     shown = [state for state in EffectiveStatus if counts[state] or state in _ALWAYS_SHOWN]
     return {
@@ -42,7 +42,7 @@ _ALWAYS_SHOWN = (EffectiveStatus.ACTIVE, EffectiveStatus.RECONNECT_NEEDED, Effec
 
 
 def health(now: datetime) -> BarChart:
-    """Return the states of all connections per day, with the incidents opened that day as marks."""
+    """Return a chart of the states of all connections per day. The incidents opened on a day are shown as marks."""
     days = daily_figures.last_days(DAYS, now)
     names = [f"{daily_figures.STATUS}{state.value}" for state in EffectiveStatus]
     figures = daily_figures.read(days, [*names, daily_figures.INCIDENTS_OPENED])
@@ -68,7 +68,7 @@ def health(now: datetime) -> BarChart:
 
 
 def of_figures(key: str, title: str, lines: Iterable[tuple[str, str, str]], *, now: datetime, empty: str) -> BarChart:
-    """Return a chart of stored figures, each given by its name, label and tone."""
+    """Return a chart of stored figures. ``lines`` gives the name, label and tone of each."""
     days = daily_figures.last_days(DAYS, now)
     lines = list(lines)
     figures = daily_figures.read(days, [name for name, _, _ in lines])
@@ -92,7 +92,7 @@ def refreshes(now: datetime) -> BarChart:
 
 
 def activity(now: datetime) -> BarChart:
-    """Return the audit events per day; denied and failed ones in a colour of their own."""
+    """Return a chart of the audit events per day. Denied and failed ones have their own colour."""
     days = daily_figures.last_days(DAYS, now)
     figures = daily_figures.read(days, [daily_figures.EVENTS, daily_figures.DENIALS])
     denials, events = figures.get(daily_figures.DENIALS, {}), figures.get(daily_figures.EVENTS, {})
@@ -106,7 +106,7 @@ def activity(now: datetime) -> BarChart:
 
 
 def use_of(connections: Iterable[Connection], now: datetime) -> BarChart:
-    """Return how often tokens of these connections were requested."""
+    """Return a chart of the token requests for these connections."""
     days = daily_figures.last_days(DAYS, now)
     use = daily_figures.use_of([connection.pk for connection in connections], days)
     series = (per_day(days, "Token requests", PRIMARY, use),)
@@ -115,7 +115,7 @@ def use_of(connections: Iterable[Connection], now: datetime) -> BarChart:
 
 
 def expiring() -> list[dict[str, Any]]:
-    """Return how many credentials, keys and shares expire within 7, 30 and 90 days; [] if nobody counted them yet."""
+    """Return how many credentials, keys and shares expire within 7, 30 and 90 days; [] if not counted yet."""
     counts = daily_figures.latest(daily_figures.EXPIRING)
     if not counts:
         return []

@@ -56,7 +56,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def _matches(filters: list_pages.Filters) -> list[Q]:
-    """Search the names of the connections that an incident affects, too."""
+    """Return the conditions of the search, which also covers the names of affected connections."""
     if not filters.query:
         return []
     named = AffectedConnection.objects.filter(contains(("connection_name",), filters.query))
@@ -68,12 +68,15 @@ def _by_state(incidents: QuerySet[Incident], value: str) -> QuerySet[Incident]:
 
 
 def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """List the open incidents this person may see, the audit trail's first, then by how many connections they affect."""
+    """Return the open incidents that the user may see, starting with those that affect the most connections.
+
+    An incident about the audit trail comes before all others.
+    """
     incidents = querysets.visible_incidents(user).filter(closed_at=None)
     if kinds:
         incidents = incidents.filter(kind__in=kinds)
     count = counts.related(AffectedConnection.objects.filter(healed_at=None), "incident")
-    # An untrustworthy audit trail affects no connection, and comes first all the same.
+    # An untrustworthy audit trail affects no connection, but it is the most urgent problem.
     urgency = Case(When(kind=Kind.AUDIT_TRAIL, then=0), default=1)
     rows = (
         _latest(incidents)
@@ -89,7 +92,7 @@ def open_incidents(user: User, *, limit: int, kinds: tuple[str, ...] = ()) -> li
 
 
 def _latest(incidents: QuerySet[Incident]) -> QuerySet[Incident]:
-    """Limit open incidents to the latest LOOKED_AT of single accounts, and as many of those that affect several."""
+    """Limit the open incidents to the latest LOOKED_AT about single accounts, and the latest LOOKED_AT others."""
     ids: list[int] = []
     for rows in (incidents.filter(kind=Kind.ACCOUNT), incidents.exclude(kind=Kind.ACCOUNT)):
         ids += rows.order_by("-opened_at", "-pk").values_list("pk", flat=True)[:LOOKED_AT]
@@ -123,7 +126,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _timeline(incident: Incident, affected: QuerySet[AffectedConnection], now: datetime) -> Timeline:
-    """Return when the incident was opened and resolved, and when the first connections were affected and fixed."""
+    """Return a timeline of the incident, with when the first connections were affected and fixed."""
     moments = [Moment(incident.opened_at, "Incident opened", presentation.BROKEN)]
     rows = affected.order_by("since", "pk").values_list("connection_name", "since", "healed_at")[:MOST_MOMENTS]
     for name, since, healed_at in rows:
@@ -139,7 +142,7 @@ def _timeline(incident: Incident, affected: QuerySet[AffectedConnection], now: d
 
 @require_POST
 def add_tenant(request: HttpRequest, pk: int) -> HttpResponse:
-    """Add the directory that an incident asks for as a tenant, and attach the mailboxes that wait for it."""
+    """Add the directory of the incident as a tenant, and attach the mailboxes that are waiting for it."""
     user, incident = get_visible(request, querysets.visible_incidents, pk)
     if incident.kind != Kind.TENANT:
         raise Http404
@@ -171,7 +174,7 @@ def _keys_that_fetched(affected: QuerySet[AffectedConnection]) -> list[str]:
 
 
 def _outage_connections(incident: Incident, user: User) -> int:
-    """Count the connections an open outage affects; it is not recorded which ones they are."""
+    """Count the connections that an open outage affects. The portal does not record which ones they are."""
     if incident.kind != Kind.OUTAGE or not incident.is_open:
         return 0
     environment = incident.key.partition(":")[2]
@@ -180,7 +183,7 @@ def _outage_connections(incident: Incident, user: User) -> int:
 
 
 def _rows(affected: list[AffectedConnection], user: User, incident: Incident) -> list[tuple[AffectedConnection, bool]]:
-    """Return each row, and whether the user can end the problem by signing in for the connection."""
+    """Return each row, and whether the user can fix the connection by signing in."""
     facts = next_steps.Facts.about([row.connection for row in affected if row.connection is not None])
     return [(row, _can_sign_in(row, user, incident, facts)) for row in affected]
 

@@ -1,4 +1,4 @@
-"""What Microsoft reads to check the portal's assertions. Anybody may read it: it contains public keys only."""
+"""The documents that Microsoft needs to verify the portal's assertions. They are public and have only public keys."""
 
 from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -7,7 +7,7 @@ from django.views.decorators.http import require_safe
 
 from connections.services.registry import issuer
 
-MAX_AGE = 3600  # seconds; much shorter than a key is published before its first use
+MAX_AGE = 3600  # seconds; keys are published much longer than this before their first use
 
 
 @login_not_required

@@ -20,7 +20,7 @@ K = TypeVar("K")
 
 COUNT_LIMIT = 1000
 SEARCH_LENGTH = 100
-FEW = 100  # related objects that a search names one by one
+FEW = 100  # related objects that a search lists by ID in its query
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Page(Generic[R]):
 
     @property
     def summary(self) -> str:
-        """Return the line shown below the list."""
+        """Return the line below the list, such as "50 of 1,000+"."""
         if self.next_url or self.previous_url:
             return f"{self.shown} of {self.total}"
         return f"{self.total} {'entry' if self.total_capped == 1 else 'entries'}"
@@ -55,12 +55,13 @@ def page(
     size: int = 50,
     matches: Sequence[Q] = (),
 ) -> Page[M]:
-    """Return the page of ``queryset`` that the query string asks for, in two queries (four for an outdated link).
+    """Return the page of ``queryset`` for the key in the query string.
 
-    ``order`` names columns that are never null, with a leading "-" for descending order; the last one must be unique.
-    ``matches`` are conditions of which rows meet at least one, such as Filters.matches(). Pass them as one (as_one) for a
-    queryset of few rows, such as what a member sees, because merging them costs more than testing all rows.
-    An invalid key returns the first page, because links become outdated or get truncated in emails.
+    This takes two queries, or four for an outdated link. ``order`` lists columns that are never null, with a leading
+    "-" for descending order; the last one must be unique. Rows must meet at least one of the conditions ``matches``,
+    such as Filters.matches(). If the queryset has few rows, such as those that a member sees, combine them with
+    as_one() first: testing all rows then costs less than merging the matches. An invalid key returns the first page,
+    because links become outdated or get truncated in emails.
     """
     return keyset_page(
         request,
@@ -85,7 +86,7 @@ def keyset_page(
 ) -> Page[R]:
     """Return the page for the key in the query string, or the first page.
 
-    ``fetch`` returns ``size`` + 1 rows after the key in reading direction, or before it if its second argument is True.
+    ``fetch(key, backwards)`` must return up to ``size`` + 1 rows after the key or, if ``backwards`` is True, before it.
     """
     for name, backwards in (("after", False), ("before", True)):
         key = decode(request.GET.get(name, ""))
@@ -122,7 +123,7 @@ def query_without_page(request: HttpRequest) -> QueryDict:
 
 @dataclass(frozen=True)
 class Choice:
-    """A filter with fixed options. ``narrow`` is called with the queryset and the chosen value."""
+    """A filter with fixed options. ``narrow(queryset, value)`` must return the rows that match the chosen value."""
 
     name: str
     label: str
@@ -133,7 +134,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Word:
-    """A filter with a typed value. ``narrow`` is called with the queryset and the value, without outer spaces."""
+    """A filter for typed text. ``narrow(queryset, value)`` is called with the text without surrounding spaces."""
 
     name: str
     label: str
@@ -143,7 +144,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Sort:
-    """An order that a list offers; its columns have an index. See keyset.page_rows about ``order``."""
+    """An order that a list offers. Its columns need an index. See keyset.page_rows about ``order``."""
 
     name: str
     label: str
@@ -194,11 +195,11 @@ class Filters:
 
     @property
     def query_string(self) -> str:
-        """The query string without the page, for links and forms that keep the filters."""
+        """The query string without the page's key, for links and forms that keep the filters."""
         return self._query.urlencode()
 
     def header(self, ascending: str, descending: str) -> dict[str, str]:
-        """Return a column header's link, which turns its order round, and its current direction for aria-sort."""
+        """Return the link of a column header, which reverses the order, and the current direction for aria-sort."""
         current = self.sort.name if self.sort else ""
         query = self._query.copy()
         query["sort"] = descending if current == ascending else ascending
@@ -206,18 +207,18 @@ class Filters:
         return {"url": f"?{query.urlencode()}", "direction": direction}
 
     def apply(self, queryset: QuerySet[M]) -> QuerySet[M]:
-        """Apply the search and the filters. For a search in several large tables use narrow() and matches()."""
+        """Apply the search and the filters. For a search in several large tables, use narrow() and matches()."""
         return self.narrow(queryset.filter(contains(self.columns, self.query)) if self.query else queryset)
 
     def matches(self) -> list[Q]:
-        """Return the search as conditions for page(), each about one table; none if nothing is searched for."""
+        """Return the search as conditions for page(), each about a single table; [] without a search text."""
         if not self.query:
             return []
         own = [column for column in self.columns if "__" not in column]
         return [contains(own, self.query), *(self._related(column) for column in self.columns if "__" in column)]
 
     def _related(self, path: str) -> Q:
-        """Match rows by a column of a related object. If few objects match, PostgreSQL is told which."""
+        """Match rows by a column of a related object. If few related objects match, the query lists their IDs."""
         name, column = path.split("__")
         related = self.model._meta.get_field(name).related_model
         found = related._base_manager.filter(contains([column], self.query)).order_by().values_list("pk", flat=True)
@@ -225,7 +226,7 @@ class Filters:
         return Q(**{f"{name}__in": ids if len(ids) <= FEW else found})
 
     def narrow(self, queryset: QuerySet[M]) -> QuerySet[M]:
-        """Apply the filters without the search."""
+        """Apply the filters, but not the search."""
         for each in self._narrowing:
             if each.value:
                 queryset = each.narrow(queryset, each.value)

@@ -46,7 +46,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def _tenants_with_mailboxes(user: User) -> Any:
-    """Return visible tenants, except the shared endpoints, which are not directories."""
+    """Return the visible tenants that are directories, so without shared endpoints."""
     return querysets.visible_tenants(user).exclude(directory_id__in=SHARED_ENDPOINTS)
 
 
@@ -72,7 +72,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def test(request: HttpRequest, pk: int) -> HttpResponse:
-    """Test one mailbox through every attached connection that the user may check."""
+    """Test the mailbox through every attached connection that the user may test."""
     user, mailbox = get_visible(request, querysets.visible_mailboxes, pk)
     tested, left = probes.probe_mailbox(mailbox, actor=user, now=timezone.now())
     _report_tests(request, tested)
@@ -152,7 +152,7 @@ def attached(user: User, connection: Connection) -> dict[str, Any]:
 
 
 def _suggestions(connection: Connection) -> list[str]:
-    """Suggest addresses in the connection's tenant that are not attached yet."""
+    """Return addresses in the connection's tenant that are not attached yet."""
     tenant = mailboxes.home_tenant(connection)
     if tenant is None:
         return []
@@ -161,7 +161,7 @@ def _suggestions(connection: Connection) -> list[str]:
 
 
 def _connection(request: HttpRequest, pk: int, *, to_check: bool = False) -> tuple[User, Connection]:
-    """Return the user and a visible connection that they may change (or test, if ``to_check``)."""
+    """Return the user and a visible connection that they may change or, with ``to_check``, test."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     if to_check:
         roles.require(permissions.can_check(user, connection), action="Ask the owner or an IT admin.")
@@ -176,7 +176,7 @@ def _access(connection: Connection, pk: int) -> MailboxAccess:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def attach(request: HttpRequest, pk: int) -> HttpResponse:
-    """Attach a mailbox to a connection, and test it at once if the connection is active."""
+    """Attach a mailbox to a connection. If the connection is active, test the mailbox."""
     user, connection = _connection(request, pk)
     form = AttachForm(request.POST or None)
     if form.is_valid():
@@ -213,7 +213,7 @@ def detach(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def send(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
-    """Send a test message after confirmation, the only way to find out whether sending as the mailbox works."""
+    """Send a test message after a confirmation. Nothing else shows whether sending as the mailbox works."""
     user, connection = _connection(request, pk)
     access = _access(connection, access_pk)
     access.connection = connection
@@ -229,7 +229,7 @@ def send(request: HttpRequest, pk: int, access_pk: int) -> HttpResponse:
 
 
 def _probe(request: HttpRequest, connection: Connection, rows: list[MailboxAccess], user: User) -> None:
-    """Test the mailboxes and report the result. A connection without a token tests them after its next sign-in."""
+    """Test the mailboxes and report the result. Without a token, they are tested after the connection's next sign-in."""
     if not probes.can_be_probed(connection):
         for row in rows:
             messages.info(request, f"{row.mailbox} is attached. It will be tested when the connection is active.")
@@ -244,7 +244,7 @@ def _probe(request: HttpRequest, connection: Connection, rows: list[MailboxAcces
 
 
 def _report_tests(request: HttpRequest, rows: list[MailboxAccess]) -> None:
-    """Report the details for one mailbox, but only a count for several, because the page shows the details."""
+    """Report the details for a single mailbox. For several, report only the number, because the page shows the details."""
     if len(rows) > 1:
         reached = sum(row.state == REACHABLE for row in rows)
         add_message = messages.success if reached == len(rows) else messages.warning
@@ -259,7 +259,7 @@ def _report_tests(request: HttpRequest, rows: list[MailboxAccess]) -> None:
 
 @require_safe
 def powershell(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show the PowerShell commands that give a connection access to its mailboxes only; also as files to download."""
+    """Show or download the PowerShell commands that give a connection access to its own mailboxes only."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     plan = mailboxes.exchange_plan(connection)
     if plan is not None and "download" in request.GET:
@@ -287,8 +287,8 @@ def _download(plan: exchange_script.ApplicationPlan | exchange_script.AccountPla
         text = exchange_script.script(plan, key)
     except KeyError:
         raise Http404 from None
-    # Without the byte order mark, Windows PowerShell 5.1 assumes the legacy code page, in which some bytes of UTF-8
-    # letters are quotation marks.
+    # Without the byte order mark, Windows PowerShell 5.1 assumes a legacy code page, in which bytes of UTF-8 letters
+    # can be quotation marks.
     headers = {"Content-Disposition": f'attachment; filename="exchange-{key}-{plan.key}.ps1"'}
     return HttpResponse(text.encode("utf-8-sig"), content_type="text/plain; charset=utf-8", headers=headers)
 

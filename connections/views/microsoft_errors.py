@@ -10,7 +10,7 @@ from connections.microsoft import pasted_errors
 @login_not_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def explain(request: HttpRequest) -> HttpResponse:
-    """Explain a pasted error. The text is in a POST, because it may contain a sign-in code; it is never shown again."""
+    """Explain a pasted error. It is sent as POST, because it may contain a sign-in code, and it is never shown again."""
     context = {}
     if request.method == "POST":
         answer = pasted_errors.explain(request.POST.get("shown", ""))

@@ -19,11 +19,11 @@ from connections.validators import KEEP
 from connections.views.form_handling import errors_on, get_visible, render_form
 from connections.views.shares import reach, redirect_to_connection
 
-AT_ONCE = 50  # connections per page; the next ones appear once these have been transferred
+AT_ONCE = 50  # connections per page; the next ones appear when these have been transferred
 
 
 def waiting(user: User, connection: Connection) -> dict[str, Any]:
-    """Return the context for ownership_transfer/_pending_transfer.html, where the new owner still has to sign in."""
+    """Return the context for ownership_transfer/_pending_transfer.html, for a new owner who hasn't signed in yet."""
     transfer = ownership_transfer.pending_transfer(connection)
     return {"hand_over": transfer, "hand_over_is_mine": transfer is not None and transfer.to_owner_id == user.pk}
 
@@ -94,7 +94,7 @@ def person(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _transfer_all(request: HttpRequest, form: TransferAllForm, user: User) -> bool:
-    """Transfer each chosen connection independently; return whether all transfers succeeded."""
+    """Transfer the chosen connections one by one. Return whether all transfers succeeded."""
     done = 0
     keep, now = form.cleaned_data["grant"] == KEEP, timezone.now()
     for connection, owner, name in form.chosen():

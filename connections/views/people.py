@@ -20,7 +20,7 @@ from connections.views import access_history, list_pages
 from connections.views.audit import history
 from connections.views.form_handling import done
 
-NAMED = 50  # at most so many objects of each kind are listed on a person's page
+NAMED = 50  # listed objects of each kind on a person's page
 
 
 def _reader(request: HttpRequest) -> User:
@@ -69,7 +69,7 @@ def _by_role(people: QuerySet[User], value: str) -> QuerySet[User]:
 
 
 def _rows(people: list[User]) -> list[dict[str, Any]]:
-    """Return roles and counts for a page of people, using a fixed number of queries."""
+    """Return the data of people, such as roles and counts, with a fixed number of queries."""
     pks = [person.pk for person in people]
     roles: defaultdict[int, set[str]] = defaultdict(set)
     for pk, name in User.groups.through.objects.filter(user__in=pks).values_list("user_id", "group__name"):
@@ -112,7 +112,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "row": _rows([person])[0],
         "person": person,
         "connections": effective_status.load(querysets.visible_connections(user).filter(owner=person)[:NAMED]),
-        # Shares of the person's own connections, whoever created them.
+        # Shares of the person's own connections, no matter who created them.
         "given": _shares(Q(connection__owner=person)),
         "got": _shares(Q(person=person), Q(team__in=person.teams.values("pk"))),
         "keys": list(_live_keys().filter(owner=person)[:NAMED]),

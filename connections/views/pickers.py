@@ -1,4 +1,4 @@
-"""Suggestions for the fields of forms/pickers.py."""
+"""Suggestions for the form fields in forms/pickers.py."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from connections.forms import pickers
 from connections.models import Team, User
 from connections.services.api_keys import rate_limit
 
-PER_MINUTE = 120  # suggestions for one person
-# Whom a field offers, and who may see them.
+PER_MINUTE = 120  # requests for suggestions per user
+# The people that a field suggests, whether it suggests teams, and who may use it.
 SOURCES: dict[str, tuple[Callable[[], QuerySet[User]], bool, Callable[[User], bool]]] = {
     "recipients": (querysets.accounts, True, permissions.can_look_up_people),
     "owners": (querysets.possible_owners, False, permissions.can_look_up_people),
@@ -23,7 +23,7 @@ SOURCES: dict[str, tuple[Callable[[], QuerySet[User]], bool, Callable[[User], bo
 
 @require_safe
 def suggestions(request: HttpRequest, source: str) -> HttpResponse:
-    """Return up to search.MOST matches for the text ``q`` as JSON: ``{"items": [{"key": …, "label": …}]}``."""
+    """Return up to search.MOST matches for the text ``q``, as JSON: ``{"items": [{"key": …, "label": …}]}``."""
     user = roles.current_user(request.user)
     if source not in SOURCES:
         raise Http404

@@ -19,7 +19,7 @@ from connections.services.policy.rules import Rules
 from connections.views.audit import history
 from connections.views.form_handling import render_form
 
-SHOWN = 200  # of each kind on the page of policy violations
+SHOWN = 200  # rows of each kind on the page of policy violations
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -72,7 +72,7 @@ def _edit(request: HttpRequest, user: User, app: AppRegistration | None) -> Http
 def _save(
     request: HttpRequest, user: User, app: AppRegistration | None, form: RulesForm, context: dict[str, Any]
 ) -> HttpResponse:
-    """Save the rules. If existing objects would violate them, show the impact first, unless it was seen already."""
+    """Save the rules. If existing objects would violate them, show the impact first, unless it has been shown."""
     # The form data as submitted, so that the preview can submit it again.
     context["carried"] = [
         (name, value) for name, values in request.POST.lists() if name in form.fields for value in values
@@ -128,7 +128,7 @@ def _context(user: User, app: AppRegistration | None, stored: policy.StoredPolic
 
 
 def _apps() -> list[tuple[AppRegistration, bool]]:
-    """List app registrations, and whether each of them has its own rules."""
+    """Return app registrations, and whether each has its own rules."""
     rules = evaluate.load_policies().apps
     apps = AppRegistration.objects.select_related("tenant").order_by("name", "pk")[:SHOWN]
     return [(app, app.pk in rules and rules[app.pk].restricts) for app in apps]

@@ -33,13 +33,13 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def _visible_targets(user: User, rows: list[ConnectionReference]) -> set[int]:
-    """Return the ids of the connections among these references' that the user may see."""
+    """Return the IDs of these references' connections, as far as the user may see them."""
     ids = [row.connection_id for row in rows if row.connection_id]
     return set(querysets.visible_connections(user).filter(pk__in=ids).values_list("pk", flat=True))
 
 
 def panel(user: User, connection: Connection) -> dict[str, Any]:
-    """Return the context for references/_panel.html: the connection's names, and whether it is the user's default."""
+    """Return the context for references/_panel.html: references to the connection, and whether it is a default."""
     pointing = querysets.visible_references(user).filter(connection=connection)
     mine = {row.connector for row in pointing.filter(owner=user).exclude(connector="")}
     may_use = permissions.can_fetch_token(user, connection)
@@ -71,12 +71,12 @@ def add(request: HttpRequest) -> HttpResponse:
 
 
 def _teams(user: User, reference: ConnectionReference | None = None) -> QuerySet[Team]:
-    """Return the user's own teams, and the reference's current one."""
+    """Return the user's own teams and the current team of the reference."""
     return querysets.any_of(Team.objects.all(), Q(members=user), Q(pk=reference.team_id if reference else None))
 
 
 def _target(user: User, ref: str) -> Connection:
-    """Return the visible connection with this ID or name. Raises InvalidInput."""
+    """Return the visible connection with this ID or name. Raises InvalidInput unless there is exactly one."""
     visible = querysets.visible_connections(user)
     is_number = ref.isascii() and ref.isdigit() and len(ref) < 19
     matches = list(visible.filter(pk=int(ref))) if is_number else []
@@ -103,7 +103,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _sees_keys(user: User, reference: ConnectionReference) -> bool:
-    """Whether the user may read which keys use the reference: whoever may change it, and auditors."""
+    """Whether the user may see which keys use the reference: IT admins, auditors and those who may point it."""
     return permissions.can_point_reference(user, reference) or permissions.can_read_audit(user)
 
 
@@ -122,7 +122,11 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def point(request: HttpRequest, pk: int) -> HttpResponse:
-    """Choose the connection, see which keys depend on the reference and which would get no token, and confirm."""
+    """Point the reference at another connection.
+
+    The user chooses the connection, sees which keys use the reference and which of them would lose access, and
+    confirms.
+    """
     user, reference = get_visible(request, querysets.visible_references, pk)
     roles.require(permissions.can_point_reference(user, reference), action="Ask its owner or an IT admin.")
     form = TargetForm(request.POST or request.GET or None)
@@ -154,7 +158,7 @@ def remove(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def set_default(request: HttpRequest, pk: int) -> HttpResponse:
-    """Make a connection the user's default for a connector, or with ``remove``, have none."""
+    """Make a connection the user's default for a connector. With ``remove`` in the form, remove the default."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_fetch_token(user, connection), cause="This connection isn't shared with you.")
     connector, now = request.POST.get("connector", ""), timezone.now()

@@ -25,7 +25,7 @@ def panel(user: User, page: str, query: str) -> dict[str, Any]:
 
 @require_POST
 def add(request: HttpRequest) -> HttpResponse:
-    """Save the filters of a list, and go back to it."""
+    """Save the filters of a list, and redirect to the list."""
     user, form = roles.current_user(request.user), SavedViewForm(request.POST)
     page, query = request.POST.get("page", ""), ""
     if not form.is_valid():

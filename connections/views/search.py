@@ -1,4 +1,4 @@
-"""Search over everything that the reader may see: the box above the navigation, which the / key focuses."""
+"""The search over everything that the user may see. It is the box above the navigation; the / key focuses it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from connections.services.api_keys import rate_limit
 from connections.views.list_pages import SEARCH_LENGTH
 
 MOST = 8  # results of each kind
-PER_MINUTE = 120  # searches of one person
+PER_MINUTE = 120  # searches per user
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Result:
     url: str
     name: str
     note: str
-    item: Any = None  # whose status is shown
+    item: Any = None  # the object whose status is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One kind of object: who sees which, and what is searched. ``page`` is the URL name of an object's page."""
+    """One kind of object, with the visible objects and the columns to search. ``page`` is the URL name of their pages."""
 
     label: str
     icon: str
@@ -49,7 +49,7 @@ class Source:
     note: Callable[[Any], str]
     name: Callable[[Any], str] = field(default=str)
     order: Sequence[str] = ("name", "pk")
-    list_page: str = ""  # the URL name of a list that takes the same ?q=
+    list_page: str = ""  # the URL name of a list that accepts the same ?q=
     has_status: bool = False
 
 
@@ -122,7 +122,7 @@ SOURCES = (
         querysets.visible_references,
         ("name", "description"),
         "reference",
-        # Not its connection, which the reader may not see.
+        # Don't show the connection, because the user may not be allowed to see it.
         lambda reference: str(reference.description),
     ),
     Source(
@@ -140,7 +140,7 @@ SOURCES = (
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    """The matches for ``q``, up to MOST of each kind. Every word must occur; case doesn't matter."""
+    """Show the matches for ``q``, up to MOST of each kind. They contain every word, ignoring case."""
     user = roles.current_user(request.user)
     query = " ".join(request.GET.get("q", "").replace("\x00", "").split())[:SEARCH_LENGTH]
     words = query.split()[: search.MOST_WORDS]
@@ -170,7 +170,7 @@ def _search(source: Source, user: User, words: Sequence[str], query: str) -> Gro
 
 
 def _by_number_or_tag(rows: QuerySet[Any], query: str) -> list[Any]:
-    """Return the connection with this ID, and those with this tag. Apart from the names, so that indexes serve both."""
+    """Return the connection with this ID and those with this tag. The names are searched separately, to use indexes."""
     numbered = rows.filter(pk=int(query)) if query.isascii() and query.isdigit() and len(query) < 19 else rows.none()
     tagged = rows.filter(pk__in=ConnectionTag.objects.filter(name=query.lower()).values("connection"))
     return [*numbered, *tagged.order_by("name", "pk")[:MOST]]
@@ -182,7 +182,7 @@ def _result(source: Source, item: Any) -> Result:
 
 
 def _accounts(user: User, words: Sequence[str]) -> Group:
-    """Find Microsoft accounts by the connections that they signed in to."""
+    """Return Microsoft accounts, found through the connections that they signed in to."""
     visible = querysets.visible_connections(user).exclude(account_username="")
     matching = visible.filter(_contains_all(("account_username", "account_name"), words))
     rows = matching.order_by("account_username").values_list("account_username", "account_name").distinct()[:MOST]

@@ -1,4 +1,4 @@
-"""Second factors of local accounts: the page that manages them, and the step of the sign-in that asks for one."""
+"""Second factors of local accounts: the page for managing them, and the step of the sign-in that asks for one."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from connections.services.people import passkeys, second_factors, sign_in_limits
 from connections.views import sign_in_steps
 from connections.views.form_handling import errors_as_messages, errors_on, render_form
 
-# Session entries: who has given which password and where they want to go, and the challenge for a passkey.
+# Session keys: the person who has entered a password, with the page to open next, and the challenge for a passkey.
 WAITING = "second_factor_for"
 CHALLENGE = "passkey_challenge"
 TIME_TO_ANSWER = 600  # seconds
@@ -51,7 +51,7 @@ def add_app(request: HttpRequest) -> HttpResponse:
         with errors_on(form):
             second_factors.add_app(user, **form.cleaned_data, actor=user, now=timezone.now())
             return _added(request, user)
-    # The page shows the key that the form sends back. A key of another length came from somewhere else.
+    # The page shows the key that the form sends back. A key in another format did not come from the page.
     secret = str(form["secret"].value() or "")
     if "secret" in form.errors:
         return redirect("second_factor_add_app")
@@ -111,7 +111,7 @@ def _show_recovery_codes(request: HttpRequest, user: User) -> HttpResponse:
 
 
 def ask(request: HttpRequest, user: User, *, next_url: str) -> HttpResponse:
-    """Lead a person who has given the password to the page that asks for the second factor."""
+    """Redirect a person who has entered the right password to the page that asks for the second factor."""
     request.session.cycle_key()
     request.session[WAITING] = {
         "user": user.pk,
@@ -127,7 +127,7 @@ def ask(request: HttpRequest, user: User, *, next_url: str) -> HttpResponse:
 @sensitive_post_parameters("code")
 @require_http_methods(["GET", "HEAD", "POST"])
 def answer(request: HttpRequest) -> HttpResponse:
-    """Ask for the second factor, and complete the sign-in or the confirmation that it belongs to."""
+    """Ask for the second factor, and complete the sign-in or confirmation that requires it."""
     waiting = request.session.get(WAITING) or {}
     now = timezone.now()
     user = _waiting_person(waiting)
@@ -157,7 +157,10 @@ def answer(request: HttpRequest) -> HttpResponse:
 
 
 def _waiting_person(waiting: dict[str, Any]) -> User | None:
-    """Return who has given the password, unless they have left, changed it or signed out everywhere meanwhile."""
+    """Return the person who has entered the password.
+
+    None if they have since left, changed the password or signed out of all sessions.
+    """
     user = User.objects.filter(pk=waiting["user"]).first() if waiting else None
     if user is None or user.is_suspended:
         return None
@@ -165,7 +168,10 @@ def _waiting_person(waiting: dict[str, Any]) -> User | None:
 
 
 def _check(request: HttpRequest, user: User, form: SecondFactorForm) -> str:
-    """Return what was used. Raises WrongCode or PasskeyRefused. A challenge is good for one answer."""
+    """Return a description of the second factor that was used. Raises WrongCode or PasskeyRefused.
+
+    A challenge can be used for one attempt only.
+    """
     challenge = str(request.session.pop(CHALLENGE, ""))
     if form.cleaned_data["passkey"]:
         return second_factors.check_passkey(user, form.cleaned_data["passkey"], challenge=challenge, now=timezone.now())

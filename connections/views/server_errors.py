@@ -1,4 +1,4 @@
-"""What people see when the portal itself fails."""
+"""The response when the portal itself fails."""
 
 import logging
 import sys
@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """Answer an unexpected exception: 503 if only the database is away, so that programs and proxies try again.
+    """Respond to an unexpected exception. A database outage is a 503, so that clients and proxies try again.
 
-    Django calls this while it handles the exception, wherever that was raised. The API's middleware turns the answer
-    into a problem. Nothing here may use the database.
+    Django calls this while it handles the exception, no matter where it was raised. The API's middleware turns the
+    response into a problem. This function must not use the database.
     """
     if not is_database_outage(sys.exception()):
         return defaults.server_error(request)

@@ -1,4 +1,4 @@
-"""A person's own sessions, and ending those of another person."""
+"""The user's own sessions, and ending all sessions of another person."""
 
 from django.contrib import auth, messages
 from django.http import HttpRequest, HttpResponse
@@ -24,7 +24,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_POST
 def end(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
-    digest = request.POST.get("session", "").replace("\0", "")  # PostgreSQL refuses NUL in a text
+    digest = request.POST.get("session", "").replace("\0", "")  # PostgreSQL rejects NUL in a text
     sessions.end(user, digest, actor=user, now=timezone.now())
     if digest == digest_of(request.session.session_key or ""):
         auth.logout(request)

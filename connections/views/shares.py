@@ -25,7 +25,7 @@ from connections.views.form_handling import done, errors_on, get_visible, render
 
 
 def panel(user: User, connection: Connection, *, steps: frozenset[Step]) -> dict[str, Any]:
-    """Return the context for shares/_panel.html: who uses this connection, and what the user may change."""
+    """Return the context for shares/_panel.html: the connection's shares, and what the user may change."""
     shares = Share.objects.active().filter(connection=connection).select_related("person", "team")
     reads_audit = access_permissions.can_read_audit(user)
     return {
@@ -53,7 +53,7 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
                 connection, recipients, level=level, until=until, actor=user, now=now
             )
             first, *more = [share.pk for share in shares]
-            if all(share.created_at == now for share in shares):  # ending an older share would undo more
+            if all(share.created_at == now for share in shares):  # undoing must not end a share that existed before
                 fields = {"also": [str(share_pk) for share_pk in more]}
                 undo.offer(request, "share_end", kwargs={"pk": pk, "share_pk": first}, fields=fields)
             names = get_text_list([str(each) for each in recipients], "and")
@@ -63,10 +63,10 @@ def add(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def reach(connection: Connection) -> dict[str, list[Any]]:
-    """Return what all granted permissions allow, even those that were entered manually or granted earlier.
+    """Return what the granted permissions allow, including those that were entered manually or granted earlier.
 
-    ``abilities`` are labels of capabilities; ``beyond`` describes permissions that no capability needs. Empty if the
-    permissions allow nothing.
+    ``abilities`` are labels of capabilities. ``beyond`` describes permissions that no capability needs. The result is
+    {} if the permissions allow nothing.
     """
     granted, kind = connection.granted - token_endpoint.OIDC_SCOPES, connection.authentication_type
     possible = capabilities.can(capabilities.CAPABILITIES, granted, kind)
@@ -79,7 +79,7 @@ def reach(connection: Connection) -> dict[str, list[Any]]:
 @require_http_methods(["GET", "HEAD", "POST"])
 @fresh_sign_in_required()
 def emergency(request: HttpRequest, pk: int) -> HttpResponse:
-    """Let an IT admin use somebody else's connection for a few hours, which alarms everybody concerned."""
+    """Give an IT admin access to somebody else's connection for a few hours, and alert everybody concerned."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(
         access_permissions.can_take_emergency_access(user, connection),
@@ -97,7 +97,7 @@ def emergency(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def end(request: HttpRequest, pk: int, share_pk: int) -> HttpResponse:
-    """End a share, and those in ``also``, which were created together with it."""
+    """End a share, and the shares in ``also``, which were created together with it."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     pks = [share_pk, *map(int, filter(_is_id, request.POST.getlist("also")[:MOST_LINES]))]
     shares = without_tokens(Share.objects.select_related("person", "team", "connection"))

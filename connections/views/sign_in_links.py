@@ -1,4 +1,4 @@
-"""Sign-in links, created on a connection's page and opened by the mailbox owner, who may not have an account here."""
+"""Sign-in links, created on a connection's page and opened by the mailbox's owner, who may have no account here."""
 
 import secrets
 
@@ -22,7 +22,7 @@ from connections.services.people import ownership_transfer, sign_in_limits
 from connections.services.policy import permission_drift
 from connections.views.form_handling import get_visible
 
-BROWSER_LIFETIME = 3600  # lifetime in seconds of a session in which nobody is signed in
+BROWSER_LIFETIME = 3600  # seconds; for a session in which nobody is signed in
 
 
 @require_POST
@@ -31,7 +31,7 @@ def create(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def show_new(request: HttpRequest, user: User, connection: Connection) -> HttpResponse:
-    """Create a link and show it; it cannot be shown again."""
+    """Create a link and show it. It cannot be shown again."""
     link, token = sign_in_links.create(connection, actor=user, now=timezone.now())
     context = {
         "connection": connection,
@@ -47,7 +47,7 @@ def show_new(request: HttpRequest, user: User, connection: Connection) -> HttpRe
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def page(request: HttpRequest, token: str) -> HttpResponse:
-    """Show who is asking for which access; a POST continues to Microsoft."""
+    """Show who requests which access. A POST request continues to Microsoft."""
     try:
         if request.method == "POST":
             return _to_microsoft(request, token)
@@ -79,12 +79,12 @@ def done(request: HttpRequest) -> HttpResponse:
 
 
 def _only_account(connection: Connection, made_by: User) -> str:
-    """Return the only account that is accepted, or "" if any account in the directory is."""
+    """Return the only account that may sign in; "" if any account of the directory may."""
     return "" if ownership_transfer.may_change_account(connection, actor=made_by) else connection.account_username
 
 
 def _to_microsoft(request: HttpRequest, token: str) -> HttpResponse:
-    """Bind the link to this browser and redirect it to Microsoft. Nobody gets signed in to the portal."""
+    """Bind the link to this browser, and redirect to Microsoft. Nobody is signed in to the portal."""
     now = timezone.now()
     sign_in_links.open_link(token, now=now)  # an invalid token must not create a session
     sign_in_limits.begin_at_microsoft(address=origin.get().address, now=now)

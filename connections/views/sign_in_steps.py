@@ -1,4 +1,4 @@
-"""What the pages that ask for a password have in common: the check, the limits and the end of the sign-in."""
+"""Steps shared by the pages that ask for a password: checking it, limiting attempts, and completing the sign-in."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,7 +21,7 @@ from connections.services.people import accounts, sign_in_limits
 
 
 def check_password(request: HttpRequest, data: Mapping[str, Any]) -> tuple[PasswordSignIn, datetime | None]:
-    """Check name and password, and return the form, and until when further attempts are refused, if they are."""
+    """Check name and password. Return the form, and the time until which attempts are refused (None if they aren't)."""
     form, now = PasswordSignIn(request, data), timezone.now()
     name = data.get("username", "").replace("\x00", "").strip()
     if not name or not data.get("password"):
@@ -39,9 +39,9 @@ def check_password(request: HttpRequest, data: Mapping[str, Any]) -> tuple[Passw
 
 
 def complete_sign_in(request: HttpRequest, user: User, *, next_url: str, second_factor: str = "") -> HttpResponse:
-    """Sign in a person who has given everything that was asked for."""
+    """Sign in a person who has passed all checks, and redirect to ``next_url``."""
     auth.login(request, user, backend="django.contrib.auth.backends.ModelBackend")
-    request.session.set_expiry(None)  # following a sign-in link may have shortened it
+    request.session.set_expiry(None)  # a sign-in link may have shortened it
     now = timezone.now()
     fresh_sign_in.begin(request, method="password", proved_at=now, second_factor=bool(second_factor))
     accounts.signed_in(user, actor=user, method="password", second_factor=second_factor)
@@ -52,14 +52,14 @@ def complete_sign_in(request: HttpRequest, user: User, *, next_url: str, second_
 
 
 def confirmed(request: HttpRequest) -> None:
-    """Record that the signed-in person has just confirmed their identity with password and second factor."""
+    """Record that the signed-in person has just confirmed their identity with their password and any second factor."""
     fresh_sign_in.renew(request, proved_at=timezone.now())
     user = roles.current_user(request.user)
     accounts.confirmed(user, actor=user, method="password")
 
 
 def paused(request: HttpRequest, until: datetime) -> HttpResponse:
-    """Tell the person when they can try again."""
+    """Return the page that says when the person can try again."""
     context = {"again_at": until, "with_microsoft": microsoft_is_configured()}
     page = render(request, "accounts/locked_out.html", context, status=429)
     page["Retry-After"] = str(max(1, round((until - timezone.now()).total_seconds())))
@@ -71,7 +71,7 @@ def microsoft_is_configured() -> bool:
 
 
 def next_url(request: HttpRequest, default: str | None = None) -> str:
-    """Return the page to open after signing in, which must be on this site."""
+    """Return the URL to open after signing in. It must be on this site; otherwise, the default is returned."""
     url = request.POST.get("next") or request.GET.get("next") or ""
     if url_has_allowed_host_and_scheme(url, {request.get_host()}, require_https=request.is_secure()):
         return url

@@ -20,7 +20,6 @@ def panel(connection: Connection) -> dict[str, Any]:
 
 @require_POST
 def change(request: HttpRequest, pk: int) -> HttpResponse:
-    """Replace the tags of a connection."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     form = TagsForm(request.POST)
     if form.is_valid():

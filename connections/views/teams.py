@@ -63,7 +63,7 @@ def _detail(request: HttpRequest, user: User, team: Team, form: MemberForm | Non
 
 
 def _managed_team(request: HttpRequest, pk: int) -> tuple[User, Team]:
-    """Return the user and a team they may change. Raises NotAllowed."""
+    """Return the user and a team that they may change. Raises Http404 or NotAllowed."""
     user, team = get_visible(request, querysets.visible_teams, pk)
     roles.require(permissions.can_manage_teams(user), action="Ask an IT admin.")
     return user, team

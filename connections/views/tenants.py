@@ -29,7 +29,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show one tenant with its app registrations and mailboxes; members see only its name."""
+    """Show a tenant with its app registrations and mailboxes."""
     user, tenant = get_visible(request, querysets.visible_tenants, pk)
     cloud = clouds.CLOUDS.get(tenant.environment)
     context = {
@@ -56,7 +56,7 @@ def add(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    """Change a tenant; with ``look_up`` in the form, only look up its directory at Microsoft again."""
+    """Change a tenant. With ``look_up`` in the form, only look up its directory again."""
     user, tenant = _managed_tenant(request, pk)
     if "look_up" in request.POST:
         with errors_as_messages(request, level=messages.ERROR):

@@ -26,7 +26,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether the port is free; gunicorn itself would retry for five seconds."""
+    """Whether the port is free. gunicorn itself would keep trying for five seconds."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,21 +61,21 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn with exactly one worker process, because the state lives in that process's memory."""
+    """gunicorn with exactly one worker process, because the sandbox's state is in that process's memory."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         super().__init__()
 
     def load_config(self) -> None:
-        """Configure gunicorn from the command line alone."""
+        """Configure gunicorn from the command-line options only."""
         settings: dict[str, Any] = {
             "bind": f"{self.options.host}:{self.options.port}",
             "workers": 1,
             "worker_class": "gthread",
             "threads": THREADS,
             "keepalive": 75,
-            "timeout": 0,  # requests may hang on demand: it is one of the sandbox's features
+            "timeout": 0,  # requests may hang on purpose, which is one of the sandbox's features
             "graceful_timeout": 1,
             "loglevel": "error",
             "control_socket_disable": True,
@@ -88,11 +88,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load_wsgi_config(self) -> None:
-        """Load nothing: there is no configuration file."""
+        """Load nothing, because there is no configuration file."""
 
     def load(self) -> Any:
         """Build the world and the application in the worker process."""
-        # Override what the environment says: it may name the portal's settings.
+        # Override the environment variable, which may contain the portal's settings.
         os.environ["DJANGO_SETTINGS_MODULE"] = "portal.sandbox.settings"
         django.setup(set_prefix=False)
         from django.conf import settings
@@ -119,13 +119,13 @@ class Server(BaseApplication):  # type: ignore[misc]
         print(f"Sandbox ready at {self.options.public_url}", flush=True)
 
     def stopping(self, arbiter: Any, worker: Any) -> None:
-        """Release requests that hang on purpose."""
+        """Release the requests that hang on purpose."""
         if hasattr(self, "world"):
             self.world.stopping.set()
 
 
 def stop_with_stdin() -> None:
-    """Stop when standard input closes, which also happens if the parent process dies."""
+    """Stop when standard input closes. This also happens if the parent process dies."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1024):

@@ -38,13 +38,13 @@ class Request:
 
 @fault_injection.exposed("login")
 def v1(request: HttpRequest, tenant: str) -> HttpResponse:
-    """GET and POST /{tenant}/adminconsent: grant everything the app registration declares."""
+    """GET and POST /{tenant}/adminconsent: grant everything that the app registration declares."""
     return _page(request, tenant, None)
 
 
 @fault_injection.exposed("login")
 def v2(request: HttpRequest, tenant: str) -> HttpResponse:
-    """GET and POST /{tenant}/v2.0/adminconsent: grant what ``scope`` names, or everything for .default."""
+    """GET and POST /{tenant}/v2.0/adminconsent: grant the permissions in ``scope``, or everything for .default."""
     return _page(request, tenant, request.GET.get("scope", ""))
 
 
@@ -69,7 +69,7 @@ def _page(request: HttpRequest, tenant: str, scope: str | None) -> HttpResponse:
 
 def _read(here: World, request: HttpRequest, authority: str, scope: str | None) -> Request:
     if scope is not None and authority.lower() == "common":
-        # The v2 style requires a directory or "organizations"; Microsoft does not document its error code.
+        # The v2 style requires a directory or "organizations". Microsoft does not document the error code.
         raise errors.refusal(90023)
     where = clients.directory(here, authority)
     client_id = request.GET.get("client_id", "")
@@ -140,7 +140,7 @@ def _go_on(here: World, request: HttpRequest, consent: Request) -> HttpResponse:
 
 
 def _prompt(request: HttpRequest, here: World) -> str:
-    """Show the account page unless everybody signed in here is an admin."""
+    """Return the prompt: the account page is shown unless all accounts that are signed in here are admins."""
     signed_in = signin.accounts(request, here)
     return "" if all(here.people[session.person].admin for session in signed_in) else "select_account"
 

@@ -23,7 +23,7 @@ RESPONSE_MODES = ("", "query", "fragment", "form_post")
 
 
 class HttpResponseFound(HttpResponseRedirect):
-    """A redirect that allows any scheme an app may have registered."""
+    """A redirect to any http or https address that an app has registered."""
 
     allowed_schemes = ["http", "https"]
 
@@ -44,7 +44,7 @@ class Request:
     login_hint: str
     challenge: str
     challenge_method: str
-    max_age: int | None  # seconds since the last password entry that are accepted
+    max_age: int | None  # accepted seconds since the password was last entered
     asks_auth_time: bool
 
     @property
@@ -55,13 +55,13 @@ class Request:
 @fault_injection.exposed("login")
 @csrf_protect
 def authorize(request: HttpRequest, tenant: str) -> HttpResponse:
-    """GET and POST /{tenant}/oauth2/v2.0/authorize; the forms of its pages post to the same URL."""
+    """GET and POST /{tenant}/oauth2/v2.0/authorize. The forms on its pages post to the same URL."""
     here = world()
     trace = errors.Trace.of(request.GET.get("client-request-id", ""))
     try:
         parameters = _read(here, request, tenant)
     except errors.EntraError as problem:
-        # Without a trusted redirect URI the error stays on Microsoft's page.
+        # Without a trusted redirect URI, the error is shown on Microsoft's page.
         return error_page(request, here, problem, trace)
     try:
         return _go_on(here, request, parameters)
@@ -100,7 +100,7 @@ def _read(here: World, request: HttpRequest, authority: str) -> Request:
 
 
 def _asks_auth_time(claims: str) -> bool:
-    """Whether the claims request names auth_time for the ID token (OpenID Connect Core, 5.5)."""
+    """Whether the claims request asks for auth_time in the ID token (OpenID Connect Core, 5.5)."""
     try:
         return "auth_time" in json.loads(claims)["id_token"]
     except (ValueError, KeyError, TypeError):
@@ -108,7 +108,7 @@ def _asks_auth_time(claims: str) -> bool:
 
 
 def registered_uri(app: App, uri: str) -> str:
-    """Return the redirect URI if it is registered: an exact match, except for the port of http://localhost."""
+    """Return the redirect URI if it is registered. It must match exactly, except for the port of http://localhost."""
     if uri in app.redirect_uris:
         return uri
     if _without_port(uri) in [_without_port(known) for known in app.redirect_uris] and "//localhost" in uri:
@@ -129,12 +129,12 @@ def _without_port(uri: str) -> str:
 
 
 def strip_html(text: str) -> str:
-    """Strip HTML from ``state``, as Entra does (identity-platform/reply-url)."""
+    """Return ``state`` without HTML, which Entra strips as well (identity-platform/reply-url)."""
     return re.sub(r"<[^>]*>", "", text)
 
 
 def _check(here: World, request: HttpRequest, parameters: Request) -> None:
-    """Check everything whose errors may be redirected to the app."""
+    """Check the parameters whose errors may be redirected to the app."""
     response_type = request.GET.get("response_type", "")
     if not response_type:
         raise errors.refusal(900144, parameter="response_type")

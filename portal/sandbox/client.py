@@ -1,4 +1,4 @@
-"""A small client of the control API for tests: one method per command, standard library only."""
+"""A small client for the control API, for tests. It has one method per command and only needs the standard library."""
 
 import json
 import ssl
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class ControlError(Exception):
-    """The sandbox rejected the call; the message is its reason."""
+    """The sandbox rejected the call. The message is the reason."""
 
 
 class Control:
@@ -18,7 +18,7 @@ class Control:
         self.base_url = base_url.rstrip("/")
         self.timeout = timeout
         context = ssl.create_default_context(cafile=cafile) if self.base_url.startswith("https") else None
-        # No proxy: the sandbox is always on this machine.
+        # Use no proxy, because the sandbox is always on this machine.
         handlers: list[Any] = [urllib.request.ProxyHandler({})]
         if context is not None:
             handlers.append(urllib.request.HTTPSHandler(context=context))
@@ -37,7 +37,7 @@ class Control:
                 raise ControlError(f"HTTP {problem.code}") from None
 
     def call(self, verb: str, **fields: Any) -> dict[str, Any]:
-        """Run any command with any fields."""
+        """Run any command, with any fields."""
         given = {name: value for name, value in fields.items() if value is not None}
         request = urllib.request.Request(
             f"{self.base_url}/_control/api/{verb}",
@@ -55,11 +55,11 @@ class Control:
         return self._get("state")
 
     def calls(self, *, after: int = 0, limit: int = 200) -> dict[str, Any]:
-        """Return counters, and the newest ``limit`` calls with a number above ``after``."""
+        """Return the counters and the newest calls whose number is above ``after``, at most ``limit``."""
         return self._get(f"calls?after={after}&limit={limit}")
 
     def refreshes(self, fingerprint: str) -> int:
-        """Return how many token requests used refresh tokens (or the code) of this grant."""
+        """Return how many token requests used the code or a refresh token of this grant."""
         return sum(int(grants.get(fingerprint, 0)) for grants in self.calls(limit=0)["by_grant"].values())
 
     def reset(self) -> None:
@@ -91,7 +91,7 @@ class Control:
         times: int = 0,
         client_id: str = "",
     ) -> None:
-        """Inject a fault into token, graph, batch, login or everything."""
+        """Inject a fault. ``where`` is token, graph, batch, login or everything."""
         self.call(
             "weather",
             kind=kind,
@@ -112,11 +112,11 @@ class Control:
         self.call("set_directory", tenant=tenant, user_consent=user_consent)
 
     def add_person(self, upn: str, name: str, **more: Any) -> dict[str, Any]:
-        """Add a person; returns id, upn, password, tenant."""
+        """Add a person. Returns id, upn, password and tenant."""
         return self.call("add_person", upn=upn, name=name, **more)
 
     def set_person(self, upn: str, **changes: Any) -> None:
-        """Change disabled, deleted, mfa_required, password_expired, ca_blocked, sign_in_frequency_s, admin, …"""
+        """Change a person: disabled, deleted, mfa_required, password_expired, ca_blocked, admin and others."""
         self.call("set_person", upn=upn, **changes)
 
     def revoke_sessions(self, upn: str) -> None:
@@ -124,17 +124,18 @@ class Control:
         self.call("revoke_sessions", upn=upn)
 
     def add_app(self, name: str, **more: Any) -> dict[str, Any]:
-        """Register an app; returns client_id, object_id, tenant, secret, secret_id."""
+        """Register an app. Returns client_id, object_id, tenant, secret and secret_id."""
         return self.call("add_app", name=name, **more)
 
     def set_app(self, client_id: str, **changes: Any) -> None:
-        """Change disabled, disabled_in, deleted, name, audience, platform, redirect_uris, delegated, application,
-        mailboxes, exchange_role with exchange_mailboxes, …
+        """Change an app: disabled, disabled_in, deleted, name, audience, platform, redirect_uris and others.
+
+        The others include delegated, application, mailboxes, and exchange_role with exchange_mailboxes.
         """
         self.call("set_app", client_id=client_id, **changes)
 
     def add_secret(self, client_id: str, *, expires_at: float = 0, name: str = "New secret") -> dict[str, Any]:
-        """Add a secret; returns id, value and expires_at (seconds since 1970)."""
+        """Add a secret. Returns id, value and expires_at (seconds since 1970)."""
         return self.call("add_secret", client_id=client_id, expires_at=expires_at, name=name)
 
     def expire_secret(self, client_id: str, id: str) -> None:
@@ -144,7 +145,7 @@ class Control:
         self.call("remove_secret", client_id=client_id, id=id)
 
     def add_certificate(self, client_id: str, pem: str, *, name: str = "") -> dict[str, Any]:
-        """Add a certificate; returns id, sha1, sha256 and x5t#S256."""
+        """Add a certificate. Returns id, sha1, sha256 and x5t#S256."""
         return self.call("add_certificate", client_id=client_id, pem=pem, name=name)
 
     def remove_certificate(self, client_id: str, id: str) -> None:
@@ -153,7 +154,7 @@ class Control:
     def add_federated_credential(
         self, client_id: str, *, issuer: str, subject: str, audience: str, delay_s: float = 0
     ) -> dict[str, Any]:
-        """Let an app accept another issuer's tokens; returns id."""
+        """Let an app accept the tokens of another issuer. Returns id."""
         return self.call(
             "add_federated_credential",
             client_id=client_id,
@@ -167,15 +168,15 @@ class Control:
         self.call("remove_federated_credential", client_id=client_id, id=id)
 
     def credential_delay(self, seconds: float) -> None:
-        """Set how long the token endpoint needs to accept credentials that are added through Graph."""
+        """Set how long it takes until the token endpoint accepts credentials that were added through Graph."""
         self.call("credential_delay", seconds=seconds)
 
     def forget_published_keys(self) -> None:
-        """Read the keys of other issuers again at their next use."""
+        """Make the sandbox read the keys of other issuers again at their next use."""
         self.call("forget_published_keys")
 
     def set_owners(self, client_id: str, owners: list[str]) -> None:
-        """Set the applications that own an app registration."""
+        """Set which applications own an app registration."""
         self.call("set_owners", client_id=client_id, owners=owners)
 
     def assign(self, client_id: str, upn: str, roles: list[str], groups: list[str] | None = None) -> None:
@@ -191,7 +192,7 @@ class Control:
         upn: str = "",
         delay_s: float = 0,
     ) -> None:
-        """Grant consent for one person, or as an admin for everybody."""
+        """Grant consent for one person or, as an admin, for everybody."""
         self.call(
             "grant_consent", client_id=client_id, tenant=tenant, scopes=scopes, roles=roles, upn=upn, delay_s=delay_s
         )
@@ -200,19 +201,19 @@ class Control:
         self.call("withdraw_consent", client_id=client_id, tenant=tenant, upn=upn)
 
     def set_mailbox(self, address: str, **changes: Any) -> None:
-        """Change members, inbox_members, senders, all_senders, app_scope, all_apps, name, deleted."""
+        """Change a mailbox: members, inbox_members, senders, all_senders, app_scope, all_apps, name, deleted."""
         self.call("set_mailbox", address=address, **changes)
 
     def share_calendar(self, address: str, *members: str) -> None:
-        """Share the calendar of a person or a shared mailbox with these people, and with nobody else."""
+        """Share the calendar of a person or a shared mailbox with only these people."""
         self.call("share_calendar", address=address, members=list(members))
 
     def issue_grant(
         self, client_id: str, upn: str, scopes: list[str], *, count: int = 1, age_s: float = 0, mfa: bool = False
     ) -> dict[str, Any]:
-        """Issue refresh tokens without a browser; returns refresh_tokens, fingerprints, tenant, oid."""
+        """Issue refresh tokens without a browser. Returns refresh_tokens, fingerprints, tenant and oid."""
         return self.call("issue_grant", client_id=client_id, upn=upn, scopes=scopes, count=count, age_s=age_s, mfa=mfa)
 
     def describe_token(self, refresh_token: str) -> dict[str, Any]:
-        """Return the person and fingerprint that belong to a refresh token."""
+        """Return the person and the fingerprint that a refresh token belongs to."""
         return self.call("describe_token", refresh_token=refresh_token)

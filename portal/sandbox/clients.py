@@ -19,7 +19,10 @@ ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 def directory(world: World, segment: str) -> Directory | None:
-    """Return a tenant segment's directory; None for ``common`` and ``organizations``. Raises EntraError if unknown."""
+    """Return the directory for the tenant segment of a URL; None for ``common`` and ``organizations``.
+
+    Raises EntraError if there is no such directory.
+    """
     if segment.lower() in ("common", "organizations"):
         return None
     match = world.directory(segment)
@@ -30,7 +33,10 @@ def directory(world: World, segment: str) -> Directory | None:
 
 
 def app_in(world: World, client_id: str, where: Directory | None) -> App:
-    """Return the app in a directory (None if no directory is named). Raises EntraError if the app is unknown there."""
+    """Return the app, as seen from a directory or, if ``where`` is None, from a shared endpoint.
+
+    Raises EntraError if the app is unknown or disabled there.
+    """
     app = world.app(client_id)
     if app is None:
         raise errors.refusal(700016, client_id=client_id, tenant_name=where.name if where else "Microsoft Services")
@@ -47,7 +53,7 @@ def app_in(world: World, client_id: str, where: Directory | None) -> App:
 
 
 def credentials(request: HttpRequest) -> dict[str, str]:
-    """Return the form of a token request with its HTTP Basic credentials (RFC 6749, section 2.3.1) merged in."""
+    """Return the form of a token request, completed with its HTTP Basic credentials (RFC 6749, section 2.3.1)."""
     form = {name: value for name, value in request.POST.items() if isinstance(value, str)}
     scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "basic":
@@ -61,7 +67,7 @@ def credentials(request: HttpRequest) -> dict[str, str]:
 
 
 def authenticate(world: World, app: App, form: Mapping[str, str], authority: str) -> None:
-    """Check the app's credentials. ``authority`` is the tenant segment of the URL. Raises EntraError if they are wrong."""
+    """Check the app's credentials. ``authority`` is the URL's tenant segment. Raises EntraError if they are wrong."""
     secret = form.get("client_secret", "")
     assertion = form.get("client_assertion", "")
     if app.platform == "public":
@@ -108,7 +114,7 @@ def _certificate(world: World, app: App, header: Mapping[str, Any]) -> Certifica
 
 
 def _check_assertion(world: World, app: App, assertion: str, authority: str) -> None:
-    """Check a client assertion (Microsoft: identity-platform/certificate-credentials)."""
+    """Check a client assertion (Microsoft: identity-platform/certificate-credentials). Raises EntraError."""
     try:
         header = jwt.get_unverified_header(assertion)
     except jwt.InvalidTokenError:

@@ -1,11 +1,11 @@
-"""Consents: who granted which permissions to which app. Consents are read and written only here."""
+"""Consents: which permissions were granted to which app, and by whom. Only this module reads and writes them."""
 
 from portal.sandbox import permissions
 from portal.sandbox.state import EVERYBODY, App, Consent, Person, RoleGrant, World
 
 
 def install(world: World, app: App, tenant: str) -> None:
-    """Give the app a service principal in the directory, as the first consent there does."""
+    """Give the app a service principal in the directory, as the first consent in a directory does."""
     key = f"{app.client_id}|{tenant}"
     if key not in world.principals:
         world.principals.append(key)
@@ -34,7 +34,7 @@ def grant_roles(world: World, app: App, tenant: str, roles: list[str], *, delay:
 
 
 def withdraw(world: World, app: App, tenant: str, person: str = "") -> None:
-    """Remove one person's delegated consent, or EVERYBODY's; without a person, remove all consents and roles."""
+    """Remove the delegated consent of one person or EVERYBODY. Without a person, remove all consents and roles."""
     if person:
         world.consents.pop(f"{app.client_id}|{tenant}|{person}", None)
         return
@@ -44,7 +44,7 @@ def withdraw(world: World, app: App, tenant: str, person: str = "") -> None:
 
 
 def granted(world: World, app: App, person: Person) -> set[str] | None:
-    """Return the delegated permissions in effect for this person, or None if there is no consent."""
+    """Return the delegated permissions in effect for this person; None if there is no consent."""
     granted: set[str] | None = None
     for who in (person.id, EVERYBODY):
         consent = world.consents.get(f"{app.client_id}|{person.tenant}|{who}")
@@ -60,16 +60,16 @@ def roles(world: World, app: App, tenant: str) -> list[str]:
 
 
 def declared(app: App, wanted: permissions.RequestedScopes) -> list[str]:
-    """Return the delegated permissions that a request for ``.default`` means: all that the app registration declares."""
+    """Return the delegated permissions for a request with ``.default``: all that the app registration declares."""
     return list(app.delegated) if wanted.default else []
 
 
 def missing(world: World, app: App, person: Person, wanted: permissions.RequestedScopes) -> list[str]:
-    """Return the permissions that still need consent for this request to succeed."""
+    """Return the permissions that need consent before this request can succeed."""
     had = granted(world, app, person)
     requested = list(wanted.permissions)
     if wanted.default:
-        # .default never widens an existing consent (identity-platform/scopes-oidc, "The .default scope").
+        # .default never extends an existing consent (identity-platform/scopes-oidc, "The .default scope").
         requested += [] if had else [name for name in declared(app, wanted) if name not in permissions.OIDC_SCOPES]
     lacking = [name for name in dict.fromkeys(requested) if name not in (had or set())]
     if had is None:
@@ -78,7 +78,7 @@ def missing(world: World, app: App, person: Person, wanted: permissions.Requeste
 
 
 def needs_admin(world: World, person: Person, names: list[str]) -> bool:
-    """Whether an admin must grant this: a permission is admin-only, or the directory does not allow user consent."""
+    """Whether only an admin can grant these permissions: one is admin-only, or the directory forbids user consent."""
     directory = world.directories[person.tenant]
     if not directory.user_consent:
         return True

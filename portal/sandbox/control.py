@@ -1,7 +1,8 @@
-"""The control API: what tests and demos can do to the sandbox, one function per command.
+"""The control API: what tests and demos can do with the sandbox, with one function per command.
 
-Call it by ``POST /_control/api/<verb>`` with a JSON object. The functions in ``control_commands_world`` and ``_apps``
-also serve as documentation: their arguments are the fields, and their docstrings the text of ``/_control/api/``.
+Call a command with ``POST /_control/api/<verb>`` and a JSON object. The functions in ``control_commands_world`` and
+``control_commands_apps`` are also the documentation: their arguments are the fields, and ``/_control/api/`` shows their
+docstrings.
 """
 
 import inspect
@@ -18,7 +19,7 @@ from portal.sandbox.adminconsent import LIES
 from portal.sandbox.control_commands import VERBS, Refused
 from portal.sandbox.state import world
 
-# Importing them registers their commands.
+# Importing these modules registers their commands.
 MODULES = (control_commands_world, control_commands_apps)
 
 
@@ -61,7 +62,7 @@ def run(name: str, fields: dict[str, Any]) -> dict[str, Any]:
 def call(request: HttpRequest, name: str) -> HttpResponse:
     """POST /_control/api/<verb>.
 
-    A JSON body is required because browsers send one to another origin only with that origin's permission (CORS).
+    A JSON body is required, because browsers do not send JSON to another origin without its permission (CORS).
     """
     if request.method != "POST":
         return JsonResponse({"problem": "Send commands with POST and a JSON object."}, status=405)
@@ -80,7 +81,7 @@ def call(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def state(request: HttpRequest) -> HttpResponse:
-    """GET /_control/api/state: the whole world, including apps' secrets and people's passwords."""
+    """GET /_control/api/state: the whole state, including the secrets of apps and the passwords of people."""
     here = world()
     with here.lock:
         content = here.as_json()

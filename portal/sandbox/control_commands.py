@@ -1,4 +1,4 @@
-"""Shared by all control commands: the registry, the refusal and the look-ups."""
+"""Shared by all control commands: the registry of commands, the error for a refusal, and look-ups."""
 
 import typing
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Control commands for the sandbox as a whole, faults, people and mailboxes."""
+"""Control commands for the sandbox as a whole, and for faults, people and mailboxes."""
 
 import time
 import uuid

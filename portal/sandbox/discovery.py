@@ -33,7 +33,7 @@ def openid_configuration(request: HttpRequest, tenant: str) -> HttpResponse:
     except errors.EntraError as problem:
         return _unknown(problem)
     authority = f"{here.public_url}/{where.id if where else tenant.lower()}"
-    # Without a directory the issuer is a template into which clients insert the token's tid.
+    # Without a directory, the issuer is a template. Clients insert the token's tid into it.
     issuer = f"{here.public_url}/{where.id if where else '{tenantid}'}/v2.0"
     return _json(
         {
@@ -73,7 +73,7 @@ def keys(request: HttpRequest, tenant: str) -> HttpResponse:
 
 @fault_injection.exposed("login")
 def logout(request: HttpRequest, tenant: str) -> HttpResponse:
-    """GET or POST /{tenant}/oauth2/v2.0/logout: ends the browser's sessions but keeps refresh tokens."""
+    """GET or POST /{tenant}/oauth2/v2.0/logout: end the browser's sessions, but keep refresh tokens."""
     back = request.GET.get("post_logout_redirect_uri", "")
     registered = any(back in app.redirect_uris for app in world().apps.values())
     response: HttpResponse

@@ -1,4 +1,4 @@
-"""Entra ID's errors in the form Microsoft sends them (identity-platform/reference-error-codes)."""
+"""Entra's errors in Microsoft's format (identity-platform/reference-error-codes)."""
 
 import tomllib
 import uuid
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Meaning:
-    """The status, ``error`` value and text of one AADSTS number."""
+    """The status, the value of ``error`` and the text for one AADSTS number."""
 
     error: str
     text: str
@@ -24,7 +24,7 @@ MEANINGS = {int(code): Meaning(**values) for code, values in _TABLE.items()}
 
 @dataclass
 class EntraError(Exception):
-    """An Entra error: sent as JSON by the token endpoint, and as a page or a redirect by the authorize endpoint."""
+    """An error from Entra. The token endpoint sends it as JSON, and the authorize endpoint as a page or a redirect."""
 
     code: int
     text: str
@@ -35,7 +35,10 @@ class EntraError(Exception):
 
 
 def refusal(code: int, *, error: str = "", suberror: str = "", **words: object) -> EntraError:
-    """Return this AADSTS number's error; ``words`` fill its text, ``error`` and ``suberror`` override defaults."""
+    """Return the error with this AADSTS number.
+
+    ``words`` are the values in its text. ``error`` and ``suberror`` replace the defaults.
+    """
     meaning = MEANINGS[code]
     return EntraError(
         code=code,
@@ -47,25 +50,25 @@ def refusal(code: int, *, error: str = "", suberror: str = "", **words: object) 
 
 
 def stamp(moment: float) -> str:
-    """Return a time as Entra writes it in an error's fields: ``2016-01-09 02:02:12Z``."""
+    """Return a time in the format of an error's fields: ``2016-01-09 02:02:12Z``."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def precise(moment: float) -> str:
-    """Return a time as Entra writes it inside a text, with seven decimals of a second."""
+    """Return a time in the format of Entra's texts, with seven decimals of a second."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The ids that Microsoft's support asks for."""
+    """The IDs that Microsoft's support asks for."""
 
     trace_id: str
     correlation_id: str
 
     @classmethod
     def of(cls, client_request_id: str = "") -> "Trace":
-        """Return new ids; the correlation id is the caller's ``client-request-id`` if that is a GUID."""
+        """Return new IDs. The correlation ID is the caller's ``client-request-id`` if that is a GUID."""
         try:
             correlation = str(uuid.UUID(client_request_id))
         except ValueError:

@@ -1,6 +1,6 @@
-"""Faults at Microsoft on demand: outages, throttling, hanging and broken responses.
+"""Faults on demand: outages, throttling, and hanging or broken responses.
 
-``exposed`` wraps every view that stands in for Microsoft: it logs the call and may respond with a fault instead.
+``exposed`` wraps every view that simulates Microsoft. It logs the call, and may respond with a fault instead.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ KINDS = {
     "reset": "break off in the middle of the response",
     "twice": "handle the request twice, as if the network had repeated it",
 }
-PLACES = ("token", "graph", "batch", "login", "everything")  # batch: parts of a Graph batch, only for throttling
-# Each hanging request holds a thread; some threads must stay free for the control API.
+PLACES = ("token", "graph", "batch", "login", "everything")  # batch: the parts of a Graph batch, for throttling only
+# Each hanging request occupies a thread, and some threads must stay free for the control API.
 MOST_HANGING = 40
 
 
@@ -48,11 +48,11 @@ class Fault:
     delay_ms: int = 0
     times: int = 0  # responses left; 0 means no limit
     until: float = 0.0  # monotonic time; 0 means no limit
-    client_id: str = ""  # affects only requests of this app (token endpoint); "" means all
+    client_id: str = ""  # only requests of this app are affected (token endpoint); "" means all apps
 
 
 class Faults:
-    """The active faults and their effect on requests."""
+    """The active faults, and their effect on requests."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,7 +61,9 @@ class Faults:
         self._hanging = 0
 
     def set(self, fault: Fault) -> None:
-        """Set a fault, replacing any in the same place. ``normal`` removes faults and releases hanging requests."""
+        """Set a fault, which replaces others in the same place. ``normal`` removes faults and releases hanging
+        requests.
+        """
         with self._lock:
             keep = [other for other in self._faults if fault.where not in ("everything", other.where)]
             self._faults = keep if fault.kind == "normal" else [*keep, fault]
@@ -73,7 +75,9 @@ class Faults:
             return [asdict(fault) for fault in self._faults]
 
     def over(self, where: str, client_id: str = "") -> Fault | None:
-        """Return the fault for this request and use up one of its responses."""
+        """Return the fault for this request, and count the response if the number is limited. None if there is no
+        fault.
+        """
         if not self._faults:
             return None
         with self._lock:
@@ -90,7 +94,7 @@ class Faults:
         return None
 
     def hang(self, seconds: float) -> None:
-        """Block the calling thread until the faults change, the sandbox stops or the time is up."""
+        """Block the calling thread until the faults change, the sandbox stops, or the time has passed."""
         with self._lock:
             if self._hanging >= MOST_HANGING:
                 return
@@ -185,7 +189,7 @@ def _answer(request: HttpRequest, fault: Fault, where: str) -> HttpResponse | No
 
 
 def valid_retry_after(text: str) -> bool:
-    """Whether Retry-After is supported in this form."""
+    """Whether this is a supported value for Retry-After."""
     if text in ("date", "missing"):
         return True
     try:
@@ -198,7 +202,7 @@ View = Callable[..., HttpResponse]
 
 
 def exposed(where: str) -> Callable[[View], View]:
-    """Log calls of this view as endpoint ``where`` and inject the faults set for it."""
+    """Return a decorator that logs calls of a view as endpoint ``where`` and injects the faults for it."""
 
     def wrap(view: View) -> View:
         @functools.wraps(view)

@@ -1,4 +1,4 @@
-"""Checks assertions of other issuers against the keys that they publish (Microsoft: workload-identity-federation)."""
+"""Checks other issuers' assertions against the keys that they publish (Microsoft: workload-identity-federation)."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ import jwt
 from portal.sandbox import errors
 from portal.sandbox.state import App, FederatedCredential, World
 
-KEYS_KEPT = 300.0  # seconds for which an issuer's keys are kept, even if an unknown key is used meanwhile
+KEYS_KEPT = 300.0  # seconds for which an issuer's keys are kept, even if an unknown key is used in the meantime
 TIMEOUT = 5.0
 MAX_ANSWER = 100_000  # bytes
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -59,7 +59,7 @@ def _matching(world: World, app: App, claims: dict[str, Any]) -> FederatedCreden
     if not with_subject:
         raise errors.refusal(700213, subject=subject)
     for credential in with_subject:
-        if audience in credential.audiences:  # exactly one audience, so not a list
+        if audience in credential.audiences:  # the assertion must have a single audience, so not a list
             return credential
     raise errors.refusal(700212, audience=audience)
 
@@ -76,7 +76,7 @@ def _check_times(world: World, claims: dict[str, Any]) -> None:
 
 
 def _keys(world: World, issuer: str) -> dict[str, Any]:
-    """Return the issuer's published keys by "kid", read over HTTP at most every few minutes."""
+    """Return the issuer's published keys by "kid". They are read over HTTP, at most every few minutes."""
     with _lock:
         read_at, keys = _kept.get(issuer, (0.0, {}))
     if read_at > world.now() - KEYS_KEPT:
@@ -92,7 +92,7 @@ def _keys(world: World, issuer: str) -> dict[str, Any]:
 
 
 def _read(url: str, issuer: str) -> dict[str, Any]:
-    """Read JSON from this machine; the sandbox never calls another one."""
+    """Read JSON from this machine. The sandbox never calls another machine."""
     if urlsplit(url).hostname not in _LOOPBACK:
         raise errors.refusal(50027, reason=f"The keys of {issuer} can't be read.")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

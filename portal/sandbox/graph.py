@@ -1,6 +1,6 @@
 """The part of Microsoft Graph v1.0 that the portal uses.
 
-Checks the bearer token, finds the handler for the path and wraps the response. Mail and calendars are in
+This module checks the bearer token, finds the handler for the path and wraps the response. Mail and calendars are in
 ``graph_mail``, directory objects and files in ``graph_directory``, groups and roles in ``graph_membership``.
 """
 
@@ -29,7 +29,8 @@ from portal.sandbox.state import World, world
 
 MOST_IN_A_BATCH = 20
 
-# Called with the world, the caller, the pattern's groups, the query and the JSON body; returns status and content.
+# Arguments: the world, the caller, the groups of the path's pattern, the query and the JSON body. Returns status and
+# content.
 Handler = Callable[[World, Caller, dict[str, str], dict[str, str], Any], tuple[int, dict[str, Any] | None]]
 
 WHO = r"(?:(?P<me>me)|users/(?P<user>[^/]+))"
@@ -76,7 +77,7 @@ ROUTES: list[tuple[str, re.Pattern[str], Handler]] = [
 
 @fault_injection.exposed("graph")
 def graph(request: HttpRequest, path: str) -> HttpResponse:
-    """Answer any method on /v1.0/…."""
+    """Handle requests with any method for /v1.0/…."""
     here = world()
     note: request_log.Call = request.sandbox_call  # type: ignore[attr-defined]
     client_request_id = request.headers.get("client-request-id", "")
@@ -113,7 +114,7 @@ def _sent(request: HttpRequest) -> Any:
 def dispatch(
     here: World, caller: Caller, method: str, path: str, query: dict[str, str], sent: Any
 ) -> tuple[int, dict[str, Any] | None]:
-    """Find the handler and call it. Raises GraphError."""
+    """Find the handler and return its response. Raises GraphError."""
     for wanted, pattern, handler in ROUTES:
         match = pattern.fullmatch(unquote(path).rstrip("/"))
         if match is not None and wanted == method:
@@ -122,7 +123,7 @@ def dispatch(
 
 
 def caller_of(here: World, header: str, path: str = "") -> Caller:
-    """Return the caller named by the bearer token. Raises GraphError (401) if the token is invalid."""
+    """Return the caller whom the bearer token identifies. Raises GraphError (401) if the token is invalid."""
 
     def refused(message: str, code: str = "InvalidAuthenticationToken") -> GraphError:
         challenge = f'Bearer realm="", authorization_uri="{here.public_url}/common/oauth2/authorize"'
@@ -150,8 +151,8 @@ def caller_of(here: World, header: str, path: str = "") -> Caller:
     if app is None:
         raise refused("The identity of the calling application could not be established.")
     held = frozenset(claims.get("roles", [])) | frozenset(claims.get("scp", "").split())
-    # Exchange grants appear in no token, so a token without roles may still be useful.
-    rolls_keys = path.endswith(("/addKey", "/removeKey"))  # no permission is needed for an application's own keys
+    # Permissions from Exchange are not in the token, so a token without roles can still be useful.
+    rolls_keys = path.endswith(("/addKey", "/removeKey"))  # an application needs no permission to change its own keys
     if not held and not app.exchange_roles and not rolls_keys:
         text = "The token contains no permissions, or permissions can not be understood."
         raise refused(text, "NoPermissionsInAccessToken")
@@ -160,7 +161,7 @@ def caller_of(here: World, header: str, path: str = "") -> Caller:
 
 
 def _batch(here: World, caller: Caller, sent: Any) -> dict[str, Any]:
-    """Run the parts of a batch in order, honouring ``dependsOn`` (Graph: json-batching)."""
+    """Run the parts of a batch in order, respecting ``dependsOn`` (Graph: json-batching)."""
     parts = sent.get("requests") if isinstance(sent, dict) else None
     if not isinstance(parts, list) or not 0 < len(parts) <= MOST_IN_A_BATCH:
         raise GraphError(400, "BadRequest", f"A batch holds between 1 and {MOST_IN_A_BATCH} requests.")

@@ -1,4 +1,4 @@
-"""How an application changes its own secrets and certificates: addKey, removeKey, addPassword, removePassword.
+"""Requests with which applications change their own secrets and certificates: addKey, removeKey and so on.
 
 Microsoft Graph: application-addkey, application-rollkey-prooftoken, application-addpassword.
 """
@@ -26,7 +26,7 @@ YEAR = 365 * 86400.0
 
 
 def add_key(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """POST /applications/{id}/addKey: no permission, but the proof with an existing valid certificate."""
+    """POST /applications/{id}/addKey: needs no permission, but a proof signed with a valid certificate of the app."""
     app = _itself(here, caller, words)
     content = _content(sent)
     _check_proof(here, app, content.get("proof"))
@@ -76,7 +76,7 @@ def remove_key(here: World, caller: Caller, words: Words, query: Words, sent: An
 
 
 def add_password(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """POST /applications/{id}/addPassword: needs a permission and, with OwnedBy, ownership of the application."""
+    """POST /applications/{id}/addPassword: needs a permission. With OwnedBy, the caller must own the application."""
     app = _owned(here, caller, words)
     wanted = _content(sent).get("passwordCredential")
     if not isinstance(wanted, dict):
@@ -155,7 +155,7 @@ def _owned(here: World, caller: Caller, words: Words) -> App:
 
 
 def _check_proof(here: World, app: App, proof: Any) -> None:
-    """Check the self-signed token that proves possession of one of the app's valid certificates."""
+    """Check the self-signed token that proves possession of one of the app's valid certificates. Raises GraphError."""
     now = here.now()
     valid = [each for each in app.certificates if each.starts_at <= now < each.expires_at and each.effective_at <= now]
     for held in valid:

@@ -1,4 +1,4 @@
-"""Graph's directory objects and files: users, organization, applications, teams, sites, drives."""
+"""Directory objects and files in Graph: users, organization, applications, teams, sites, drives."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ def _time(moment: float) -> str:
 
 
 def selected(content: dict[str, Any], query: Words) -> dict[str, Any]:
-    """Return only the properties that ``$select`` names."""
+    """Return only the properties in ``$select``; all of them without it."""
     wanted = [name.strip() for name in query.get("$select", "").split(",") if name.strip()]
     return {name: content[name] for name in wanted if name in content} if wanted else content
 
@@ -36,7 +36,10 @@ def top(items: list[dict[str, Any]], query: Words) -> list[dict[str, Any]]:
 
 
 def find(here: World, caller: Caller, words: Words) -> Person | SharedMailbox | None:
-    """Return the user or shared mailbox with this address in the caller's directory; ``/me`` needs a person."""
+    """Return the user or shared mailbox in the path, from the caller's directory; None if there is none.
+
+    Raises GraphError for ``/me`` without a signed-in person.
+    """
     if words.get("me"):
         if caller.person is None:
             text = "/me request is only valid with delegated authentication flow."
@@ -75,21 +78,21 @@ def _as_user(owner: Person | SharedMailbox) -> dict[str, Any]:
 
 
 def _plans(owner: Person | SharedMailbox) -> list[dict[str, str]]:
-    """Return the licence plans; shared mailboxes work without a licence and have none here."""
+    """Return the licence plans. Shared mailboxes work without a licence and have no plans here."""
     if isinstance(owner, SharedMailbox) or not owner.licensed:
         return []
     plan = "9aaf7827-d63c-4b61-89c3-182f06f82e5c"  # Exchange Online (Plan 1)
     return [{"service": "exchange", "capabilityStatus": "Enabled", "servicePlanId": plan}]
 
 
-# The only supported filter for an address: any of the three account names.
+# The only supported filter for an address, which may be any of an account's three names.
 BY_ADDRESS = re.compile(
     r"userPrincipalName eq '(?P<address>(?:[^']|'')+)' or mail eq '(?P=address)'"
     r" or proxyAddresses/any\(p:p eq 'smtp:(?P=address)'\)"
 )
 
 
-# Several people by their object ids; Graph takes at most 15 values in one such list.
+# The filter for several people by their object IDs. Graph accepts at most 15 values in such a list.
 BY_ID = re.compile(r"id in \((?P<ids>'[^']*'(?:\s*,\s*'[^']*')*)\)")
 MOST_IDS = 15
 
@@ -116,7 +119,7 @@ def _filtered(everybody: list[Person | SharedMailbox], condition: str) -> list[P
 
 
 def user(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /me and /users/{id or name}."""
+    """GET /me and /users/{ID or name}."""
     owner = find(here, caller, words)
     own = caller.person is not None and owner is not None and owner.id == caller.person.id
     enough = READ_USERS | ({"User.Read", "User.ReadWrite"} if own else set())
@@ -200,9 +203,10 @@ def _required_access(app: App) -> list[dict[str, Any]]:
 
 
 def _own_applications(here: World, caller: Caller) -> list[App]:
-    """Return the app registrations of the caller's directory: they exist only in their home directory.
+    """Return the app registrations in the caller's directory, because they only exist in their home directory.
 
-    With Application.ReadWrite.OwnedBy, those that the caller's service principal owns.
+    With Application.ReadWrite.OwnedBy, these are only those that the caller owns. Raises GraphError without a
+    permission.
     """
     apps = [app for app in list(here.apps.values()) if app.tenant == caller.tenant and not app.deleted]
     if caller.permissions & {"Application.Read.All", "Application.ReadWrite.All", "Directory.Read.All"}:
@@ -213,7 +217,7 @@ def _own_applications(here: World, caller: Caller) -> list[App]:
 
 
 def application(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """GET /applications(appId='…') and /applications/{object id}."""
+    """GET /applications(appId='…') and /applications/{object ID}."""
     wanted = words["app_id"].lower() or words["object_id"].lower()
     for app in _own_applications(here, caller):
         if wanted == (app.client_id if words["app_id"] else app.object_id):
@@ -234,7 +238,7 @@ def applications(here: World, caller: Caller, words: Words, query: Words, sent: 
 
 
 def revoke_sessions(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """POST /users/{id}/revokeSignInSessions: revokes the person's refresh tokens in every app."""
+    """POST /users/{id}/revokeSignInSessions: revoke the person's refresh tokens in every app."""
     if "User.RevokeSessions.All" not in caller.permissions:
         raise insufficient()
     person = find(here, caller, words)

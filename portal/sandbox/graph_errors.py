@@ -1,4 +1,4 @@
-"""Microsoft Graph's errors in the form it sends them (graph: errors), and the caller."""
+"""Errors in Microsoft Graph's format (graph: errors), and the caller."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class GraphError(Exception):
 
 @dataclass(frozen=True)
 class Caller:
-    """The identity in an access token; ``person`` is None for an app-only token."""
+    """The identity in an access token. For an app-only token, ``person`` is None."""
 
     app: App
     tenant: str
@@ -51,6 +51,6 @@ def no_segment(name: str) -> GraphError:
 
 
 def missing(name: str) -> GraphError:
-    """Return the error for an object that the directory does not have."""
+    """Return the error for an object that is not in the directory."""
     text = f"Resource '{name}' does not exist or one of its queried reference-property objects are not present."
     return GraphError(404, "Request_ResourceNotFound", text)

@@ -1,4 +1,4 @@
-"""Graph's mailboxes: folders, messages, sending, settings, calendars, and access to mailboxes.
+"""Mailboxes in Graph: folders, messages, sending, settings, calendars, and access to mailboxes.
 
 Graph: outlook-share-messages-folders and auth-limit-mailbox-access.
 """
@@ -38,7 +38,7 @@ def mailbox(
 ) -> Person | SharedMailbox:
     """Return the mailbox in the path. Raises GraphError unless the caller has one of the ``needed`` permissions.
 
-    ``inbox``: only the inbox folder is requested, which can be shared separately.
+    ``inbox`` says that only the inbox folder is requested, which can be shared separately.
     """
     owner = find(here, caller, words)
     if caller.person is None:
@@ -58,7 +58,7 @@ def _invalid(words: Words) -> GraphError:
 
 def _check_app(caller: Caller, owner: Person | SharedMailbox | None, words: Words, needed: tuple[str, ...]) -> None:
     address = owner.address if isinstance(owner, SharedMailbox) else owner.mail if owner is not None else ""
-    # Independent of the roles in the token (Microsoft: application-rbac); either grant is enough.
+    # Exchange's permissions don't depend on the roles in the token, and either is enough (Microsoft: application-rbac).
     if any(address in caller.app.exchange_roles.get(name, ()) for name in needed):
         return
     if not caller.permissions & set(needed):
@@ -84,7 +84,7 @@ def _check_person(
         if not caller.permissions & (set(needed) | shared):
             raise denied()
         return
-    # No permission exists for the settings of a shared mailbox, so they are denied here too, as at Microsoft.
+    # There is no permission for the settings of a shared mailbox, so they are denied here, as they are at Microsoft.
     if not caller.permissions & shared:
         raise denied()
     if owner is None:
@@ -105,7 +105,9 @@ def _check_person(
 
 
 def _entitled(owner: Person | SharedMailbox, needed: tuple[str, ...]) -> list[str]:
-    """Return the user names with access in Exchange. Send As is a separate right, and calendars are shared one by one."""
+    """Return the user names with access in Exchange. Send As is a separate right, and calendars are shared
+    individually.
+    """
     shared = owner.calendar_members if needed == CALENDARS else []
     if isinstance(owner, Person):
         return shared
@@ -211,7 +213,7 @@ def message(here: World, caller: Caller, words: Words, query: Words, sent: Any) 
 
 
 def send_mail(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """POST …/sendMail: returns 202 without a body; delivers to Sent Items and to the sandbox's inboxes."""
+    """POST …/sendMail: deliver to Sent Items and to inboxes in the sandbox. Returns 202 without a body."""
     owner = mailbox(here, caller, words, SEND)
     wanted = sent.get("message") if isinstance(sent, dict) else None
     recipients = wanted.get("toRecipients") if isinstance(wanted, dict) else None

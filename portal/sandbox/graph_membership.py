@@ -1,4 +1,4 @@
-"""Graph's view of groups and application roles: checkMemberGroups, servicePrincipals and appRoleAssignments."""
+"""Groups and application roles in Graph: checkMemberGroups, servicePrincipals and appRoleAssignments."""
 
 import uuid
 from typing import Any
@@ -13,7 +13,7 @@ MOST_GROUPS = 20
 
 
 def check_member_groups(here: World, caller: Caller, words: Words, query: Words, sent: Any) -> Answer:
-    """POST /users/{id}/checkMemberGroups: those of the given groups that the person is in."""
+    """POST /users/{id}/checkMemberGroups: return those of the given groups that the person is a member of."""
     person = _person(here, caller, words, READ_GROUPS)
     groups = sent.get("groupIds") if isinstance(sent, dict) else None
     if not isinstance(groups, list) or len(groups) > MOST_GROUPS:

@@ -1,4 +1,4 @@
-"""The control panel: the control API's commands as buttons."""
+"""The control panel, which has a button for each command of the control API."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -50,7 +50,10 @@ def panel(request: HttpRequest) -> HttpResponse:
 
 
 def _fields(form: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a command's fields from a form, converted to their types; lists are separated by spaces, commas or lines."""
+    """Return a command's fields from a form, converted to their types. Raises Refused for an invalid number.
+
+    Items of lists are separated by spaces, commas or line breaks.
+    """
     fields: dict[str, Any] = {}
     for name, value in form.items():
         text = str(value).strip()

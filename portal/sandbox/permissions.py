@@ -1,6 +1,6 @@
-"""The Microsoft Graph permissions the sandbox knows, and how scope strings name them.
+"""The Microsoft Graph permissions that the sandbox knows, and their names in scope strings.
 
-The ids, and whether the delegated form needs an admin, come from Microsoft's published permission list (graph:
+The IDs, and whether the delegated form needs an admin, come from Microsoft's published list of permissions (graph:
 permissions-reference). Every application permission needs an admin.
 """
 
@@ -15,7 +15,7 @@ OIDC_SCOPES = ("openid", "profile", "email", "offline_access")
 
 @dataclass(frozen=True)
 class Permission:
-    """One permission; an empty id means that this form of it does not exist."""
+    """One permission. An empty ID means that this form of the permission does not exist."""
 
     name: str
     title: str  # shown on the consent page
@@ -31,15 +31,15 @@ _BY_LOWER = {name.lower(): name for name in CATALOGUE}
 
 @dataclass(frozen=True)
 class Resource:
-    """An API that tokens can be for. ``addresses`` name it in a scope; the one used becomes the token's ``aud``."""
+    """An API that tokens can be for. Scopes contain one of its ``addresses``, which becomes the token's ``aud``."""
 
     key: str
     app_id: str
     addresses: tuple[str, ...]
-    listed_under_graph: bool = False  # where app registrations declare its delegated permissions
+    listed_under_graph: bool = False  # whether app registrations declare its delegated permissions under Graph
 
     def declared_under(self, kind: str) -> str:
-        """Return the app id under which an app registration declares permissions of this kind (Scope or Role)."""
+        """Return the app ID under which an app registration declares permissions of this kind (Scope or Role)."""
         return GRAPH_APP_ID if kind == "Scope" and self.listed_under_graph else self.app_id
 
 
@@ -52,12 +52,12 @@ RESOURCES = {GRAPH_KEY: Resource(GRAPH_KEY, GRAPH_APP_ID, (GRAPH,))} | {
 
 
 def resource_of(name: str) -> str:
-    """Return the key of the resource that a permission, as the catalogue spells it, belongs to."""
+    """Return the key of the resource for a permission in the catalogue's spelling."""
     return name.rpartition("/")[0] or GRAPH_KEY
 
 
 def short(name: str) -> str:
-    """Return a permission's name without its resource, as tokens contain it."""
+    """Return a permission's name without its resource, as in tokens."""
     return name.rpartition("/")[2]
 
 
@@ -65,12 +65,12 @@ def short(name: str) -> str:
 class RequestedScopes:
     """A parsed scope parameter."""
 
-    oidc: tuple[str, ...]  # those of openid, profile, email, offline_access that were requested
-    permissions: tuple[str, ...]  # as the catalogue spells them
+    oidc: tuple[str, ...]  # the requested ones among openid, profile, email and offline_access
+    permissions: tuple[str, ...]  # in the catalogue's spelling
     defaults: tuple[str, ...]  # keys of the resources whose .default was requested
-    unknown: tuple[str, ...]  # words that aren't permission names
-    unknown_resources: tuple[str, ...]  # addresses of no resource
-    addresses: dict[str, str]  # by resource: how the caller wrote its address
+    unknown: tuple[str, ...]  # words that are not names of permissions
+    unknown_resources: tuple[str, ...]  # addresses that belong to no resource
+    addresses: dict[str, str]  # by resource: the address as the caller wrote it
 
     @property
     def names(self) -> list[str]:
@@ -92,7 +92,7 @@ class RequestedScopes:
 
     @property
     def prefix(self) -> str:
-        """Return how the caller wrote the first resource's address, including the final slash."""
+        """Return the first resource's address as the caller wrote it, with a final slash."""
         return f"{self.audience}/"
 
     @property
@@ -102,9 +102,10 @@ class RequestedScopes:
 
 
 def parse(scope: str, own_url: str) -> RequestedScopes:
-    """Parse a scope parameter; Graph may be written as ``https://graph.microsoft.com/``, ``own_url/`` or not at all.
+    """Parse a scope parameter.
 
-    Names are case-insensitive, as at Entra (identity-platform/scopes-oidc).
+    Names of Graph's permissions may begin with ``https://graph.microsoft.com/`` or ``own_url/``, or have no address.
+    Names are not case-sensitive, as in Entra (identity-platform/scopes-oidc).
     """
     oidc: list[str] = []
     named: list[str] = []
@@ -151,7 +152,10 @@ def _resource_at(address: str, own_url: str) -> str | None:
 
 
 def canonical(name: str) -> str:
-    """Return the catalogue's spelling of a permission; Graph's may have its address. Raises ValueError if unknown."""
+    """Return a permission's name in the catalogue's spelling. Raises ValueError if it is unknown.
+
+    The name of a permission of Graph may begin with Graph's address.
+    """
     permission = _BY_LOWER.get(name.removeprefix(f"{GRAPH}/").lower())
     if permission is None:
         raise ValueError(f"The sandbox knows no permission called {name!r}.")

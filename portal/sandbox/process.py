@@ -22,7 +22,7 @@ STOP_LIMIT = 4.0
 
 
 class SandboxDidNotStart(Exception):
-    """The process ended or timed out; the message contains its output."""
+    """The process ended or timed out. The message contains its output."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class SandboxProcess:
     child: "subprocess.Popen[str]"
 
     def stop(self) -> None:
-        """Terminate the process, and kill it if it does not end. Safe to call twice."""
+        """Terminate the process, and kill it if it does not end. It can be called twice."""
         if self.child.stdin is not None and not self.child.stdin.closed:
             with contextlib.suppress(OSError):
                 self.child.stdin.close()
@@ -41,7 +41,7 @@ class SandboxProcess:
             self.child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.child.wait(STOP_LIMIT)
-        # gunicorn's worker is in the same process group.
+        # The worker of gunicorn is in the same process group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.child.pid, signal.SIGKILL)
         self.child.wait(STOP_LIMIT)
@@ -56,7 +56,7 @@ class SandboxProcess:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free at the moment."""
+    """Return a port of 127.0.0.1 that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -71,10 +71,10 @@ def start(
     public_url: str | None = None,
     portal_url: str = "http://localhost:8000",
 ) -> SandboxProcess:
-    """Start a sandbox and wait up to 30 seconds until it accepts connections. Raises SandboxDidNotStart if it does not.
+    """Start a sandbox, and wait up to 30 seconds until it accepts connections. Raises SandboxDidNotStart.
 
-    It stops when ``stop`` is called, and also when this process dies for whatever reason: the child watches a pipe
-    whose other end only this process holds.
+    It stops when ``stop`` is called. It also stops if this process dies for any reason, because it watches a pipe whose
+    other end is only open in this process.
     """
     port = port or free_port()
     command = [sys.executable, "-m", "portal.sandbox", "--port", str(port), "--portal-url", portal_url]

@@ -1,6 +1,6 @@
-"""A log of the requests to the sandbox: counters and recent calls, for tests that count requests.
+"""A log of the requests to the sandbox, with counters and recent calls, for tests that count requests.
 
-It keeps no secrets: a delegated grant is identified by the SHA-256 of its grant id, never by a token.
+It contains no secrets: a delegated grant is identified by the SHA-256 of its grant ID, never by a token.
 """
 
 import hashlib
@@ -10,17 +10,17 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KEPT = 5000  # maximum number of calls in the list; the counters have no limit
+KEPT = 5000  # calls in the list; the counters have no limit
 
 
 def fingerprint(grant: str) -> str:
-    """Return the public name of a delegated grant, which stays the same when its refresh token rotates."""
+    """Return the public ID of a delegated grant. It stays the same when the refresh token is replaced."""
     return hashlib.sha256(grant.encode()).hexdigest()
 
 
 @dataclass
 class Call:
-    """One request; ``time`` is real seconds since 1970, whatever the sandbox's clock says."""
+    """One request. ``time`` is in seconds since 1970 by the real clock, not the sandbox's clock."""
 
     number: int
     time: float
@@ -66,7 +66,7 @@ class CallLog:
             return call
 
     def end(self, call: Call, status: int) -> None:
-        """Record the status of the response, or 0 if there was none."""
+        """Record the status of the response; 0 means that there was none."""
         call.status = status
         call.outcome = call.outcome or ("ok" if 200 <= status < 400 else str(status))
         with self._lock:
@@ -79,7 +79,7 @@ class CallLog:
                 self._grants.setdefault(call.client_id, Counter())[call.grant or call.grant_type] += 1
 
     def snapshot(self, after: int = 0, limit: int = 200) -> dict[str, Any]:
-        """Return counters, and the newest ``limit`` calls with a number above ``after``, oldest first."""
+        """Return the counters and the calls whose number is above ``after``: the newest ``limit`` ones, oldest first."""
         with self._lock:
             recent = [asdict(call) for call in self._recent if call.number > after]
             return {

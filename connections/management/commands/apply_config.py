@@ -12,12 +12,12 @@ from connections.services.config import plan
 from connections.services.config.schema import Configuration
 from connections.services.config.steps import Plan, Verb
 
-PENDING = 2  # exit code of --plan if anything would change
+PENDING = 2  # exit code of --plan if there are changes
 MARKS = {Verb.ADD: "+", Verb.CHANGE: "~", Verb.REMOVE: "-"}
 
 
 def _told(path: str, error: PortalError) -> str:
-    """Return a line for each problem, beginning with the file."""
+    """Return one line per problem. Each begins with the file."""
     return "\n".join(f"{path}, {line}" for line in str(error).splitlines())
 
 

@@ -7,7 +7,7 @@ from connections.services.operations import secret_columns
 
 
 class Command(BaseCommand):
-    """``manage.py audit_guards``. Run it after a restore or a schema change in which the triggers were lost."""
+    """``manage.py audit_guards``. Needed after a restore or a schema change that has lost the triggers."""
 
     help = "Install the triggers that refuse changes to the audit trail and to the identities of rows with secrets."
 

@@ -12,7 +12,7 @@ from connections.services.audit import proofs
 
 
 class Command(BaseCommand):
-    """``manage.py audit_prove 4711 > proof.json``, and elsewhere ``audit_prove --check proof.json``."""
+    """``manage.py audit_prove 4711 > proof.json`` and, on any machine, ``audit_prove --check proof.json``."""
 
     help = "Print a proof that one event is part of the sealed audit trail, or check such a proof without the database."
 

@@ -74,7 +74,7 @@ class Command(BaseCommand):
 
 
 def read_known_seals(options: dict[str, Any]) -> list[PublishedSeal]:
-    """Return the seals named by the options --expect and --published. Raises CommandError."""
+    """Return the seals from the options --expect and --published. Raises CommandError."""
     known = [_parse_seal(text) for text in options["expect"]]
     try:
         return known + list(published.read_file(options["published"]) if options["published"] else ())

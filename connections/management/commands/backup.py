@@ -10,7 +10,7 @@ from connections.services.operations import backup
 
 
 class Command(BaseCommand):
-    """``manage.py backup /var/backups/portal --keep 14``. The encryption keys are not in it: back them up separately."""
+    """``manage.py backup /var/backups/portal --keep 14``. It lacks the encryption keys, so back them up separately."""
 
     help = "Write a backup of the PostgreSQL database into a directory, while the portal runs."
     requires_system_checks = ()

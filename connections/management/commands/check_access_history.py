@@ -6,7 +6,7 @@ from connections.services.sharing import history_check
 
 
 class Command(BaseCommand):
-    """``manage.py check_access_history``. The exit code is 1 if anything differs."""
+    """``manage.py check_access_history``. The exit code is 1 if there are differences."""
 
     help = "Compare the access history with the audit trail."
 

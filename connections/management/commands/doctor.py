@@ -9,15 +9,15 @@ from django.core.management.base import BaseCommand, CommandParser
 from connections.services.operations import checks, doctor, network_checks
 from connections.services.operations.checks import Finding, Result, State
 
-_CHECKED_BELOW = ("connections.W004",)  # the check of the mail server says it too
-_WIDTH = 22  # characters of the longest name of a check
+_CHECKED_BELOW = ("connections.W004",)  # checks with the same result as a check of the mail server below
+_WIDTH = 22  # length of the longest name of a check
 
 
 class Command(BaseCommand):
-    """``manage.py doctor``: the exit code is 1 if something is wrong; warnings alone leave it at 0."""
+    """``manage.py doctor``. The exit code is 1 if there are problems; warnings don't affect it."""
 
     help = "Check settings, database, Redis, keys, processes, mail, Microsoft and the public URL, and say what to do."
-    requires_system_checks = ()  # they are part of the result
+    requires_system_checks = ()  # the command runs them itself
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -46,7 +46,7 @@ class Command(BaseCommand):
 
 
 def _settings() -> Iterator[Finding]:
-    """Yield what Django's checks and those of connections/checks.py find in the settings, or that they are in order."""
+    """Yield the findings of Django's checks and of connections/checks.py about the settings, or that there are none."""
     messages = [
         message
         for message in django_checks.run_checks(include_deployment_checks=True)

@@ -41,7 +41,7 @@ def render() -> str:
     parts = [_BEGINNING]
     for name in names:
         command = load_command_class("connections", name)
-        # Options with a default from the settings show none, so that the page is the same everywhere.
+        # Options whose default comes from the settings show no default, so that the page is the same everywhere.
         rows = "".join(f"| {option} | {text} |\n" for option, text in _options(command, name))
         parts.append(f"\n## {name}\n\n{command.help}\n")
         parts.append(f"\n| Argument | |\n|---|---|\n{rows}" if rows else "")
@@ -51,7 +51,7 @@ def render() -> str:
 
 
 def _options(command: BaseCommand, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the command's own arguments; those that every command has come with BaseCommand."""
+    """Yield the command's own arguments, without those that every command inherits from BaseCommand."""
     common = {action.dest for action in BaseCommand().create_parser("manage.py", name)._actions}
     for action in command.create_parser("manage.py", name)._actions:
         if action.dest in common or action.help == argparse.SUPPRESS:

@@ -10,10 +10,10 @@ MAX_NAMED = 20
 
 
 class Command(BaseCommand):
-    """``manage.py keys``: the exit code is 1 if a value cannot be used, or with ``--check`` if a process lacks a key."""
+    """``manage.py keys``. The exit code is 1 if a value can't be used or, with ``--check``, if a process lacks the key."""
 
     help = "Count the stored secrets of each encryption key, and list the keys of the running processes."
-    requires_system_checks = ()  # they load every page, which takes longer than the command
+    requires_system_checks = ()  # they load every page, which takes longer than the command itself
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--check", metavar="KEY_ID", help="only check that every running process knows this key")

@@ -12,7 +12,7 @@ from connections.services.operations import backup, health, secret_check
 
 
 class Command(BaseCommand):
-    """``manage.py restore_backup FILE``. Then declare the restore (declare_restore) before the portal starts."""
+    """``manage.py restore_backup FILE``. Afterwards, declare the restore (declare_restore); then start the portal."""
 
     help = "Replace the whole database with a backup, and migrate it to this version. Stop the portal before."
     requires_system_checks = ()

@@ -8,10 +8,10 @@ from connections.services.operations import key_rotation, secret_check
 
 
 class Command(BaseCommand):
-    """``manage.py rotate_keys``, as docs/operating.md describes. The exit code is 1 if values are left to encrypt."""
+    """``manage.py rotate_keys``; see docs/operating.md. The exit code is 1 if values still have to be encrypted."""
 
     help = "Encrypt every stored secret with the first key, while the portal runs. It can be stopped and run again."
-    requires_system_checks = ()  # they load every page, which takes longer than the command
+    requires_system_checks = ()  # they load every page, which takes longer than the command itself
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--batch", type=int, default=key_rotation.BATCH, help="values per statement")

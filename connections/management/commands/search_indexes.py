@@ -6,7 +6,7 @@ from connections.services.operations import search_indexes
 
 
 class Command(BaseCommand):
-    """``manage.py search_indexes``. Run it once the extension pg_trgm is installed in the database."""
+    """``manage.py search_indexes``. Run it once, when the extension pg_trgm is installed in the database."""
 
     help = "Create the indexes that make searching fast in large tables on PostgreSQL."
 

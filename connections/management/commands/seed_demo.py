@@ -1,7 +1,7 @@
-"""``manage.py seed_demo FILE`` sets up the demo's organisation. Running it again changes nothing.
+"""``manage.py seed_demo FILE`` creates the demo's organisation. Running it again changes nothing.
 
-FILE is JSON: ``{"people": {username: {"name", "password", "group"}}, "tenant": {"name", "directory_id"},
-"app": {"name", "client_id", "secret"}}``. It is a file because every local user can read command lines.
+FILE is JSON: ``{"people": {username: {"name", "password", "group"}}, "tenant": {"name", "directory_id"}, "app":
+{"name", "client_id", "secret"}}``. The values are in a file because every local user can read command lines.
 """
 
 import json
@@ -21,7 +21,7 @@ from connections.services.registry.credentials import NewSecret
 
 
 class Command(BaseCommand):
-    """Creates people with known passwords, so it runs only where a sandbox is configured."""
+    """Creates people with known passwords, so it only runs if a sandbox is configured."""
 
     help = "Create the demo's people, tenant and app registration, unless they exist."
 
