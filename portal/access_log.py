@@ -99,7 +99,7 @@ def _header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> str:
 
 @lru_cache(maxsize=1024)
 def _client(forwarded_for: str, peer: str, trusted_proxies: int) -> str:
-    """Return the client's address, or "". ``trusted_proxies`` is only an argument because the results are cached."""
+    """Return the client's address, or "". ``trusted_proxies`` only keeps cached results for different values apart."""
     return forwarded_address(forwarded_for, peer) or ""
 
 

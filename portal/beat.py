@@ -13,7 +13,7 @@ from connections.services.operations import clocks
 
 logger = structlog.get_logger(__name__)
 
-# Ticks waiting for a worker. After an outage, workers run at most this many, nearly all with nothing to do.
+# Ticks waiting for a worker. After an outage, workers run at most this many, and nearly all of them find nothing to do.
 MOST_WAITING = 100
 
 

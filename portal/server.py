@@ -42,7 +42,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """Make waiting callers stop when the server stops. uvicorn calls this for each connection."""
+        """Stop waiting for tokens. uvicorn calls this for each connection when the server stops."""
         self.app.stop_waiting()
         super().shutdown()
 
@@ -170,7 +170,7 @@ def allow_open_files(number: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-if __name__ in ("__main__", "__mp_main__"):  # also in the child processes
+if __name__ in ("__main__", "__mp_main__"):  # child processes import this module as __mp_main__
     logs.start()
 if __name__ == "__main__":
     serve()

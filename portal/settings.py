@@ -139,7 +139,7 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SEND_TASK_EVENTS = False
-# The tick of a killed worker need not be repeated: the next one comes soon, and the database knows what is due.
+# A killed worker's tick doesn't have to be repeated: the next one comes soon, and the database knows what is due.
 CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_SOFT_TIME_LIMIT = None
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
@@ -299,7 +299,7 @@ LOGIN_MICROSOFT_SECRET_EXPIRES = values.LOGIN_MICROSOFT_SECRET_EXPIRES
 ENTRA_AUTHORITY_MAX_AGE = values.ENTRA_AUTHORITY_MAX_AGE
 # Directories, by ID, whose accounts may sign in to the portal as guests of the sign-in tenant; none by default.
 LOGIN_MICROSOFT_DIRECTORIES = values.LOGIN_MICROSOFT_DIRECTORIES
-# Guests, by object ID in the sign-in tenant, who may sign in to the portal; * stands for every guest.
+# Guests, by object ID in the sign-in tenant, who may sign in to the portal; * means every guest.
 LOGIN_MICROSOFT_GUESTS = values.LOGIN_MICROSOFT_GUESTS
 # The longest emergency access that an IT admin may take to a connection, in hours.
 EMERGENCY_ACCESS_HOURS = values.EMERGENCY_ACCESS_HOURS

@@ -25,5 +25,5 @@ def warm_up() -> None:
     for path in names:
         try:
             loader.get_template(str(path.relative_to(folder)))
-        except (TemplateDoesNotExist, ValueError):  # its page will report the error
+        except (TemplateDoesNotExist, ValueError):  # the page that uses the template will report the error
             logger.exception("A template could not be compiled in advance.")

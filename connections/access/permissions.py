@@ -105,8 +105,8 @@ def can_decide_change(user: User, request: ChangeRequest) -> bool:
 
 
 def decides_as_owner(user: User, request: ChangeRequest) -> bool:
-    """Whether the user decides as the connection's owner who gets access to it; the role of IT admin is then not
-    needed.
+    """Whether the user decides as the connection's owner who gets access to it. The owner doesn't have to be an IT
+    admin.
     """
     return _answers_for(user, request) and request.is_about_sharing
 
@@ -276,9 +276,9 @@ can_share = can_check  # share the connection, and change or remove its shares
 
 
 def can_take_emergency_access(user: User, connection: Connection) -> bool:
-    """Whether the user may use somebody else's connection for a few hours in an emergency.
+    """Whether the user may use another person's connection for a few hours in an emergency.
 
-    Its owner, the IT admins and the auditors are alerted.
+    The connection's owner, the IT admins and the auditors are alerted.
     """
     return person(user).is_admin and not user.is_service and not can_fetch_token(user, connection)
 

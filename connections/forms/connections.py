@@ -168,7 +168,7 @@ class ConnectionEditForm(CapabilitiesForm):
         return self.connection.authentication_type
 
     def permissions(self) -> dict[str, Any]:
-        """Return also the permissions that the current choice adds and removes, compared with those required now."""
+        """Return the required permissions, and those that the current choice adds and removes."""
         shown = super().permissions()
         before = set(permission_drift.required_permissions(self.connection)) - OIDC_SCOPES
         after = set(shown["names"]) - OIDC_SCOPES

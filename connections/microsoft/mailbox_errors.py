@@ -68,8 +68,8 @@ class Purpose:
     """What a connection does in a mailbox. If only the first of ``paths`` succeeds, only a folder is shared."""
 
     paths: tuple[str, ...]
-    scope: str  # the delegated permission that it needs
-    role: str  # the application permission that it needs
+    scope: str  # the delegated permission that a connection needs for this
+    role: str  # the application permission that a connection needs for this
     capability: str  # the capability that the owner must add to get the scope
 
 

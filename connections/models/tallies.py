@@ -21,8 +21,9 @@ class Tally(models.Model):
     ``services.operations.tallies`` combines them every minute.
     """
 
-    CONNECTIONS = "connections"  # by app consent; the value is the status
-    PERMISSIONS = "permissions"  # of connections that are not disabled; the value is everything that was granted
+    CONNECTIONS = "connections"  # the number of connections by app consent; the value is the status
+    # the number of connections that are not disabled; the value is everything that was granted to them
+    PERMISSIONS = "permissions"
 
     subject = models.CharField(max_length=20)
     # No foreign key, because the rows of a removed app registration are deleted only after they add up to zero.

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KEPT = 5000  # calls in the list; the counters have no limit
+KEPT = 5000  # maximum number of calls in the list; the counters have no limit
 
 
 def fingerprint(grant: str) -> str:
