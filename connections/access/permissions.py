@@ -200,7 +200,7 @@ def can_connect(user: User) -> bool:
 
 
 can_register_mailbox = can_connect
-# prepare and start bulk actions; the user also needs permission for each of the connections
+# Prepare and start bulk actions. The user also needs permission for each of the connections.
 can_change_many = can_connect
 
 

@@ -98,7 +98,7 @@ class CapabilitiesForm(forms.Form):
         help_text="Shown to the IT admin who reviews the request.",
     )
 
-    # capabilities that the connection already has, and may keep even if they are forbidden
+    # Capabilities that the connection already has, and may keep even if they are forbidden.
     kept: frozenset[str] = frozenset()
 
     def apply_policies(self, policies: Policies, app_registration: AppRegistration, kinds: Sequence[str]) -> None:

@@ -132,11 +132,11 @@ class Connection(models.Model):
     # The account that signed in. Microsoft identifies it by (environment, account_tid, account_oid).
     account_tid = models.CharField(max_length=36, blank=True)
     account_oid = models.CharField(max_length=36, blank=True)
-    # preferred_username, which may change; only for display
+    # The preferred_username, which may change. Only for display.
     account_username = models.CharField(max_length=320, blank=True)
     account_name = models.CharField(max_length=256, blank=True)
     sign_in_started_at = models.DateTimeField(null=True, blank=True)  # only until the sign-in returns
-    # last time a person (or an admin) authorised the connection
+    # The last time a person (or an admin) authorised the connection.
     connected_at = models.DateTimeField(null=True, blank=True)
 
     # Requested at every refresh: the scopes that the last sign-in requested and got (short names, separated by spaces).

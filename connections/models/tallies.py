@@ -22,7 +22,7 @@ class Tally(models.Model):
     """
 
     CONNECTIONS = "connections"  # the number of connections by app consent; the value is the status
-    # the number of connections that are not disabled; the value is everything that was granted to them
+    # The number of connections that are not disabled. The value is everything that was granted to them.
     PERMISSIONS = "permissions"
 
     subject = models.CharField(max_length=20)
