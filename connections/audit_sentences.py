@@ -13,7 +13,7 @@ from connections.models import AuditEvent
 SENTENCES: dict[str, list[str]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _FAILURE = re.compile(r"\b(couldn't|denied|failed|declined)\b")
-_LONGEST = 80  # characters of a recorded value
+_LONGEST = 80  # characters of a recorded value that are shown
 
 
 def sentence(action: str, *, actor_name: str, target_name: str, changes: Mapping[str, Any], outcome: str) -> str:
@@ -48,7 +48,7 @@ def _value(name: str, recorded: Any) -> str:
 
 
 def _day(text: str) -> str:
-    """Return the last day of a period that ends at this time. Text that is no time stays the same."""
+    """Return the last day of a period that ends at this time. Text that is not a time is returned unchanged."""
     try:
         last = datetime.fromisoformat(text).astimezone(UTC) - timedelta(seconds=1)
     except (ValueError, OverflowError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
 PRIMARY = "primary"  # a tone in addition to those of presentation.py
-_GAP = 0.2  # as a part of a column's width
+_GAP = 0.2  # a fraction of a column's width
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Timeline:
 
     def _x(self, at: datetime) -> str:
         share = (at - self.start) / (self.end - self.start) if self.end > self.start else 0.5
-        return _percent(2 + 96 * min(max(share, 0.0), 1.0))  # points at the ends need some space
+        return _percent(2 + 96 * min(max(share, 0.0), 1.0))  # leave some space for points at the ends
 
 
 def per_day(

@@ -58,7 +58,7 @@ def audit_stream(**kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def portal_url(**kwargs: Any) -> list[CheckMessage]:
-    """Warn about plain http, which Microsoft accepts in redirect URIs for localhost only (identity-platform/reply-url)."""
+    """Warn about plain http. Microsoft accepts it in redirect URIs only for localhost (identity-platform/reply-url)."""
     if settings.HTTPS or settings.PORTAL_URL.startswith("http://localhost"):
         return []
     problem = (

@@ -39,7 +39,7 @@ class EffectiveStatus(TextChoices):
     DISABLED = "disabled", "Disabled"
 
 
-# States in which a connection that has worked before doesn't work.
+# States in which a connection that worked before no longer works.
 BROKEN = (
     EffectiveStatus.APP_REJECTED,
     EffectiveStatus.RECONNECT_NEEDED,

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 # The column with a row's identity. It is unique, and a trigger refuses to change it (migration 0005).
 IDENTITY = "identity"
 MAX_NOTED = 1000
-_END = "\0"  # separates the place from the secret; no table or column has it in its name
+_END = "\0"  # ends the place; no name of a table or column contains it
 _JOINT = "|"  # separates identity and ciphertext in the result of a query
 
 

@@ -223,7 +223,7 @@ class PortalErrorMiddleware:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if not isinstance(error, PortalError) or isinstance(error, Http404):
             return None
-        # imported late, because it needs the models
+        # Imported late, because it needs the models.
         from connections.services.policy.four_eyes import SecondPersonNeeded
         from connections.views import change_requests
 

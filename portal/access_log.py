@@ -1,6 +1,6 @@
 """The access log: one JSON object per request on standard error, without query strings.
 
-The sign-in callback carries an authorization code in its query string, so only the path is logged. The token in the
+The query string of the sign-in callback contains an authorization code, so only the path is logged. The token in the
 path of a sign-in link is hidden.
 """
 
@@ -26,9 +26,9 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def access_log(application: Application) -> Application:
-    """Wrap an ASGI application so that each request is counted and logged once it has been answered.
+    """Wrap an ASGI application so that each request is counted and logged when it has been handled.
 
-    Probes that succeed are logged at DEBUG alone, because there are thousands a day.
+    Successful probes are logged only at DEBUG level, because there are thousands a day.
     """
 
     tally = _Tally()
@@ -55,7 +55,10 @@ def access_log(application: Application) -> Application:
 
 
 class _Tally:
-    """Counts requests in the event loop alone, so without a lock, and hands the numbers over about once a second."""
+    """Counts requests, and adds the numbers to the counters about once a second.
+
+    It is used only in the event loop, so it needs no lock.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[Key, float] = {}
@@ -96,7 +99,7 @@ def _header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> str:
 
 @lru_cache(maxsize=1024)
 def _client(forwarded_for: str, peer: str, trusted_proxies: int) -> str:
-    """Return the client's address, or an empty text. ``trusted_proxies`` only tells cached answers apart."""
+    """Return the client's address, or "". ``trusted_proxies`` only keeps cached results for different values apart."""
     return forwarded_address(forwarded_for, peer) or ""
 
 

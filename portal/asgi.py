@@ -1,4 +1,4 @@
-"""The ASGI application: answers token requests itself and passes everything else to Django in threads."""
+"""The ASGI application. It handles token requests itself and passes most others to Django, in threads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from types import ModuleType
 from typing import Any
 
-from portal.wsgi import application as django_application  # sets Django up, which the imports below need
+from portal.wsgi import application as django_application  # sets up Django, which the imports below need
 
 # isort: split
 
@@ -62,7 +62,8 @@ class Portal:
             await asyncio.to_thread(warm_up)
             announcer = KeyAnnouncer("web")
             announcer.start()
-            # Before anything is encrypted, so that no other process takes a new key for a lost one.
+            # Announce the keys before anything is encrypted, so that other processes don't mistake a new key for a lost
+            # one.
             await asyncio.to_thread(announcer.has_announced.wait, 5)
             await send({"type": "lifespan.startup.complete"})
             await receive()
@@ -88,8 +89,8 @@ def headers_of_every_answer(is_secure: bool) -> list[tuple[bytes, bytes]]:
 
 
 def _is_from_local_https_proxy(scope: Scope) -> bool:
-    """Whether a proxy on this machine received the request over https. TRUSTED_PROXIES covers all other proxies."""
-    # A unix socket has no address, but its other end is always on this machine.
+    """Whether a proxy on this machine received the request over https. TRUSTED_PROXIES decides for all other proxies."""
+    # A unix socket has no client address, but the client is always on this machine.
     if scope.get("client") and scope["client"][0] not in ("127.0.0.1", "::1"):
         return False
     return (b"x-forwarded-proto", b"https") in scope["headers"]

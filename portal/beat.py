@@ -1,4 +1,7 @@
-"""The scheduler of beat. Ticks never expire, so clocks that differ lose none; a bound keeps them from piling up."""
+"""The scheduler of beat.
+
+Ticks never expire, so none is lost if clocks differ. A limit keeps them from piling up.
+"""
 
 from typing import Any
 
@@ -10,12 +13,12 @@ from connections.services.operations import clocks
 
 logger = structlog.get_logger(__name__)
 
-# Ticks that wait for a worker. When workers are back after an outage, this many run at most, nearly all of them empty.
+# Ticks waiting for a worker. After an outage, workers run at most this many, and nearly all of them find nothing to do.
 MOST_WAITING = 100
 
 
 class Beat(celery.apps.beat.Beat):
-    """Celery's beat without its banner, which is no line of the log."""
+    """Celery's beat without its banner, which is not a log line."""
 
     def run(self) -> None:
         self.quiet = True
@@ -23,7 +26,7 @@ class Beat(celery.apps.beat.Beat):
 
 
 class TickScheduler(Scheduler):
-    """Sends a tick only while few are waiting. A tick that is left out changes the timing alone (portal/celery.py)."""
+    """Sends a tick only while few are waiting. Skipping a tick only changes the timing (portal/celery.py)."""
 
     def apply_async(self, entry: ScheduleEntry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
         clocks.report("beat")
@@ -33,6 +36,6 @@ class TickScheduler(Scheduler):
         return None
 
     def waiting(self, producer: Any) -> int:
-        """Return the number of ticks in the queue. Raises an OperationalError of Kombu if the broker is down."""
+        """Return the number of ticks in the queue. Raises Kombu's OperationalError if the broker is down."""
         queue = producer.channel.queue_declare(queue=self.app.conf.task_default_queue, durable=True)
         return int(queue.message_count)

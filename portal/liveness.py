@@ -1,4 +1,4 @@
-"""``/healthz`` in front of Django: it needs no thread, so it answers while all of them wait for something else."""
+"""``/healthz``, handled in front of Django. It needs no thread, so it also responds while all threads are waiting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BODY = b"ok\n"
 
 
 class Liveness:
-    """The ASGI application for ``/healthz``. ``headers(is_secure)`` returns the headers of every response."""
+    """The ASGI application for ``/healthz``. ``headers(is_secure)`` must return the headers that every response has."""
 
     def __init__(self, headers: Callable[[bool], list[tuple[bytes, bytes]]]) -> None:
         self._headers = headers

@@ -1,4 +1,4 @@
-"""Logging: one JSON object per line, with the request id and without anything that looks like a secret."""
+"""Logging: one JSON object per line, with the request ID and without anything that looks like a secret."""
 
 import logging
 import logging.config
@@ -10,33 +10,33 @@ from typing import Any
 
 import structlog
 
-# JSON Web Tokens, and Entra's refresh tokens and authorization codes. Our code never logs one; this is for libraries
-# and mistakes.
+# JSON Web Tokens, and Entra's refresh tokens and authorization codes. The portal itself never logs these, but libraries
+# might, or a bug.
 _TOKENS = re.compile(r"eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)*|\b[01]\.A[\w-]{20,}(?:\.[\w-]+)*")
-# OAuth parameters that carry secrets, in a query string, a form body, JSON or a Python dict.
+# OAuth parameters that contain secrets, in a query string, a form body, JSON or a Python dict.
 _PARAMETERS = re.compile(
     r"(?P<name>\b(?:code|client_secret|refresh_token|access_token|id_token|client_assertion|code_verifier|state"
     r"|password|secretText)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',}]+"
 )
-# The password in a URL, such as that of a database, a broker or a proxy.
+# The password in a URL, for example of a database, a broker or a proxy.
 _PASSWORDS = re.compile(r"(?P<start>\b\w+(?:\+\w+)?://[^\s/:@]*:)[^\s/@]+@")
 # The path of a sign-in link is a secret.
 _LINKS = re.compile(r"(?P<path>/sign-in-link/)(?!done/)[^/\s\"'?]+")
 
 
 def hide(text: str) -> str:
-    """Return ``text`` with everything that looks like a token or secret replaced by ``[hidden]``."""
+    """Return ``text``, with everything that looks like a token or secret replaced by ``[hidden]``."""
     text = _PASSWORDS.sub(r"\g<start>[hidden]@", text)
     return _PARAMETERS.sub(r"\g<name>[hidden]", hide_links(_TOKENS.sub("[hidden]", text)))
 
 
 def hide_links(text: str) -> str:
-    """Return ``text`` with the secrets in URLs replaced by ``[hidden]``."""
+    """Return ``text``, with the secrets in URLs replaced by ``[hidden]``."""
     return _LINKS.sub(r"\g<path>[hidden]", text)
 
 
 class HideSecrets(logging.Filter):
-    """A filter that hides the secrets in a record, its arguments and its traceback before anything formats it."""
+    """A filter that hides secrets in a record, its arguments and its traceback, before the record is formatted."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not isinstance(record.msg, dict):
@@ -48,7 +48,7 @@ class HideSecrets(logging.Filter):
 
 
 class QuietTicks(logging.Filter):
-    """Lowers what Celery says of each tick that is sent, received or done to DEBUG: there are several a second."""
+    """Lowers Celery's messages about ticks (sent, received, done) to DEBUG, because there are several a second."""
 
     _TICKS = ("Scheduler: Sending due task", "Task %(name)s[%(id)s] received", "Task %(name)s[%(id)s] succeeded")
 
@@ -60,7 +60,7 @@ class QuietTicks(logging.Filter):
 
 
 def configuration(level: str) -> dict[str, Any]:
-    """Return the configuration for logging.config.dictConfig: everything goes to standard error."""
+    """Return the configuration for logging.config.dictConfig. All logs go to standard error."""
     quiet = {"filters": ["ticks"]}
     return {
         "version": 1,
@@ -80,9 +80,10 @@ def configuration(level: str) -> dict[str, Any]:
 
 
 def start() -> None:
-    """Log from now on, before Django is set up: also Python's warnings, and exceptions that end a process or thread.
+    """Start logging before Django is set up, including Python's warnings and exceptions that end a process or thread.
 
-    A terminal keeps plain tracebacks. Only for processes of the portal: it changes hooks of the interpreter.
+    On a terminal, tracebacks remain plain text. Only for processes of the portal, because it changes the interpreter's
+    hooks.
     """
     logging.config.dictConfig(configuration("INFO"))
     logging.captureWarnings(capture=True)
@@ -103,9 +104,9 @@ def start() -> None:
 
 
 def formatter() -> logging.Formatter:
-    """Return the formatter for JSON lines, which adds the context bound per request (request id, user id).
+    """Return the formatter for JSON lines. It adds the context that is bound to the request (request ID, user ID).
 
-    structlog's loggers use the same handlers, so there is only one format.
+    The loggers of structlog use the same handlers, so there is only one format.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -147,5 +148,5 @@ def _hide_exception(_: object, __: str, event: structlog.typing.EventDict) -> st
 
 
 def _hide_tokens(_: Any, __: str, line: Any) -> str:
-    """Hide tokens in the finished line, however they got into it."""
+    """Hide any tokens in the finished line, no matter how they got there."""
     return hide_links(_TOKENS.sub("[hidden]", line))

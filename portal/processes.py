@@ -1,7 +1,7 @@
-"""Child processes of the demo, the tests and the benchmarks; each writes to a log file.
+"""Child processes of the demo, the tests and the benchmarks. Each writes to a log file.
 
-A child must not outlive its parent, even if the parent is killed. On Linux the kernel ensures this (prctl
-PR_SET_PDEATHSIG); elsewhere an exit handler stops the child.
+A child must not outlive its parent, even if the parent is killed. On Linux, the kernel ensures this (prctl
+PR_SET_PDEATHSIG). On other systems, an exit handler stops the child.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-# This runs in the child before the real program: it drops root if requested, ties the child to its parent, and then
-# executes the program. It is a wrapper because preexec_fn may deadlock in a parent that runs threads. The order
-# matters: the kernel clears the death signal when the user changes.
+# This runs in the child before the real program. It changes the user if requested, ties the child to its parent, and
+# then executes the program. It is a wrapper because preexec_fn may deadlock in a parent with threads. The order is
+# important: the kernel clears the death signal when the user changes.
 _LAUNCHER = """
 import ctypes, os, signal, sys
 parent, death, user = (int(value) for value in sys.argv[1:4])
@@ -38,7 +38,7 @@ class ProcessError(RuntimeError):
 
 
 class Process:
-    """A child process in its own session, so that Ctrl-C reaches only the parent, which then stops the child cleanly.
+    """A child process in its own session. Ctrl-C therefore only reaches the parent, which stops the child cleanly.
 
     ``user`` is the uid (and gid) to run as, or 0 to keep the current one; only root can change it. The kernel sends
     ``death_signal`` when the parent dies; ``stop()`` sends ``stop_signal``.
@@ -88,9 +88,10 @@ class Process:
             time.sleep(0.02)
 
     def wait_while_working(self, ready: Callable[[], bool], *, idle_seconds: float) -> None:
-        """Wait until ``ready()`` is true, however slow the machine is, as long as the process works.
+        """Wait until ``ready()`` is true. On a slow machine, this may take any time while the process is working.
 
-        Raises ProcessError if it ends first, or uses no processor time and writes nothing for ``idle_seconds``.
+        Raises ProcessError if the process ends first, or if it uses no processor time and writes nothing for
+        ``idle_seconds``.
         """
         work, since = self._work(), time.monotonic()
         while not ready():
@@ -118,12 +119,12 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
 
     def ask_to_stop(self) -> None:
-        """Send the stop signal and return at once."""
+        """Send the stop signal and return immediately."""
         if not self.has_ended():
             self.popen.send_signal(self._stop_signal)
 
     def stop(self, *, seconds: float = 5.0) -> None:
-        """Stop the process; after ``seconds``, kill it and all its children. Safe to call twice."""
+        """Stop the process. After ``seconds``, kill it and all its children. It can be called twice."""
         atexit.unregister(self.stop)
         self.ask_to_stop()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -134,7 +135,7 @@ class Process:
 
 
 def stop_all(processes: Sequence[Process], *, seconds: float = 5.0) -> None:
-    """Signal all processes, then wait for each one; takes about ``seconds`` at most."""
+    """Signal all processes, then wait for each of them. This takes about ``seconds`` at most."""
     until = time.monotonic() + seconds
     for process in processes:
         process.ask_to_stop()

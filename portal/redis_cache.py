@@ -1,11 +1,14 @@
-"""How the cache's values stand in Redis: as JSON, because Django's default would execute what somebody wrote there."""
+"""Stores the cache's values in Redis as JSON.
+
+Django's default format (pickle) would run code that somebody has written to Redis.
+"""
 
 import json
 from typing import Any
 
 
 class JSONSerializer:
-    """Serializes values of the cache. What is no JSON counts as missing, so a foreign value harms nobody."""
+    """Serializes the values of the cache. A value that is not JSON counts as missing, so it does no harm."""
 
     def dumps(self, value: Any) -> str:
         return json.dumps(value)

@@ -1,4 +1,4 @@
-"""``python -m portal.server``: the web process, uvicorn with the limits that a server on the network needs."""
+"""``python -m portal.server``: the web process. It is uvicorn, with the limits that a server on the network needs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 4000  # per process, including idle ones and those waiting for a token
 KEEP_ALIVE = 5  # seconds
-SILENCE = 10.0  # seconds for a client to send the head of a request, or to resume reading
-MAX_HEAD = 65536  # bytes of a request's first line and headers, and of what follows its body
-MAX_LINE = 8190  # bytes of a request's URL; more than the API's own limit, which returns a problem
+SILENCE = 10.0  # seconds for a client to send the head of a request, or to continue reading
+MAX_HEAD = 65536  # bytes of a request's first line and headers, and of any data after its body
+MAX_LINE = 8190  # bytes of a request's URL; more than the API's own limit, which returns a problem response
 GRACE = 30  # seconds for unfinished requests when the server stops
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with limits for clients that send or read slowly or never stop sending."""
+    """uvicorn's HTTP protocol, with limits for clients that send or read slowly, or never stop sending."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._bytes: int | None = 0  # of the head, or since the last chunk of the body; None between requests
+        self._bytes: int | None = 0  # bytes of the head, or since the last chunk of the body; None between requests
         self._is_head_complete = False
         self._silence = self.loop.call_later(SILENCE, self.transport.close)
         self._unread: asyncio.TimerHandle | None = None
@@ -42,7 +42,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """Called by uvicorn for each connection when the server stops."""
+        """Stop waiting for tokens. uvicorn calls this for each connection when the server stops."""
         self.app.stop_waiting()
         super().shutdown()
 
@@ -60,14 +60,14 @@ class Protocol(HttpToolsProtocol):
         self._bytes, self._is_head_complete = 0, False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_head_complete:  # later ones are trailers, which no proxy has checked
+        if not self._is_head_complete:  # later headers are trailers, which no proxy has checked
             super().on_header(name, value.rstrip(b" \t"))  # trailing whitespace is not part of the value (RFC 9110)
 
     def on_headers_complete(self) -> None:
         self._silence.cancel()
         self._bytes, self._is_head_complete = 0, True
         if len(self.url) > MAX_LINE:
-            raise ValueError("The address is too long.")  # httptools turns this into a parser error: 400
+            raise ValueError("The address is too long.")  # httptools turns this into a parser error, with status 400
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -79,7 +79,9 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def pause_writing(self) -> None:
-        """Called when much of the response is unread: until the client catches up, the application holds a thread."""
+        """Watch a client that leaves much of the response unread. Until it continues, the application occupies a
+        thread.
+        """
         super().pause_writing()
         self._watch_reading()
 
@@ -103,7 +105,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class WebProcesses(Multiprocess):
-    """uvicorn's parent process, which would restart the others on SIGHUP; here they read the encryption keys again."""
+    """uvicorn's parent process. On SIGHUP, its children reload the encryption keys instead of being restarted."""
 
     def handle_hup(self) -> None:
         for process in self.processes:
@@ -112,7 +114,7 @@ class WebProcesses(Multiprocess):
 
 
 def serve(application: str = "portal.asgi:application") -> None:
-    """Serve until SIGTERM or SIGINT. ``application`` is imported in each worker process."""
+    """Serve until SIGTERM or SIGINT. Each worker process imports ``application``."""
     settings = settings_model.load()
     logging.config.dictConfig(logs.configuration(settings.LOG_LEVEL))
     allow_open_files(2 * MAX_CONNECTIONS)
@@ -160,7 +162,7 @@ def listen(address: str) -> socket.socket:
 
 
 def allow_open_files(number: int) -> None:
-    """Raise this process's limit on open files as far as allowed, because each connection is an open file."""
+    """Raise this process's limit of open files as far as allowed, because each connection is an open file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = number if hard == resource.RLIM_INFINITY else min(hard, number)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -168,7 +170,7 @@ def allow_open_files(number: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-if __name__ in ("__main__", "__mp_main__"):  # also in the processes that the parent starts
+if __name__ in ("__main__", "__mp_main__"):  # child processes import this module as __mp_main__
     logs.start()
 if __name__ == "__main__":
     serve()

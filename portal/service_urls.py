@@ -1,7 +1,6 @@
-"""URLs of the services that the portal uses, as Django and Celery need them.
+"""The URLs of services that the portal uses, in the form that Django and Celery need.
 
-Each function raises ValueError with what is wrong with the URL. The message never contains the URL, which may hold a
-password.
+Each function raises ValueError if the URL is invalid. The message never contains the URL, which may include a password.
 """
 
 from typing import Any
@@ -9,7 +8,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 _POSTGRESQL = ("postgres", "postgresql", "pgsql", "psql")
 _PARTS = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST"}
-# libpq's parameters, for a server that vanishes without a word: otherwise a query would wait for it for hours.
+# Parameters of libpq for servers that disappear without closing connections. Queries would otherwise wait for hours.
 _NOTICE_SILENCE = {
     "connect_timeout": "10",
     "keepalives_idle": "30",
@@ -31,7 +30,7 @@ _MAIL_PORTS = {"smtp": 25, "smtps": 587, "smtp+tls": 587, "smtp+ssl": 465}
 
 
 def database(url: str) -> dict[str, Any]:
-    """Return Django's settings of the database."""
+    """Return Django's database settings."""
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite":
         name = rest.partition("?")[0]
@@ -42,8 +41,8 @@ def database(url: str) -> dict[str, Any]:
 
 
 def _postgresql(url: str) -> dict[str, Any]:
-    """Let libpq read the URL, so that whatever it knows works: several hosts, sockets, parameters such as sslmode."""
-    from psycopg import ProgrammingError, conninfo  # an installation with SQLite does without
+    """Have libpq parse the URL, so that all its features work: several hosts, sockets, parameters such as sslmode."""
+    from psycopg import ProgrammingError, conninfo  # not installed everywhere, because SQLite doesn't need it
 
     try:
         parts = conninfo.conninfo_to_dict(url)
@@ -62,7 +61,7 @@ def _postgresql(url: str) -> dict[str, Any]:
 
 
 def email(url: str) -> dict[str, Any]:
-    """Return Django's settings of outgoing mail."""
+    """Return Django's settings for outgoing mail."""
     parts = _split(url)
     if parts.scheme not in _MAIL_BACKENDS:
         raise ValueError("doesn't start with smtp://, smtp+tls://, smtp+ssl:// or consolemail://")
@@ -81,7 +80,7 @@ def email(url: str) -> dict[str, Any]:
 
 
 def check_redis(url: str) -> None:
-    """Raise ValueError unless it is the URL of a Redis server."""
+    """Raise ValueError unless ``url`` is the URL of a Redis server."""
     parts = _split(url)
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError("doesn't start with redis://, rediss:// or unix://")
@@ -92,14 +91,14 @@ def check_redis(url: str) -> None:
 
 
 def redis_tls(url: str, ca_bundle: str) -> dict[str, Any]:
-    """Return the options redis-py and Kombu need to verify the server's certificate; empty unless it is rediss://."""
+    """Return the options with which redis-py and Kombu verify the server's certificate; {} unless it is rediss://."""
     if urlsplit(url).scheme != "rediss":
         return {}
     return {"ssl_cert_reqs": "required", "ssl_check_hostname": True, "ssl_ca_certs": ca_bundle or None}
 
 
 def broker(redis_url: str) -> str:
-    """Return the URL for Celery: Kombu spells a unix socket differently from redis-py."""
+    """Return the URL for Celery. Kombu's URLs of unix sockets differ from those of redis-py."""
     if not redis_url.startswith("unix://"):
         return redis_url
     path, _, query = redis_url.removeprefix("unix://").partition("?")
@@ -122,7 +121,7 @@ def check_audit_stream(url: str) -> None:
 
 
 def web(url: str) -> SplitResult:
-    """Split the URL of a web server."""
+    """Return the parts of a web server's URL."""
     parts = _split(url)
     if parts.scheme not in ("http", "https"):
         raise ValueError("doesn't start with https:// or http://")
@@ -134,7 +133,7 @@ def web(url: str) -> SplitResult:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # read only now, and wrong if it is no number
+        _ = parts.port  # parsed only when it is read; invalid if it is not a number
     except ValueError:
         raise ValueError("isn't a URL") from None
     return parts

@@ -1,6 +1,6 @@
-"""The kinds of values that settings have: what is accepted, and how an error describes it.
+"""The kinds of values of settings: what is accepted, and how errors describe it.
 
-Validators raise ValueError with a message that follows the name of the setting, as in "PORTAL_URL has a path".
+Validators raise ValueError with a message that continues after the setting's name, as in "PORTAL_URL has a path".
 """
 
 import base64
@@ -15,12 +15,12 @@ from portal import service_urls
 
 
 def described(kind: str, example: str, **limits: Any) -> Any:
-    """Return the field of a setting whose errors say "It must be KIND, for example EXAMPLE."."""
+    """Return the field for a setting. Its errors say "It must be KIND, for example EXAMPLE." """
     return Field(description=kind, examples=[example], **limits)
 
 
 def _split(value: object) -> object:
-    """Split a list at its commas. Spaces around a value and empty values do not count."""
+    """Split a list at its commas. Spaces around values and empty values are dropped."""
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
@@ -43,7 +43,7 @@ def _check_fernet_keys(keys: list[str]) -> list[str]:
 
 
 def _check_origin(url: str) -> str:
-    """Accept a web address without a path: the portal is always at the root of its host."""
+    """Accept a web address without a path, because the portal is always at the root of its host."""
     parts = service_urls.web(url)
     if parts.path.strip("/"):
         raise ValueError("has a path, but the portal must be at the root of its host")
@@ -108,7 +108,7 @@ def _check_signing_secret(secret: str) -> str:
 
 
 def _check_readable(path: str) -> str:
-    """Accept the path of a file that can be read now, so that a wrong one is noticed at the start."""
+    """Accept the path of a readable file, so that a wrong path is noticed at the start."""
     if path:
         try:
             with open(path, "rb") as file:
@@ -140,7 +140,7 @@ Prefix = Annotated[
     described("letters, digits, dots, dashes and colons", "portal-a", pattern=r"^[A-Za-z0-9.:_-]*$", max_length=100),
 ]
 Names = Annotated[list[str], BeforeValidator(_split), described("a list separated by commas", "first,second")]
-# Values of the kinds below may be or contain secrets, so they are left out of the repr.
+# Values of the following kinds may be or contain secrets, so the repr leaves them out.
 Secret = Annotated[str, described("a long random text", "the output of: openssl rand -base64 48", repr=False)]
 Secrets = Annotated[
     list[str], BeforeValidator(_split), described("long random texts separated by commas", "first,second", repr=False)
@@ -151,7 +151,7 @@ FernetKeys = Annotated[
     AfterValidator(_check_fernet_keys),
     described(
         "one or more Fernet keys (32 bytes, URL-safe base64) separated by commas",
-        # Not a key: somebody might use the one that everybody knows.
+        # A command instead of a key, because people might use an example key that everybody knows.
         'the output of: python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"',
         repr=False,
     ),

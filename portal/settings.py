@@ -1,4 +1,4 @@
-"""Django's settings. The values come from portal/settings_model.py, which knows every environment variable."""
+"""Django's settings. The values come from portal/settings_model.py, which defines every environment variable."""
 
 import os
 import tomllib
@@ -10,7 +10,7 @@ from portal.settings_model import BASE_DIR
 
 values = settings_model.load()
 VERSION: str = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]["version"]
-# Variables that look like settings but are none; connections/checks.py warns of them.
+# Variables that look like settings but aren't. connections/checks.py warns about them.
 UNKNOWN_SETTINGS = settings_model.unknown_names(os.environ)
 # The environment variables whose values may be or contain secrets.
 SECRET_SETTINGS = frozenset(name for name, field in type(values).model_fields.items() if not field.repr)
@@ -60,12 +60,12 @@ MIDDLEWARE = [
     "connections.middleware.RequireSecondFactor",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    # Django offers an exception to the lower one first, so that a failed sign-in gets its own page.
+    # Django passes an exception to the lower one first, so that a failed sign-in gets its own page.
     "connections.middleware.PortalErrorMiddleware",
     "connections.middleware.SignInErrorMiddleware",
 ]
 
-FORCE_SCRIPT_NAME = ""  # the portal is at the root of its host, whatever a server or a proxy says
+FORCE_SCRIPT_NAME = ""  # the portal is at the root of its host, whatever a server or proxy sends
 ROOT_URLCONF = "portal.urls"
 WSGI_APPLICATION = "portal.wsgi.application"
 
@@ -99,10 +99,10 @@ else:
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = values.REDIS_URL
-# With rediss:// the cache, the locks and the broker all verify the server's certificate.
+# With rediss://, the cache, the locks and the broker all verify the server's certificate.
 REDIS_CA_BUNDLE = values.REDIS_CA_BUNDLE
 REDIS_TLS = service_urls.redis_tls(REDIS_URL, REDIS_CA_BUNDLE)
-# Begins every key, so that several portals and other programs can share a server.
+# The beginning of every key, so that several portals and other programs can share a server.
 REDIS_PREFIX = values.REDIS_PREFIX or _portal.netloc
 CACHES = {
     "default": {
@@ -123,7 +123,7 @@ CELERY_BROKER_URL = service_urls.broker(REDIS_URL)
 CELERY_BROKER_USE_SSL = REDIS_TLS or None
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "global_keyprefix": f"{REDIS_PREFIX}:",
-    # Seconds after which a broker that says nothing is given up and connected to again.
+    # Seconds after which the connection to a broker that doesn't respond is closed and opened again.
     "socket_timeout": 10,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
@@ -133,18 +133,18 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 CELERY_TASK_DEFAULT_QUEUE = "portal"
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
-# Whoever can write to Redis could stop workers with it, and nothing here uses it.
+# Anyone who can write to Redis could use it to stop workers, and the portal doesn't need it.
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SEND_TASK_EVENTS = False
-# A tick that a killed worker held is not worth repeating: the next one comes soon, and the database knows what is due.
+# A killed worker's tick doesn't have to be repeated: the next one comes soon, and the database knows what is due.
 CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_SOFT_TIME_LIMIT = None
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_TIMEZONE = "UTC"
-# All entries only trigger work (portal/celery.py), so beat needs no schedule file.
+# Entries only trigger work (portal/celery.py), so beat needs no schedule file.
 CELERY_BEAT_SCHEDULER = "portal.beat:TickScheduler"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
 
@@ -153,10 +153,10 @@ PROBE_INTERVAL = values.PROBE_INTERVAL
 LOOK_AHEAD_INTERVAL = values.LOOK_AHEAD_INTERVAL
 SWEEP_BATCH = values.SWEEP_BATCH
 SWEEP_IN_FLIGHT = values.SWEEP_IN_FLIGHT
-# Seconds without a tick after which a worker or beat ends, so that its supervisor starts it again.
+# Seconds without a tick after which a worker or beat ends, so that its supervisor restarts it.
 WATCHDOG_SECONDS = values.WATCHDOG_SECONDS
 MICROSOFT_TIMEOUT = values.MICROSOFT_TIMEOUT
-# A private certificate authority or a TLS-inspecting proxy needs its own bundle; empty means certifi's.
+# The certificates of a private authority or a TLS-inspecting proxy; empty means those of certifi.
 MICROSOFT_CA_BUNDLE = values.MICROSOFT_CA_BUNDLE
 MICROSOFT_SANDBOX_URL = values.MICROSOFT_SANDBOX_URL.rstrip("/")
 # A file with a token of a managed identity or a Kubernetes service account, for federated credentials.
@@ -177,14 +177,14 @@ LOGIN_URL = "sign_in"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "sign_in"
 
-# Failed sign-ins of one name from one address before a pause; see services/people/sign_in_limits.py for the others.
+# Failed sign-ins of one name from one address before a pause. services/people/sign_in_limits.py has the other limits.
 LOGIN_FAILURE_LIMIT = values.LOGIN_FAILURE_LIMIT
 
 SOCIAL_AUTH_URL_NAMESPACE = "social"
 SOCIAL_AUTH_STRATEGY = "connections.pipeline.PortalStrategy"
 SOCIAL_AUTH_REDIRECT_IS_HTTPS = HTTPS
 SOCIAL_AUTH_JSONFIELD_ENABLED = True
-# Seconds that the clocks here and at Microsoft may differ when an ID token is checked.
+# Accepted difference in seconds between the clocks here and at Microsoft when an ID token is checked.
 SOCIAL_AUTH_JWT_LEEWAY = 300
 SOCIAL_AUTH_REQUESTS_TIMEOUT = MICROSOFT_TIMEOUT
 SOCIAL_AUTH_VERIFY_SSL = MICROSOFT_CA_BUNDLE or True
@@ -211,11 +211,11 @@ LOGIN_MICROSOFT: dict[str, Any] = {
 
 vars().update(service_urls.email(values.EMAIL_URL))
 DEFAULT_FROM_EMAIL = values.EMAIL_FROM or f"portal@{_portal.hostname}"
-# Seconds. Without a time-out, a mail server that accepts a connection and then hangs would block a worker forever.
+# Seconds. Without a timeout, a mail server that accepts a connection and then hangs would block a worker forever.
 EMAIL_TIMEOUT = values.EMAIL_TIMEOUT
 
 ALERT_INTERVAL = values.ALERT_INTERVAL  # seconds between two runs of the outbox
-# The IT admins' mailing list, which gets one copy of each alert instead of one for every IT admin.
+# The IT admins' mailing list. It gets one copy of each alert, instead of one for every IT admin.
 ALERT_COPY_TO = values.ALERT_COPY_TO
 # Whether alert channels may use private addresses and plain http.
 ALERT_PRIVATE_TARGETS = values.ALERT_PRIVATE_TARGETS
@@ -228,7 +228,7 @@ API_KEY_MAX_DAYS = values.API_KEY_MAX_DAYS
 
 AUDIT_INTERVAL = values.AUDIT_INTERVAL  # seconds between two sealing runs
 STATISTICS_INTERVAL = values.STATISTICS_INTERVAL
-STATISTICS_DAYS = values.STATISTICS_DAYS  # how long daily figures are kept
+STATISTICS_DAYS = values.STATISTICS_DAYS  # days for which daily figures are kept
 AUDIT_RETENTION_DAYS = values.AUDIT_RETENTION_DAYS  # 0 means forever
 # Where seals are published: an append-only file, a URL and the log.
 AUDIT_SEAL_FILE = values.AUDIT_SEAL_FILE
@@ -276,7 +276,7 @@ DATA_UPLOAD_MAX_NUMBER_FIELDS = 500
 WEB_WORKERS = values.WEB_WORKERS
 WEB_THREADS = values.WEB_THREADS
 
-# /metrics requires this as a bearer token; if it is empty, only this machine may read /metrics.
+# The bearer token that /metrics requires. If it is empty, only this machine may read /metrics.
 METRICS_TOKEN = values.METRICS_TOKEN.strip()
 
 LOG_LEVEL = values.LOG_LEVEL
@@ -284,30 +284,30 @@ LOG_LEVEL = values.LOG_LEVEL
 OTEL_EXPORTER_OTLP_ENDPOINT = values.OTEL_EXPORTER_OTLP_ENDPOINT
 LOGGING = logs.configuration(LOG_LEVEL)
 
-# The file with the encryption keys, which a process reads again on SIGHUP. Empty: they came from the environment.
+# The file with the encryption keys, which processes reload on SIGHUP. Empty: the keys come from the environment.
 FIELD_ENCRYPTION_KEYS_FILE = os.environ.get("FIELD_ENCRYPTION_KEYS_FILE", "")
-# The keys that sign the audit trail's seals. The first signs; all, and SECRET_KEY, verify.
+# The keys that sign the audit trail's seals. The first one signs. All of them, and SECRET_KEY, verify.
 AUDIT_SEAL_KEYS = values.AUDIT_SEAL_KEYS
-# Minutes without use and hours since the sign-in after which a session ends.
+# A session ends after this many minutes without use, and this many hours after the sign-in.
 SESSION_IDLE_MINUTES = values.SESSION_IDLE_MINUTES
 SESSION_MAX_HOURS = values.SESSION_MAX_HOURS
-# Minutes since the last sign-in in which keys, credentials, policy and roles may be changed and records exported.
+# Minutes after a sign-in during which keys, credentials, policy and roles can be changed and records exported.
 FRESH_SIGN_IN_MINUTES = values.FRESH_SIGN_IN_MINUTES
 SESSION_ENGINE = "connections.session_store"
 SESSION_SERIALIZER = "django.contrib.sessions.serializers.JSONSerializer"
 SESSION_COOKIE_AGE = SESSION_MAX_HOURS * 3600
-# Browsers accept a name with __Host- only from this very host, by https, for all paths.
+# Browsers accept a cookie named __Host-… only from the same host, over https and for all paths.
 _COOKIE_PREFIX = "__Host-" if HTTPS else ""
 SESSION_COOKIE_NAME = f"{_COOKIE_PREFIX}portal_session"
 CSRF_COOKIE_NAME = f"{_COOKIE_PREFIX}csrftoken"
 
-# The day on which LOGIN_MICROSOFT_CLIENT_SECRET expires (ISO date), so that the portal can warn before.
+# The day on which LOGIN_MICROSOFT_CLIENT_SECRET expires (ISO date), so that the portal can send a warning.
 LOGIN_MICROSOFT_SECRET_EXPIRES = values.LOGIN_MICROSOFT_SECRET_EXPIRES
-# Hours for which roles and teams from Microsoft Entra count after the directory has confirmed them; 0: no limit.
+# Hours for which roles and teams from Entra are valid after the directory has confirmed them; 0: no limit.
 ENTRA_AUTHORITY_MAX_AGE = values.ENTRA_AUTHORITY_MAX_AGE
 # Directories, by ID, whose accounts may sign in to the portal as guests of the sign-in tenant; none by default.
 LOGIN_MICROSOFT_DIRECTORIES = values.LOGIN_MICROSOFT_DIRECTORIES
-# Guests, by object ID in the sign-in tenant, who may sign in to the portal; * lets every guest in.
+# Guests, by object ID in the sign-in tenant, who may sign in to the portal; * means every guest.
 LOGIN_MICROSOFT_GUESTS = values.LOGIN_MICROSOFT_GUESTS
 # The longest emergency access that an IT admin may take to a connection, in hours.
 EMERGENCY_ACCESS_HOURS = values.EMERGENCY_ACCESS_HOURS

@@ -1,4 +1,4 @@
-"""docs/settings.md and .env.example, made from the settings model. ``python -m portal.settings_document`` writes both."""
+"""Generates docs/settings.md and .env.example from the settings model, with ``python -m portal.settings_document``."""
 
 import ast
 import inspect
@@ -11,7 +11,7 @@ from pathlib import Path
 from portal.settings_model import BASE_DIR, SINCE, PortalSettings
 
 PAGE, EXAMPLE = BASE_DIR / "docs" / "settings.md", BASE_DIR / ".env.example"
-# The title of each group, by the setting that begins it.
+# The title of each group, by the group's first setting.
 _GROUPS = {
     "SECRET_KEY": "Required",
     "PORTAL_URL": "Addresses",
@@ -45,7 +45,7 @@ class Setting:
     group: str
     text: str
     kind: str
-    default: str  # as one would write it; empty if there is none
+    default: str  # as it is written in the environment; "" if there is none
     example: str
     since: str
     is_required: bool
@@ -65,7 +65,7 @@ def settings() -> Iterator[Setting]:
 
 
 def _texts() -> dict[str, str]:
-    """Return the text below each setting. Python doesn't keep it, so it is read from the source."""
+    """Return the text below each setting. Python doesn't keep it, so it is taken from the source."""
     (model,) = ast.parse(inspect.getsource(PortalSettings)).body
     texts, name = {}, ""
     for statement in getattr(model, "body", []):

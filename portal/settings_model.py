@@ -1,7 +1,8 @@
-"""Every setting of the portal: name, kind and default. portal/settings.py maps them to Django's names.
+"""Every setting of the portal, with its name, kind and default. portal/settings.py maps them to Django's names.
 
-Settings come from environment variables and from ``.env``, which adds to the environment what is not set there. Each
-may also stand in a file that NAME_FILE names; the file wins. An empty value counts as none, except for a list.
+Settings come from environment variables. ``.env`` adds those that are not set in the environment. A value can also be
+in a file whose path is in NAME_FILE; the file then takes precedence. An empty value means the default, except for a
+list.
 """
 
 import os
@@ -22,7 +23,7 @@ from portal import setting_kinds as kinds
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
-# The version in which each setting came, if not 0.1.0.
+# The version that added each setting, if it is not 0.1.0.
 SINCE = {
     "0.3.0": (
         "AUDIT_SEAL_KEYS", "EMERGENCY_ACCESS_HOURS", "ENTRA_AUTHORITY_MAX_AGE", "FRESH_SIGN_IN_MINUTES",
@@ -39,9 +40,10 @@ SINCE = {
 
 
 class PortalSettings(BaseSettings):
-    """The settings by the names of their environment variables.
+    """The settings, by the names of their environment variables.
 
-    The text below each is its documentation: settings_document.py makes docs/settings.md and .env.example of it.
+    The text below each setting is its documentation. settings_document.py generates docs/settings.md and .env.example
+    from these texts.
     """
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
@@ -225,11 +227,11 @@ class PortalSettings(BaseSettings):
 
 
 class _Unreadable(ValueError):
-    """Stands for the value of a setting whose file cannot be read."""
+    """The value of a setting whose file cannot be read."""
 
 
 class _Environment(PydanticBaseSettingsSource):
-    """Values exactly as they stand in the environment or in files: nothing in them is expanded or decoded."""
+    """Reads values exactly as they are in the environment or in files. Nothing in them is expanded or decoded."""
 
     def __call__(self) -> dict[str, Any]:
         values = {}
@@ -247,7 +249,7 @@ class _Environment(PydanticBaseSettingsSource):
 
 
 def _read(path: str, name: str) -> str | _Unreadable:
-    """Return the text of a file. The line break that usually ends a file is not part of the value."""
+    """Return the text of a file, without the line break at its end."""
     try:
         return Path(path).read_text("utf-8").rstrip("\r\n")
     except OSError as problem:
@@ -257,13 +259,13 @@ def _read(path: str, name: str) -> str | _Unreadable:
 
 
 def load() -> PortalSettings:
-    """Return the settings. Raises ImproperlyConfigured, which lists everything missing or invalid."""
+    """Return the settings. Raises ImproperlyConfigured with everything that is missing or invalid."""
     load_dotenv(BASE_DIR / ".env", interpolate=False)
     try:
         return PortalSettings()  # type: ignore[call-arg]
     except ValidationError as wrong:
         problems = [_sentence(error["loc"][0], error) for error in wrong.errors(include_url=False)]
-    # Raised here, so that no traceback shows pydantic's error with its input.
+    # Raised outside of the except block, so that no traceback shows pydantic's error with the input.
     raise ImproperlyConfigured(
         "The portal can't start, because these settings are missing or invalid:\n"
         + "\n".join(f"  - {problem}" for problem in problems)
@@ -286,14 +288,14 @@ def _sentence(name: Any, error: Any) -> str:
     return f"{name} {problem}. It must be {field.description}, for example {example}"
 
 
-# Prefixes that only settings of the portal have. Kubernetes adds variables for a service that is called "portal", and
-# portalctl has its own.
+# Prefixes that only the portal's settings have. Kubernetes adds variables for a service that is called "portal", and
+# portalctl has variables of its own.
 _OURS = ("PORTAL_", "LOGIN_MICROSOFT_", "AUDIT_", "ALERT_", "SWEEP_", "FIELD_ENCRYPTION_")
 _OTHERS = re.compile(r"\w+_SERVICE_(HOST|PORT\w*)|\w+_PORT(_\d+_\w+)?|PORTAL_(API_KEY|TOKEN)(_FILE)?")
 
 
 def unknown_names(names: Iterable[str]) -> dict[str, str]:
-    """Return the variables that look like settings but are none, each with the setting that was probably meant."""
+    """Return variables that look like settings but aren't, with the setting that was probably meant ("" if unknown)."""
     known = {name for field in PortalSettings.model_fields for name in (field, f"{field}_FILE")}
     unknown = {}
     for name in sorted(set(names) - known):

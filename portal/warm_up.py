@@ -1,4 +1,4 @@
-"""Does once, before a web process accepts requests, what the first visitors would otherwise wait for."""
+"""Prepares a web process before it accepts requests, so that the first visitors don't have to wait."""
 
 import logging
 
@@ -9,17 +9,21 @@ from portal.settings_model import BASE_DIR
 
 logger = logging.getLogger(__name__)
 
-# The pages on which people arrive, and those that must be shown while something is wrong.
+# The pages where people arrive, and those that are needed during problems.
 TEMPLATES = ("home", "accounts", "connections", "incidents")
 
 
 def warm_up() -> None:
-    """Load the URLs with all views, and compile templates. Uses no database, and never fails."""
+    """Load all views and URLs, and compile templates. Uses no database.
+
+    A template that is missing or not UTF-8 is only logged. Other errors, such as a syntax error in a template, are
+    raised.
+    """
     reverse("home")
     folder = BASE_DIR / "templates"
     names = [*folder.glob("*.html"), *(path for name in TEMPLATES for path in (folder / name).glob("*.html"))]
     for path in names:
         try:
             loader.get_template(str(path.relative_to(folder)))
-        except (TemplateDoesNotExist, ValueError):  # the page itself will say so
+        except (TemplateDoesNotExist, ValueError):  # the page that uses the template will report the error
             logger.exception("A template could not be compiled in advance.")

@@ -1,7 +1,7 @@
-"""Ends a worker or a beat that has silently stopped working, so that whatever supervises it starts it again.
+"""Ends a worker or beat that has silently stopped working, so that its supervisor restarts it.
 
-A process can lose the broker without noticing, or all its tasks can hang, and then it looks healthy for ever.
-docs/operating.md asks for a supervisor.
+A process can lose the broker without noticing, or all its tasks can hang. It then looks healthy forever.
+docs/operating.md requires a supervisor.
 """
 
 import os
@@ -16,14 +16,14 @@ from django.conf import settings
 
 logger = structlog.get_logger(__name__)
 
-INTERVALS = 20  # that may pass without a tick, if they take longer than WATCHDOG_SECONDS
-HANGING = 6  # times the limit may pass while a task is running: other tasks come and go unless all threads hang
-_LOOK = 10.0  # seconds between two looks
+INTERVALS = 20  # intervals that may pass without a tick, if this is longer than WATCHDOG_SECONDS
+HANGING = 6  # factor for the limit while a task is running; other tasks still start and end unless all threads hang
+_LOOK = 10.0  # seconds between two checks
 EXIT_CODE = 75  # EX_TEMPFAIL: try again
 
 
 class Watchdog:
-    """Calls ``end`` after ``limit`` seconds without a sign of life, or after several times that if tasks are running."""
+    """Calls ``end`` after ``limit`` seconds without a sign of life, or HANGING times that if a task is running."""
 
     def __init__(self, *, limit: float, end: Callable[[int], Any] = os._exit) -> None:
         self._limit, self._end = limit, end
@@ -32,13 +32,13 @@ class Watchdog:
         self._last = time.monotonic()
 
     def note(self, *, running: int = 0) -> None:
-        """Note a sign of life; ``running`` is 1 when a task begins and -1 when it ends."""
+        """Record a sign of life. ``running`` is 1 when a task begins and -1 when it ends."""
         with self._lock:
             self._last = time.monotonic()
             self._running += running
 
     def look(self, now: float) -> None:
-        """End the process if it is stuck at ``now``, in the seconds of time.monotonic()."""
+        """End the process if it is stuck. ``now`` is in the seconds of time.monotonic()."""
         with self._lock:
             limit = self._limit * (HANGING if self._running else 1)
             is_stuck = now - self._last > limit
@@ -56,7 +56,7 @@ class Watchdog:
 
 
 def watch_this_process() -> None:
-    """Connect a watchdog to Celery's signals; it wakes when a worker is ready or beat starts."""
+    """Connect a watchdog to Celery's signals. It starts when a worker is ready or beat starts."""
     shortest = min(settings.SWEEP_INTERVAL, settings.ALERT_INTERVAL, settings.AUDIT_INTERVAL)
     dog = Watchdog(limit=max(INTERVALS * shortest, settings.WATCHDOG_SECONDS))
     for signal in (signals.worker_ready, signals.beat_init):

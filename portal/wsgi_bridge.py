@@ -1,7 +1,7 @@
-"""Run a WSGI application under an ASGI server, in a limited number of threads.
+"""Runs a WSGI application under an ASGI server, in a limited number of threads.
 
-A request gets a thread only once it has arrived completely, so clients that send slowly hold none. Responses are
-streamed: the application waits while the client reads slowly, and is stopped when the client has disconnected.
+A request gets a thread only when it has arrived completely, so clients that send slowly occupy none. Responses are
+streamed: the application waits while the client reads slowly, and is stopped if the client disconnects.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
 
-SILENCE = 10.0  # seconds that a client may pause while sending the body of its request
-IN_MEMORY = 65_536  # bytes of a body that are kept in memory; the rest is written to a temporary file
+SILENCE = 10.0  # seconds that a client may pause while it sends the body of a request
+IN_MEMORY = 65_536  # bytes of a body that are kept in memory; a larger body is moved to a temporary file
 
 
 class ClientGone(Exception):
@@ -36,7 +36,7 @@ class ClientGone(Exception):
 class WSGIBridge:
     """An ASGI application that runs a WSGI application in ``threads`` threads.
 
-    Tests pass their own ``run_in_thread``.
+    Tests can pass another ``run_in_thread``.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class WSGIBridge:
                 watch.cancel()
 
     def _run(self, environ: dict[str, Any], response: _Response) -> None:
-        if response.is_client_gone:  # disconnected while it waited for a thread
+        if response.is_client_gone:  # it disconnected while waiting for a thread
             raise ClientGone
         chunks = self._application(environ, response.start)
         try:
@@ -87,7 +87,7 @@ class WSGIBridge:
 
 
 async def _read_body(scope: Scope, receive: Receive, body: IO[bytes]) -> int | None:
-    """Write the request's body to ``body``. Returns the HTTP status to send if it is too slow or breaks off."""
+    """Write the request's body to ``body``. Returns None or, if it is too slow or incomplete, the HTTP status to send."""
     while True:
         try:
             message = await asyncio.wait_for(receive(), SILENCE)
@@ -107,12 +107,12 @@ async def _wait_for_disconnect(receive: Receive, response: _Response) -> None:
 
 
 class _Response:
-    """The response that the application writes from its thread; ``write`` waits until the server takes the data."""
+    """The response that the application writes in its thread. ``write`` waits until the server accepts the data."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, send: Send, *, knows_chunks: bool) -> None:
         self._loop, self._send, self._knows_chunks = loop, send, knows_chunks
         self._head: Message | None = None
-        # Collects a response of unknown length for a client that does not know chunks (RFC 9112, 6.1).
+        # For a client that doesn't support chunks, a response of unknown length is collected here (RFC 9112, 6.1).
         self._collected: IO[bytes] | None = None
         self.is_client_gone = False
 
@@ -175,7 +175,7 @@ def build_environ(scope: Scope, body: IO[bytes]) -> dict[str, Any]:
     }
     for raw_name, raw_value in scope["headers"]:
         if b"_" in raw_name:
-            continue  # WSGI could not tell it from the header with dashes, which a proxy may have checked
+            continue  # WSGI can't distinguish it from the header with dashes, which a proxy may have checked
         name = raw_name.decode("latin-1").upper().replace("-", "_")
         name = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
         value = raw_value.decode("latin-1")

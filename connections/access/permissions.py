@@ -106,8 +106,8 @@ def can_decide_change(user: User, request: ChangeRequest) -> bool:
 
 
 def decides_as_owner(user: User, request: ChangeRequest) -> bool:
-    """Whether the user decides as the connection's owner who gets access to it; the role of IT admin is then not
-    needed.
+    """Whether the user decides as the connection's owner who gets access to it. The owner doesn't have to be an IT
+    admin.
     """
     return _answers_for(user, request) and request.is_about_sharing
 
@@ -201,7 +201,7 @@ def can_connect(user: User) -> bool:
 
 
 can_register_mailbox = can_connect
-# prepare and start bulk actions; the user also needs permission for each of the connections
+# Prepare and start bulk actions. The user also needs permission for each of the connections.
 can_change_many = can_connect
 
 
@@ -277,9 +277,9 @@ can_share = can_check  # share the connection, and change or remove its shares
 
 
 def can_take_emergency_access(user: User, connection: Connection) -> bool:
-    """Whether the user may use somebody else's connection for a few hours in an emergency.
+    """Whether the user may use another person's connection for a few hours in an emergency.
 
-    Its owner, the IT admins and the auditors are alerted.
+    The connection's owner, the IT admins and the auditors are alerted.
     """
     return person(user).is_admin and not user.is_service and not can_fetch_token(user, connection)
 

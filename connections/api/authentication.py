@@ -71,8 +71,8 @@ def visible_connections(key: ApiKey) -> QuerySet[Connection]:
 
 
 def key_and_connection(request: HttpRequest, scope: str, ref: str) -> tuple[ApiKey, Connection]:
-    """Return the calling key and the connection. Raises NotAllowed if the scope is missing, and find_connection's
-    errors.
+    """Return the calling key and the connection. Raises NotAllowed without the scope, and the errors of
+    find_connection.
     """
     key = require_scope(request, scope)
     return key, find_connection(key, ref, by_reference=request.method in ("GET", "HEAD"))

@@ -98,7 +98,7 @@ class CapabilitiesForm(forms.Form):
         help_text="Shown to the IT admin who reviews the request.",
     )
 
-    # capabilities that the connection already has, and may keep even if they are forbidden
+    # Capabilities that the connection already has, and may keep even if they are forbidden.
     kept: frozenset[str] = frozenset()
 
     def apply_policies(self, policies: Policies, app_registration: AppRegistration, kinds: Sequence[str]) -> None:
@@ -168,7 +168,7 @@ class ConnectionEditForm(CapabilitiesForm):
         return self.connection.authentication_type
 
     def permissions(self) -> dict[str, Any]:
-        """Return also the permissions that the current choice adds and removes, compared with those required now."""
+        """Return the required permissions, and those that the current choice adds and removes."""
         shown = super().permissions()
         before = set(permission_drift.required_permissions(self.connection)) - OIDC_SCOPES
         after = set(shown["names"]) - OIDC_SCOPES

@@ -86,7 +86,8 @@ class TransferAllForm(forms.Form):
         for connection in self.connections:
             data[f"owner_{connection.pk}"] = data.get(f"to_{connection.pk}") or data.get("everything_to")
             if not data.get(f"take_{connection.pk}"):
-                self.errors.pop(f"to_{connection.pk}", None)  # the text in it doesn't matter
+                # Errors in fields of connections that aren't selected don't matter.
+                self.errors.pop(f"to_{connection.pk}", None)
         if not self.errors and not self.chosen():
             self.add_error(None, "Choose a new owner and select at least one connection.")
         return data

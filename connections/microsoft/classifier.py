@@ -33,7 +33,7 @@ class Verdict:
     certain: bool = False  # whether this response alone may flag a connection or its app registration
     app_wide: bool = False  # whether the whole app registration is affected, not just this connection
     tenant_wide: bool = False  # whether app_wide is true only in the tenant of the request
-    # whether this client secret or certificate was rejected, so that the next one should be tried
+    # Whether this client secret or certificate was rejected, so that the next one should be tried.
     credential: bool = False
     account_wide: bool = False  # whether the Microsoft account is affected, and so all of its connections
     name: str = ""  # Microsoft's name for the code, e.g. "FreshTokenNeeded"

@@ -26,7 +26,7 @@ ANY_DIRECTORY = "organizations"
 
 
 def probe(application: token_endpoint.Application, *, shared: bool, multitenant: bool) -> tuple[str, ...] | Verdict:
-    """Return the granted roles if Microsoft accepts the credential, otherwise the verdict. Never raises.
+    """Return the granted roles if Microsoft accepts the credential, otherwise the verdict. Refusals raise no error.
 
     If a multitenant application is not installed in the directory, its credential is tested at ``organizations``.
     """

@@ -55,7 +55,7 @@ class ApplicationPlan(Plan):
     client_id: str
     app_name: str
     roles: Sequence[str]  # keys of EXCHANGE_ROLES
-    protocols: Sequence[str] = ()  # values of PROTOCOLS with which the application opens the mailboxes
+    protocols: Sequence[str] = ()  # values of PROTOCOLS that the application uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def quoted(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Replace characters that could end the line or hide the rest of it by spaces."""
+    """Return the text with spaces in place of all characters that could end the line or hide the rest of it."""
     return "".join(" " if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029" else char for char in text)
 
 

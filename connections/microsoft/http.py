@@ -23,10 +23,10 @@ from connections.microsoft import server_clock
 
 MAX_BODY = 4_000_000  # bytes
 MAX_HEAD = 65_536  # bytes of a response's headers
-# bytes of all bodies that a client is receiving, which is enough for thousands of ordinary ones
+# Bytes of all bodies that a client is receiving; enough for thousands of ordinary ones.
 MAX_RECEIVED = 16_000_000
 CONNECT_TIMEOUT = 5.0
-MANY = 10  # running requests from which on several responses are collected at a time
+MANY = 10  # with this many running requests or more, several responses are collected at a time
 GATHER = 0.004  # seconds to wait for more responses
 
 _ENDPOINTS = {"/token": "token", "/openid-configuration": "discovery"}

@@ -11,8 +11,9 @@ from connections.microsoft.exchange_script import GRAPH_CLOUDS, quoted
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The kind of object to which access is granted: the path of the grant, and the IDs that an administrator must
-    enter.
+    """A kind of object to which access can be granted.
+
+    ``path`` is the API's path of the grant, and ``ids`` are the IDs that an administrator must enter first.
     """
 
     title: str

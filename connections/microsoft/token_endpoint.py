@@ -130,7 +130,7 @@ class RequestTemplate:
         return http.Request("POST", self.url, f"{self.form}{grant}".encode("ascii"), headers, tag, MAX_ANSWER)
 
     def read(self, response: http.Response[Any]) -> TokenSet | Verdict:
-        """Return the tokens from a response, or the verdict on it. Never raises."""
+        """Return the tokens from a response, or the verdict on it; see read_answer()."""
         return read_answer(response, requested=self.requested, audience=self.audience)
 
 
@@ -230,7 +230,10 @@ def _signed(private_key: str, thumbprint: str, client_id: str, token_url: str, n
 def read_answer(
     response: http.Response[Any], *, requested: Iterable[str] = (), audience: Audience | None = None
 ) -> TokenSet | Verdict:
-    """Return the tokens from a response, or the verdict on it. Never raises. See token_set() about the parameters."""
+    """Return the tokens from a response, or the verdict on it. See token_set() about the parameters.
+
+    Raises ValueError only if a successful response whose status isn't 200 contains a number of more than 4300 digits.
+    """
     if response.status == 0:
         return transport_failure(response.failure)
     if response.status == 200 and (content := _plain_success(response.body)) is not None:

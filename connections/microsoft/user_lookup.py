@@ -64,9 +64,7 @@ def read(cloud: Cloud, access_token: str, oids: Sequence[str]) -> dict[str, Acco
 
 
 def _single(response: http.Response[str]) -> AccountState | None:
-    """Return the account's state. A 404 means "deleted" only if the directory itself says that the object doesn't
-    exist.
-    """
+    """Return the account's state; None if it is unclear. A 404 only means "deleted" if the directory itself says so."""
     if response.status == 404:
         error = _content(response).get("error")
         gone = isinstance(error, dict) and error.get("code") == NOT_FOUND

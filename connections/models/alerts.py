@@ -66,7 +66,7 @@ class Delivery(models.Model):
     event = models.CharField(max_length=10, choices=Event)
     incident = models.ForeignKey(Incident, models.CASCADE, null=True, related_name="deliveries")
     credential = models.ForeignKey(AppCredential, models.CASCADE, null=True, related_name="+")
-    # only for messages; the subject of other alerts is built when they are sent
+    # Only for messages. The subject of other alerts is built when they are sent.
     subject = models.CharField(max_length=200, blank=True)
     email = models.EmailField(max_length=320, blank=True)
     channel = models.ForeignKey(AlertChannel, models.CASCADE, null=True, related_name="deliveries")

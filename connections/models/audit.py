@@ -12,8 +12,8 @@ def _refuse(*args: Any, **kwargs: Any) -> NoReturn:
 
 
 class AppendOnlyQuerySet(models.QuerySet[Any]):
-    """Rows that are only ever inserted; triggers enforce this, too. Only services.operations.retention deletes old
-    ones.
+    """Rows that are only ever inserted, which triggers also enforce. Only services.operations.retention deletes old
+    rows.
     """
 
     update = bulk_update = delete = _refuse

@@ -64,7 +64,7 @@ class ChangeRequest(models.Model):
 
     @property
     def is_about_sharing(self) -> bool:
-        """Whether it only gives access to one connection. Other kinds change things that IT admins manage."""
+        """Whether the change only gives access to one connection. Other kinds change things that IT admins manage."""
         return self.kind in (self.Kind.SHARE, self.Kind.TRANSFER)
 
     @property

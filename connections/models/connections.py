@@ -11,7 +11,7 @@ from connections.fields import SecretField
 from connections.models.app_registrations import AppConsent, AppRegistration, AuthenticationType
 from connections.models.tenants import Tenant
 
-# Encrypted columns. Queries load them only if they ask for them explicitly.
+# Encrypted columns. Queries load them only if they name them explicitly.
 SECRETS = ("refresh_token", "previous_refresh_token", "access_token")
 
 # For select_related(): the rows that determine a connection's state and place.
@@ -132,11 +132,11 @@ class Connection(models.Model):
     # The account that signed in. Microsoft identifies it by (environment, account_tid, account_oid).
     account_tid = models.CharField(max_length=36, blank=True)
     account_oid = models.CharField(max_length=36, blank=True)
-    # preferred_username, which may change; only for display
+    # The preferred_username, which may change. Only for display.
     account_username = models.CharField(max_length=320, blank=True)
     account_name = models.CharField(max_length=256, blank=True)
     sign_in_started_at = models.DateTimeField(null=True, blank=True)  # only until the sign-in returns
-    # last time a person (or an admin) authorised the connection
+    # The last time a person (or an admin) authorised the connection.
     connected_at = models.DateTimeField(null=True, blank=True)
 
     # Requested at every refresh: the scopes that the last sign-in requested and got (short names, separated by spaces).
@@ -152,7 +152,7 @@ class Connection(models.Model):
     # The last refresh token that worked. Entra does not revoke it on use, so it is the fallback if the newer one fails.
     previous_refresh_token = SecretField()
     access_token = SecretField()
-    expires_at = models.DateTimeField(null=True, blank=True)  # of the access token
+    expires_at = models.DateTimeField(null=True, blank=True)  # when the access token expires
     token_version = models.PositiveBigIntegerField(default=0)
     refresh_after = models.DateTimeField(null=True, blank=True)
     refreshed_at = models.DateTimeField(null=True, blank=True)  # last success at the token endpoint

@@ -33,7 +33,7 @@ class ConsentLink(models.Model):
     action = models.TextField(blank=True)
     # The directory in the callback, shown to IT admins. It can be forged.
     reported_tid = models.CharField(max_length=36, blank=True)
-    # requested permissions that the latest check didn't find (short names, separated by spaces)
+    # Requested permissions that the latest check didn't find (short names, separated by spaces).
     missing = models.TextField(blank=True)
     # When to look for the consent in a token again; null: not automatically. ``checks`` is the number since the
     # callback.
@@ -93,7 +93,7 @@ class ConsentRequest(models.Model):
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     decided_by_name = models.CharField(max_length=320, blank=True)
     decided_at = models.DateTimeField(null=True, blank=True)
-    # why it was declined, withdrawn or failed, or which permissions a token still lacks
+    # Why it was declined, withdrawn or failed, or which permissions a token still lacks.
     answer = models.TextField(blank=True)
     closed_at = models.DateTimeField(null=True, blank=True)
 

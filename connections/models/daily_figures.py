@@ -2,7 +2,7 @@ from django.db import models
 
 
 class DailyFigure(models.Model):
-    """A number about the whole portal on one day (UTC), for charts. services/operations/daily_figures.py defines the
+    """A number about the whole portal on one day (UTC), for charts. services/operations/daily_figures.py lists the
     names.
     """
 

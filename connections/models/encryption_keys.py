@@ -23,7 +23,9 @@ class KeyUsage(models.Model):
 
 
 class RunningProcess(models.Model):
-    """A web, worker or beat process and the IDs of its encryption keys. Each process updates its row every few seconds."""
+    """A web, worker or beat process, with the IDs of its encryption keys. Every process updates its row every few
+    seconds.
+    """
 
     name = models.CharField(max_length=120, unique=True)  # for example "web host:4711"
     key_ids = models.JSONField()  # in order; the first key encrypts

@@ -45,7 +45,7 @@ class Incident(models.Model):
     # The person who left, if that is the cause.
     person = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     opened_at = models.DateTimeField()
-    seen_at = models.DateTimeField()  # last observation
+    seen_at = models.DateTimeField()  # when the problem was last observed
     closed_at = models.DateTimeField(null=True)
     # How many reminders were sent, and when the next one is due (services.notifications.alerts).
     reminders = models.PositiveIntegerField(default=0)

@@ -23,7 +23,7 @@ class ResourceToken(models.Model):
     # The encrypted column is bound to this value, so a trigger refuses to change it.
     identity = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     access_token = SecretField()
-    expires_at = models.DateTimeField(null=True, blank=True)  # of the access token
+    expires_at = models.DateTimeField(null=True, blank=True)  # when the access token expires
     # What Microsoft granted last. Each name begins with the resource's key; separated by spaces.
     granted_scopes = models.TextField(blank=True)
     refreshed_at = models.DateTimeField(null=True, blank=True)

@@ -13,8 +13,8 @@ class StoredReply(models.Model):
     """
 
     key = models.ForeignKey(ApiKey, models.CASCADE, related_name="stored_replies", db_index=False)
-    digest = models.CharField(max_length=64)  # of the Idempotency-Key
-    request_digest = models.CharField(max_length=64)  # of method, address and body
+    digest = models.CharField(max_length=64)  # digest of the Idempotency-Key
+    request_digest = models.CharField(max_length=64)  # digest of method, address and body
     started_at = models.DateTimeField()
     status = models.PositiveSmallIntegerField(null=True)  # null: still running
     # The encrypted column is bound to this value, so a trigger refuses to change it.

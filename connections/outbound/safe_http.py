@@ -136,9 +136,10 @@ def post(
     ca_bundle: str = "",
     timeout: float = TIMEOUT,
 ) -> PostResult:
-    """Send ``body`` and return the result. Never raises an error.
+    """Send ``body`` and return the result. A failure to send is part of the result and raises no error.
 
-    ``timeout`` is in seconds; ``ca_bundle`` is a PEM file (by default, certifi's).
+    ``timeout`` is in seconds; ``ca_bundle`` is a PEM file (by default, certifi's). Raises UnicodeEncodeError if the
+    path of the URL contains characters outside of ASCII.
     """
     try:
         target = parse_target(url, allow_private=allow_private)

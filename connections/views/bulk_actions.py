@@ -18,7 +18,7 @@ from connections.views.form_handling import errors_as_messages, errors_on, get_v
 
 Action, ItemState = BulkAction.Action, BulkItem.State
 
-# Texts that say, before an action starts, what it will do to each connection that isn't skipped.
+# What each action will do to the connections that aren't skipped.
 EFFECTS = {
     Action.CHECK: "Microsoft is asked for a new token for each connection, one after the other.",
     Action.SHARE: "The recipients get access immediately, and we notify the owners.",

@@ -30,7 +30,7 @@ KINDS = (
 )
 STOPS = "stops"
 MONTHS = 12
-MOST_SHARES = 5000  # considered for a member
+MOST_SHARES = 5000  # shares that are considered for a member
 WEEKS_BACK, WEEKS_AHEAD = 4, 53
 MOST_UNDATED = 20  # secrets listed without a date
 

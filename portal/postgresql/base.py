@@ -1,8 +1,9 @@
-"""Notices a pooler such as PgBouncer between portal and PostgreSQL, and then uses nothing that outlives a transaction.
+"""Detects a pooler such as PgBouncer in front of PostgreSQL. Then nothing is used that outlives a transaction.
 
-In transaction mode every transaction may run in another session of the server, where a cursor or a prepared statement
-of an earlier transaction does not exist. Nothing needs to be configured: a pooler answers in the name of another server
-process than the one that runs the statements. In session mode the portal is equally careful; it costs little.
+In transaction mode, every transaction may run in another session of the server, in which the cursors and prepared
+statements of earlier transactions do not exist. Nothing has to be configured: behind a pooler, the process ID from
+connecting differs from that of the process that runs the statements. In session mode, the portal takes the same
+precautions, which cost little.
 """
 
 from typing import Any
@@ -22,6 +23,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return connection
 
     def chunked_cursor(self) -> Any:
-        """Return a cursor for large results: on the server, or behind a pooler an ordinary one."""
+        """Return a cursor for large results. It is on the server or, behind a pooler, an ordinary cursor."""
         self.ensure_connection()
         return self.cursor() if self.is_pooled else super().chunked_cursor()

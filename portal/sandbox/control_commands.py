@@ -12,17 +12,17 @@ VERBS: dict[str, Verb] = {}
 
 
 class Refused(Exception):
-    """The command cannot run; the message says why."""
+    """The command cannot run. The message says why."""
 
 
 def verb(function: Verb) -> Verb:
-    """Register a function as a command; a final underscore, which avoids a clash with a module's name, is dropped."""
+    """Register a function as a command. The command's name has no final underscore, which only avoids name clashes."""
     VERBS[function.__name__.rstrip("_")] = function
     return function
 
 
 def person_called(name: str) -> Person:
-    """Return the person with this user name or id in any directory, even if deleted.
+    """Return the person with this user name or ID in any directory, including deleted people.
 
     Raises Refused if there is none.
     """
@@ -33,7 +33,7 @@ def person_called(name: str) -> Person:
 
 
 def app_with(client_id: str) -> App:
-    """Return the app registration with this client id, even if deleted. Raises Refused if there is none."""
+    """Return the app registration with this client ID, even if it is deleted. Raises Refused if there is none."""
     app = world().apps.get(client_id.lower())
     if app is None:
         raise Refused(f"No app has the client ID {client_id!r}.")
@@ -41,7 +41,7 @@ def app_with(client_id: str) -> App:
 
 
 def directory_called(name: str) -> Directory:
-    """Return the directory with this id or domain. Raises Refused if there is none."""
+    """Return the directory with this ID or domain. Raises Refused if there is none."""
     directory = world().directory(name)
     if directory is None:
         raise Refused(f"The directory {name!r} doesn't exist.")
@@ -49,7 +49,7 @@ def directory_called(name: str) -> Directory:
 
 
 def permission_names(names: list[str]) -> list[str]:
-    """Return these permissions in the catalogue's spelling. Raises Refused if one is unknown."""
+    """Return these permissions in the spelling of the catalogue. Raises Refused if one is unknown."""
     try:
         return [permissions.canonical(name) for name in names]
     except ValueError as problem:
@@ -57,6 +57,6 @@ def permission_names(names: list[str]) -> list[str]:
 
 
 def one_of(value: str, allowed: typing.Iterable[str], field: str) -> None:
-    """Raise Refused unless the value is one of those allowed."""
+    """Raise Refused unless the value is allowed."""
     if value not in allowed:
         raise Refused(f"{field} must be one of {', '.join(allowed)}, not {value!r}.")

@@ -61,9 +61,7 @@ class Faults:
         self._hanging = 0
 
     def set(self, fault: Fault) -> None:
-        """Set a fault, which replaces others in the same place. ``normal`` removes faults and releases hanging
-        requests.
-        """
+        """Set a fault, replacing others in the same place. ``normal`` removes faults and releases hanging requests."""
         with self._lock:
             keep = [other for other in self._faults if fault.where not in ("everything", other.where)]
             self._faults = keep if fault.kind == "normal" else [*keep, fault]
@@ -75,9 +73,7 @@ class Faults:
             return [asdict(fault) for fault in self._faults]
 
     def over(self, where: str, client_id: str = "") -> Fault | None:
-        """Return the fault for this request, and count the response if the number is limited. None if there is no
-        fault.
-        """
+        """Return the fault for this request; None if there is none. Counts the response if their number is limited."""
         if not self._faults:
             return None
         with self._lock:

@@ -105,9 +105,7 @@ def _check_person(
 
 
 def _entitled(owner: Person | SharedMailbox, needed: tuple[str, ...]) -> list[str]:
-    """Return the user names with access in Exchange. Send As is a separate right, and calendars are shared
-    individually.
-    """
+    """Return the user names with access in Exchange. Send As is a separate right; calendars are shared individually."""
     shared = owner.calendar_members if needed == CALENDARS else []
     if isinstance(owner, Person):
         return shared

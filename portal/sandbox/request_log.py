@@ -10,7 +10,7 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KEPT = 5000  # calls in the list; the counters have no limit
+KEPT = 5000  # maximum number of calls in the list; the counters have no limit
 
 
 def fingerprint(grant: str) -> str:
@@ -79,7 +79,7 @@ class CallLog:
                 self._grants.setdefault(call.client_id, Counter())[call.grant or call.grant_type] += 1
 
     def snapshot(self, after: int = 0, limit: int = 200) -> dict[str, Any]:
-        """Return the counters and the calls whose number is above ``after``: the newest ``limit`` ones, oldest first."""
+        """Return the counters and the newest ``limit`` calls whose number is above ``after``, oldest first."""
         with self._lock:
             recent = [asdict(call) for call in self._recent if call.number > after]
             return {

@@ -1,4 +1,4 @@
-"""The initial state of a sandbox. All ids, passwords and secrets here are fixed, public and worthless."""
+"""The initial state of a sandbox. All its IDs, passwords and secrets are fixed, public and worthless."""
 
 import uuid
 from typing import Any
@@ -46,7 +46,7 @@ def fixed_id(word: str) -> str:
 
 
 def plant(world: World) -> None:
-    """Fill an empty state. The caller holds the lock."""
+    """Fill the state with its initial content. The caller must hold the lock."""
     world.clear()
     world.directories = {
         CONTOSO: Directory(CONTOSO, "Contoso", "contoso.example"),

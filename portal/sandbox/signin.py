@@ -1,7 +1,7 @@
-"""Sign-in, shared by the authorize and the admin consent endpoints.
+"""The sign-in, shared by the authorize and admin consent endpoints.
 
-A sign-in takes several pages. A signed form field carries its progress, so that an unfinished sign-in leaves nothing
-behind; a signed cookie holds the people who are signed in.
+A sign-in takes several pages. Its progress is in a signed form field, so that an unfinished sign-in leaves nothing
+behind. The people who are signed in are in a signed cookie.
 """
 
 import secrets
@@ -28,7 +28,7 @@ class Flow:
 
 @dataclass
 class Wanted:
-    """The requirements of the page that needs a signed-in person."""
+    """The requirements of a page that needs a signed-in person."""
 
     app: App
     where: Directory | None  # None means any directory
@@ -41,7 +41,7 @@ class Wanted:
 
 
 class NeedsPage(Exception):
-    """The sign-in is not finished; this page must be shown first."""
+    """The sign-in is not complete, and this page must be shown first."""
 
     def __init__(self, response: HttpResponse) -> None:
         super().__init__("a page has to be shown first")
@@ -69,7 +69,7 @@ def _session_holds(world: World, session: Flow) -> bool:
 
 
 def remember(request: HttpRequest, response: HttpResponse, world: World, flow: Flow) -> None:
-    """Store the finished sign-in as a session of this browser."""
+    """Store a complete sign-in as a session of this browser."""
     others = [account for account in accounts(request, world) if account.person != flow.person]
     keep = Flow(flow.person, flow.authenticated_at, flow.mfa)
     value = signing.dumps([asdict(flow) for flow in [*others, keep]], key=world.cookie_key, salt="session")
@@ -87,7 +87,7 @@ def seal(world: World, flow: Flow) -> str:
 
 
 def unseal(world: World, note: str) -> Flow:
-    """Return the progress in a form field, or an empty flow if the field has expired or is forged."""
+    """Return the progress from a form field; an empty flow if the field has expired or is forged."""
     try:
         return Flow(**signing.loads(note, key=world.cookie_key, salt="flow", max_age=FLOW_LIFETIME))
     except signing.BadSignature:
@@ -95,7 +95,10 @@ def unseal(world: World, note: str) -> Flow:
 
 
 def person_for(request: HttpRequest, world: World, wanted: Wanted) -> tuple[Person, Flow]:
-    """Return the signed-in person. Raises NeedsPage with the next page, or EntraError if this person may not sign in."""
+    """Return the signed-in person and the sign-in's progress.
+
+    Raises NeedsPage with the next page, or EntraError if this person may not sign in.
+    """
     step = request.POST.get("step", "") if request.method == "POST" else ""
     flow = unseal(world, request.POST.get("flow", "")) if step else _from_session(request, world, wanted)
     if step == "account":
@@ -118,7 +121,7 @@ def person_for(request: HttpRequest, world: World, wanted: Wanted) -> tuple[Pers
 
 
 def _usable(request: HttpRequest, world: World, wanted: Wanted) -> list[Flow]:
-    """Return the sessions of this browser that fit the requested directory."""
+    """Return this browser's sessions that fit the requested directory and are recent enough."""
     fitting = []
     for account in accounts(request, world):
         tenant = world.people[account.person].tenant
@@ -203,7 +206,7 @@ def _first_page(request: HttpRequest, world: World, wanted: Wanted) -> HttpRespo
 
 
 def password_page(request: HttpRequest, world: World, wanted: Wanted, name: str, problem: str = "") -> HttpResponse:
-    """Return the page for name and password, which lists all passwords because the sandbox keeps no secrets."""
+    """Return the page for user name and password. It lists all passwords, because nothing in the sandbox is secret."""
     people = [
         person
         for person in world.people.values()

@@ -1,7 +1,7 @@
 """The sandbox's state: directories, people, apps, consents and the clock, protected by one lock.
 
-Everything lives in the memory of one process. With a state file, each change is also written to disk atomically, so
-that a restarted demo keeps its people, its consents, its signing key and all tokens it issued.
+The state is in the memory of one process. With a state file, each change is also written to disk atomically, so that a
+restarted demo keeps its people, its consents, its signing key and all tokens that it has issued.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class Directory:
 
 @dataclass
 class Person:
-    """A user account; times are seconds since 1970 on the sandbox's clock."""
+    """A user account. Times are in seconds since 1970 by the sandbox's clock."""
 
     id: str
     tenant: str
@@ -63,7 +63,7 @@ class Person:
 
 @dataclass
 class SharedMailbox:
-    """A mailbox to which nobody signs in; its members have Full Access in Exchange."""
+    """A mailbox without a sign-in of its own. Its members have Full Access in Exchange."""
 
     id: str
     tenant: str
@@ -71,9 +71,9 @@ class SharedMailbox:
     name: str
     members: list[str] = field(default_factory=list)
     app_scope: list[str] | None = (
-        None  # client ids that may reach it without a person; None means every app that has the role
+        None  # client IDs that may open it without a person; None means every app with the role
     )
-    inbox_members: list[str] = field(default_factory=list)  # people who see the inbox folder and nothing else
+    inbox_members: list[str] = field(default_factory=list)  # people who see only the inbox folder
     senders: list[str] | None = None  # user names with Send As; None means every member
     calendar_members: list[str] = field(default_factory=list)  # user names with whom only the calendar is shared
 
@@ -85,7 +85,7 @@ class Secret:
     name: str
     starts_at: float
     expires_at: float
-    effective_at: float = 0.0  # when the token endpoint begins to accept it
+    effective_at: float = 0.0  # when the token endpoint starts to accept it
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Certificate:
     id: str
     pem: str
     name: str
-    sha1: str  # hex thumbprints of the certificates' DER form
+    sha1: str  # hex thumbprints of the certificate in DER form
     sha256: str
     starts_at: float
     expires_at: float
@@ -102,7 +102,7 @@ class Certificate:
 
 @dataclass
 class FederatedCredential:
-    """Another issuer's tokens that an app accepts instead of a secret."""
+    """The tokens of another issuer, which an app accepts instead of a secret."""
 
     id: str
     name: str
@@ -127,31 +127,31 @@ class App:
     certificates: list[Certificate] = field(default_factory=list)
     federated: list[FederatedCredential] = field(default_factory=list)
     owners: list[str] = field(default_factory=list)  # client IDs of the applications that own this one
-    app_roles: dict[str, list[str]] = field(default_factory=dict)  # person id -> app roles
-    groups: dict[str, list[str]] = field(default_factory=dict)  # person id -> group ids put into the ID token
+    app_roles: dict[str, list[str]] = field(default_factory=dict)  # person ID -> app roles
+    groups: dict[str, list[str]] = field(default_factory=dict)  # person ID -> IDs of the groups in the ID token
     assignment_required: bool = False
     mailboxes: list[str] | None = None  # mailboxes that app-only access is limited to; None means all
-    # Grants in Exchange (RBAC for Applications), from permission to addresses; they appear in no token.
+    # Permissions from Exchange (RBAC for Applications) with their addresses. They are not in any token.
     exchange_roles: dict[str, list[str]] = field(default_factory=dict)
     disabled: bool = False
-    disabled_in: list[str] = field(default_factory=list)  # directories whose enterprise application is disabled
+    disabled_in: list[str] = field(default_factory=list)  # directories in which the enterprise application is disabled
     deleted: bool = False
 
 
 @dataclass
 class Consent:
-    """Delegated permissions granted by a person, or by an admin for everybody, effective from ``effective_at``."""
+    """Delegated permissions that a person granted, or an admin for everybody, effective from ``effective_at``."""
 
     client_id: str
     tenant: str
-    person: str  # a person id or EVERYBODY
+    person: str  # a person's ID or EVERYBODY
     scopes: list[str]
     effective_at: float = 0.0
 
 
 @dataclass
 class RoleGrant:
-    """Application permissions granted by an admin, effective from ``effective_at``."""
+    """Application permissions that an admin granted, effective from ``effective_at``."""
 
     client_id: str
     tenant: str
@@ -178,7 +178,7 @@ class Code:
 
 
 class World:
-    """The complete state. Change it only inside ``with world.change():``."""
+    """The complete state. Change it only within ``with world.change():``."""
 
     def __init__(self, *, public_url: str, portal_url: str, path: Path | None = None) -> None:
         self.public_url = public_url.rstrip("/")
@@ -201,7 +201,7 @@ class World:
         self.principals: list[str] = []
         self.sent: list[dict[str, Any]] = []
         self.clock_offset = 0.0
-        self.token_lifetime = 0  # seconds; 0 means random between 60 and 90 minutes, as at Microsoft
+        self.token_lifetime = 0  # seconds; 0 means random, between 60 and 90 minutes, as at Microsoft
         self.consent_lie = "none"
         self.credential_delay = 0.0  # seconds until the token endpoint accepts a credential added through Graph
         self.codes.clear()
@@ -231,14 +231,14 @@ class World:
 
     @contextlib.contextmanager
     def change(self) -> Iterator[None]:
-        """Hold the lock during the change, then write the state file if there is one."""
+        """Hold the lock during the change. Then write the state file, if there is one."""
         with self.lock:
             yield
             if self.path is not None:
                 self._write(self.path)
 
     def directory(self, segment: str) -> Directory | None:
-        """Return the directory that a tenant segment (GUID, verified domain or ``consumers``) names."""
+        """Return the directory for a tenant segment (GUID, verified domain or ``consumers``); None if there is none."""
         wanted = segment.lower()
         if wanted == "consumers":
             return self.directories.get(CONSUMERS)
@@ -247,7 +247,7 @@ class World:
         return next((directory for directory in list(self.directories.values()) if directory.domain == wanted), None)
 
     def person_called(self, name: str, tenant: str | None = None) -> Person | None:
-        """Return the person with this user name or mail address; without a tenant, their home account."""
+        """Return the person with this user name, mail address or ID. Without a tenant, guest accounts are left out."""
         wanted = name.strip().lower()
         for person in list(self.people.values()):  # a copy, because another thread may add people
             if person.deleted or (tenant is not None and person.tenant != tenant):
@@ -304,7 +304,7 @@ class World:
             self.use_keys(**data["keys"])
 
     def _write(self, path: Path) -> None:
-        # mkstemp makes the file readable by its owner alone, which matters because it holds the signing key.
+        # mkstemp makes the file readable only by its owner. This is important because it contains the signing key.
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".new")
         try:
             with os.fdopen(handle, "w") as file:

@@ -87,7 +87,7 @@ def _for_app(here: World, form: Mapping[str, str], where: Directory | None, auth
     granted = consents.roles(here, app, where.id)
     roles = [permissions.short(name) for name in granted if permissions.resource_of(name) == resource]
     access = tokens.access_token_for_app(here, app, where.id, roles, seconds, audience=requested.audience)
-    # Microsoft sends no scope and never a refresh token here (v2-oauth2-client-creds-grant-flow).
+    # Here, Microsoft sends no scope and never a refresh token (v2-oauth2-client-creds-grant-flow).
     return {"token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": access}
 
 
@@ -132,7 +132,7 @@ def _redeem_code(
 
 
 def _check_authority(here: World, started_at: str, redeemed_at: str, person: Person) -> None:
-    """Check that the code is redeemed at the tenant that issued it, under any of its names (AADSTS700005)."""
+    """Check that the code is redeemed at the tenant that issued it, under any name of the tenant (AADSTS700005)."""
     where = here.directory(redeemed_at)
     if redeemed_at.lower() == started_at.lower() or (where is not None and where.id == person.tenant):
         return
@@ -140,7 +140,7 @@ def _check_authority(here: World, started_at: str, redeemed_at: str, person: Per
 
 
 def _check_verifier(challenge: str, method: str, verifier: str) -> None:
-    """Check the PKCE verifier (RFC 7636); a verifier without a challenge is a mismatch, too."""
+    """Check the PKCE verifier (RFC 7636). A verifier without a challenge is also a mismatch."""
     if not challenge and not verifier:
         return
     if method == "S256":
@@ -179,7 +179,7 @@ def _refresh(
 
 
 def _first_scopes(grant: tokens.Grant) -> permissions.RequestedScopes:
-    """Return what the sign-in requested, of its first resource: without a scope, a refresh is for that one."""
+    """Return the scopes of the sign-in for its first resource. A refresh without a scope is for that resource."""
     names = [name for name in grant.scopes if name != "/.default"]
     first = next((permissions.resource_of(name) for name in names if name not in permissions.OIDC_SCOPES), "")
     address = permissions.RESOURCES[first or permissions.GRAPH_KEY].addresses[0]
@@ -217,7 +217,7 @@ def _check_person(here: World, app: App, person: Person, *, mfa_done: bool = Tru
         raise errors.refusal(50105, app_name=app.name, client_id=app.client_id)
     if person.ca_blocked:
         problem = errors.refusal(53003)
-        # A string containing JSON, not an object, as recorded from Microsoft.
+        # Microsoft sends a string that contains JSON, not an object.
         policies = {"essential": True, "values": ["01234567-89ab-cdef-fedc-ba9876543210"]}
         problem.extra["claims"] = json.dumps({"access_token": {"capolids": policies}}, separators=(",", ":"))
         raise problem
@@ -273,8 +273,8 @@ def _delegated(
 def _held(here: World, app: App, person: Person, requested: permissions.RequestedScopes, resource: str) -> list[str]:
     """Return the permissions in a token for the resource, as short names. Raises EntraError (65001) without consent.
 
-    A work account's token contains everything that was consented to, not only what is requested. That of a personal
-    account contains what is requested.
+    The token of a work account contains all permissions with consent, not only the requested ones. The token of a
+    personal account contains only the requested ones.
     """
     had = consents.granted(here, app, person)
     wanted = {name for name in requested.permissions if permissions.resource_of(name) == resource}

@@ -1,7 +1,7 @@
 """Access tokens, ID tokens and refresh tokens.
 
-Refresh tokens are stateless: they hold person, app and grant in encrypted form. They need no memory, and old ones stay
-valid after rotation, like Microsoft's (identity-platform/refresh-tokens).
+Refresh tokens are stateless: they contain person, app and grant in encrypted form. The sandbox stores none of them, and
+old ones remain valid after rotation, as at Microsoft (identity-platform/refresh-tokens).
 """
 
 import base64
@@ -26,9 +26,9 @@ GUESTS_HOME = "https://sts.windows.net/00000000-0000-4000-8000-00000000beef/"
 
 @dataclass
 class Grant:
-    """The content of a refresh token; times are in seconds since 1970."""
+    """The content of a refresh token. Times are in seconds since 1970."""
 
-    id: str  # stays the same through all rotations
+    id: str  # remains the same through all rotations
     client_id: str
     person: str
     tenant: str
@@ -60,7 +60,7 @@ def unseal(world: World, token: str) -> Grant | None:
 
 
 def lifetime(world: World) -> int:
-    """Return the lifetime of an access token in seconds: random between 60 and 90 minutes unless fixed."""
+    """Return the lifetime of an access token in seconds: random between 60 and 90 minutes, unless it was set."""
     return world.token_lifetime or 3600 + secrets.randbelow(1800)
 
 
@@ -87,7 +87,7 @@ def _access_claims(world: World, app: App, tenant: str, seconds: int, audience: 
 def access_token_for_person(
     world: World, app: App, person: Person, scopes: list[str], seconds: int, *, audience: str = permissions.GRAPH
 ) -> str:
-    """Return a delegated access token; ``scp`` holds the permissions without ``offline_access``."""
+    """Return a delegated access token. ``scp`` contains the permissions, without ``offline_access``."""
     claims = _access_claims(world, app, person.tenant, seconds, audience)
     scp = [name for name in scopes if name != "offline_access"]
     claims |= {
@@ -99,7 +99,7 @@ def access_token_for_person(
         "sub": pairwise(world, app, person),
         "unique_name": person.upn,
         "upn": person.upn,
-        # 1 for a guest, whose home is another identity provider (optional-claims-reference, access-token-claims).
+        # 1 for guests, whose home is another identity provider (optional-claims-reference, access-token-claims).
         "acct": int(person.guest),
     }
     if person.guest:
@@ -110,7 +110,7 @@ def access_token_for_person(
 def access_token_for_app(
     world: World, app: App, tenant: str, roles: list[str], seconds: int, *, audience: str = permissions.GRAPH
 ) -> str:
-    """Return an app-only access token; ``roles`` holds the permissions and is absent if there are none."""
+    """Return an app-only access token. ``roles`` contains the permissions, and is missing if there are none."""
     claims = _access_claims(world, app, tenant, seconds, audience)
     principal = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{app.client_id}|{tenant}"))
     claims |= {"appidacr": "1", "idtyp": "app", "oid": principal, "sub": principal}
@@ -122,7 +122,7 @@ def access_token_for_app(
 def id_token(world: World, app: App, person: Person, nonce: str, authenticated_at: float | None = None) -> str:
     """Return an ID token of the v2.0 endpoint (identity-platform/id-token-claims-reference).
 
-    ``auth_time`` is an optional claim, sent only if it was asked for.
+    ``auth_time`` is an optional claim, which is sent only if it was requested.
     """
     now = int(world.now())
     claims: dict[str, Any] = {
@@ -150,7 +150,7 @@ def id_token(world: World, app: App, person: Person, nonce: str, authenticated_a
         claims["roles"] = app.app_roles[person.id]
     groups = app.groups.get(person.id, [])
     if len(groups) > MOST_GROUPS:
-        # Too many groups for a token: only the endpoint that lists them is included
+        # With too many groups, the token contains only the endpoint that lists them
         # (identity-platform/access-token-claims-reference).
         where = f"https://graph.windows.net/{person.tenant}/users/{person.id}/getMemberObjects"
         claims |= {"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": where}}}
@@ -160,7 +160,7 @@ def id_token(world: World, app: App, person: Person, nonce: str, authenticated_a
 
 
 def pairwise(world: World, app: App, person: Person) -> str:
-    """Return a person's ``sub``, which is different for every app."""
+    """Return a person's ``sub``, which differs between apps."""
     digest = hashlib.sha256(f"{app.client_id}|{person.id}|sandbox".encode()).digest()
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 

@@ -1,4 +1,4 @@
-"""The sandbox's URLs: Microsoft's, and the control API below ``_control/``."""
+"""The sandbox's URLs: those of Microsoft, and the control API below ``_control/``."""
 
 from django.urls import URLPattern, path, re_path
 

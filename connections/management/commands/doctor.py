@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from connections.services.operations import checks, doctor, network_checks
 from connections.services.operations.checks import Finding, Result, State
 
-_CHECKED_BELOW = ("connections.W004",)  # checks with the same result as a check of the mail server below
+_CHECKED_BELOW = ("connections.W004",)  # left out, because the check of the mail server below reports the same
 _WIDTH = 22  # length of the longest name of a check
 
 
