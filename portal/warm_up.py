@@ -2,7 +2,7 @@
 
 import logging
 
-from django.template import TemplateDoesNotExist, loader
+from django.template import TemplateDoesNotExist, TemplateSyntaxError, loader
 from django.urls import reverse
 
 from portal.settings_model import BASE_DIR
@@ -14,16 +14,12 @@ TEMPLATES = ("home", "accounts", "connections", "incidents")
 
 
 def warm_up() -> None:
-    """Load all views and URLs, and compile templates. Uses no database.
-
-    A template that is missing or not UTF-8 is only logged. Other errors, such as a syntax error in a template, are
-    raised.
-    """
+    """Load all views and URLs, and compile templates. Uses no database. An unusable template is only logged."""
     reverse("home")
     folder = BASE_DIR / "templates"
     names = [*folder.glob("*.html"), *(path for name in TEMPLATES for path in (folder / name).glob("*.html"))]
     for path in names:
         try:
             loader.get_template(str(path.relative_to(folder)))
-        except (TemplateDoesNotExist, ValueError):  # the page that uses the template will report the error
+        except (TemplateDoesNotExist, TemplateSyntaxError, ValueError):  # the page that uses the template will report the error
             logger.exception("A template could not be compiled in advance.")

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from connections.errors import MicrosoftUnavailable
 from connections.microsoft import graph_client, http
 from connections.microsoft.clouds import Cloud
+from connections.microsoft.response_parser import load_json
 
 # The audience of the proof: Windows Azure Active Directory.
 PROOF_AUDIENCE = "00000002-0000-0000-c000-000000000000"
@@ -102,7 +103,7 @@ def _post(caller: Caller, action: str, content: dict[str, Any]) -> dict[str, Any
     response = _send(caller, action, content)
     graph_client.require_ok(response)
     try:
-        answer = json.loads(response.text)
+        answer = load_json(response.text)
     except ValueError:
         raise MicrosoftUnavailable(UNREADABLE) from None
     return answer if isinstance(answer, dict) else {}

@@ -24,6 +24,7 @@ from connections.microsoft.mailbox_errors import (
     Purpose,
     untested,
 )
+from connections.microsoft.response_parser import load_json
 
 UNREADABLE = graph_client.unreadable(
     "The response isn't from Microsoft Graph or is incomplete.", again="retries automatically"
@@ -135,7 +136,7 @@ def _look_up(cloud: Cloud, access_token: str, judge: ProbeJudgement, addresses: 
         return {}
     requests = [graph_client.request(cloud, access_token, _by_address(address), address) for address in addresses]
     return {
-        str(response.request.tag): _account(json.loads(response.text))
+        str(response.request.tag): _account(load_json(response.text))
         for response in graph_client.request_json(requests)
         if _verdict(response).kind is Kind.OK
     }
@@ -166,7 +167,7 @@ def _verdict(response: http.Response[str]) -> Verdict:
     """Return Graph's verdict. A successful response without an entity or a collection may come from a proxy."""
     verdict = graph_client.verdict(response)
     try:
-        answer = json.loads(response.text) if verdict.kind is Kind.OK else {"id": ""}
+        answer = load_json(response.text) if verdict.kind is Kind.OK else {"id": ""}
     except ValueError:
         return UNREADABLE
     return verdict if isinstance(answer, dict) and ("id" in answer or "value" in answer) else UNREADABLE

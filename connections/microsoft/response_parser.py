@@ -184,6 +184,14 @@ def _http_date(value: str) -> float | None:
     return seconds if math.isfinite(seconds) else None
 
 
+def load_json(text: str) -> Any:
+    """Parse the JSON of a response. Raises ValueError or RecursionError, but not for a response that was classified OK.
+
+    Python refuses to parse integers of thousands of digits. No number from Microsoft is that long: it becomes 0.
+    """
+    return json.loads(text.strip(), parse_int=lambda digits: int(digits) if len(digits) < 20 else 0)
+
+
 def _parse(text: str) -> tuple[str, Any]:
     stripped = text.strip()
     if not stripped:
@@ -191,8 +199,7 @@ def _parse(text: str) -> tuple[str, Any]:
     if stripped.startswith("<"):
         return "markup", None
     try:
-        # Python refuses to parse integers of thousands of digits; no code from Microsoft is that long.
-        value = json.loads(stripped, parse_int=lambda digits: int(digits) if len(digits) < 20 else 0)
+        value = load_json(stripped)
     except (ValueError, RecursionError):
         return ("broken" if stripped.startswith(("{", "[")) else "text"), None
     return ("json" if isinstance(value, dict) else "text"), value

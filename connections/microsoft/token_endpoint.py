@@ -23,6 +23,7 @@ from connections.microsoft import federation, http
 from connections.microsoft.classifier import Verdict, classify, transport_failure
 from connections.microsoft.clouds import Cloud
 from connections.microsoft.error_types import Kind
+from connections.microsoft.response_parser import load_json
 
 Tag = TypeVar("Tag")
 
@@ -230,10 +231,7 @@ def _signed(private_key: str, thumbprint: str, client_id: str, token_url: str, n
 def read_answer(
     response: http.Response[Any], *, requested: Iterable[str] = (), audience: Audience | None = None
 ) -> TokenSet | Verdict:
-    """Return the tokens from a response, or the verdict on it. See token_set() about the parameters.
-
-    Raises ValueError only if a successful response whose status isn't 200 contains a number of more than 4300 digits.
-    """
+    """Return the tokens from a response, or the verdict on it. Never raises. See token_set() about the parameters."""
     if response.status == 0:
         return transport_failure(response.failure)
     if response.status == 200 and (content := _plain_success(response.body)) is not None:
@@ -241,7 +239,7 @@ def read_answer(
     verdict = classify(where="token", status=response.status, headers=response.headers, body=response.text)
     if verdict.kind is not Kind.OK:
         return verdict
-    return token_set(json.loads(response.text), requested=requested, audience=audience)
+    return token_set(load_json(response.text), requested=requested, audience=audience)
 
 
 def _plain_success(body: bytes) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ Lists contain disabled accounts, with ``accountEnabled`` false. They do not cont
 of those by its ID results in 404 (Microsoft Graph: user-list, user-get, resources/user).
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
@@ -13,6 +12,7 @@ from connections.errors import MicrosoftUnavailable
 from connections.microsoft import graph_client, http
 from connections.microsoft.clouds import Cloud, is_guid
 from connections.microsoft.permissions import covered_by
+from connections.microsoft.response_parser import load_json
 
 # The required application role; User.ReadBasic.All does not show whether an account is enabled.
 PERMISSION = "User.Read.All"
@@ -80,7 +80,7 @@ def _state(person: dict[str, Any]) -> AccountState:
 
 def _content(response: http.Response[str]) -> dict[str, Any]:
     try:
-        content = json.loads(response.text)
+        content = load_json(response.text)
     except ValueError:
         content = None
     if not isinstance(content, dict):

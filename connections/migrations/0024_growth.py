@@ -25,7 +25,7 @@ BEGIN
     IF TG_OP <> 'DELETE' THEN {_INTO} {_sums("after", "")}; END IF;
     RETURN NULL;
 END $$
-"""  # noqa: S608 - names of our own tables
+"""
 _TABLES = {
     "insert": "NEW TABLE AS after",
     "update": "OLD TABLE AS before NEW TABLE AS after",

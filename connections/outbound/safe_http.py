@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import certifi
 import pycurl
+from django.utils.encoding import iri_to_uri
 
 from connections import domain_names
 from connections.errors import PortalError
@@ -97,9 +98,8 @@ def parse_target(url: str, *, allow_private: bool = False) -> Target:
         raise TargetRefused("The address contains a user name. Remove everything between // and @.")
     host = _host(parts.hostname or "")
     authority = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
-    return Target(
-        parts._replace(netloc=authority, fragment="").geturl(), host, port or (443 if parts.scheme == "https" else 80)
-    )
+    address = iri_to_uri(parts._replace(netloc=authority, fragment="").geturl())
+    return Target(address, host, port or (443 if parts.scheme == "https" else 80))
 
 
 def check(target: Target, *, allow_private: bool = False) -> list[str]:
@@ -136,10 +136,9 @@ def post(
     ca_bundle: str = "",
     timeout: float = TIMEOUT,
 ) -> PostResult:
-    """Send ``body`` and return the result. A failure to send is part of the result and raises no error.
+    """Send ``body`` and return the result. Never raises; a failure to send is part of the result.
 
-    ``timeout`` is in seconds; ``ca_bundle`` is a PEM file (by default, certifi's). Raises UnicodeEncodeError if the
-    path of the URL contains characters outside of ASCII.
+    ``timeout`` is in seconds; ``ca_bundle`` is a PEM file (by default, certifi's).
     """
     try:
         target = parse_target(url, allow_private=allow_private)

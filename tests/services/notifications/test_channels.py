@@ -170,9 +170,9 @@ def test_an_invalid_address_is_refused_with_a_sentence(url: str, sentence: str) 
 
 
 def test_a_valid_address_is_parsed() -> None:
-    target = safe_http.parse_target("https://Bücher.Example.ORG:8443/a/b?sig=secret#part")
+    target = safe_http.parse_target("https://Bücher.Example.ORG:8443/hö/b?sig=secret%2B#part")
     assert (target.host, target.port) == ("xn--bcher-kva.example.org", 8443)
-    assert target.url == "https://xn--bcher-kva.example.org:8443/a/b?sig=secret"
+    assert target.url == "https://xn--bcher-kva.example.org:8443/h%C3%B6/b?sig=secret%2B"
     assert "secret" not in repr(target)
 
 
