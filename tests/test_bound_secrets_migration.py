@@ -38,9 +38,10 @@ def legacy(row: Any, column: str) -> str:
     return keys.current().decrypt(text).decode()
 
 
-def test_values_from_before_are_bound_and_open(newest: None, settings: Any) -> None:
+def test_values_from_before_are_bound_and_open(newest: None, monkeypatch: pytest.MonkeyPatch) -> None:
     alice = factories.make_person("alice")
     connection = factories.make_connection(refresh_token="1.Refresh", access_token="eyJ0.access")
+    lost = factories.make_connection(name="Lost", app_registration=connection.app_registration)
     AlertChannel.objects.create(name="Hooks", kind="webhook", host="example.org", url="https://example.org/hook")
     program = Program(alice)
     reply = program.post("teams", {"name": "Robots"}, idempotency_key="one")
@@ -52,6 +53,8 @@ def test_values_from_before_are_bound_and_open(newest: None, settings: Any) -> N
     with database.cursor() as cursor:
         cursor.execute("SELECT url FROM connections_alertchannel")
         assert keys.current().decrypt(cursor.fetchone()[0]).decode() == "https://example.org/hook"
+    stop_without_a_key(lost)
+    monkeypatch.setenv("DISCARD_UNREADABLE_SECRETS", "on")
 
     migrate(*MigrationExecutor(database).loader.graph.leaf_nodes())
     assert Connection.objects.get(pk=connection.pk).access_token == "eyJ0.access"
@@ -60,13 +63,13 @@ def test_values_from_before_are_bound_and_open(newest: None, settings: Any) -> N
     repeated = program.post("teams", {"name": "Robots"}, idempotency_key="one")
     assert (repeated.status_code, repeated.json()) == (201, reply.json())
     count = secret_check.count(now=timezone.now())
-    assert (count.unreadable, count.altered) == ({}, {})
+    assert (count.unreadable, count.altered) == ({"connections_connection.access_token": [lost.pk]}, {})
+    assert Connection.objects.values_list("refresh_token", flat=True).get(pk=lost.pk)
     assert Connection.objects.get(pk=connection.pk).identity != connection.identity
 
 
-def test_without_a_key_the_migration_stops_unless_told_to_go_on(newest: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    connection = factories.make_connection()
-    migrate(BEFORE)
+def stop_without_a_key(connection: Connection) -> None:
+    """Check that the migration changes nothing if a value can't be decrypted."""
     plant(connection, "access_token", under_a_lost_key().partition(":")[2])
     before = stored(connection, "refresh_token")
     with pytest.raises(RuntimeError, match=f"connections_connection.access_token of row {connection.pk}"):
@@ -74,13 +77,6 @@ def test_without_a_key_the_migration_stops_unless_told_to_go_on(newest: None, mo
     assert stored(connection, "refresh_token") == before
     with using_keys(new_key()), pytest.raises(RuntimeError, match="stored secrets cannot be opened"):
         migrate(AFTER)
-
-    monkeypatch.setenv("DISCARD_UNREADABLE_SECRETS", "on")
-    migrate(AFTER)
-    migrate(*MigrationExecutor(database).loader.graph.leaf_nodes())
-    count = secret_check.count(now=timezone.now())
-    assert (count.unreadable, count.altered) == ({"connections_connection.access_token": [connection.pk]}, {})
-    assert Connection.objects.values_list("refresh_token", flat=True).get(pk=connection.pk)
 
 
 def test_the_migration_knows_every_encrypted_column_of_its_time() -> None:
