@@ -2,7 +2,8 @@
 
 ``sqlite`` has the tests that hardly depend on the database, and measures coverage. ``processes`` has those that start
 servers and browsers and mostly wait for them, on PostgreSQL as in production. ``postgres`` has the rest of what needs
-PostgreSQL's strictness. Everything else is in both ``sqlite`` and ``postgres``.
+PostgreSQL's strictness. Everything else is in both ``sqlite`` and ``postgres``. Views are only in ``sqlite``: other
+tests open every page on PostgreSQL (test_growth, test_bad_requests, test_csp), and the browser uses it, too.
 """
 
 SQLITE, POSTGRES, PROCESSES = "sqlite", "postgres", "processes"
@@ -22,7 +23,7 @@ _ONLY_ON_SQLITE = (
     "tests/test_templates.py",
     "tests/test_version.py",
     "tests/test_wording.py",
-    "tests/views/test_next_steps.py",
+    "tests/views",
 )
 _ONLY_ON_POSTGRES = (
     "tests/test_growth.py",
