@@ -188,6 +188,7 @@ urlpatterns = [
     path("mailboxes/<int:pk>/edit/", mailboxes.edit, name="mailbox_edit"),
     path("mailboxes/<int:pk>/remove/", mailboxes.remove, name="mailbox_remove"),
     path("docs/", documentation.index, name="documentation"),
+    path("docs/search/", documentation.search, name="documentation_search"),
     path("docs/<path:page>/", documentation.show, name="documentation_page"),
     path("microsoft-errors/", microsoft_errors.explain, name="microsoft_errors"),
     path("expiries/", expirations.index, name="expiries"),

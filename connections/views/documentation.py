@@ -4,7 +4,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from connections import documentation
+from connections import documentation, documentation_search
 
 
 @require_safe
@@ -18,3 +18,10 @@ def show(request: HttpRequest, page: str) -> HttpResponse:
     if found is None:
         raise Http404
     return render(request, "documentation/page.html", {"page": found, "contents": documentation.contents()})
+
+
+@require_safe
+def search(request: HttpRequest) -> HttpResponse:
+    query = request.GET.get("q", "").strip()[: documentation_search.LONGEST_QUERY]
+    context = {"query": query, "results": documentation_search.search(query)}
+    return render(request, "documentation/search.html", context)
