@@ -57,7 +57,7 @@ lint: .venv/installed-dev
 	$(BIN)/djlint --lint --quiet templates
 	$(BIN)/python -m tests.with_temp_settings $(BIN)/python manage.py makemigrations --check --dry-run
 
-licenses: .venv/installed
+licenses: .venv/installed-dev
 	@exec $(BIN)/python -m tests.licenses
 
 bench: .venv/installed-dev
@@ -97,7 +97,7 @@ clean:
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-demo.txt
 	@touch $@
 
-.venv/installed-dev: requirements.txt requirements-demo.txt requirements-dev.txt | .venv/bin/python
+.venv/installed-dev: requirements.txt requirements-demo.txt requirements-tracing.txt requirements-dev.txt | .venv/bin/python
 	@mkdir -p $(TMPDIR)
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.txt
 	@touch .venv/installed $@

@@ -48,13 +48,11 @@ def root() -> Path:
 @cache
 def page(path: str) -> Page | None:
     """Return the page; None if there is no page with this path, or if the documentation isn't installed."""
-    file = root() / f"{path}.md"
-    if path not in PAGES or not file.is_file():
+    markdown, tokens = _renderer(), tokens_of(path)
+    if not tokens:
         return None
-    markdown = _renderer()
-    tokens = markdown.parse(file.read_text("utf-8"))
     title, headings = path, []
-    for token, id_, text in _headings(tokens):
+    for token, id_, text in find_headings(tokens):
         token.attrSet("id", id_)
         if token.tag == "h1":
             title = text
@@ -69,8 +67,16 @@ def page(path: str) -> Page | None:
         elif token.type == "inline":
             _point_links(token, path)
             _point_pictures(token, path)
-    body = tokens[3:] if tokens and tokens[0].tag == "h1" else tokens
+    body = tokens[3:] if tokens[0].tag == "h1" else tokens
     return Page(path, title, markdown.renderer.render(body, markdown.options, {}), tuple(headings))
+
+
+def tokens_of(path: str) -> list[Token]:
+    """Return the parsed page; nothing if there is none of this path, or if the documentation isn't installed."""
+    file = root() / f"{path}.md"
+    if path not in PAGES or not file.is_file():
+        return []
+    return _renderer().parse(file.read_text("utf-8"))
 
 
 def contents() -> list[tuple[str, list[Page]]]:
@@ -158,10 +164,10 @@ def _image(image: Token, suffix: str, file: Path, hidden: str) -> Token:
 
 def headings_of(text: str) -> Sequence[str]:
     """Return the IDs of all headings in a Markdown text."""
-    return [id_ for _, id_, _ in _headings(_renderer().parse(text))]
+    return [id_ for _, id_, _ in find_headings(_renderer().parse(text))]
 
 
-def _headings(tokens: Sequence[Token]) -> list[tuple[Token, str, str]]:
+def find_headings(tokens: Sequence[Token]) -> list[tuple[Token, str, str]]:
     """Return each heading's token, ID and text. If a text occurs again, -1 is added to its ID, as on GitHub."""
     found, seen = [], Counter[str]()
     for number, token in enumerate(tokens):

@@ -199,6 +199,7 @@ urlpatterns = [
     path("mailboxes/<int:pk>/remove/", mailboxes.remove, name="mailbox_remove"),
     path("docs/", documentation.index, name="documentation"),
     path("docs/screenshots/<str:name>.png", documentation.picture, name="documentation_picture"),
+    path("docs/search/", documentation.search, name="documentation_search"),
     path("docs/<path:page>/", documentation.show, name="documentation_page"),
     path("microsoft-errors/", microsoft_errors.explain, name="microsoft_errors"),
     path("expiries/", expirations.index, name="expiries"),

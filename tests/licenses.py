@@ -1,4 +1,4 @@
-"""``python -m tests.licenses``: the licence of every package in requirements.txt, as the packages declare it.
+"""``python -m tests.licenses``: the licence of every package that the portal needs, also for traces.
 
 Exit code 1 if one declares none, or one that obliges whoever passes the portal on to more than naming it.
 """
@@ -19,7 +19,8 @@ _CLASSIFIER = "License :: "
 
 def packages() -> list[str]:
     """Return the names of the packages that this Python version and platform need."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    files = ("requirements.txt", "requirements-tracing.txt")
+    lines = [line for file in files for line in (ROOT / file).read_text().splitlines()]
     requirements = [Requirement(line.rstrip(" \\")) for line in lines if "==" in line]
     return [one.name for one in requirements if one.marker is None or one.marker.evaluate()]
 

@@ -158,6 +158,7 @@ mailbox_detach                        POST   in  302 403 302 403 404 404 403 403
 documentation                         GET    in  200 200 200 200 200 200 200 200
 documentation_page                    GET    in  200 200 200 200 200 200 200 200
 documentation_picture                 GET    in  200 200 200 200 200 200 200 200
+documentation_search                  GET    in  200 200 200 200 200 200 200 200
 
 microsoft_errors                      GET    200 200 200 200 200 200 200 200 200
 microsoft_errors                      POST   200 200 200 200 200 200 200 200 200

@@ -30,7 +30,16 @@ from connections.models import RunningProcess
 from connections.models.audit import AuditAction
 from connections.services.api_keys import rate_limit
 from connections.services.audit import sealing, streaming
-from connections.services.operations import checks, clocks, doctor, health, host_checks, running_keys, write_check
+from connections.services.operations import (
+    checks,
+    clocks,
+    doctor,
+    health,
+    host_checks,
+    redis_checks,
+    running_keys,
+    write_check,
+)
 from connections.services.operations.checks import Result, State
 from tests import factories, tls
 from tests.conftest import portal_environment
@@ -134,6 +143,13 @@ DROPPED = {
 }
 
 
+def test_a_restore_whose_connections_are_not_checked_yet() -> None:
+    assert examine("restore").state == State.OK
+    factories.make_connection(refresh_after=timezone.now() - timedelta(hours=1))
+    audit.record(AuditAction.AUDIT_RESTORE_DECLARED, audit.TRAIL, actor=None)
+    assert_found("restore", "haven't been checked since the restore", advises="Wait", state=State.WARNING)
+
+
 def test_triggers_that_somebody_has_dropped() -> None:
     assert examine("audit_guards").state == State.OK
     audit, identity = DROPPED[database.vendor]
@@ -195,6 +211,12 @@ def test_a_redis_that_does_not_answer(settings: Any) -> None:
     location = "redis://:hunter2@127.0.0.1:1/0"
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": location}}
     assert_found("broker", "not reachable (ConnectionError)", advises="Check REDIS_URL")
+
+
+def test_a_redis_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert examine("redis_version").state == State.OK
+    monkeypatch.setattr(redis_checks, "_info", lambda section: {"redis_version": "5.0.14"})
+    assert_found("redis_version", "Redis 5.0.14", advises="6.2", state=State.WARNING)
 
 
 @pytest.mark.parametrize(("policy", "state"), [("allkeys-lru", State.PROBLEM), ("volatile-ttl", State.WARNING)])
@@ -421,6 +443,12 @@ def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")._replace(free=3_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
     assert_found("disk", "has 3 MB left", advises="Free space")
+
+
+def test_every_check_has_its_misconfiguration_here() -> None:
+    text = Path(__file__).read_text()
+    for check in doctor.CHECKS:
+        assert f'assert_found("{check.name}"' in text or f".{check.run.__name__}(" in text, check.name
 
 
 # --- The command ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from django.core.management import call_command
 from django.urls import reverse
 
-from connections import documentation
+from connections import documentation, documentation_search
 from connections.models import User
 from tests.environment import ROOT
 
@@ -22,9 +22,11 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 @pytest.fixture(autouse=True)
 def _forget_pages() -> Iterator[None]:
-    documentation.page.cache_clear()
+    for remembered in (documentation.page, documentation_search._sections):
+        remembered.cache_clear()
     yield
-    documentation.page.cache_clear()
+    for remembered in (documentation.page, documentation_search._sections):
+        remembered.cache_clear()
 
 
 def test_every_page_is_in_the_contents_and_no_other() -> None:
@@ -77,6 +79,46 @@ def test_the_contents_lead_to_every_page(bob: User, signed_in: Any) -> None:
     first = browser.get("/docs/settings/").content.decode()
     assert 'href="#audit-trail"' in first
     assert "AUDIT_SEAL_KEYS" in first
+
+
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        ("PortalTicksWait", "/docs/monitoring/#portaltickswait"),
+        ("ENTRA_AUTHORITY_MAX_AGE", "/docs/settings/"),
+        ("  restoring   BACKUP ", "/docs/audit/#restoring-a-backup"),
+        ("upgrading", "/docs/operating/#upgrading"),
+    ],
+)
+@pytest.mark.django_db
+def test_a_search_finds_sections(query: str, first: str, bob: User, signed_in: Any) -> None:
+    browser = signed_in(bob)
+    html = browser.get("/docs/search/", {"q": query}).content.decode()
+    found = re.findall(r'list-group-item-action"\s+href="(/docs/[^"]*)"', html)
+    assert found[0].startswith(first)
+    assert len(found) <= documentation_search.MOST_RESULTS
+    for href in found:
+        page, _, anchor = href.partition("#")
+        assert not anchor or f'id="{anchor}"' in browser.get(page).content.decode(), href
+
+
+def test_every_word_must_be_in_the_section() -> None:
+    both = documentation_search.search("nginx certificate").matches
+    assert both
+    for match in both:
+        text = f"{match.section.title} {match.section.heading} {match.section.text}".lower()
+        assert "nginx" in text
+        assert "certificate" in text
+    assert documentation_search.search("nginx nothing-of-this-kind").matches == []
+    assert documentation_search.search("the").has_more
+
+
+@pytest.mark.parametrize("query", ["", "   ", "<script>alert(1)</script>", "\\", "(", "[a-", "x" * 5000, "%00", "ß"])
+@pytest.mark.django_db
+def test_any_query_is_answered(query: str, bob: User, signed_in: Any) -> None:
+    response = signed_in(bob).get("/docs/search/", {"q": query})
+    assert response.status_code == 200
+    assert b"<script>alert" not in response.content
 
 
 @pytest.mark.django_db

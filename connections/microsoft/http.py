@@ -223,7 +223,7 @@ def _count(answered: Iterable[tuple[Request[Any], int, float]]) -> None:
 
 def _trace(request: Request[Any], status: int, seconds: float, endpoint: str) -> None:
     """Name the server alone: the path can contain a mailbox's address, and the body of a token request secrets."""
-    facts = {
+    facts: dict[str, str | int] = {
         "http.request.method": request.method,
         "http.response.status_code": status,
         "server.address": urlsplit(request.url).hostname or "",

@@ -4,7 +4,7 @@ from django.http import FileResponse, Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from connections import documentation
+from connections import documentation, documentation_search
 
 
 @require_safe
@@ -28,3 +28,10 @@ def picture(request: HttpRequest, name: str) -> FileResponse:
     response = FileResponse(file.open("rb"), content_type="image/png")
     response["Cache-Control"] = "private, max-age=3600"
     return response
+
+
+@require_safe
+def search(request: HttpRequest) -> HttpResponse:
+    query = request.GET.get("q", "").strip()[: documentation_search.LONGEST_QUERY]
+    context = {"query": query, "results": documentation_search.search(query)}
+    return render(request, "documentation/search.html", context)

@@ -4,13 +4,21 @@ import json
 import re
 import shutil
 import subprocess
+import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from django.core.cache import cache
+from django.test import Client
+from django.utils import timezone
+from prometheus_client.parser import text_string_to_metric_families
 
-from tests import contract
+from connections import counters
+from connections.services.operations import clocks, health, metrics, secret_check
+from tests import contract, factories
 from tests.environment import ROOT
 
 pytestmark = pytest.mark.only_on("sqlite")
@@ -134,3 +142,36 @@ def test_the_dashboard_can_be_read() -> None:
     assert len(places) == len(panels)
     for panel in panels:
         assert all(target["expr"] and target["legendFormat"] for target in panel["targets"])
+
+
+@pytest.mark.django_db
+def test_the_portal_exposes_what_the_rules_and_the_dashboard_ask_for(settings: Any) -> None:
+    """Each selector of a rule finds a sample in what /metrics really says, once everything has been counted."""
+    settings.LOGIN_MICROSOFT_SECRET_EXPIRES = date(2030, 1, 1)
+    settings.AUDIT_STREAM_URL = "https://siem.example.org/in"
+    cache.set(health.LAST_SWEEP, time.time())
+    factories.make_connection()
+    secret_check.count(now=timezone.now())
+    counters.add("portal_http_requests_total", "token", "503")
+    counters.add("portal_microsoft_requests_total", "token", "429")
+    counters.add("portal_microsoft_requests_total", "token", "0")
+    counters.add("portal_refreshes_total", "renewed")
+    counters.add("portal_alerts_total", "failed")
+    for name, label in (("portal_http_request", "token"), ("portal_microsoft_request", "token")):
+        counters.add_all(dict.fromkeys(counters.duration_keys(f"{name}_duration_seconds", label, seconds=1.0), 1.0))
+    metrics.flush()
+    clocks._Due.at = 0.0
+    clocks.report("worker")
+    families = list(text_string_to_metric_families(Client().get("/metrics").content.decode()))
+    samples = [(sample.name, sample.labels) for family in families for sample in family.samples]
+    dashboard = [target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]]
+    for expression in [*(rule["expr"] for rule in rules()), *dashboard]:
+        for name, selector in re.findall(r"\b(portal_[a-z_]+)(?:\{([^}]*)\})?", expression):
+            wanted = re.findall(r'(\w+)(=~|=)"([^"]*)"', selector)
+            assert any(name == found and _fits(labels, wanted) for found, labels in samples), (name, selector)
+
+
+def _fits(labels: dict[str, str], wanted: list[tuple[str, str, str]]) -> bool:
+    return all(
+        re.fullmatch(value if how == "=~" else re.escape(value), labels.get(name, "")) for name, how, value in wanted
+    )

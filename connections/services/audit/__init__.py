@@ -1,1 +1,1 @@
-"""Sealing, verifying, publishing, reporting on and exporting the audit trail."""
+"""Sealing, verifying, publishing, streaming, reporting on and exporting the audit trail."""

@@ -29,6 +29,9 @@ MOST_BATCHES = 100  # per run
 PER_REQUEST = 500  # rows in one webhook
 _SEVERITIES = {AuditEvent.Outcome.DONE.value: 5}  # notice; everything else is a warning
 _WARNING = 4
+# What becomes structured data of a syslog message.
+_OF_EVENT = "kind", "id", "outcome", "actor_name", "target_type", "target_id", "target_name", "address", "request_id"
+_OF_REQUEST = "kind", "id", "count", "key_name", "owner_name", "connection_id", "connection_name", "address"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ def _send_next(clock: Callable[[], datetime]) -> int | None:
 
 def _next_seals(upto: int) -> list[AuditSeal]:
     """Return the seals after ``upto``: as many as fit into a batch, but at least one."""
-    rows, fitting = 0, []
+    rows, fitting = 0, list[AuditSeal]()
     for seal in AuditSeal.objects.defer("marks").filter(number__gt=upto).order_by("number")[:200]:
         rows += seal.events_count + seal.fetches_count
         if fitting and rows > MOST_ROWS:
@@ -163,14 +166,11 @@ def _syslog_message(entry: Entry) -> bytes:
     """The message is the line as it was sealed, so that a copy can be compared with the seals."""
     fields = entry.fields
     is_event = fields["kind"] == "event"
-    names = ("kind", "id", "outcome", "actor_name", "target_type", "target_id", "target_name", "address", "request_id")
-    if not is_event:
-        names = ("kind", "id", "count", "key_name", "owner_name", "connection_id", "connection_name", "address")
     return syslog.message(
         severity=_SEVERITIES.get(str(fields["outcome"]), _WARNING) if is_event else 6,  # informational
         at=str(fields["at"] if is_event else fields["minute"]),
         host=urlsplit(settings.PORTAL_URL).hostname or "-",
         kind=str(fields["action"]) if is_event else AuditAction.CONNECTION_TOKEN_FETCHED,
-        data={"seal": entry.seal} | {name: fields.get(name) for name in names},
+        data={"seal": entry.seal} | {name: fields.get(name) for name in (_OF_EVENT if is_event else _OF_REQUEST)},
         text=entry.line,
     )

@@ -22,7 +22,7 @@ from connections.models import AuditEvent, AuditSeal, Connection, SealPublicatio
 from connections.models.audit import AuditAction
 from connections.outbound import safe_http, syslog, webhooks
 from connections.services.api_keys import api_keys
-from connections.services.audit import cursors, sealing, streaming
+from connections.services.audit import cursors, sealing, serialization, streaming
 from connections.services.operations import retention
 from tests import factories, tls
 from tests.fake_receivers import Syslog, free_port, syslog_server, web_server
@@ -115,9 +115,7 @@ def test_a_message_has_the_form_of_rfc_5424_and_carries_the_sealed_line(
     assert found.groups()[:4] == ("108", "2026-11-25T12:00:30.000000+00:00", "localhost", "access.denied")
     assert f' seal="1" kind="event" id="{event.pk}" outcome="denied" ' in found[5]
     assert r'target_name="Ünvoices \"x\" \]\\ 2' in found[5], "no line feed can begin a message of its own"
-    line = streaming.serialization.lines(
-        streaming.serialization.events(), streaming.serialization.rows(streaming.serialization.events(), "id > %s", [0])
-    )
+    line = serialization.lines(serialization.events(), serialization.rows(serialization.events(), "id > %s", [0]))
     assert found[6].encode() == line[0]
 
 
