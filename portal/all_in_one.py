@@ -94,31 +94,23 @@ class Group:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _start(self, name: str) -> None:
-        """Fork the process. Signals must be blocked, so that the child does not run this process's handlers."""
+        """Fork the process, which never returns from here.
+
+        Signals must be blocked, so that it does not run this process's handlers.
+        """
         parent = os.getpid()
         pid = os.fork()
         if pid:
             self._running[pid] = name
             return
-        code = 1
-        try:
-            gc.enable()
-            _end_with(parent)
-            for number in _SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            self._programs[name]()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        except KeyboardInterrupt:
-            code = 0
-        except BaseException:
-            logger.exception("The %s process failed.", name)
-        finally:
-            logging.shutdown()
-            os._exit(code)
+        gc.enable()
+        _end_with(parent)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        self._programs[name]()
+        sys.exit()  # up through the caller's frames, so that what the process has registered for its end is done
 
     def _pass_on(self, number: int, frame: object) -> None:
         self._is_stopping |= number != signal.SIGHUP
