@@ -29,7 +29,7 @@ HIGHEST_COST = 1.5  # of the limit
 HIGHEST_SHARE_OF_LOOP = 0.1  # of social-auth's loop
 LOWEST_RATE = 0.9  # of the limit
 HIGHEST_MEMORY_MB = 350
-ALL_IN_ONE, HIGHEST_ALL_IN_ONE = "all in one", 225
+ALL_IN_ONE, HIGHEST_ALL_IN_ONE = "all in one", 220
 SLOW = 0.15  # seconds
 WARM_UP = 500  # for each thread of the worker, which all keep their own connections
 

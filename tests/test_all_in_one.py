@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -18,10 +18,10 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 @pytest.fixture
-def together(start_process: Callable[..., Process]) -> Iterator[Process]:
+def together(start_process: Callable[..., Process]) -> Process:
     cache.delete(health.LAST_SWEEP)
     address = f"unix:{run_directory()}/all.sock"
-    yield start_process("all", ["portal.all_in_one"], SWEEP_INTERVAL="0.5", BIND=address)
+    return start_process("all", ["portal.all_in_one"], SWEEP_INTERVAL="0.5", BIND=address)
 
 
 def kinds() -> list[str]:
