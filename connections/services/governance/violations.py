@@ -24,7 +24,8 @@ from connections.services.policy.evaluate import Decision, PolicySet
 from connections.services.policy.rules import Effect
 from connections.services.sharing import shares as sharing_service
 
-R, V = TypeVar("R", Connection, Share), TypeVar("V")
+R = TypeVar("R", Connection, Share)
+V = TypeVar("V")
 
 LISTED = 50  # of each kind in a preview; the counts include all of them
 BATCH = 500

@@ -224,7 +224,7 @@ def test_a_batch_of_locks_costs_two_commands(now: Any, monkeypatch: pytest.Monke
 
 
 def _milliseconds_left(key: str) -> int:
-    return int(rate_limit.client().pttl(cache.make_key(key)))  # type: ignore[arg-type]
+    return int(rate_limit.client().pttl(cache.make_key(key)))
 
 
 @pytest.fixture
