@@ -57,10 +57,11 @@ def any_match(queryset: QuerySet[M], order: Sequence[str], limit: int, matches: 
 
 
 def encode(item: models.Model, order: Sequence[str]) -> str:
-    return pack([str(reduce(getattr, name.removeprefix("-").split("__"), item)) for name in order])
+    return pack([reduce(getattr, name.removeprefix("-").split("__"), item) for name in order])
 
 
-def pack(key: list[str]) -> str:
+def pack(values: Sequence[Any]) -> str:
+    key = [str(value) for value in values]
     return base64.urlsafe_b64encode(json.dumps(key, ensure_ascii=False).encode()).decode().rstrip("=")
 
 

@@ -54,7 +54,7 @@ def sweep() -> None:
     """Refresh the connections that are due. If this process is still refreshing, only retry rejected apps."""
     _as_task()
     if not _sweeping.acquire(blocking=False):
-        _count_refreshes(scheduler.retry_rejected_apps(now=timezone.now()))
+        _count_refreshes(scheduler.retry_rejected_apps(now=timezone.now(), is_stopping=lambda: _is_stopping))
         return
     try:
         done = scheduler.sweep(

@@ -42,6 +42,7 @@ _PROCESSES = (
     "tests/faults",
     "tests/flows/test_imap.py",
     "tests/sandbox",
+    "tests/test_all_in_one.py",
     "tests/test_clocks.py",
     "tests/test_plaintext_secrets.py",
     "tests/test_redis_server.py",

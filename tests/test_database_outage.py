@@ -134,6 +134,29 @@ def test_a_disk_that_is_full_refuses_what_writes(bob: User) -> None:
     assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
 
 
+@pytest.mark.only_on("postgres")
+def test_a_tablespace_that_is_full(bob: User) -> None:
+    """PostgreSQL's own error, SQLSTATE 53100, of whatever writes to the two tables."""
+    program, tenant = Program(bob), factories.make_tenant()
+    program.client.raise_request_exception = False
+    with database.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION pg_temp.full_disk() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE 'could not extend file' USING ERRCODE = '53100'; END $$"
+        )
+        for table in ("connections_sharedmailbox", "connections_tokenfetch"):
+            cursor.execute(f"CREATE TRIGGER full_disk BEFORE INSERT ON {table} EXECUTE FUNCTION pg_temp.full_disk()")
+    connection = factories.make_connection(owner=bob)
+    answers = [
+        program.post("mailboxes", {"tenant_id": tenant.pk, "address": "support@contoso.example"}),
+        program.get(f"connections/{connection.pk}/token"),  # which is handed out only if that is recorded
+    ]
+    for answer in answers:
+        assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+        assert answer["Retry-After"] == "5"
+        assert "extend" not in answer.content.decode()
+
+
 def test_metrics_say_so_in_plain_text() -> None:
     with outage():
         answer = PortalClient().get("/metrics")

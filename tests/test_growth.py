@@ -17,11 +17,7 @@ MORE_QUERIES = 3  # a list with a second page is counted, and the navigation sho
 FACTOR, FEW_ROWS = 1.5, 5_000  # short tables are read at once; a scan of a large one reads 15,000 more
 # Routes that may read more, with the reason.
 EXCEPTIONS = {
-    "review": "An access review grows with what it reviews; its page counts its items.",
-    "api:list_review_items": "See review.",
-    "api:read_review": "See review.",
     "access_matrix": "A search reads what twenty people and teams can use: up to 2,000 shares and 1,000 connections a kind.",
-    "people": "Counts the connections of fifty people, whoever owns most.",
 }
 
 

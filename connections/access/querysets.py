@@ -233,7 +233,7 @@ def review_items_of(user: models.User, **of: Any) -> QuerySet[models.ReviewItem]
     shares = models.Share.objects.all()
     used = any_of(shares, Q(person=user), Q(person__responsible=user), Q(team__members=user)).order_by().values("pk")
     other_admins = it_admins().exclude(pk=user.pk).exclude(teams__shares=OuterRef("share"))
-    may_decide = ~Q(share__in=used) | ~Exists(other_admins)
+    may_decide = ~Q(share__in=used) | Q(~Exists(other_admins))
     # The item's own column has an index; the connection's owner decides.
     silent = models.User.objects.filter(models.User.CANNOT_ANSWER).order_by().values("pk")
     of_silent = Q(owner__in=silent, **of) & OWNER_CANNOT_ANSWER & may_decide

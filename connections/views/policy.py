@@ -6,11 +6,12 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
+from connections import keyset
 from connections.access import permissions, querysets, roles
 from connections.errors import Conflict, InvalidInput
 from connections.forms.policy import ImpactForm, OrganisationRulesForm, RulesForm
 from connections.fresh_sign_in import fresh_sign_in_required
-from connections.models import AppRegistration, Policy, User
+from connections.models import AppRegistration, Connection, Policy, Share, User
 from connections.services.governance import policy
 from connections.services.governance import violations as policy_violations
 from connections.services.policy import describe, evaluate, loosening
@@ -19,7 +20,8 @@ from connections.services.policy.rules import Rules
 from connections.views.audit import history
 from connections.views.form_handling import render_form
 
-SHOWN = 200  # rows of each kind on the page of policy violations
+SHOWN = 200  # app registrations
+VIOLATIONS = 50  # of each kind on a page
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -142,5 +144,31 @@ def violations(request: HttpRequest) -> HttpResponse:
         cause="Only IT admins and auditors can view policy violations.",
         action="Ask an IT admin.",
     )
-    impact = policy_violations.impact(evaluate.load_policies(), now=timezone.now(), keep=SHOWN)
-    return render(request, "policy/violations.html", {"impact": impact})
+    policies, order = evaluate.load_policies(), policy_violations.IN_ORDER
+    connections = policy_violations.check_connections(
+        policies, after=keyset.decode(request.GET.get("after", ""), Connection, order), most=VIOLATIONS
+    )
+    shares = policy_violations.check_shares(
+        policies,
+        after=keyset.decode(request.GET.get("shares_after", ""), Share, ("pk",)),
+        most=VIOLATIONS,
+        now=timezone.now(),
+    )
+    context = {
+        "impact": policy_violations.Impact(
+            connections.violations, shares.violations, len(connections.violations), len(shares.violations)
+        ),
+        "steps": [
+            {"what": what, "checked": step.checked, "url": _next_url(request, name, step.next)}
+            for what, name, step in (("connections", "after", connections), ("shares", "shares_after", shares))
+            if step.next
+        ],
+        "is_later_page": any(name in request.GET for name in ("after", "shares_after")),
+    }
+    return render(request, "policy/violations.html", context)
+
+
+def _next_url(request: HttpRequest, name: str, key: list[Any]) -> str:
+    query = request.GET.copy()
+    query[name] = keyset.pack(key)
+    return f"?{query.urlencode()}"

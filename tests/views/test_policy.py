@@ -10,7 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.models import AppRegistration, Approval, Connection, Policy, Share, Team, User
-from connections.services.governance import policy
+from connections.services.governance import policy, violations
 from connections.services.notifications import outbox
 from portal.sandbox.client import Control
 from tests import factories, full_dataset
@@ -179,6 +179,27 @@ def test_the_list_of_violations_has_a_fixed_number_of_queries(admin: Client, max
     rule(permissions={"Mail.Read": "forbidden"}, longest_share_days=3)
     with max_queries(18):
         assert "Inbox 29" in text(admin.get("/policy/violations/"))
+
+
+def test_violations_are_found_in_steps(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the organisation is, a page checks a part of it."""
+    for number in range(5):
+        connection = factories.make_connection(name=f"Inbox {number}")
+        Share.objects.create(connection=connection, team=Team.objects.create(name=f"Team {number}"))
+    rule(permissions={"Mail.Read": "forbidden"}, longest_share_days=3)
+    monkeypatch.setattr(violations, "BATCH", 1)
+    monkeypatch.setattr(violations, "CHECKED", 2)
+    seen, url = list[str](), "/policy/violations/"
+    while url:
+        page = admin.get(url)
+        seen += [broken.connection.name for broken in page.context["impact"].connections]
+        assert len(page.context["impact"].shares) == 2
+        assert "This page covers 2 shares" in text(page)
+        step = next((step for step in page.context["steps"] if step["what"] == "connections"), None)
+        url = f"/policy/violations/{step['url']}" if step else ""
+    assert seen == [f"Inbox {number}" for number in range(5)]
+    for key in ("x", "WyJh", "%00"):
+        assert "Inbox 0" in text(admin.get(f"/policy/violations/?after={key}&shares_after={key}"))
 
 
 def test_connecting_offers_what_is_allowed_and_explains_the_rest(member: Client) -> None:

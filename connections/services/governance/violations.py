@@ -1,15 +1,20 @@
 """Find connections and shares that violate the policy. The result is computed for every request and never stored.
 
+A list checks them in steps, so that no page reads the whole organisation; a preview and a change check all.
+
 Connections that are disabled or were never connected are not checked until somebody enables them or signs in.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from typing import Any, Generic, TypeVar
 
-from connections import audit
+from django.db.models import QuerySet
+
+from connections import audit, keyset
 from connections.models import Approval, Connection, Share, User
 from connections.models.audit import AuditAction
 from connections.models.connections import status_columns
@@ -19,8 +24,13 @@ from connections.services.policy.evaluate import Decision, PolicySet
 from connections.services.policy.rules import Effect
 from connections.services.sharing import shares as sharing_service
 
-LISTED = 50  # per kind in a preview; the counts are complete
+R = TypeVar("R", Connection, Share)
+V = TypeVar("V")
+
+LISTED = 50  # of each kind in a preview; the counts include all of them
 BATCH = 500
+CHECKED = 2000  # connections, and shares, that one step of a list checks at most
+IN_ORDER = ("name", "pk")  # of connections
 _LIVE = (
     Connection.Status.ACTIVE,
     Connection.Status.RECONNECT_NEEDED,
@@ -76,22 +86,79 @@ class ViolationFinder:
         return {approval.connection_id: approval for approval in approved}
 
 
-def _share_violations(policies: PolicySet, *, now: datetime) -> Iterator[ShareViolation]:
+def _live() -> QuerySet[Connection]:
+    live = Connection.objects.filter(status__in=_LIVE).only(*_COLUMNS)
+    return live.prefetch_related("owner", "app_registration", "tenant")
+
+
+def _active_shares(now: datetime) -> QuerySet[Share]:
     active = Share.objects.active(now).exclude(connection__status=Connection.Status.DISABLED)
-    ordered = active.order_by("connection__name", "pk").prefetch_related(
+    return active.prefetch_related(
         "person", "team", "connection__app_registration", "connection__tenant", "connection__owner"
     )
-    for share in ordered.iterator(BATCH):
-        sources = policies.of(share.connection.app_registration)
-        kind, with_team = share.connection.authentication_type, share.team_id is not None
-        decision = evaluate.evaluate_share(
-            sources, authentication_type=kind, with_team=with_team, until=share.until, now=now
-        )
-        if decision.reasons:
-            days = evaluate.longest_share(sources)
-            only_too_long = all(reason.rule == "longest_share_days" for reason in decision.reasons)
-            shorten_to = evaluate.latest_end(days, now) if only_too_long and days is not None else None
-            yield ShareViolation(share, decision.sentences, shorten_to)
+
+
+def _share_violation(policies: PolicySet, share: Share, now: datetime) -> ShareViolation | None:
+    sources = policies.of(share.connection.app_registration)
+    kind, with_team = share.connection.authentication_type, share.team_id is not None
+    decision = evaluate.evaluate_share(
+        sources, authentication_type=kind, with_team=with_team, until=share.until, now=now
+    )
+    if not decision.reasons:
+        return None
+    days = evaluate.longest_share(sources)
+    only_too_long = all(reason.rule == "longest_share_days" for reason in decision.reasons)
+    shorten_to = evaluate.latest_end(days, now) if only_too_long and days is not None else None
+    return ShareViolation(share, decision.sentences, shorten_to)
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[V]):
+    """The violations that one step has found, and after which row the next one begins; None at the end."""
+
+    violations: list[V]
+    checked: int
+    next: list[Any] | None
+
+
+def check_connections(policies: PolicySet, *, after: list[Any] | None, most: int) -> Step[ConnectionViolation]:
+    """Check connections by name until ``most`` violate the policy. ``after`` is the last step's ``next``."""
+    return _step(
+        policies, ViolationFinder(policies).of, lambda key: keyset.page_rows(_live(), IN_ORDER, BATCH, key=key),
+        lambda connection: [connection.name, connection.pk], after, most,
+    )  # fmt: skip
+
+
+def check_shares(policies: PolicySet, *, after: list[Any] | None, most: int, now: datetime) -> Step[ShareViolation]:
+    """Check shares, the oldest first, until ``most`` violate the policy. ``after`` is the last step's ``next``."""
+    return _step(
+        policies, lambda share: _share_violation(policies, share, now),
+        lambda key: keyset.page_rows(_active_shares(now), ("pk",), BATCH, key=key), lambda share: [share.pk], after, most,
+    )  # fmt: skip
+
+
+def _step(
+    policies: PolicySet,
+    check: Callable[[R], V | None],
+    read: Callable[[list[Any] | None], list[R]],
+    key_of: Callable[[R], list[Any]],
+    key: list[Any] | None,
+    most: int,
+) -> Step[V]:
+    found: list[V] = []
+    checked = 0
+    while policies.restricts and checked < CHECKED:
+        rows = read(key)
+        for row in rows[:BATCH]:
+            checked, key = checked + 1, key_of(row)
+            violation = check(row)
+            if violation is not None:
+                found.append(violation)
+            if len(found) == most:
+                return Step(found, checked, key)
+        if len(rows) <= BATCH:
+            return Step(found, checked, None)
+    return Step(found, checked, key if policies.restricts else None)
 
 
 @dataclass
@@ -113,14 +180,13 @@ def impact(policies: PolicySet, *, now: datetime, keep: int | None = LISTED) -> 
     result, digest = Impact(), hashlib.sha256()
     if policies.restricts:
         finder = ViolationFinder(policies)
-        live = Connection.objects.filter(status__in=_LIVE).only(*_COLUMNS).order_by("name", "pk")
-        live = live.prefetch_related("owner", "app_registration", "tenant")
-        for violation in filter(None, map(finder.of, live.iterator(BATCH))):
+        for violation in filter(None, map(finder.of, _live().order_by(*IN_ORDER).iterator(BATCH))):
             result.connection_count += 1
             digest.update(f"c{violation.connection.pk}:{violation.effect};".encode())
             if keep is None or result.connection_count <= keep:
                 result.connections.append(violation)
-        for share_violation in _share_violations(policies, now=now):
+        shares = _active_shares(now).order_by("connection__name", "pk").iterator(BATCH)
+        for share_violation in filter(None, (_share_violation(policies, share, now) for share in shares)):
             result.share_count += 1
             digest.update(f"s{share_violation.share.pk}:{share_violation.shorten_to is None};".encode())
             if keep is None or result.share_count <= keep:

@@ -7,6 +7,7 @@ the cache, every process may send requests: Microsoft gets more of them, but aut
 
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,9 +20,10 @@ from connections.services.api_keys import rate_limit
 
 logger = logging.getLogger(__name__)
 
-# A lock expires after this time if its holder dies. A request to Microsoft never takes this long.
+# A lock expires after this time if its holder is killed. While the holder is at work, it renews the lock.
 LOCK_SECONDS = 30
-BATCH_LOCK_SECONDS = 90  # for a batch of the sweep, which sends several requests
+RENEW_EVERY = LOCK_SECONDS / 3
+RENEWED_FOR = 300.0  # seconds; nothing takes longer than the lease of a claim (scheduler.py), so a holder may hang
 _LOOK_EVERY = 0.05  # seconds
 
 # Compare and delete in one step. Otherwise, another process could take the lock in between.
@@ -43,7 +45,59 @@ for place, key in ipairs(KEYS) do
 end
 return taken
 """
+# A lock that is gone, because Redis was restarted, is taken again; one that another process has by now is not.
+_RENEW = """
+for place, key in ipairs(KEYS) do
+  local mark = redis.call('get', key)
+  if mark == ARGV[place + 1] then
+    redis.call('pexpire', key, ARGV[1])
+  elseif not mark then
+    redis.call('set', key, ARGV[place + 1], 'PX', ARGV[1])
+  end
+end
+"""
 _CACHE_DOWN = (RedisError, OSError)
+
+
+class _Renewal:
+    """A thread of this process that renews the locks it holds. A killed process renews none."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[str, tuple[int, float]] = {}  # by the key: our mark, and until when it is renewed
+        self._thread: threading.Thread | None = None
+
+    def begin(self, keys: Iterable[str], mark: int) -> None:
+        until = time.monotonic() + RENEWED_FOR
+        with self._lock:
+            self._held |= dict.fromkeys(keys, (mark, until))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="refresh locks", daemon=True)
+                self._thread.start()
+
+    def end(self, keys: Iterable[str], mark: int) -> None:
+        """Renew them no more. A renewal that is under way has ended before."""
+        with self._lock:
+            for key in keys:
+                if key in self._held and self._held[key][0] == mark:
+                    del self._held[key]
+
+    def renew(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._held = {key: held for key, held in self._held.items() if held[1] > now}
+            if self._held:
+                marks = [mark for mark, _ in self._held.values()]
+                with suppress(*_CACHE_DOWN):
+                    rate_limit.client().eval(_RENEW, len(marks), *self._held, LOCK_SECONDS * 1000, *marks)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(RENEW_EVERY)
+            self.renew()
+
+
+_renewal = _Renewal()
 
 
 def lock_name(pk: int, resource: str = "") -> str:
@@ -59,12 +113,12 @@ def acquire(lock: str) -> int | None:
     """Take the lock. Returns the mark needed to release it, or None if another process has the lock."""
     mark = secrets.randbits(62)
     try:
-        if cache.add(lock, mark, timeout=LOCK_SECONDS):
-            return mark
-        # A value that is not a mark was not written by the portal, and would never expire.
-        if type(cache.get(lock, mark)) is int:
-            return None
-        cache.set(lock, mark, timeout=LOCK_SECONDS)
+        if not cache.add(lock, mark, timeout=LOCK_SECONDS):
+            # What is no mark was not written by us, and would never expire.
+            if type(cache.get(lock, mark)) is int:
+                return None
+            cache.set(lock, mark, timeout=LOCK_SECONDS)
+        _renewal.begin([cache.make_key(lock)], mark)
         return mark
     except _CACHE_DOWN:
         logger.warning("The cache cannot be reached; a token is refreshed without a lock.")
@@ -72,7 +126,8 @@ def acquire(lock: str) -> int | None:
 
 
 def release(lock: str, mark: int) -> None:
-    """Release the lock, unless it has expired and another process has taken it."""
+    """Release our lock, unless it has expired and another process has taken it."""
+    _renewal.end([cache.make_key(lock)], mark)
     with suppress(*_CACHE_DOWN):  # the lock expires anyway
         rate_limit.client().eval(_DELETE_OURS, 1, cache.make_key(lock), mark)
 
@@ -118,9 +173,10 @@ class GrantLocks:
         held = set(ordered)
         if ordered:
             try:
-                milliseconds = BATCH_LOCK_SECONDS * 1000
+                milliseconds = LOCK_SECONDS * 1000
                 places = rate_limit.client().eval(_TAKE_ALL, len(held), *_keys(ordered), self._mark, milliseconds)
                 held = {ordered[place - 1] for place in places}
+                _renewal.begin(_keys(held), self._mark)
             except _CACHE_DOWN:
                 logger.warning("The cache cannot be reached; tokens are refreshed without locks.")
         self._held |= held
@@ -130,6 +186,7 @@ class GrantLocks:
         ours = self._held.intersection(pks)
         self._held -= ours
         if ours:
+            _renewal.end(_keys(ours), self._mark)
             with suppress(*_CACHE_DOWN):
                 rate_limit.client().eval(_DELETE_OURS, len(ours), *_keys(ours), self._mark)
 

@@ -118,7 +118,7 @@ def sweep(
     """
     size = limit or settings.SWEEP_BATCH
     clock = clock or (lambda: now)
-    total = retry_rejected_apps(now=now)
+    total = retry_rejected_apps(now=now, is_stopping=is_stopping)
     with refresh_locks.GrantLocks() as locks:
         claims = _claims(size, clock, locks)
         for results in batch_client.request_batches(lambda: next(claims, []), is_stopping=is_stopping):
@@ -147,9 +147,14 @@ def _not_in_use(batch: list[DueConnection], locks: refresh_locks.GrantLocks, now
     return [due for due in batch if due.pk in held]
 
 
-def retry_rejected_apps(*, now: datetime) -> Summary:
-    """Retry each rejected app registration, once a minute with one connection in each rejecting tenant. Returns the
-    counts."""
+def retry_rejected_apps(*, now: datetime, is_stopping: Callable[[], bool] = lambda: False) -> Summary:
+    """Retry each rejected app registration once a minute, with one connection in each rejecting tenant.
+
+    Once ``is_stopping``, nothing more is sent, as in sweep(). Returns the counts.
+    """
+    total = Summary()
+    if is_stopping():
+        return total
     canaries: list[DueConnection] = []
     for app in AppRegistration.objects.filter(rejected_at__isnull=False, canary_after__lte=now):
         # Prefer tenants that don't reject the app themselves, because their refusal would prove nothing about the app.
@@ -162,8 +167,15 @@ def retry_rejected_apps(*, now: datetime) -> Summary:
     for consent in rejected.select_related("app_registration", "tenant").order_by("canary_after")[:MOST_CANARIES]:
         connections = app_consents.connections_in(consent.app_registration, consent.tenant)
         canaries += _claim_canary(consent, connections, now)
+    if not canaries:
+        return total
     with refresh_locks.GrantLocks() as locks:
-        return apply_results.apply(batch_client.request_tokens(_not_in_use(canaries, locks, now)), now=now)
+        claims = iter([_not_in_use(canaries, locks, now)])
+        for results in batch_client.request_batches(lambda: next(claims, []), is_stopping=is_stopping):
+            total += apply_results.apply(results, now=now)
+        if unsent := [due.pk for due in next(claims, [])]:  # it was stopped before
+            Connection.objects.filter(pk__in=unsent, refresh_after=now + LEASE).update(refresh_after=now)
+    return total
 
 
 def _claim_canary(

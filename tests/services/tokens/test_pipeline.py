@@ -1,5 +1,6 @@
 """Batches that follow each other without a pause: what is claimed, sent, stored, given back and kept in memory."""
 
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 
 from connections.microsoft import clouds, http, token_endpoint
 from connections.models import AppRegistration, Connection, Incident
-from connections.services.tokens import apply_results, batch, batch_client, scheduler, store
+from connections.services.tokens import apply_results, batch, batch_client, refresh_locks, scheduler, store
 from connections.services.tokens.batch_results import DueConnection, RefreshBatchResult
 from portal.sandbox import seed
 from portal.sandbox.client import Control
@@ -188,9 +189,20 @@ def test_stopping_stores_every_answer_and_gives_the_rest_back(sandbox: Control, 
 
 def test_stopping_before_the_canary_is_answered_gives_everything_back(sandbox: Control) -> None:
     granted(sandbox, 3)
-    looks = iter([False, True])
+    looks = iter([False, False, True])
     summary = scheduler.sweep(now=NOW, is_stopping=lambda: next(looks, True))
     assert (summary.renewed, Connection.objects.filter(refresh_after=NOW).count()) == (1, 2)
+
+
+@pytest.mark.parametrize("looks", [[True], [False, True]], ids=["before", "after the claim"])
+def test_stopping_tries_no_rejected_app(sandbox: Control, looks: list[bool]) -> None:
+    (connection,) = granted(sandbox, 1)
+    AppRegistration.objects.update(rejected_at=NOW, canary_after=NOW)
+    sandbox.clear_calls()
+    answers = iter(looks)
+    scheduler.retry_rejected_apps(now=NOW, is_stopping=lambda: next(answers, True))
+    assert token_calls(sandbox) == 0
+    assert read(connection).refresh_after <= NOW, "it is given back"
 
 
 def test_what_could_not_be_sent_in_time_is_given_back(sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,15 +217,16 @@ def test_what_could_not_be_sent_in_time_is_given_back(sandbox: Control, monkeypa
 
 def test_a_lease_is_longer_than_sending_and_answering_take() -> None:
     assert scheduler.LEASE.total_seconds() >= batch.SEND_WITHIN + 60
+    assert refresh_locks.RENEWED_FOR >= batch.SEND_WITHIN + 60, "its locks last as long"
 
 
 _CHUNK = b"x" * 50_000
 
 
 class _Huge(BaseHTTPRequestHandler):
-    """Answers correctly with tokens of ``size`` characters, or never stops."""
+    """Answers correctly with tokens of ``size`` characters, or never stops; ``pause`` seconds after each byte."""
 
-    size = 0
+    size, pause = 0, 0.0
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
@@ -227,6 +240,9 @@ class _Huge(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(sum(map(len, parts)) if self.size else 500_000_000))
         self.end_headers()
         with suppress(OSError):  # the client hangs up
+            while self.pause:
+                self.wfile.write(b" ")
+                time.sleep(self.pause)
             for part in parts:
                 self.wfile.write(part.encode())
             for _ in range(0 if self.size else 10_000):
@@ -273,6 +289,17 @@ def test_60_answers_of_500_mb_are_ended(huge: str, sandbox: Control, monkeypatch
     assert (summary.claimed, summary.renewed) == (60, 0)
     assert peak < 8_000_000
     assert set(Connection.objects.values_list("status", flat=True)) == {"active"}
+
+
+def test_an_answer_that_drips_is_ended(huge: str, sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, the last one never."""
+    (connection,) = granted(sandbox, 1)
+    monkeypatch.setattr(_Huge, "pause", 0.05)
+    monkeypatch.setattr(http, "_idle_clients", [http.Client(timeout=0.5, in_flight=200)])
+    summary = scheduler.sweep(now=NOW)
+    assert (summary.claimed, summary.renewed) == (1, 0)
+    assert (read(connection).status, read(connection).token_version) == ("active", 1)
+    assert read(connection).trouble_code
 
 
 def test_60_large_answers_are_stored_in_parts(huge: str, sandbox: Control, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,13 +57,13 @@ def test_the_sweep_moves_nothing_that_the_caller_has_already_scheduled(
 ) -> None:
     (busy,) = expired(sandbox)
     scheduled = now + timedelta(minutes=50)
-    original = batch_client.request_tokens
+    original = refresh_locks.GrantLocks.take
 
-    def caller_is_faster(batch: Any) -> Any:
+    def caller_is_faster(locks: Any, pks: Any) -> Any:
         Connection.objects.filter(pk=busy.pk).update(refresh_after=scheduled)
-        return original(batch)
+        return original(locks, pks)
 
-    monkeypatch.setattr(batch_client, "request_tokens", caller_is_faster)
+    monkeypatch.setattr(refresh_locks.GrantLocks, "take", caller_is_faster)
     with refresh_locks.grant_lock(busy.pk, patience=0):
         scheduler.sweep(now=now)
     assert read(busy).refresh_after == scheduled
@@ -218,3 +218,55 @@ def test_a_batch_of_locks_costs_two_commands(now: Any, monkeypatch: pytest.Monke
     assert len(sent) == 6, "the end of a block releases what it still holds"
     with refresh_locks.GrantLocks() as locks:
         assert locks.take([1, 500, 501]) == {1, 500, 501}
+
+
+# --- Locks outlive the longest refresh, but not their holder -----------------------------------------
+
+
+def _milliseconds_left(key: str) -> int:
+    return int(rate_limit.client().pttl(cache.make_key(key)))
+
+
+@pytest.fixture
+def renewal(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What renews the locks, when the test says so."""
+    monkeypatch.setattr(refresh_locks._Renewal, "_run", lambda self: None)
+    monkeypatch.setattr(refresh_locks, "_renewal", refresh_locks._Renewal())
+    return refresh_locks._renewal
+
+
+def test_locks_are_renewed_while_they_are_held_and_expire_soon_after_a_kill(now: Any, renewal: Any) -> None:
+    name = refresh_locks.grant_lock_name(1)
+    with refresh_locks.GrantLocks() as locks:
+        assert locks.take([1, 2]) == {1, 2}
+        assert 0 < _milliseconds_left(name) <= refresh_locks.LOCK_SECONDS * 1000, "a killed worker renews nothing"
+        rate_limit.client().pexpire(cache.make_key(name), 500)
+        renewal.renew()
+        assert _milliseconds_left(name) > 500
+        locks.release([2])
+        renewal.renew()
+        assert refresh_locks.is_done([refresh_locks.grant_lock_name(2)]), "what is released stays free"
+        cache.delete(name)  # Redis was restarted
+        renewal.renew()
+        assert not refresh_locks.is_done([name])
+    renewal.renew()
+    assert refresh_locks.is_done([name])
+
+
+def test_a_lock_that_another_process_has_taken_is_not_renewed(now: Any, renewal: Any) -> None:
+    mark = refresh_locks.acquire("refresh:1")
+    assert mark is not None
+    cache.set("refresh:1", mark + 1, timeout=5)
+    renewal.renew()
+    assert cache.get("refresh:1") == mark + 1
+    assert _milliseconds_left("refresh:1") <= 5000
+
+
+def test_a_holder_that_hangs_does_not_keep_its_lock_for_ever(
+    now: Any, renewal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresh_locks, "RENEWED_FOR", 0.0)
+    refresh_locks.acquire("refresh:1")
+    rate_limit.client().pexpire(cache.make_key("refresh:1"), 500)
+    renewal.renew()
+    assert _milliseconds_left("refresh:1") <= 500
