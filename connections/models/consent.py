@@ -90,7 +90,9 @@ class ConsentRequest(models.Model):
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     decided_by_name = models.CharField(max_length=320, blank=True)
     decided_at = models.DateTimeField(null=True, blank=True)
-    answer = models.TextField(blank=True)  # why it was declined, withdrawn or failed, or what a token still lacks
+    answer = models.TextField(
+        blank=True
+    )  # why it was approved, declined, withdrawn or failed, or what a token still lacks
     closed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
