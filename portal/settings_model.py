@@ -142,8 +142,8 @@ class PortalSettings(BaseSettings):
     AUDIT_INTERVAL: kinds.Seconds = 15.0
     """Seconds between sealing runs."""
     AUDIT_RETENTION_DAYS: kinds.NumberOrZero = 0
-    """Days to keep events, token requests and delivered alerts. 0: no limit. Seals are always kept. Access that ended earlier
-    is also removed from the access history."""
+    """Days to keep events, token requests, delivered alerts and notifications. 0: no limit. Seals are always kept. Access that
+    ended earlier is also removed from the access history."""
     AUDIT_SEAL_KEYS: kinds.Secrets = []
     """Keys that sign the seals, at least 32 characters each: the first signs, all verify; SECRET_KEY is used as the last one.
     Keep them where the database's administrators can't read them."""

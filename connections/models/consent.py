@@ -93,7 +93,7 @@ class ConsentRequest(models.Model):
     decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     decided_by_name = models.CharField(max_length=320, blank=True)
     decided_at = models.DateTimeField(null=True, blank=True)
-    # Why it was declined, withdrawn or failed, or which permissions a token still lacks.
+    # Why it was approved, declined, withdrawn or failed, or which permissions a token still lacks.
     answer = models.TextField(blank=True)
     closed_at = models.DateTimeField(null=True, blank=True)
 

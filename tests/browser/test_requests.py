@@ -46,7 +46,7 @@ def test_a_member_requests_consent_an_it_admin_grants_it_and_a_token_proves_it(
 
     admin.open("/")
     admin.sees("Overview", "Needs your attention", "Bob Member")
-    admin.follow("Consent: Invoices inbox")
+    admin.follow("Consent request: Invoices inbox")
     admin.sees("Suppliers send their invoices there.", "Read mail", "Effect of granting consent")
     admin.press("Approve and grant consent")
     admin.signs_in_at_microsoft(KATHERINE)

@@ -161,7 +161,7 @@ def _approvals_to_decide(user: User) -> QuerySet[Approval]:
     owned = HandOver.objects.filter(
         connection=OuterRef("connection"), from_owner=user, at__gte=OuterRef("requested_at")
     )
-    return waiting.exclude(involved).filter(~Exists(earlier), ~Exists(owned))
+    return waiting.exclude(involved).filter(~Exists(earlier), ~Exists(owned)).select_related("connection__owner")
 
 
 def _changes_to_decide(user: User) -> QuerySet[ChangeRequest]:
@@ -193,10 +193,16 @@ def oldest_to_decide(user: User, now: datetime, limit: int) -> list[Entry]:
 
 
 def _can_decide(user: User, entry: Entry) -> bool:
+    """Ask again about requests that involve a service account, which to_decide() can't answer for certain."""
     request = entry.request
+    if isinstance(request, ConsentRequest):
+        return True
+    involved = (request.requested_by, request.connection.owner if request.connection is not None else None)
+    if not any(account is not None and account.is_service for account in involved):
+        return True
     if isinstance(request, Approval):
         return permissions.can_decide(user, request)
-    return not isinstance(request, ChangeRequest) or permissions.can_decide_change(user, request)
+    return permissions.can_decide_change(user, request)
 
 
 def narrow(user: User, *, show: str, kind: str, query: str, now: datetime) -> dict[str, QuerySet[Any]]:

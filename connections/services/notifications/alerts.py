@@ -65,7 +65,7 @@ def incident_opened(incident: Incident, *, now: datetime) -> None:
     Call it in the transaction that opens the incident. If it is called again, only new recipients are alerted.
     """
     with transaction.atomic():
-        _queue(Event.OPENED, _recipients(incident), now=now, incident=incident)
+        _queue(Event.OPENED, incident, _recipients(incident), now=now)
         if incident.remind_after is None and incident.who in (Connection.Who.OWNER, Connection.Who.IT_ADMIN):
             incident.remind_after = incident.opened_at + REMINDERS[0]
             Incident.objects.filter(pk=incident.pk).update(remind_after=incident.remind_after)
@@ -74,7 +74,7 @@ def incident_opened(incident: Incident, *, now: datetime) -> None:
 def incident_resolved(incident: Incident, *, now: datetime) -> None:
     """Inform everybody who was alerted, and stop the reminders. Call it in the transaction that closes the incident."""
     with transaction.atomic():
-        _queue(Event.HEALED, [*_alerted(incident), *_notified(incident)], now=now, incident=incident)
+        _queue(Event.HEALED, incident, [*_alerted(incident), *_notified(incident)], now=now)
         incident.remind_after = None
         Incident.objects.filter(pk=incident.pk).update(remind_after=None)
 
@@ -94,7 +94,7 @@ def remind_due(now: datetime) -> int:
             keys = undelivered.values_list("email", "channel_id")
             waiting = {email or f"channel:{channel_id}" for email, channel_id in keys}
             recipients = [recipient for recipient in _recipients(incident, remind=True) if recipient.key not in waiting]
-            _queue(Event.REMINDER, recipients, now=now, incident=incident, number=incident.reminders)
+            _queue(Event.REMINDER, incident, recipients, now=now, number=incident.reminders)
             done += 1
     return done
 
@@ -113,7 +113,7 @@ def credential_expires(credential: AppCredential, *, days: int, now: datetime) -
     people = [Recipient.person(user, EXPIRY) for user in _it_admins() if preferences_of(user).expiry_warnings]
     recipients = [*people, *_copy_list(), *_channels()]
     with transaction.atomic():
-        _queue(Event.EXPIRY, recipients, now=now, credential=credential, number=days)
+        _queue(Event.EXPIRY, credential, recipients, now=now, number=days)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,27 +265,22 @@ def _notified(incident: Incident) -> list[Recipient]:
 
 
 def _queue(
-    event: str,
-    recipients: Iterable[Recipient],
-    *,
-    now: datetime,
-    incident: Incident | None = None,
-    credential: AppCredential | None = None,
-    number: int | None = None,
+    event: str, about: Incident | AppCredential, recipients: Iterable[Recipient], *, now: datetime, number: int = 0
 ) -> None:
-    subject = f"incident:{incident.pk}" if incident else f"credential:{credential.pk}" if credential else ""
-    about = f"{subject}:{event}" if number is None else f"{subject}:{event}:{number}"
-    if credential is not None and credential.expires_at is not None:
-        about += f":{credential.expires_at:%Y-%m-%d}"  # warn again if the date is corrected
+    columns: dict[str, Any] = {"event": event}
+    if isinstance(about, Incident):
+        columns["incident"], key = about, f"incident:{about.pk}:{event}"
+        text = notifications.of_incident(about, event, now=now)
+    else:
+        columns["credential"], key = about, f"credential:{about.pk}:{event}"
+        text = notifications.of_credential(about, days=number)
+    if number:
+        key += f":{number}"
+    if isinstance(about, AppCredential) and about.expires_at is not None:
+        key += f":{about.expires_at:%Y-%m-%d}"  # warn again if the date is corrected
     # The incident's facts are added at the first delivery attempt, when its full extent is known.
-    payload = {} if number is None else {"number": number}
-    columns = {"event": event, "incident": incident, "credential": credential}
-    text = (
-        notifications.of_credential(credential, days=number or 0)
-        if credential is not None
-        else notifications.of_incident(incident, event, now=now)
-    )
-    _create_rows(about, recipients, columns, payload, text, now=now)
+    payload = {"number": number} if number else {}
+    _create_rows(key, recipients, columns, payload, text, now=now)
 
 
 def _create_rows(

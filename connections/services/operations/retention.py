@@ -20,6 +20,7 @@ from connections.services.sharing import history
 
 logger = structlog.get_logger(__name__)
 
+_LONGEST_WARNING = timedelta(days=90)
 TOGETHER = 50  # seals whose rows are removed in one transaction
 
 
@@ -42,7 +43,9 @@ def _prune_alerts(before: datetime) -> None:
     ended = Q(credential=None) | Q(credential__retired_at__isnull=False) | Q(credential__expires_at__lt=before)
     while pks := list(done.filter(over, ended).order_by("pk").values_list("pk", flat=True)[:1000]):
         Delivery.objects.filter(pk__in=pks).delete()
-    old = Notification.objects.filter(over, created_at__lt=before)
+    # A credential warns about its end more than once, so it keeps the keys of its warnings longer.
+    told = ~Q(event=Delivery.Event.EXPIRY) | Q(created_at__lt=before - _LONGEST_WARNING)
+    old = Notification.objects.filter(over, told, created_at__lt=before)
     while pks := list(old.order_by("created_at").values_list("pk", flat=True)[:1000]):
         Notification.objects.filter(pk__in=pks).delete()
 

@@ -124,6 +124,7 @@ def test_whoever_removes_the_incident_does_not_stop_the_alarm(
         watch(NOW + hour * HOUR)
         with database.cursor() as cursor:
             cursor.execute("DELETE FROM connections_delivery")
+            cursor.execute("DELETE FROM connections_notification")
             cursor.execute("DELETE FROM connections_incident")
             cursor.execute("DELETE FROM connections_auditverification")
     assert len(posted) == 3
