@@ -197,6 +197,12 @@ class Filters:
         """The query string without the page, for links and forms that keep the filters."""
         return self._query.urlencode()
 
+    @property
+    def given(self) -> dict[str, str]:
+        """The search, the filters and the order that are in use, by their names in the query string."""
+        order = self.sort.name if self.sort else ""
+        return {"q": self.query, **{each.name: each.value for each in self._narrowing}, "sort": order}
+
     def header(self, ascending: str, descending: str) -> dict[str, str]:
         """Return a column header's link, which turns its order round, and its current direction for aria-sort."""
         current = self.sort.name if self.sort else ""
