@@ -65,7 +65,7 @@ def help_link(context: template.RequestContext) -> SafeString:
         return SafeString("")
     page, heading = target
     url = reverse("documentation_page", args=[page]) + (f"#{heading}" if heading else "")
-    return format_html('<a class="btn btn-ghost-secondary" href="{}">{} Help</a>', url, icon("info-circle"))
+    return format_html('<a class="help-link d-print-none" href="{}">{} Help</a>', url, icon("info-circle"))
 
 
 @register.simple_tag(takes_context=True)
