@@ -17,7 +17,7 @@ from connections.services.audit import denials, publishing, sealing, streaming
 from connections.services.connections import bulk_actions, bulk_execution, directories, sign_in_links
 from connections.services.consent import admin_consent
 from connections.services.expiry import credential_expiry, renewal, sign_in_secret
-from connections.services.governance import access_review_schedule
+from connections.services.governance import access_review_schedule, violation_figures
 from connections.services.mailboxes import probes
 from connections.services.notifications import alerts, outbox
 from connections.services.operations import (
@@ -183,9 +183,10 @@ def check_secrets() -> None:
 
 @shared_task(ignore_result=True)
 def write_daily_figures() -> None:
-    """Write the charts' figures for today and for missed days."""
+    """Write today's figures for charts, those of days that were missed, and the number of policy violations."""
     _as_task()
     daily_figures.update(now=timezone.now())
+    violation_figures.update(now=timezone.now())
 
 
 @shared_task(ignore_result=True)

@@ -17,7 +17,7 @@ from connections.models import AppRegistration, Connection, Share, Team, User
 from connections.services.api_keys import api_keys
 from connections.services.connections import app_only, connections, sign_in
 from connections.services.consent import requests
-from connections.services.governance import access_reviews, policy
+from connections.services.governance import access_reviews, policy, violation_figures
 from connections.services.mailboxes import mailboxes
 from connections.services.operations import daily_figures
 from connections.services.people import accounts, service_accounts
@@ -66,6 +66,7 @@ class Story:
         name, due = "Who still needs access?", (self.now + 15 * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
         access_reviews.start(name, due_at=due, actor=self.alice, now=self.now)
         daily_figures.update(now=self.now)
+        violation_figures.update(now=self.now)
         demo_figures.write(now=self.now)
 
     def _connect(self, owner: User, name: str, account: str, *chosen: str) -> Connection:

@@ -60,7 +60,7 @@ account_alerts                        POST   in  302 302 302 302 302 302 302 302
 account_alerts_test                   POST   in  302 302 302 302 302 302 302 302
 
 access_matrix                         GET    in  403 403 403 403 403 403 200 200
-access_matrix_export                  GET    in  403 403 403 403 403 403 200 200
+access_matrix_export                  POST   in  403 403 403 403 403 403 200 200
 
 tenants                               GET    in  200 200 200 200 200 200 200 200
 tenant_add                            GET    in  403 403 403 403 403 403 200 403
@@ -133,7 +133,7 @@ sign_in_link_done                     POST   405 405 405 405 405 405 405 405 405
 connection_check                      POST   in  302 403 302 403 404 404 302 403
 connection_tags                       POST   in  302 403 302 403 404 404 302 403
 connection_columns                    POST   in  302 302 302 302 302 302 302 302
-connection_export                     GET    in  200 200 200 200 200 200 200 200
+connection_export                     POST   in  200 200 200 200 200 200 200 200
 bulk_actions                          GET    in  200 200 200 200 200 200 200 200
 bulk_action_add                       POST   in  302 302 302 302 302 302 302 403
 bulk_action                           GET    in  200 404 404 404 404 404 404 404

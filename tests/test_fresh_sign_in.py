@@ -36,7 +36,7 @@ SENSITIVE = frozenset(
     bulk_actions.start change_requests.carry_out emergency_access.take api_keys.issue api_keys.rotate api_keys.make_for credentials.add credentials.retire
     credentials.next_certificate app_registrations.register app_registrations.remove new_app.connect accounts.enable_person channels.replace_secret policy.change
     ownership_transfer.transfer accounts.set_roles service_accounts.create service_accounts.change
-    accounts.change_password audit_export.export history_export.export access_review_report.table
+    accounts.change_password audit_export.export history_export.export access_review_report.table recorded_export.of_list
     second_factors.add_app second_factors.add_passkey second_factors.remove
     second_factors.make_recovery_codes
     """.split()  # noqa: SIM905

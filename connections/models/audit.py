@@ -165,6 +165,8 @@ class AuditAction(StrEnum):
     INCIDENT_OPENED = "incident.opened"
     ISSUER_KEY_ADDED = "issuer_key.added"
     ISSUER_KEY_REMOVED = "issuer_key.removed"
+    LIST_EXPORT_STARTED = "list.export_started"
+    LIST_EXPORTED = "list.exported"
     MAILBOX_CHANGED = "mailbox.changed"
     MAILBOX_REGISTERED = "mailbox.registered"
     MAILBOX_REMOVED = "mailbox.removed"

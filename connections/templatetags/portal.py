@@ -17,7 +17,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from connections import audit, audit_sentences, presentation
+from connections import audit, audit_sentences, help_links, presentation
 from connections.access import counts
 from connections.audit_labels import action_label, type_label
 from connections.microsoft import pasted_errors
@@ -54,6 +54,18 @@ def icon(name: str, label: str = "") -> SafeString:
         static("vendor/tabler/icons.svg"),
         name,
     )
+
+
+@register.simple_tag(takes_context=True)
+def help_link(context: template.RequestContext) -> SafeString:
+    """Render the link to the documentation of this page; nothing if there is none, or nobody has signed in."""
+    match = getattr(context.get("request"), "resolver_match", None)
+    target = help_links.target_of(match.view_name) if match and context.get("may") else None
+    if target is None:
+        return SafeString("")
+    page, heading = target
+    url = reverse("documentation_page", args=[page]) + (f"#{heading}" if heading else "")
+    return format_html('<a class="help-link d-print-none" href="{}">{} Help</a>', url, icon("info-circle"))
 
 
 @register.simple_tag(takes_context=True)

@@ -8,12 +8,13 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.utils import timezone
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_POST, require_safe
 
 from connections import csv_export
 from connections.access import permissions, querysets, roles
 from connections.fresh_sign_in import fresh_sign_in_required
 from connections.models import Connection, Share
+from connections.services.audit import recorded_export
 from connections.services.sharing import access_matrix
 from connections.views import list_pages
 
@@ -28,12 +29,17 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "access_matrix/index.html", context)
 
 
-@require_safe
-@fresh_sign_in_required(also_to_read=True)
+@require_POST
+@fresh_sign_in_required()
 def export(request: HttpRequest) -> HttpResponseBase:
-    """Download the current page as CSV, with one line per share. Connections without shares also get a line."""
-    _, _, matrix = _read(request)
-    rows = [line for row in matrix.rows for line in _lines(row)]
+    """Download the page that is shown as CSV, with one line for each share; a connection without any has one, too.
+
+    This is a POST because the download is recorded.
+    """
+    filters, _, matrix = _read(request)
+    lines = (line for row in matrix.rows for line in _lines(row))
+    user = roles.current_user(request.user)
+    rows = recorded_export.of_list(lines, name="Access", filters=filters.given, actor=user)
     return csv_export.as_csv("access.csv", HEADER, rows)
 
 

@@ -9,7 +9,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_POST
 
 from connections import csv_export, effective_status, keyset, presentation
 from connections.access import permissions, querysets, roles
@@ -18,6 +18,7 @@ from connections.errors import InvalidInput
 from connections.fresh_sign_in import fresh_sign_in_required
 from connections.models import Connection, User
 from connections.models.app_registrations import AuthenticationType
+from connections.services.audit import recorded_export
 from connections.services.expiry import forecast
 from connections.services.people import preferences
 from connections.services.policy.next_steps import AWAITS_NEW_OWNER
@@ -118,26 +119,28 @@ def columns(request: HttpRequest) -> HttpResponse:
     return redirect(f"{reverse('connections')}?{list_pages.query_without_page(request).urlencode()}")
 
 
-@require_safe
-@fresh_sign_in_required(also_to_read=True)
+@require_POST
+@fresh_sign_in_required()
 def export(request: HttpRequest) -> HttpResponseBase:
-    """Download all connections that match the filters, as CSV."""
+    """Download all connections that match the filters, as CSV. This is a POST because the download is recorded."""
     user = roles.current_user(request.user)
     filters = filters_of(request)
     matching = filters.apply(querysets.visible_connections(user).prefetch_related("tags"))
     header = ("ID", "Name", "Account", "Status", *COLUMNS.values(), "Tenant", "Tags")
-    return csv_export.as_csv("connections.csv", header, _lines(matching, filters))
+    rows = _lines(matching, filters, user)
+    rows = recorded_export.of_list(rows, name="Connections", filters=filters.given, actor=user)
+    return csv_export.as_csv("connections.csv", header, rows)
 
 
-def _lines(matching: QuerySet[Connection], filters: list_pages.Filters) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a download. CHUNK rows are read at a time."""
+def _lines(matching: QuerySet[Connection], filters: list_pages.Filters, user: User) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a download, reading CHUNK at a time."""
     order = filters.sort.order if filters.sort else SORTS[0].order
     key: list[Any] | None = None
     while True:
         rows = keyset.page_rows(matching, order, CHUNK, key=key)
         shown = rows[:CHUNK]
         effective_status.load(shown)
-        expirations = forecast.next_expirations(shown, now=timezone.now())
+        expirations = forecast.next_expirations(shown, now=timezone.now(), reader=user)
         for row in shown:
             expires = expirations.get(row.pk)
             yield (

@@ -15,7 +15,7 @@ from connections.effective_status import EffectiveStatus
 from connections.errors import ApprovalNeeded
 from connections.forms.connections import CapabilitiesForm, ConnectionEditForm
 from connections.microsoft import backends, capabilities, resources, selected_access
-from connections.models import Connection
+from connections.models import Connection, User
 from connections.services.connections import connections, sign_in_links
 from connections.services.connections import sign_in as sign_in_service
 from connections.services.expiry import forecast as expiry_forecast
@@ -64,7 +64,7 @@ def index(request: HttpRequest) -> HttpResponse:
     page = list_pages.page(request, connections, order=order, matches=matches)
     context = {
         "page": page,
-        "rows": _rows(page.items),
+        "rows": _rows(page.items, user),
         "now": timezone.now(),
         "filters": filters,
         "sees_all": sees_all,
@@ -76,10 +76,10 @@ def index(request: HttpRequest) -> HttpResponse:
     return render(request, "connections/list.html", context)
 
 
-def _rows(connections: list[Connection]) -> list[dict[str, Any]]:
-    """Return each connection with its next expiration, permission drift and policy violations."""
+def _rows(connections: list[Connection], user: User) -> list[dict[str, Any]]:
+    """List each connection with its next expiration, permission drift and policy violations."""
     effective_status.load(connections)
-    forecasts = expiry_forecast.next_expirations(connections, now=timezone.now())
+    forecasts = expiry_forecast.next_expirations(connections, now=timezone.now(), reader=user)
     by_exchange = probes.granted_by_exchange(connections)
     violating = violations.violations_by_connection(evaluate.load_policies(), connections)
     return [
@@ -115,7 +115,8 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     by_exchange = probes.granted_by_exchange([connection]).get(connection.pk, ())
     steps = next_steps.possible_steps(user, connection, now=now)
     granted, kind = connection.granted | frozenset(by_exchange), connection.authentication_type
-    outlook = expiry_forecast.summarize(connection, now=now)
+    access_ends_at = expiry_forecast.access_ends(user, [connection]).get(connection.pk)
+    outlook = expiry_forecast.summarize(connection, now=now, access_ends_at=access_ends_at)
     context = {
         "connection": connection,
         "abilities": [

@@ -28,7 +28,7 @@ from connections.models import (
 )
 from connections.services.audit import verification_records
 from connections.services.connections import request_inbox
-from connections.services.governance import access_reviews
+from connections.services.governance import access_reviews, violation_figures
 from connections.services.operations import checks, daily_figures, doctor, setup_checklist
 from connections.services.operations.checks import State
 from connections.services.policy import next_steps
@@ -97,6 +97,7 @@ def _admin_context(user: User) -> dict[str, Any]:
         "consents": list(consents.select_related("app_registration", "requested_by")[:LISTED]),
         "people_notices": people.notices(),
         "unreachable": counts.capped(MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE)),
+        "violations": violation_figures.latest(),
         "verification": verification_records.newest(now),
         **_portal_health(),
         "expiring": home_charts.expiring(),
@@ -115,7 +116,9 @@ def _admin_context(user: User) -> dict[str, Any]:
         "unreachable",
         "portal_problems",
     )
-    context["all_well"] = not (tasks["any"] or figures["unfinished"] or any(context[name] for name in problems))
+    violating = context["violations"] is not None and context["violations"].total
+    is_well = not (tasks["any"] or figures["unfinished"] or violating)
+    context["all_well"] = is_well and not any(context[name] for name in problems)
     context["is_empty"] = figures["total"] == 0
     return context
 

@@ -198,6 +198,12 @@ class Filters:
         """The query string without the page's key, for links and forms that keep the filters."""
         return self._query.urlencode()
 
+    @property
+    def given(self) -> dict[str, str]:
+        """The search, the filters and the order that are in use, by their names in the query string."""
+        order = self.sort.name if self.sort else ""
+        return {"q": self.query, **{each.name: each.value for each in self._narrowing}, "sort": order}
+
     def header(self, ascending: str, descending: str) -> dict[str, str]:
         """Return the link of a column header, which reverses the order, and the current direction for aria-sort."""
         current = self.sort.name if self.sort else ""

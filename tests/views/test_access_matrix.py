@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from connections.models import Connection, Share, Team, TeamMember, User
+from connections.models import AuditEvent, Connection, Share, Team, TeamMember, User
 from connections.services.sharing import access_matrix
 from tests import factories
 from tests.views.pages import assert_hides, assert_shows, text
@@ -54,11 +54,13 @@ def test_it_finds_connections_by_who_can_use_them(
 
 
 def test_the_export_has_a_line_for_each_share_on_the_page(auditor: Client, shared: Connection) -> None:
-    response = auditor.get("/access/export.csv?q=invoi")
+    response = auditor.post("/access/export.csv?q=invoi")
     lines = b"".join(response.streaming_content).decode().splitlines()  # type: ignore[attr-defined]
     assert len(lines) == 3
     assert lines[1].startswith(f"{shared.pk},Invoices,Bob Member,Dave Stranger,person,use,")
     assert lines[2] == f"{shared.pk},Invoices,Bob Member,Accounting,team,manage,"
+    event = AuditEvent.objects.get(action="list.exported")
+    assert (event.target_name, event.changes) == ("Access", {"q": "invoi", "rows": 2, "complete": True})
 
 
 def test_many_shares_cost_no_more_queries_and_no_more_columns(admin: Client, bob: User, max_queries: Any) -> None:

@@ -10,7 +10,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from connections.models import Connection, SavedView, Share, User
+from connections.models import AuditEvent, Connection, SavedView, Share, User
 from connections.services.connections import connections
 from connections.views import connection_list
 from tests import browser_sessions, factories
@@ -142,14 +142,24 @@ def test_the_download_has_what_the_filter_shows_in_its_order(
     Connection.objects.filter(pk=three[0].pk).update(name="=HYPERLINK(1)")
     three[1].tags.create(name="finance")
     monkeypatch.setattr(connection_list, "CHUNK", 2)
-    header, *rows = rows_of(member.get("/connections/export.csv?sort=-name"))
+    header, *rows = rows_of(member.post("/connections/export.csv?sort=-name"))
     assert header[:4] == ["ID", "Name", "Account", "Status"]
     assert [row[1] for row in rows] == ["Zebra", "Archive", "'=HYPERLINK(1)"]
     assert (rows[0][3], rows[0][-1]) == ("Active", "finance")
-    assert len(rows_of(member.get("/connections/export.csv?tag=finance"))) == 2
+    assert len(rows_of(member.post("/connections/export.csv?tag=finance"))) == 2
+
+
+def test_each_download_is_recorded_with_its_filter(member: Client, bob: User, three: list[Connection]) -> None:
+    rows_of(member.post("/connections/export.csv?q=a&status=active&nonsense=1"))
+    started, done = AuditEvent.objects.filter(action__startswith="list.").order_by("pk")
+    filters = {"q": "a", "status": "active", "sort": "name"}
+    assert (started.action, started.changes) == ("list.export_started", filters)
+    assert (done.action, done.actor, done.target_name) == ("list.exported", bob, "Connections")
+    assert done.changes == {**filters, "rows": 3, "complete": True}
+    assert member.get("/connections/export.csv").status_code == 405
 
 
 def test_the_download_needs_a_fresh_sign_in(bob: User) -> None:
     client = Client()
     browser_sessions.sign_in(client, bob, is_fresh=False)
-    assert client.get("/connections/export.csv")["Location"].startswith("/account/confirm/")
+    assert client.post("/connections/export.csv")["Location"].startswith("/account/confirm/")

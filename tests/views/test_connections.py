@@ -21,7 +21,7 @@ def page(connection: Connection) -> str:
 def test_the_list_asks_the_same_number_of_queries_for_one_and_for_many(admin: Client, max_queries: Any) -> None:
     for number in range(40):
         factories.make_connection(name=f"Connection {number:02}")
-    with max_queries(12):
+    with max_queries(13):
         assert "Connection 39" in text(admin.get("/connections/"))
 
 

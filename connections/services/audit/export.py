@@ -13,7 +13,7 @@ from connections import audit
 from connections.access import permissions, roles
 from connections.models import AuditEvent, TokenFetch, User
 from connections.models.audit import AuditAction
-from connections.services.audit import serialization
+from connections.services.audit import recorded_export, serialization
 
 CHUNK = 5000  # rows held in memory at a time
 
@@ -53,32 +53,15 @@ def export(
     last_fetch = TokenFetch.objects.aggregate(last=Max("pk"))["last"] or 0
     facts = {"format": str(file_format), **{name: value for name, value in filters.items() if value}}
     facts |= {"last_event": last_event, "last_fetch": last_fetch}
-    audit.record(AuditAction.AUDIT_EXPORT_STARTED, audit.TRAIL, actor=actor, changes=facts)
     events = None if events is None else events.filter(pk__lte=last_event)
     fetches = None if fetches is None else fetches.filter(pk__lte=last_fetch)
-    return _recorded(serialize(lines(events, fetches), file_format), facts, actor, audit.origin.get())
-
-
-def _recorded(
-    chunks: Iterator[tuple[int, str]], facts: dict[str, Any], actor: User, origin: audit.Origin
-) -> Iterator[str]:
-    rows, complete = 0, False
-    try:
-        for count, text in chunks:
-            rows += count
-            yield text
-        complete = True
-    finally:
-        # The response is streamed after the request has ended, so the request's origin must be restored.
-        before = audit.origin.set(origin)
-        audit.record(
-            AuditAction.AUDIT_EXPORTED,
-            audit.TRAIL,
-            actor=actor,
-            changes={**facts, "rows": rows, "complete": complete},
-            outcome=AuditEvent.Outcome.DONE if complete else AuditEvent.Outcome.FAILED,
-        )
-        audit.origin.reset(before)
+    return recorded_export.recorded(
+        serialize(lines(events, fetches), file_format),
+        actions=(AuditAction.AUDIT_EXPORT_STARTED, AuditAction.AUDIT_EXPORTED),
+        target=audit.TRAIL,
+        facts=facts,
+        actor=actor,
+    )
 
 
 def lines(events: QuerySet[AuditEvent] | None, fetches: QuerySet[TokenFetch] | None) -> Iterator[str]:

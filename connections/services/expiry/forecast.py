@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from connections.access import querysets
 from connections.microsoft import classifier
-from connections.models import AppCredential, Connection
+from connections.models import AppCredential, Connection, Share, User
 from connections.services.registry import credential_checks
 
 Status = Connection.Status
@@ -54,24 +55,50 @@ class ForecastSummary:
         return self.forecasts[0] if self.forecasts else None
 
 
-def next_expirations(connections: Iterable[Connection], *, now: datetime) -> dict[int, Forecast]:
-    """Return the next expiration of each connection that has one, by connection ID. Takes one query."""
+def next_expirations(
+    connections: Iterable[Connection], *, now: datetime, reader: User | None = None
+) -> dict[int, Forecast]:
+    """The next expiration of each connection, by connection ID, for this reader. Takes two queries."""
     rows = list(connections)
     credentials = credentials_of({row.app_registration_id for row in rows})
-    summaries = {row.pk: summarize(row, now=now, credentials=credentials[row.app_registration_id]) for row in rows}
+    ends = access_ends(reader, rows) if reader else {}
+    summaries = {
+        row.pk: summarize(
+            row, now=now, credentials=credentials[row.app_registration_id], access_ends_at=ends.get(row.pk)
+        )
+        for row in rows
+    }
     return {pk: summary.next for pk, summary in summaries.items() if summary.next is not None}
 
 
-def summarize(
-    connection: Connection, *, now: datetime, credentials: Iterable[AppCredential] | None = None
-) -> ForecastSummary:
-    """Return all forecasts of the connection. A connection that waits for a sign-in has none.
+def access_ends(reader: User, connections: Iterable[Connection]) -> dict[int, datetime]:
+    """When the reader's shares of these connections end, by connection ID. Takes one query.
 
-    The caller passes the app registration's live credentials if they are already loaded.
+    Connections that the reader owns, or has a share of without an end, are missing.
     """
+    shared = [row.pk for row in connections if row.owner_id != reader.pk]
+    ends: dict[int, datetime | None] = {}
+    shares = querysets.shares_with(reader).filter(connection__in=shared) if shared else Share.objects.none()
+    for connection, until in shares.order_by().values_list("connection", "until"):
+        known = ends.get(connection, until)
+        ends[connection] = max(known, until) if known and until else None
+    return {connection: until for connection, until in ends.items() if until is not None}
+
+
+def summarize(
+    connection: Connection,
+    *,
+    now: datetime,
+    credentials: Iterable[AppCredential] | None = None,
+    access_ends_at: datetime | None = None,
+) -> ForecastSummary:
+    """All forecasts; if it waits for a sign-in, only that of the reader's own access.
+
+    ``credentials``: the app's live ones, if already loaded. ``access_ends_at``: when the reader's share ends.
+    """
+    forecasts = [_end_of_access(access_ends_at)] if access_ends_at else []
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED):
-        return ForecastSummary()
-    forecasts: list[Forecast] = []
+        return ForecastSummary(tuple(forecasts))
     remarks: list[str] = []
     if (idle := _idle_limit(connection, now)) is not None:
         forecasts.append(idle)
@@ -202,6 +229,11 @@ def _sign_in_limit(connection: Connection, now: datetime) -> Iterable[Forecast]:
         Who.OWNER,
         certain=False,
     )
+
+
+def _end_of_access(at: datetime) -> Forecast:
+    cause, action = "your access to this connection expires.", "If you still need it, ask the owner to extend it."
+    return Forecast(at, Reason.SHARE, cause, action, Who.OWNER, certain=True)
 
 
 def _idle_limit(connection: Connection, now: datetime) -> Forecast | None:

@@ -17,7 +17,7 @@ from connections.models import AuditEvent, AuditSeal, Connection, TokenFetch, Us
 from connections.models.audit import AuditAction
 from connections.services.api_keys import api_keys
 from connections.services.audit import export as audit_export
-from connections.services.audit import sealing
+from connections.services.audit import recorded_export, sealing
 from tests import factories
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
@@ -107,3 +107,12 @@ def test_the_page_is_exported(trail: Connection, carol: User, alice: User, signe
     assert event.changes["action"] == "tenant.changed"
     assert signed_in(carol).post("/audit/export/", {"format": "exe"}).status_code == 400
     assert signed_in(carol).post("/audit/export/", {"date_from": "x"}).status_code == 400
+
+
+def test_an_aborted_download_of_a_list_is_recorded_with_the_rows_that_left(carol: User) -> None:
+    rows = recorded_export.of_list(iter("abc"), name="Connections", filters={"q": "x", "tag": ""}, actor=carol)
+    assert AuditEvent.objects.get().action == "list.export_started"
+    assert next(rows) == "a"
+    rows.close()
+    event = AuditEvent.objects.get(action="list.exported")
+    assert (event.outcome, event.changes) == ("failed", {"q": "x", "rows": 1, "complete": False})

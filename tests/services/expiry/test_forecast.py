@@ -8,7 +8,7 @@ from django.db import connection as database
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from connections.models import AppCredential, Connection
+from connections.models import AppCredential, Connection, Share, Team
 from connections.services.expiry import forecast
 from connections.services.expiry.forecast import Forecast, Reason
 from connections.services.tokens import scheduler
@@ -42,6 +42,34 @@ def test_the_only_secret_limits_the_connection() -> None:
     assert (expiry.reason, expiry.at, expiry.who, expiry.certain) == expected
     assert "only client secret" in expiry.cause
     assert "according to the date entered here" in expiry.cause
+
+
+def test_the_end_of_the_readers_own_access_is_an_expiration() -> None:
+    bob, dave, una = (factories.make_person(name) for name in ("bob", "dave", "una"))
+    app = factories.make_app_registration(secret=None)
+    factories.make_secret(app, expires_at=None)
+    first, second, third = (
+        factories.make_connection(owner=bob, name=name, app_registration=app) for name in ("First", "Second", "Third")
+    )
+    team = Team.objects.create(name="Accounting")
+    team.members.add(dave)
+    share = Share.objects.create
+    share(connection=first, person=dave, until=NOW + days(5))
+    share(connection=first, team=team, until=NOW + days(9))
+    share(connection=second, person=dave, until=NOW + days(5))
+    share(connection=second, team=team)  # without an end
+    share(connection=third, person=dave, until=NOW + days(3), ended_at=NOW)
+    share(connection=third, person=una, until=NOW + days(2))
+    share(connection=third, person=bob, until=NOW + days(1))
+    everything = [first, second, third]
+    with CaptureQueriesContext(database) as queries:
+        expirations = forecast.next_expirations(everything, now=NOW, reader=dave)
+    assert {pk: (each.at, each.reason) for pk, each in expirations.items()} == {first.pk: (NOW + days(9), Reason.SHARE)}
+    assert len(queries) == 2
+    assert forecast.next_expirations(everything, now=NOW, reader=bob) == {}, "owners lose nothing"
+    assert forecast.access_ends(una, everything) == {third.pk: NOW + days(2)}
+    first.status = Status.RECONNECT_NEEDED
+    assert forecast.next_expirations([first], now=NOW, reader=dave)[first.pk].reason == Reason.SHARE
 
 
 def test_the_credential_that_lasts_longest_decides() -> None:
