@@ -21,5 +21,9 @@ def warm_up() -> None:
     for path in names:
         try:
             loader.get_template(str(path.relative_to(folder)))
-        except (TemplateDoesNotExist, TemplateSyntaxError, ValueError):  # the page that uses the template will report the error
+        except (
+            TemplateDoesNotExist,
+            TemplateSyntaxError,
+            ValueError,
+        ):  # the page that uses the template will report the error
             logger.exception("A template could not be compiled in advance.")
