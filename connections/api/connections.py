@@ -95,7 +95,7 @@ class ConnectionOut(Schema):
     granted: Sorted = Field(description="Permissions that Microsoft has granted.")
     lacking: list[str] = Field(description="Missing permissions.")
     tags: list[str] = Field(description="Free words for finding it, in alphabetical order.")
-    wished_mailboxes: list[str] = Field(description="Shared mailboxes that wait until their tenant is known.")
+    pending_mailboxes: list[str] = Field(description="Shared mailboxes that wait until their tenant is known.")
     connected_at: datetime | None = Field(description="When someone last signed in for it.")
     refreshed_at: datetime | None = Field(description="When Microsoft last renewed its token.")
     created_at: datetime
@@ -252,10 +252,12 @@ def add_connection(request: HttpRequest, response: HttpResponse, body: Connectio
     if body.authentication_type == AuthenticationType.AUTHORIZATION_CODE:
         with transaction.atomic():
             # At a shared endpoint, the mailboxes' directory is known only after the sign-in.
-            wished = body.shared_mailboxes if tenant.is_shared_endpoint else []
-            known = [] if wished else body.shared_mailboxes
+            pending = body.shared_mailboxes if tenant.is_shared_endpoint else []
+            known = [] if pending else body.shared_mailboxes
             attached = mailboxes.find_or_register(tenant, known, actor=key.owner)
-            connection = connections.start_delegated(app, **values, shared_mailboxes=attached, wished_mailboxes=wished)
+            connection = connections.start_delegated(
+                app, **values, shared_mailboxes=attached, pending_mailboxes=pending
+            )
             with suppress(ApprovalNeeded):
                 if not app.is_personal:
                     link = _link_with_token(*sign_in_links.create(connection, actor=key.owner, now=timezone.now()))

@@ -218,7 +218,7 @@ class ImpactForm(forms.Form):
         widget=forms.RadioSelect,
         choices=(
             ("leave", "Flag them: they keep working, but can't be changed"),
-            ("mend", "Remove access now, or shorten shares that exceed the maximum duration"),
+            ("fix", "Remove access now, or shorten shares that exceed the maximum duration"),
         ),
     )
 

@@ -134,7 +134,7 @@ class Migration(migrations.Migration):
             name='AlertChoice',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('own_incidents', models.BooleanField(default=True, verbose_name='what I must mend')),
+                ('own_incidents', models.BooleanField(default=True, verbose_name='what I must fix')),
                 ('reminders', models.BooleanField(default=True, verbose_name='reminders while it is not mended')),
                 ('recoveries', models.BooleanField(default=True, verbose_name='when it works again')),
                 ('organisation_incidents', models.BooleanField(default=True, verbose_name='incidents of the organisation')),

@@ -38,7 +38,7 @@ class AlertChoice(models.Model):
     """A person's email preferences. The defaults apply to people without a row."""
 
     user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="alert_choice")
-    own_incidents = models.BooleanField("what I must mend", default=True)
+    own_incidents = models.BooleanField("what I must fix", default=True)
     reminders = models.BooleanField("reminders while it is not mended", default=True)
     recoveries = models.BooleanField("when it works again", default=True)
     # Only for IT admins.

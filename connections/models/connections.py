@@ -103,7 +103,7 @@ class Connection(models.Model):
     # The organisation's host names at SharePoint and Dataverse, by resource.
     hosts = models.JSONField(default=dict, blank=True)
     # Addresses of shared mailboxes. They are attached once a sign-in shows which directory they are in.
-    wished_mailboxes = models.JSONField(default=list, blank=True)
+    pending_mailboxes = models.JSONField(default=list, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     status = models.CharField(max_length=20, choices=Status, default=Status.PENDING)

@@ -242,7 +242,7 @@ def _connect_new(request: HttpRequest, user: User, data: dict[str, Any], secret:
         name=data["app_name"],
         tenant_name=data["tenant_name"],
     )
-    wishes = new_app.Wishes(
+    options = new_app.ConnectionOptions(
         AuthenticationType(data["kind"]),
         data["name"],
         data["chosen"],
@@ -251,7 +251,7 @@ def _connect_new(request: HttpRequest, user: User, data: dict[str, Any], secret:
         data.get("mailboxes", ()),
         data["reason"],
     )
-    connection = new_app.connect(new, wishes, actor=user, now=timezone.now())
+    connection = new_app.connect(new, options, actor=user, now=timezone.now())
     if not connection.app_registration.is_ready:  # a federated credential, which must first be added in Entra
         messages.info(request, f"{connection} was saved. {TRUST_FIRST}")
         return redirect("app", pk=connection.app_registration_id)

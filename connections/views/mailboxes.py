@@ -137,15 +137,15 @@ def attached(user: User, connection: Connection) -> dict[str, Any]:
     missing = mailboxes.missing_permission(connection)
     return {
         "mailbox_rows": rows,
-        "mailboxes_apply": bool(rows or connection.wished_mailboxes) or mailboxes.reads_mailboxes(connection),
+        "mailboxes_apply": bool(rows or connection.pending_mailboxes) or mailboxes.reads_mailboxes(connection),
         "mailboxes_may_change": may_change,
         "mailboxes_may_probe": permissions.can_check(user, connection) and probes.can_be_probed(connection),
         "mailboxes_send": probes.may_send(connection),
         "mailboxes_wide": _tenant_wide(connection),
         "mailboxes_missing": missing,
         "mailboxes_may_add_permission": bool(missing) and next_steps.may_sign_in(user, connection),
-        "mailboxes_wished": connection.wished_mailboxes,
-        "mailboxes_wished_why": directories.why_waiting(connection),
+        "mailboxes_pending": connection.pending_mailboxes,
+        "mailboxes_pending_why": directories.why_waiting(connection),
         "mailbox_form": AttachForm() if may_attach else None,
         "known_mailboxes": _suggestions(connection) if may_attach else [],
     }

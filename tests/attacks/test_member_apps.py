@@ -14,7 +14,7 @@ from connections.forms.connect import UsableCredentialForm
 from connections.models import AppRegistration, Connection, Share, Tenant, User
 from connections.models.app_registrations import AuthenticationType
 from connections.services.connections import connections, new_app, sign_in, sign_in_links
-from connections.services.connections.new_app import NewApp, Wishes
+from connections.services.connections.new_app import ConnectionOptions, NewApp
 from connections.services.governance import policy
 from connections.services.people import ownership_transfer
 from connections.services.policy.next_steps import Step, possible_steps
@@ -27,7 +27,7 @@ from tests.api.api_client import Program, problem
 
 NOW = timezone.now()
 OWN = NewApp("sandbox", seed.CONTOSO, seed.CONNECTIONS_APP, "single", NewSecret(seed.CONNECTIONS_SECRET))
-WISHES = Wishes(AuthenticationType.AUTHORIZATION_CODE, "Invoices", ["mail.read"])
+WISHES = ConnectionOptions(AuthenticationType.AUTHORIZATION_CODE, "Invoices", ["mail.read"])
 
 
 @pytest.fixture

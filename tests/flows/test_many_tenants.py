@@ -204,7 +204,7 @@ def test_accounts_of_three_directories_connect_through_one_app(
     ):
         member = person(bob)
         begun = start(member, common, mailbox, name=upn)
-        assert Connection.objects.get(name=upn).wished_mailboxes == [mailbox]
+        assert Connection.objects.get(name=upn).pending_mailboxes == [mailbox]
         member.connect(begun, upn)
 
     made = list(Connection.objects.order_by("pk"))
@@ -212,7 +212,7 @@ def test_accounts_of_three_directories_connect_through_one_app(
     assert [connection.tenant.tid for connection in made] == [seed.CONTOSO, seed.FABRIKAM, seed.LITWARE]
     assert [connection.app_consent.tenant for connection in made] == [connection.tenant for connection in made]
     assert [connection.mailbox_accesses.get().state for connection in made] == ["reachable"] * 3
-    assert not Connection.objects.exclude(wished_mailboxes=[]).exists()
+    assert not Connection.objects.exclude(pending_mailboxes=[]).exists()
     assert AppCredential.objects.count() == 1
     assert sweep_due(timezone.now()).renewed == 3
 
@@ -246,7 +246,7 @@ def test_otherwise_an_it_admin_is_asked_and_adds_it_with_one_click(
     for _ in range(2):
         admin.post(f"/incidents/{incident.pk}/tenant/")
     assert factories.reloaded(connection).tenant.tid == seed.FABRIKAM
-    assert connection.wished_mailboxes == []
+    assert connection.pending_mailboxes == []
     assert connection.mailbox_accesses.get().mailbox.address == "desk@fabrikam.example"
     assert factories.reloaded(incident).closed_at is not None
     assert Tenant.objects.filter(tid=seed.FABRIKAM).count() == 1

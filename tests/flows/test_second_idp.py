@@ -187,7 +187,7 @@ def test_common_and_a_shared_mailbox_work_at_another_server(
     back = urlsplit(redirect_of(begun["Location"]))
     member.get(f"{back.path}?{back.query}")
     connection = Connection.objects.get()
-    assert (connection.status, connection.wished_mailboxes) == ("active", ["desk@example.net"])
+    assert (connection.status, connection.pending_mailboxes) == ("active", ["desk@example.net"])
     signed_in(alice).post(f"/incidents/{Incident.objects.get().pk}/tenant/")
     connection.refresh_from_db()
     assert (connection.tenant.name, connection.tenant.tid) == ("example.net", second_idp.DIRECTORY)

@@ -81,5 +81,7 @@ def test_an_answer_of_more_than_256_kib_is_not_kept_in_memory(endless: str) -> N
 @pytest.mark.parametrize("space", ["", "\xa0"])
 def test_an_unusual_success_never_raises(space: str) -> None:
     body = f'{space}{{"access_token": "eyJ0", "expires_in": {"9" * 5000}}}'
-    response: http.Response[None] = http.Response(http.Request("POST", "https://login.example.org", tag=None), 201, body=body.encode())
+    response: http.Response[None] = http.Response(
+        http.Request("POST", "https://login.example.org", tag=None), 201, body=body.encode()
+    )
     assert isinstance(token_endpoint.read_answer(response), token_endpoint.TokenSet)

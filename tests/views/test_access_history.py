@@ -125,7 +125,7 @@ def test_auditors_export_the_answer_and_the_export_is_recorded(
         ("Dave Stranger <dave>", "use", "12:00:00", "14:00:00"),
     ]
     assert rows[1]["team"] == "Finance"
-    assert rows[1]["put_in_by"] == rows[2]["ended_by"] == "Alice Admin <alice>"
+    assert rows[1]["added_by"] == rows[2]["ended_by"] == "Alice Admin <alice>"
     event = AuditEvent.objects.get(action="audit.exported")
     assert (event.actor, event.target_name) == (carol, "Audit trail")
     assert event.changes == {"question": f"Access to Invoices on {DAY} UTC", "connection_id": story.pk, "rows": 3}

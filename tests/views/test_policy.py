@@ -81,7 +81,7 @@ def test_the_impact_is_shown_before_anything_is_saved(admin: Client, bob: User) 
     assert shown.status_code == 200
     assert not Policy.objects.exists()
     assert_shows(words, "1 connection<", "Invoices", "allowed by the organisation", "1 share<", "Can be short")
-    answer = admin.post("/policy/", hidden(shown) | {"on_connections": "disable", "on_shares": "mend"})
+    answer = admin.post("/policy/", hidden(shown) | {"on_connections": "disable", "on_shares": "fix"})
     assert answer.status_code == 302
     assert Connection.objects.get().status == "disabled"
     assert Share.objects.get().until is not None

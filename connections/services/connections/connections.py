@@ -38,11 +38,11 @@ def start_delegated(
     now: datetime | None = None,
     reason: str = "",
     tenant: Tenant | None = None,
-    wished_mailboxes: Sequence[str] = (),
+    pending_mailboxes: Sequence[str] = (),
 ) -> Connection:
     """Create a delegated connection, ready for its sign-in, in ``tenant`` (default: the app registration's own).
 
-    ``hosts`` are as in ``build``. ``wished_mailboxes`` are addresses of shared mailboxes in a directory that is known
+    ``hosts`` are as in ``build``. ``pending_mailboxes`` are addresses of shared mailboxes in a directory that is known
     only after the sign-in. Raises NotAllowed, PolicyForbids, InvalidInput or AlreadyExists.
     """
     roles.require(
@@ -58,7 +58,7 @@ def start_delegated(
         hosts=hosts,
         tenant=tenant,
     )
-    connection.wished_mailboxes = directories.wished(connection, wished_mailboxes)
+    connection.pending_mailboxes = directories.pending_addresses(connection, pending_mailboxes)
     connection.created_at = now or connection.created_at
     decision, _ = approvals.evaluate_approval(connection)
     evaluate.refuse_forbidden(decision)

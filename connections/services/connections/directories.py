@@ -29,7 +29,7 @@ BATCH = 50  # directories per run
 LONGEST_NAME = 100
 
 
-def wished(connection: Connection, addresses: Sequence[str]) -> list[str]:
+def pending_addresses(connection: Connection, addresses: Sequence[str]) -> list[str]:
     """Return the addresses to attach after the sign-in, without duplicates.
 
     Raises InvalidInput if the directory is known already, because its mailboxes can be chosen directly.
@@ -46,7 +46,7 @@ def mailbox_options(tenant: Tenant, addresses: Sequence[str], *, actor: User) ->
     If the directory is known, mailboxes that are not in the portal yet are registered now.
     """
     if tenant.is_shared_endpoint:
-        return {"wished_mailboxes": addresses} if addresses else {}
+        return {"pending_mailboxes": addresses} if addresses else {}
     return {"shared_mailboxes": mailboxes.find_or_register(tenant, addresses, actor=actor)}
 
 
@@ -62,7 +62,7 @@ def signed_in(connection: Connection, account: Account, *, actor: User, now: dat
         return  # personal accounts have neither a directory of their own nor shared mailboxes
     tenant = _find(connection.tenant.environment, account.tid) or _register_if_allowed(connection, account)
     if tenant is None:
-        if connection.wished_mailboxes:
+        if connection.pending_mailboxes:
             incidents.tenant_unknown(connection, account.tid, username=account.username, now=now)
     elif _is_allowed(connection, tenant):
         _bind(connection, tenant, actor=actor, now=now)
@@ -103,10 +103,10 @@ def _bind(connection: Connection, tenant: Tenant, *, actor: User, now: datetime)
     audit.record(AuditAction.CONNECTION_TENANT_BOUND, connection, actor=None, changes=changes)
     connection.tenant, connection.app_consent = tenant, consent
     Connection.objects.filter(pk=connection.pk).update(tenant=tenant, app_consent=consent)
-    left = [address for address in connection.wished_mailboxes if not _attach(connection, address, actor=actor)]
-    if left != connection.wished_mailboxes:
-        Connection.objects.filter(pk=connection.pk).update(wished_mailboxes=left)
-        connection.wished_mailboxes = left
+    left = [address for address in connection.pending_mailboxes if not _attach(connection, address, actor=actor)]
+    if left != connection.pending_mailboxes:
+        Connection.objects.filter(pk=connection.pk).update(pending_mailboxes=left)
+        connection.pending_mailboxes = left
     incidents.tenant_known(connection, now=now)
 
 
@@ -183,7 +183,7 @@ def _bind_waiting(incident: Incident, tenant: Tenant, *, now: datetime) -> int:
 
 def why_waiting(connection: Connection) -> str:
     """Say why shared mailboxes still wait for their directory. Returns "" if no mailbox waits."""
-    if not connection.wished_mailboxes:
+    if not connection.pending_mailboxes:
         return ""
     if not connection.account_tid:
         return "They are added after the sign-in, when the directory is known."

@@ -34,7 +34,7 @@ class NewApp:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class ConnectionOptions:
     """The requested connection. ``addresses`` are shared mailboxes, which are registered if they are not in the portal."""
 
     authentication_type: AuthenticationType
@@ -51,34 +51,34 @@ def may_bring_app(user: User) -> bool:
     return permissions.can_bring_app(user, members_may=evaluate.load_policies().organisation.member_apps)
 
 
-def connect(new: NewApp, wishes: Wishes, *, actor: User, now: datetime) -> Connection:
+def connect(new: NewApp, options: ConnectionOptions, *, actor: User, now: datetime) -> Connection:
     """Test the credential at Microsoft, then store tenant, app registration and connection in one transaction.
 
     Returns a delegated connection that waits for its sign-in, or an app-only one with its token (pending if the policy
     requires an approval). Raises NotAllowed, PolicyForbids, InvalidInput, AlreadyExists, MicrosoftRefused (with the
     form's ``field``) or MicrosoftUnavailable, without storing anything.
     """
-    is_app_only = wishes.authentication_type == AuthenticationType.CLIENT_CREDENTIALS
+    is_app_only = options.authentication_type == AuthenticationType.CLIENT_CREDENTIALS
     _require_allowed(actor, is_app_only)
     _require_provable(new, actor, is_app_only)
     tenant = _find_tenant(new) or _look_up_tenant(new)
     _require_known_directory(tenant, actor)
     app = _application(new, tenant, is_app_only)
     app_registrations.check_settings(app)
-    answer = _test(app, new, wishes, now)
+    answer = _test(app, new, options, now)
     with transaction.atomic():
         app = _store_app(app, new, actor)
-        options: dict[str, Any] = {
-            "name": wishes.name,
-            "chosen": wishes.chosen,
-            "extra_scopes": wishes.extra_scopes,
-            "hosts": wishes.hosts,
-            "reason": wishes.reason,
-            **directories.mailbox_options(app.tenant, wishes.addresses, actor=actor),
+        values: dict[str, Any] = {
+            "name": options.name,
+            "chosen": options.chosen,
+            "extra_scopes": options.extra_scopes,
+            "hosts": options.hosts,
+            "reason": options.reason,
+            **directories.mailbox_options(app.tenant, options.addresses, actor=actor),
         }
         if answer is None:
-            return connections.start_delegated(app, **options, actor=actor, now=now)
-        connection = app_only.connect_with(app, answer, **options, actor=actor, now=now)
+            return connections.start_delegated(app, **values, actor=actor, now=now)
+        connection = app_only.connect_with(app, answer, **values, actor=actor, now=now)
     return app_only.settle(connection, answer, actor=actor, now=now)
 
 
@@ -144,7 +144,9 @@ def _application(new: NewApp, tenant: Tenant, is_app_only: bool) -> AppRegistrat
     )
 
 
-def _test(app: AppRegistration, new: NewApp, wishes: Wishes, now: datetime) -> token_endpoint.TokenSet | None:
+def _test(
+    app: AppRegistration, new: NewApp, options: ConnectionOptions, now: datetime
+) -> token_endpoint.TokenSet | None:
     """Test the credential at Microsoft. For an app-only connection, return the token that the test got.
 
     A federated credential is not tested yet, because Entra's trust in it needs the stored row.
@@ -152,12 +154,12 @@ def _test(app: AppRegistration, new: NewApp, wishes: Wishes, now: datetime) -> t
     credentials.check_possible(new.credential, app.tenant)
     if isinstance(new.credential, credentials.NewFederated):
         return None
-    if wishes.authentication_type != AuthenticationType.CLIENT_CREDENTIALS:
+    if options.authentication_type != AuthenticationType.CLIENT_CREDENTIALS:
         credentials.is_accepted(app, new.credential, allow_untried=False)
         return None
     application = credential_checks.build_application(app, credentials.to_present(new.credential))
-    resource = resources.main(capabilities.application_roles(wishes.chosen, wishes.extra_scopes))
-    audience = resources.audience(application.cloud, resource, wishes.hosts)
+    resource = resources.main(capabilities.application_roles(options.chosen, options.extra_scopes))
+    audience = resources.audience(application.cloud, resource, options.hosts)
     try:
         return token_endpoint.request_app_only_token(application, audience=audience)
     except MicrosoftRefused as error:

@@ -25,7 +25,7 @@ class ConnectionAction(StrEnum):
 
 class ShareAction(StrEnum):
     LEAVE = "leave"
-    MEND = "mend"  # end them, or shorten those that only last too long
+    FIX = "fix"  # end them, or shorten those that only last too long
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def change(
     # Convert to plain values and back, so that only rules that can be read again are stored.
     rules = policy_rules.from_dict(policy_rules.to_dict(rules), of_app=app_registration is not None)
     disable = ConnectionAction(on_connections) is ConnectionAction.DISABLE
-    fix = ShareAction(on_shares) is ShareAction.MEND
+    fix = ShareAction(on_shares) is ShareAction.FIX
     with atomic_or(lambda: _changed_meanwhile()):
         before = _replace(app_registration, rules, actor=actor, now=now, version=version)
         outcome = _apply_to_existing(seen, disable=disable, fix=fix, actor=actor, now=now)

@@ -9,7 +9,7 @@ from connections.services.sharing.history_queries import Access, AccessHistoryQu
 COLUMNS = (
     "person", "person_id", "connection", "connection_id", "level", "through", "team", "team_id",
     "from_utc", "to_utc", "given_by", "given_at_utc", "planned_end_utc", "ended_at_utc", "ended_by",
-    "member_since_utc", "put_in_by", "left_at_utc", "taken_out_by",
+    "member_since_utc", "added_by", "left_at_utc", "removed_by",
 )  # fmt: skip
 Row = tuple[str, ...]
 

@@ -153,7 +153,10 @@ def store_renewed(renewed: Sequence[RenewedToken], *, now: datetime) -> dict[int
                 stored = cursor.fetchall()
         else:
             stored = _write_sqlite(rows, now)
-    return {pk: Stored(pk, bool(flagged), bool(in_incident), bool(wish)) for pk, flagged, in_incident, wish in stored}
+    return {
+        pk: Stored(pk, bool(flagged), bool(in_incident), bool(is_requested))
+        for pk, flagged, in_incident, is_requested in stored
+    }
 
 
 def _row(token: RenewedToken, now: datetime) -> tuple[Any, ...]:

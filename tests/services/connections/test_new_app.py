@@ -12,7 +12,7 @@ from connections.microsoft import http
 from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, SharedMailbox, Tenant, User
 from connections.models.app_registrations import AuthenticationType
 from connections.services.connections import connections, new_app
-from connections.services.connections.new_app import NewApp, Wishes
+from connections.services.connections.new_app import ConnectionOptions, NewApp
 from connections.services.governance import policy
 from connections.services.policy.rules import Rules
 from connections.services.registry.credentials import NewFederated, NewSecret
@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sandbox")]
 NOW = timezone.now()
 NEW = NewApp("sandbox", seed.CONTOSO, seed.CONNECTIONS_APP, "single", NewSecret(seed.CONNECTIONS_SECRET))
 ROBOTS = replace(NEW, client_id=seed.ROBOTS_APP, credential=NewSecret(seed.ROBOTS_SECRET))
-DELEGATED = Wishes(AuthenticationType.AUTHORIZATION_CODE, "Invoices", ["mail.read"])
-APP_ONLY = Wishes(AuthenticationType.CLIENT_CREDENTIALS, "Nightly robot", ["mail.read"])
+DELEGATED = ConnectionOptions(AuthenticationType.AUTHORIZATION_CODE, "Invoices", ["mail.read"])
+APP_ONLY = ConnectionOptions(AuthenticationType.CLIENT_CREDENTIALS, "Nightly robot", ["mail.read"])
 
 
 def rows() -> list[int]:
@@ -35,8 +35,8 @@ def rows() -> list[int]:
 
 
 def test_one_call_stores_tenant_app_registration_mailbox_and_connection(alice: User) -> None:
-    wishes = replace(DELEGATED, addresses=["support@contoso.example"])
-    connection = new_app.connect(NEW, wishes, actor=alice, now=NOW)
+    options = replace(DELEGATED, addresses=["support@contoso.example"])
+    connection = new_app.connect(NEW, options, actor=alice, now=NOW)
     app = connection.app_registration
     assert (app.tenant.tid, app.tenant.name) == (seed.CONTOSO, seed.CONTOSO)
     assert app.name == f"{seed.CONTOSO} {seed.CONNECTIONS_APP[:8]}"
@@ -77,7 +77,7 @@ def test_a_registered_tenant_is_used_by_any_of_its_names(alice: User) -> None:
 
 
 @pytest.mark.parametrize(
-    ("new", "wishes", "error", "field"),
+    ("new", "options", "error", "field"),
     [
         (replace(NEW, credential=NewSecret("not~the~secret")), DELEGATED, MicrosoftRefused, "credential"),
         (replace(ROBOTS, credential=NewSecret("not~the~secret")), APP_ONLY, MicrosoftRefused, "credential"),
@@ -93,7 +93,7 @@ def test_a_registered_tenant_is_used_by_any_of_its_names(alice: User) -> None:
     ],
 )  # fmt: skip
 def test_whatever_fails_leaves_nothing_behind(
-    new: NewApp, wishes: Wishes, error: type[Exception], field: str, alice: User
+    new: NewApp, options: ConnectionOptions, error: type[Exception], field: str, alice: User
 ) -> None:
     tenant = factories.make_tenant(name="Fabrikam", directory_id=seed.FABRIKAM, tid=seed.FABRIKAM)
     app = factories.make_app_registration(
@@ -102,7 +102,7 @@ def test_whatever_fails_leaves_nothing_behind(
     factories.make_connection(name="Taken", owner=alice, app_registration=app)
     before = rows()
     with pytest.raises(error) as caught:
-        new_app.connect(new, wishes, actor=alice, now=NOW)
+        new_app.connect(new, options, actor=alice, now=NOW)
     assert getattr(caught.value, "field", "") == field, caught.value
     assert rows() == before
 
@@ -134,9 +134,9 @@ def test_members_bring_apps_only_if_the_policy_says_so(alice: User, bob: User, c
     with pytest.raises(NotAllowed, match="Only IT admins can add app registrations"):
         new_app.connect(NEW, DELEGATED, actor=bob, now=NOW)
     policy.change(None, Rules(member_apps=True), actor=alice, now=NOW)
-    for wishes, actor in ((APP_ONLY, bob), (DELEGATED, carol)):
+    for options, actor in ((APP_ONLY, bob), (DELEGATED, carol)):
         with pytest.raises(NotAllowed):
-            new_app.connect(NEW, wishes, actor=actor, now=NOW)
+            new_app.connect(NEW, options, actor=actor, now=NOW)
     assert not AppRegistration.objects.exists()
     connection = new_app.connect(NEW, DELEGATED, actor=bob, now=NOW)
     assert connection.app_registration.is_personal

@@ -333,7 +333,7 @@ def test_violations_that_are_left_stay_active_and_marked(alice: User, bob: User,
 def test_the_change_does_what_the_preview_showed(alice: User, bob: User, dave: User) -> None:
     reads, plans, shares = existing(bob, dave)
     seen = policy.preview(None, STRICT, now=NOW)
-    outcome = put(STRICT, by=alice, on_connections="disable", on_shares="mend", seen=seen.fingerprint)
+    outcome = put(STRICT, by=alice, on_connections="disable", on_shares="fix", seen=seen.fingerprint)
     assert (outcome.disabled, outcome.ended, outcome.shortened) == (1, 1, 1)
     reads, plans = Connection.objects.get(pk=reads.pk), Connection.objects.get(pk=plans.pk)
     assert (reads.status, reads.refresh_after, reads.status_code) == (Status.DISABLED, None, "policy")
