@@ -12,10 +12,11 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from connections import tracing
+from connections import tasks, tracing
 from connections.microsoft import http
 from connections.models import User
 from portal import setting_kinds
+from portal import tracing as portal_tracing
 from tests.environment import ROOT
 from tests.fake_receivers import free_port, web_server
 from tests.test_settings import GOOD, problems_of, run
@@ -115,3 +116,19 @@ def test_only_existing_packages_count_as_installed() -> None:
     installed: Any = setting_kinds._is_installed
     assert installed("opentelemetry.exporter.otlp.proto.http")
     assert not installed("opentelemetry.exporter.nothing.of.this")
+
+
+def test_a_task_that_fails_has_a_failed_span_without_its_message(spans: InMemorySpanExporter) -> None:
+    for number, result in enumerate((None, ValueError("a-secret-message"))):
+        portal_tracing._begin_task(str(number), tasks.sweep)
+        with tracing.span("inside"):
+            pass
+        portal_tracing._end_task(str(number), retval=result)
+    inside, good, _, bad = spans.get_finished_spans()
+    assert (good.name, good.status.is_ok, bad.status.is_ok) == ("task sweep", True, False)
+    assert inside.parent
+    assert inside.parent.span_id == good.context.span_id
+    assert bad.parent is None, "the task before is not its parent"
+    assert dict(bad.attributes or {}) == {"error.type": "ValueError"}
+    assert "a-secret" not in text_of(bad)
+    portal_tracing._end_task("unknown")
