@@ -124,7 +124,7 @@ def confirm(step: str, *, actor: User, now: datetime) -> None:
     """Confirm a step by hand, or dismiss the list. Doing it twice is harmless. Raises NotAllowed or InvalidInput."""
     roles.require(permissions.can_complete_setup(actor), action="Ask an IT admin.")
     if step not in (*_CONFIRMED_BY_HAND, Key.CHECKLIST):
-        raise InvalidInput("This step can't be confirmed by hand.", action="Refresh the page.")
+        raise InvalidInput("You can't confirm this step yourself.", action="Refresh the page.")
     with transaction.atomic():
         decision, is_new = SetupDecision.objects.get_or_create(
             step=step, defaults={"decided_by": actor, "decided_by_name": str(actor)[:320], "decided_at": now}
