@@ -45,9 +45,13 @@ def root() -> Path:
     return Path(settings.BASE_DIR) / "docs"
 
 
-@cache
 def page(path: str) -> Page | None:
     """Return the page; None if there is no page with this path, or if the documentation isn't installed."""
+    return _page(path) if path in PAGES else None  # a path that somebody made up is not kept
+
+
+@cache
+def _page(path: str) -> Page | None:
     markdown, tokens = _renderer(), tokens_of(path)
     if not tokens:
         return None

@@ -158,7 +158,7 @@ def seal_audit() -> None:
 def stream_audit() -> None:
     """Send sealed events and token requests to AUDIT_STREAM_URL."""
     _as_task()
-    streaming.stream_due(timezone.now)
+    streaming.stream_due(timezone.now, is_stopping=lambda: _is_stopping)
 
 
 @shared_task(ignore_result=True)

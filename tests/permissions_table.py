@@ -116,7 +116,7 @@ review                                POST   in  302 404 404 404 404 404 403 403
 review_cancel                         GET    in  403 404 404 404 404 404 200 403
 review_cancel                         POST   in  403 404 404 404 404 404 302 403
 review_report                         GET    in  403 404 404 404 404 404 200 200
-review_export                         GET    in  403 404 404 404 404 404 200 200
+review_export                         POST   in  403 404 404 404 404 404 200 200
 requests                              GET    in  200 200 200 200 200 200 200 200
 consent_request                       GET    in  200 404 404 404 404 404 200 200
 consent_request_approve               POST   in  403 404 404 404 404 404 302 403

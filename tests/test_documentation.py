@@ -22,10 +22,10 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 @pytest.fixture(autouse=True)
 def _forget_pages() -> Iterator[None]:
-    for remembered in (documentation.page, documentation_search._sections):
+    for remembered in (documentation._page, documentation_search._sections):
         remembered.cache_clear()
     yield
-    for remembered in (documentation.page, documentation_search._sections):
+    for remembered in (documentation._page, documentation_search._sections):
         remembered.cache_clear()
 
 

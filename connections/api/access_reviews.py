@@ -248,6 +248,6 @@ def export_review(request: HttpRequest, review_id: int) -> Any:
     """All shares in the review as CSV, for IT admins and auditors. A closed review's report no longer changes."""
     key, review = key_scoping.key_and_object(request, querysets.visible_reviews, review_id, Scope.ADMIN_READ)
     roles.require(permissions.can_read_reviews(key.owner), action="Ask an IT admin or an auditor.")
-    response = csv_export.as_csv(*access_review_report.table(review))
+    response = csv_export.as_csv(*access_review_report.table(review, actor=key.owner))
     response["Cache-Control"] = "no-store, private"
     return response

@@ -144,7 +144,7 @@ def post(
         target = parse_target(url, allow_private=allow_private)
         addresses = check(target, allow_private=allow_private)
     except TargetRefused as refused:
-        return PostResult(0, str(refused))
+        return PostResult(0, refused.cause)
     except OSError:
         return PostResult(0, "The server name can't be resolved.")
     return _send(target, addresses, body, headers, ca_bundle=ca_bundle or certifi.where(), timeout=timeout)

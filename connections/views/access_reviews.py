@@ -165,10 +165,12 @@ def report(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "access_reviews/report.html", context)
 
 
-@require_safe
-@fresh_sign_in_required(also_to_read=True)
+@require_POST
+@fresh_sign_in_required()
 def export(request: HttpRequest, pk: int) -> HttpResponseBase:
-    return csv_export.as_csv(*access_review_report.table(_reported_review(request, pk)))
+    """Download the report as CSV. This is a POST because the download is recorded."""
+    review = _reported_review(request, pk)
+    return csv_export.as_csv(*access_review_report.table(review, actor=roles.current_user(request.user)))
 
 
 def _reported_review(request: HttpRequest, pk: int) -> AccessReview:

@@ -2,6 +2,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
+from django.db import transaction
 from django.forms import Form
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -255,14 +256,16 @@ def add_mailbox_permission(request: HttpRequest, pk: int) -> HttpResponse:
     user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only the owner can change this connection.")
     with errors_as_messages(request):
-        lacks_permissions = connections.change(
-            connection,
-            name=connection.name,
-            chosen=mailboxes.capabilities_with_permission(connection),
-            extra_scopes=connection.extra_scopes.split(),
-            actor=user,
-            now=timezone.now(),
-        )
+        with transaction.atomic():  # so that a change by somebody else in the meantime isn't undone
+            connection = Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
+            lacks_permissions = connections.change(
+                connection,
+                name=connection.name,
+                chosen=mailboxes.capabilities_with_permission(connection),
+                extra_scopes=connection.extra_scopes.split(),
+                actor=user,
+                now=timezone.now(),
+            )
         if next_steps.may_sign_in(user, connection):
             return sign_in_at_microsoft(request, connection)
         waits = policy_approvals.open_request(connection) is not None

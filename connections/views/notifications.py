@@ -49,6 +49,6 @@ def read(request: HttpRequest, pk: int) -> HttpResponse:
 def read_all(request: HttpRequest) -> HttpResponse:
     """Mark everything as read up to the newest notification that the page showed."""
     upto = request.POST.get("upto", "")
-    if upto.isascii() and upto.isdigit() and int(upto[:20]) <= _BIGGEST_ID:
+    if upto.isascii() and upto.isdigit() and len(upto) < 20 and int(upto) <= _BIGGEST_ID:
         notifications.mark_all_read(upto=int(upto), actor=roles.current_user(request.user), now=timezone.now())
     return redirect("notifications")

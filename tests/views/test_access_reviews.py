@@ -124,7 +124,7 @@ def test_the_report_outlives_people_and_connections(auditor: Client, bob: User, 
 
     page = text(auditor.get(f"/reviews/{review.pk}/report/"))
     assert_shows(page, "Bob Member", "Dave Stranger", "Invoices", "@needed", "Confirmed", "Removed", "Closed")
-    answer = auditor.get(f"/reviews/{review.pk}/report.csv")
+    answer = auditor.post(f"/reviews/{review.pk}/report.csv")
     assert answer["Content-Disposition"] == f'attachment; filename="access-review-{review.pk}.csv"'
     rows = list(csv.DictReader(io.StringIO(text(answer).removeprefix("\ufeff"))))
     assert {row["Decision"] for row in rows} == {"confirmed", "removed"}

@@ -9,7 +9,7 @@ from django.db.models import F, Q, QuerySet
 
 from connections.models import SealPublication
 
-LEASE = timedelta(minutes=2)
+LEASE = timedelta(minutes=5)  # longer than sending one batch can take
 WAITS = (15, 30, 60, 120, 300, 900, 1800, 3600)  # seconds until the next attempt; the last one repeats
 
 

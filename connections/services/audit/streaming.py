@@ -25,8 +25,8 @@ logger = structlog.get_logger(__name__)
 
 PLACE = SealPublication.Place.STREAM
 MOST_ROWS = 2000  # in one batch, which is the most that one seal covers
-MOST_BATCHES = 100  # per run
-PER_REQUEST = 500  # rows in one webhook
+RUN_FOR = timedelta(minutes=1)  # after which a run begins no more batches
+MOST_BYTES = 250_000  # of the rows in one webhook, unless a single row is longer; many receivers refuse 1 MB
 _SEVERITIES = {AuditEvent.Outcome.DONE.value: 5}  # notice; everything else is a warning
 _WARNING = 4
 # What becomes structured data of a syslog message.
@@ -43,13 +43,15 @@ class Entry:
     seal: int
 
 
-def stream_due(clock: Callable[[], datetime]) -> int:
-    """Send what has been sealed since the last time; return how many rows arrived. Only one worker sends at a time."""
-    arrived = 0
-    for _ in range(MOST_BATCHES if settings.AUDIT_STREAM_URL else 0):
-        count = _send_next(clock)
-        if count is None:
-            break
+def stream_due(clock: Callable[[], datetime], *, is_stopping: Callable[[], bool] = lambda: False) -> int:
+    """Send the rows sealed since the last time, and return how many arrived. Only one worker sends at a time.
+
+    Begins no further batch once ``is_stopping``, or after RUN_FOR; the next run continues.
+    """
+    if not settings.AUDIT_STREAM_URL:
+        return 0
+    arrived, end = 0, clock() + RUN_FOR
+    while not is_stopping() and clock() < end and (count := _send_next(clock)) is not None:
         arrived += count
     return arrived
 
@@ -136,10 +138,21 @@ def _send(entries: list[Entry], now: datetime) -> str:
         trust = syslog.Trust(settings.AUDIT_STREAM_CA_BUNDLE, settings.AUDIT_STREAM_CLIENT_CERTIFICATE)
         messages = map(_syslog_message, entries)
         return syslog.send(url, messages, allow_private=settings.AUDIT_STREAM_PRIVATE_TARGET, trust=trust)
-    for start in range(0, len(entries), PER_REQUEST):
-        if problem := _post(url, entries[start : start + PER_REQUEST], now):
-            return problem
-    return ""
+    return next(filter(None, (_post(url, part, now) for part in _parts(entries))), "")
+
+
+def _parts(entries: list[Entry]) -> Iterator[list[Entry]]:
+    """Split a batch into webhooks of at most MOST_BYTES."""
+    part, size = list[Entry](), 0
+    for entry in entries:
+        length = len(entry.line.encode())
+        if part and size + length > MOST_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(entry)
+        size += length
+    if part:
+        yield part
 
 
 def _post(url: str, entries: list[Entry], now: datetime) -> str:

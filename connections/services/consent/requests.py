@@ -160,7 +160,7 @@ def approve(request: ConsentRequest, *, reason: str = "", actor: User, now: date
             current.app_registration, scopes=scopes, directory_id=current.directory_id, actor=actor
         )
         for row in (current, *others):
-            if row.state != State.APPROVED or row.link_id != link.pk:
+            if row.state != State.APPROVED or row.link_id != link.pk or reason.strip():
                 _mark_approved(row, link, reason=reason.strip()[:LONGEST_TEXT], actor=actor, now=now)
     return current, url
 

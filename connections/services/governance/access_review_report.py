@@ -4,7 +4,8 @@ from typing import Any
 
 from django.db.models import Q, QuerySet
 
-from connections.models import AccessReview
+from connections.models import AccessReview, User
+from connections.services.audit import recorded_export
 
 _COLUMNS = {
     "Connection": "connection_name", "App registration": "app_name", "Owner": "owner_name", "Shared with": "with_name",
@@ -19,10 +20,13 @@ def in_state(reviews: QuerySet[AccessReview], state: str) -> QuerySet[AccessRevi
     return reviews.filter(running if state == "running" else ~running)
 
 
-def table(review: AccessReview) -> tuple[str, tuple[str, ...], Iterator[tuple[Any, ...]]]:
+def table(review: AccessReview, *, actor: User) -> tuple[str, tuple[str, ...], Iterator[tuple[Any, ...]]]:
+    """Return the report's file name, header and rows. The audit trail records who exports it."""
     items = review.items.order_by("connection_name", "pk").iterator(chunk_size=1000)
     rows = (tuple(_cell(getattr(item, name)) for name in _COLUMNS.values()) for item in items)
-    return f"access-review-{review.pk}.csv", tuple(_COLUMNS), rows
+    filters = {"review": f"{review.name} ({review.pk})"}
+    recorded = recorded_export.of_list(rows, name="Access review", filters=filters, actor=actor)
+    return f"access-review-{review.pk}.csv", tuple(_COLUMNS), recorded
 
 
 def _cell(value: Any) -> Any:

@@ -7,7 +7,7 @@ same alert twice, however often these functions are called.
 
 import uuid
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -93,7 +93,11 @@ def remind_due(now: datetime) -> int:
             undelivered = incident.deliveries.filter(delivered_at=None, given_up_at=None)
             keys = undelivered.values_list("email", "channel_id")
             waiting = {email or f"channel:{channel_id}" for email, channel_id in keys}
-            recipients = [recipient for recipient in _recipients(incident, remind=True) if recipient.key not in waiting]
+            recipients = [
+                replace(recipient, email="") if recipient.email in waiting else recipient  # only in the portal
+                for recipient in _recipients(incident, remind=True)
+                if recipient.channel_id is None or recipient.key not in waiting
+            ]
             _queue(Event.REMINDER, incident, recipients, now=now, number=incident.reminders)
             done += 1
     return done
@@ -258,10 +262,14 @@ def _alerted(incident: Incident) -> list[Recipient]:
 
 def _notified(incident: Incident) -> list[Recipient]:
     """Those who were told in the portal, as far as they want to know. _alerted() has their addresses."""
-    told = incident.notifications.filter(event__in=(Event.OPENED, Event.REMINDER)).values("user")
-    people = User.objects.filter(pk__in=told).select_related("alert_choice").order_by("pk")
-    wanted = (user for user in people if not user.is_suspended and preferences_of(user).recoveries)
-    return [Recipient(PERSONAL, user_id=user.pk) for user in wanted]
+    notified = incident.notifications.filter(event__in=(Event.OPENED, Event.REMINDER)).values("user")
+    people = User.objects.filter(pk__in=notified).select_related("alert_choice").order_by("pk")
+    wanted = [user for user in people if not user.is_suspended and preferences_of(user).recoveries]
+    return [
+        Recipient(PERSONAL, user_id=user.pk)
+        for user in wanted
+        if querysets.visible_incidents(user).filter(pk=incident.pk).exists()  # who has lost a role learns nothing more
+    ]
 
 
 def _queue(

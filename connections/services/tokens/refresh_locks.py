@@ -71,9 +71,14 @@ class _Renewal:
         until = time.monotonic() + RENEWED_FOR
         with self._lock:
             self._held |= dict.fromkeys(keys, (mark, until))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="refresh locks", daemon=True)
-                self._thread.start()
+            if self._thread is None or not self._thread.is_alive():  # a forked process has only the thread that forked
+                thread = threading.Thread(target=self._run, name="refresh locks", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads; the locks then end by themselves
+                    logger.warning("Locks of refreshes cannot be renewed, because no thread can be started.")
+                else:
+                    self._thread = thread
 
     def end(self, keys: Iterable[str], mark: int) -> None:
         """Renew them no more. A renewal that is under way has ended before."""
@@ -94,7 +99,10 @@ class _Renewal:
     def _run(self) -> None:
         while True:
             time.sleep(RENEW_EVERY)
-            self.renew()
+            try:
+                self.renew()
+            except Exception:  # without this thread, locks would end while their holders are at work
+                logger.exception("Locks of refreshes could not be renewed.")
 
 
 _renewal = _Renewal()
@@ -118,11 +126,10 @@ def acquire(lock: str) -> int | None:
             if type(cache.get(lock, mark)) is int:
                 return None
             cache.set(lock, mark, timeout=LOCK_SECONDS)
-        _renewal.begin([cache.make_key(lock)], mark)
-        return mark
     except _CACHE_DOWN:
         logger.warning("The cache cannot be reached; a token is refreshed without a lock.")
-        return mark
+    _renewal.begin([cache.make_key(lock)], mark)  # also takes a lock that could not be taken, once the cache is back
+    return mark
 
 
 def release(lock: str, mark: int) -> None:
@@ -176,9 +183,9 @@ class GrantLocks:
                 milliseconds = LOCK_SECONDS * 1000
                 places = rate_limit.client().eval(_TAKE_ALL, len(held), *_keys(ordered), self._mark, milliseconds)
                 held = {ordered[place - 1] for place in places}
-                _renewal.begin(_keys(held), self._mark)
             except _CACHE_DOWN:
                 logger.warning("The cache cannot be reached; tokens are refreshed without locks.")
+            _renewal.begin(_keys(held), self._mark)
         self._held |= held
         return held
 

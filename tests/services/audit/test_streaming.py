@@ -243,7 +243,7 @@ def test_tls_is_verified_and_a_client_certificate_is_shown(trail: list[str], set
 
 
 def test_a_webhook_gets_signed_batches(trail: list[str], settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "PER_REQUEST", 5)
+    monkeypatch.setattr(streaming, "MOST_BYTES", 2000)
     settings.AUDIT_STREAM_SECRET = SECRET
     with web_server() as hooks:
         settings.AUDIT_STREAM_URL, hooks.status = hooks.url, 503
@@ -253,6 +253,8 @@ def test_a_webhook_gets_signed_batches(trail: list[str], settings: Any, monkeypa
         assert streaming.stream_due(lambda: LATER) == len(trail)
     first, *requests = hooks.requests
     assert (first.body, first.headers["webhook-id"]) == (requests[0].body, requests[0].headers["webhook-id"])
+    assert len(requests) > 1
+    assert all(len(request.body) < 4000 for request in requests)
     documents = [json.loads(request.body) for request in requests]
     assert {document["type"] for document in documents} == {"audit.events"}
     entries = [entry for document in documents for entry in document["data"]["events"]]
