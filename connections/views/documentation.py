@@ -1,6 +1,6 @@
 """The documentation, for everybody who has signed in."""
 
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
@@ -21,13 +21,11 @@ def show(request: HttpRequest, page: str) -> HttpResponse:
 
 
 @require_safe
-def picture(request: HttpRequest, name: str) -> FileResponse:
+def picture(request: HttpRequest, name: str) -> HttpResponse:
     file = documentation.picture(name)
     if file is None:
         raise Http404
-    response = FileResponse(file.open("rb"), content_type="image/png")
-    response["Cache-Control"] = "private, max-age=3600"
-    return response
+    return HttpResponse(file.read_bytes(), content_type="image/png")
 
 
 @require_safe

@@ -113,6 +113,6 @@ def test_an_aborted_download_of_a_list_is_recorded_with_the_rows_that_left(carol
     rows = recorded_export.of_list(iter("abc"), name="Connections", filters={"q": "x", "tag": ""}, actor=carol)
     assert AuditEvent.objects.get().action == "list.export_started"
     assert next(rows) == "a"
-    rows.close()
+    rows.close()  # type: ignore[attr-defined]
     event = AuditEvent.objects.get(action="list.exported")
     assert (event.outcome, event.changes) == ("failed", {"q": "x", "rows": 1, "complete": False})

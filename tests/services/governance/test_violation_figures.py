@@ -1,6 +1,7 @@
 """The number of policy violations on the home page: counted by a worker, at most once an hour unless the policy changes."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -34,9 +35,14 @@ def test_they_are_what_the_list_of_violations_shows(broken: Policy) -> None:
 def test_they_are_counted_again_after_an_hour_or_a_change_of_the_policy(
     broken: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = []
+    times: list[Any] = []
     real = violations.impact
-    monkeypatch.setattr(violations, "impact", lambda *args, **kwargs: times.append(1) or real(*args, **kwargs))
+
+    def counted(policies: Any, **options: Any) -> violations.Impact:
+        times.append(policies)
+        return real(policies, **options)
+
+    monkeypatch.setattr(violations, "impact", counted)
     violation_figures.update(now=NOW)
     violation_figures.update(now=NOW + timedelta(minutes=20))
     assert len(times) == 1
