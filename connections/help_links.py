@@ -10,7 +10,7 @@ _PAGES = {
         app_remove""",
     "alerts#channels": "alert_channels alert_channel alert_channel_add alert_channel_edit alert_channel_remove",
     "alerts#delivery": "alerts",
-    "alerts#recipients": "account_alerts",
+    "alerts#recipients": "account_alerts notifications",
     "api#keys": "api_keys api_key api_key_add api_key_revoke",
     "api#references": """references reference reference_add reference_edit reference_point reference_remove""",
     "api#replacing-a-key-without-downtime": "api_key_rotate",
@@ -30,13 +30,13 @@ _PAGES = {
     "operating#credentials-of-app-registrations-and-their-expiration": "credential_add credential_retire",
     "operating#many-connections-at-once": "bulk_actions bulk_action",
     "operating#one-app-registration-for-many-tenants": "app_consents",
-    "operating#requests-and-reviews": """consent_requests consent_request consent_request_add consent_start reviews
+    "operating#requests-and-reviews": """requests consent_request consent_request_add consent_start reviews
         review review_add review_cancel review_report""",
     "operating#sessions-second-factors-and-repeated-sign-ins": "confirm_identity",
     "operating#when-people-leave": "person_hand_over",
     "policy": "policy policy_app",
-    "policy#approvals": "approvals approval approval_ask",
-    "policy#changes-that-need-a-second-person": "change_requests change_request share_emergency",
+    "policy#approvals": "approval approval_ask",
+    "policy#changes-that-need-a-second-person": "change_request share_emergency",
     "policy#what-exists-already": "policy_violations",
     "what-went-wrong": "microsoft_errors",
 }

@@ -13,7 +13,8 @@ from tests.environment import ROOT
 WITHOUT = frozenset(
     """
     admin_password admin_sign_in api:api-root api:openapi-json api:reference confirm_continue connection_choose
-    consent_callback credential_certificate documentation documentation_page documentation_picture healthz jwks metrics
+    consent_callback credential_certificate documentation documentation_page
+    documentation_picture documentation_search healthz jwks metrics
     openid_configuration picker readyz review_export second_factor sign_in sign_in_link sign_in_link_done social:begin
     social:complete
     """.split()  # noqa: SIM905
