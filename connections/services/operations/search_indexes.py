@@ -1,4 +1,4 @@
-"""The trigram indexes by which lists are searched on PostgreSQL. Migrations 0017 and 0024 create them if the role may."""
+"""The trigram indexes by which lists are searched on PostgreSQL. Migrations 0017 and 0023 create them if the role may."""
 
 from importlib import import_module
 from typing import Any
@@ -39,4 +39,4 @@ def check() -> Result:
 
 
 def _definitions() -> list[Any]:
-    return [import_module(f"connections.migrations.{name}") for name in ("0017_growth", "0024_growth")]
+    return [import_module(f"connections.migrations.{name}") for name in ("0017_growth", "0023_growth_of_lists")]

@@ -124,7 +124,7 @@ INDEXES = {
 
 
 class Migration(migrations.Migration):
-    dependencies = [("connections", "0023_audit_stream")]
+    dependencies = [("connections", "0022_audit_stream")]
 
     operations = [
         migrations.RemoveIndex("reviewitem", "review_items_open"),
