@@ -35,7 +35,10 @@ class NewApp:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """The requested connection. ``addresses`` are shared mailboxes, which are registered if they are not in the portal."""
+    """The requested connection.
+
+    ``addresses`` are shared mailboxes, which are registered if they are not in the portal.
+    """
 
     authentication_type: AuthenticationType
     name: str

@@ -21,10 +21,9 @@ IN_USE = timedelta(days=30)  # an API key counts as in use for this long after i
 
 @dataclass(frozen=True, slots=True)
 class Expiration:
-    """One expiration, of a connection, a credential, an API key or the portal's own sign-in secret.
+    """One expiration: of a connection, a share, a credential, an API key or the portal's own sign-in secret.
 
-    Only a connection's has ``connection``, and only an API key's has ``key``. That of an API key or of the sign-in
-    secret has no ``app_registration``.
+    ``app_registration``, ``connection`` and ``key`` are None where they do not apply.
     """
 
     at: datetime
@@ -50,7 +49,10 @@ class Expirations:
 
 
 def of_connections(connections: QuerySet[Connection], *, now: datetime) -> Expirations:
-    """Return when sign-ins expire that a policy limits, and grants that are not renewed. Takes at most six queries."""
+    """Return the expirations of sign-ins that a policy limits and of grants that are not renewed.
+
+    At most six queries.
+    """
     delegated = connections.filter(authentication_type="authorization_code").select_related(*RELATED)
     active = delegated.filter(status=Connection.Status.ACTIVE)
     limited = active.filter(~APP_REJECTED, sign_in_max_age__isnull=False).order_by("connected_at", "pk")
@@ -95,7 +97,7 @@ def _of_connection(connection: Connection, now: datetime) -> Iterable[Expiration
 
 
 def of_shares(shares: ShareQuerySet, *, now: datetime) -> Expirations:
-    """Return when shares expire. Takes one query."""
+    """Return the expirations of shares. Takes one query."""
     expiring = shares.active(now).filter(until__lte=now + AHEAD).order_by("until", "pk")
     related = expiring.select_related(
         "person", "team", "connection__app_registration__tenant", "connection__tenant", "connection__owner"
@@ -121,7 +123,7 @@ def of_shares(shares: ShareQuerySet, *, now: datetime) -> Expirations:
 
 
 def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Expirations:
-    """Return when API keys expire. Takes one query."""
+    """Return the expirations of API keys. Takes one query."""
     expiring = keys.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=now + AHEAD, owner__is_active=True)
     rows = list(expiring.order_by("expires_at", "pk")[: MOST + 1])
     expirations = []
@@ -146,7 +148,7 @@ def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Expirations:
 
 
 def of_sign_in_secret(*, now: datetime) -> Expirations:
-    """Return when the secret of the portal's own sign-in expires, if that is known."""
+    """Return the expiration of the secret of the portal's own sign-in, if its date is known."""
     at = sign_in_secret.expires_at()
     if at is None or at > now + AHEAD:
         return Expirations([])
@@ -159,7 +161,7 @@ def of_sign_in_secret(*, now: datetime) -> Expirations:
 def of_credentials(
     apps: QuerySet[AppRegistration], connections: QuerySet[Connection], *, now: datetime, in_detail: bool
 ) -> Expirations:
-    """Return when usable credentials expire, and how many ``connections`` stop then. Takes at most six queries.
+    """Return the expirations of usable credentials, with the number of ``connections`` that stop. At most six queries.
 
     With ``in_detail``, the credentials are named, and ``connections`` must be all connections. Without it, only the
     last credential of each app registration is returned, because nothing stops before that one expires.

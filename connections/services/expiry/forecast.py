@@ -67,7 +67,7 @@ def summarize(
 ) -> ForecastSummary:
     """Return all forecasts of the connection. A connection that waits for a sign-in has none.
 
-    The caller passes the app registration's live credentials if they are already loaded.
+    ``credentials`` are the app registration's live credentials, if the caller has already loaded them.
     """
     if connection.status in (Status.PENDING, Status.RECONNECT_NEEDED):
         return ForecastSummary()
@@ -116,11 +116,11 @@ def is_certain(credential: AppCredential) -> bool:
 class CredentialLifetime:
     """The usable credentials of an app registration, and when the last of them expires."""
 
-    working: int  # number of usable ones
-    last: AppCredential | None = None  # the usable one that expires last
-    unknown: AppCredential | None = None  # a usable one without an expiration date
+    working: int  # number of usable credentials
+    last: AppCredential | None = None  # the usable credential that expires last
+    unknown: AppCredential | None = None  # a usable credential without an expiration date
     waiting: AppCredential | None = None  # a certificate that still has to be uploaded to Entra
-    lasting: AppCredential | None = None  # a usable one that never expires
+    lasting: AppCredential | None = None  # a usable credential that never expires
 
     @property
     def until(self) -> datetime | None:

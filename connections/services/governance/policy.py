@@ -25,7 +25,7 @@ class ConnectionAction(StrEnum):
 
 class ShareAction(StrEnum):
     LEAVE = "leave"
-    MEND = "mend"  # end them, or shorten those that only last too long
+    MEND = "mend"  # end these shares, or shorten those that are only too long
 
 
 @dataclass(frozen=True, slots=True)

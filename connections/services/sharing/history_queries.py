@@ -46,7 +46,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class AccessPath:
-    """The reason why a person could use a connection: as its owner, by a share, or as a member of a team with a share."""
+    """The reason why a person could use a connection: as its owner, by a share, or as a member of a team."""
 
     grant: AccessPeriod
     membership: AccessPeriod | None

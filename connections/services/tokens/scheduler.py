@@ -148,8 +148,10 @@ def _not_in_use(batch: list[DueConnection], locks: refresh_locks.GrantLocks, now
 
 
 def retry_rejected_apps(*, now: datetime) -> Summary:
-    """Retry each rejected app registration, once a minute with one connection in each rejecting tenant. Returns the
-    counts."""
+    """Retry rejected app registrations, and restore those that Microsoft accepts. Returns the counts.
+
+    Each is tried once a minute with one connection. If only a tenant rejects it, a connection in that tenant is used.
+    """
     canaries: list[DueConnection] = []
     for app in AppRegistration.objects.filter(rejected_at__isnull=False, canary_after__lte=now):
         # Prefer tenants that don't reject the app themselves, because their refusal would prove nothing about the app.
