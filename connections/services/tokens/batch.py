@@ -46,7 +46,7 @@ class Job:
 
     batch: "Batch"
     due: DueConnection
-    number: int  # of the credential, in the order to try them
+    number: int  # index of the credential, in the order in which they are tried
     is_canary: bool
     token: str | None = field(default=None, repr=False)  # the refresh token that was sent
 
