@@ -133,7 +133,7 @@ def clock_differences() -> Result:
 
 
 def processes() -> Result:
-    """Whether a process of each kind has been seen in the last two minutes."""
+    """Check that a process of each kind has been seen in the last two minutes."""
     running = running_keys.running(now=timezone.now())
     numbers = Counter(process.name.partition(" ")[0] for process in running)
     missing = [kind for kind in PROCESSES if not numbers[kind]]
