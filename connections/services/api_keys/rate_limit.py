@@ -40,7 +40,10 @@ class RateLimitState:
 
 
 def count(name: str, *, limit: int, now: datetime) -> RateLimitState | None:
-    """Count one call under ``name``. Returns None if the call is not limited (``limit`` is 0, or Redis is unavailable)."""
+    """Count one call under ``name``.
+
+    Returns None if the call is not limited (``limit`` is 0, or Redis is unavailable).
+    """
     return count_many([(name, limit)], now=now)[0]
 
 

@@ -19,7 +19,7 @@ def root(leaves: Sequence[bytes]) -> bytes:
 
 
 def path(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """Return the neighbours' hashes on the way from one leaf to the root (RFC 6962's audit path), the leaf's own first."""
+    """Return the neighbours' hashes on the way from one leaf to the root (RFC 6962's audit path), nearest first."""
     hashes, level = [], list(leaves)
     while len(level) > 1:
         neighbour = index ^ 1

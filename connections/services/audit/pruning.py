@@ -53,9 +53,9 @@ def last_pruned_seal() -> int:
 
 
 def old_enough(seals: Iterable[AuditSeal], *, before: datetime) -> Iterator[AuditSeal]:
-    """Yield ``seals``, which are consecutive, up to the first one that may contain a row younger than ``before``.
+    """Yield consecutive ``seals`` as long as all rows so far are older than ``before``.
 
-    A seal that follows a younger one is never older than that one.
+    Stops at the first seal that may contain a younger row. Earlier seals than the given ones count too.
     """
     youngest = None
     for seal in seals:

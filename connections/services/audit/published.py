@@ -82,9 +82,9 @@ def read_configured(*, only_tail: bool = False) -> Iterator[PublishedSeal]:
 
 
 def seals_missing_here() -> tuple[int, int] | None:
-    """Return the highest seal number in AUDIT_SEAL_FILE and in the database, or None unless the database's is lower.
+    """Return the highest seal numbers in AUDIT_SEAL_FILE and in the database, or None if no seal is missing here.
 
-    Seals are missing here after a backup was restored or somebody removed them.
+    Seals are missing after a backup was restored or somebody removed them.
     """
     try:
         # Read the file before the database, because a seal is stored before it is published.
@@ -123,7 +123,7 @@ def with_stored(published: Iterable[PublishedSeal]) -> Iterator[tuple[PublishedS
 
 
 def continued_by(seals: Iterable[PublishedSeal], heads: Iterable[str]) -> set[str]:
-    """Return ``heads`` and the hashes of all seals that they continue, as far back as ``seals`` shows."""
+    """Return ``heads`` and the hashes of all seals that they continue, as far back as ``seals`` goes."""
     by_hash = {seal.hash: seal for seal in seals}
     reached: set[str] = set()
     waiting = list(heads)

@@ -13,10 +13,10 @@ from connections.services.audit import seal_format
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    number: int  # of the seal that declares it
+    number: int  # number of the seal that declares the restore
     declared_at: datetime
     after: int  # the last seal that was published and is still here
-    follows: int  # the newest seal here when it was declared
+    follows: int  # the newest seal here when the restore was declared
     published: int  # the highest number that was published
     published_hash: str
     by: str

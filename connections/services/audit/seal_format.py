@@ -39,7 +39,10 @@ def hash_of(fields: dict[str, Any]) -> str:
 
 
 def sign(seal: AuditSeal) -> None:
-    """Set the key, the hash and the signature of a new seal. The signature covers the hash, and so all previous seals."""
+    """Set the key, the hash and the signature of a new seal.
+
+    The signature covers the hash, and so all previous seals.
+    """
     seal.key_id = seal_keys.configured()[0].id
     seal.hash = compute_hash(seal)
     _, seal.mac = seal_keys.sign(seal_keys.SEAL, seal.hash)

@@ -33,7 +33,7 @@ def configured() -> tuple[SealKey, ...]:
 def _derive(text: str) -> SealKey:
     """Derive a signing key and its id by HKDF-SHA256 (RFC 5869).
 
-    This way Django's own signatures, which use SECRET_KEY too, and the seals never have the same key.
+    So seals are never signed with the same key as Django's own signatures, which also use SECRET_KEY.
     """
     derived = HKDF(hashes.SHA256(), length=40, salt=None, info=b"audit trail seals").derive(text.encode())
     return SealKey(derived[32:].hex(), derived[:32])

@@ -32,7 +32,7 @@ class Kind:
     name: str
     select: str
     line: Callable[[Row], str]
-    references: tuple[tuple[int, int], ...]  # columns: a foreign key, and the sealed id it equals unless it is NULL
+    references: tuple[tuple[int, int], ...]  # columns: a foreign key, and the id it must equal if not NULL
 
 
 def _text(value: Any) -> str:

@@ -126,7 +126,10 @@ def _carry_out(
 
 
 def _begin(run: AuditVerification, known: Sequence[PublishedSeal]) -> list[Finding]:
-    """Record the newest seal, then compare the seals with published and verified ones, and check the triggers."""
+    """Record the newest seal, then compare the seals with published and verified ones, and check the triggers.
+
+    Returns the findings.
+    """
     newest = AuditSeal.objects.values_list("number", "hash").first()
     run.upto, run.head = newest or (0, "")
     try:

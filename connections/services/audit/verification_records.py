@@ -1,4 +1,7 @@
-"""Signed verifications: writing to the database is not enough to invent a verification or its progress."""
+"""Signed verifications.
+
+Somebody who can only write to the database can invent neither a verification nor its progress.
+"""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +27,10 @@ def sign(run: AuditVerification) -> None:
 
 
 def is_signed(run: AuditVerification) -> bool:
-    """Whether the portal saved this row as it is, with the current key. After a rotation, a new verification is needed."""
+    """Whether the portal saved this row as it is, with the current key.
+
+    After a rotation, a new verification is needed.
+    """
     is_current = run.key_id == seal_keys.configured()[0].id
     text = _signed_text(run)
     return is_current and seal_keys.is_signed(seal_keys.VERIFICATION, text, key_id=run.key_id, mac=run.mac)

@@ -132,7 +132,7 @@ def _account(account: User) -> dict[str, Any]:
 
 
 def _references() -> QuerySet[ConnectionReference]:
-    """Return the organisation's references that have a connection, without the defaults that people chose."""
+    """Return the organisation's references that have a connection. People's own defaults are not included."""
     rows = ConnectionReference.objects.filter(connector="", removed_at=None, connection__isnull=False)
     return without_tokens(rows.select_related("connection__owner", "team"))
 

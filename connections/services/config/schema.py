@@ -17,7 +17,10 @@ VERSION = 1
 
 
 class WrongEntry(PortalError):
-    """An entry of a configuration file that cannot be used. ``line`` is its line, starting at 1, or 0 if it has none."""
+    """An entry of a configuration file that cannot be used.
+
+    ``line`` is its line, starting at 1, or 0 if it has none.
+    """
 
     code = "wrong_entry"
 

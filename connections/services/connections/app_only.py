@@ -121,7 +121,10 @@ def _insert(
 
 
 def finish(connection: Connection, *, actor: User, now: datetime) -> Connection:
-    """Request the first token after an approval. Safe to repeat. Raises ApprovalNeeded and the errors of ``connect``."""
+    """Request the first token after an approval. Safe to repeat.
+
+    Raises ApprovalNeeded and the errors of ``connect``.
+    """
     roles.require(permissions.can_reconnect(actor, connection))
     if connection.is_delegated or connection.status != Connection.Status.PENDING:
         return connection

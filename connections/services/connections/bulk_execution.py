@@ -78,7 +78,10 @@ def _carry_out(bulk_action: BulkAction, clock: Callable[[], datetime], *, end: d
 
 
 def _renew(bulk_action: BulkAction, held: Q, now: datetime, *, lasting: timedelta = LEASE) -> datetime | None:
-    """Take or extend the lease, and return its end. None: the action was stopped, or another worker has the lease."""
+    """Take or extend the lease, and return its end.
+
+    Returns None if the action was stopped, or if another worker has the lease.
+    """
     rows = BulkAction.objects.filter(held, pk=bulk_action.pk, state=State.RUNNING)
     return now + lasting if rows.update(claimed_until=now + lasting) else None
 

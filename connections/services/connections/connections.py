@@ -226,7 +226,10 @@ def change(
 
 
 def _follow_resources(connection: Connection, hosts_before: Mapping[str, str], now: datetime) -> None:
-    """Delete tokens that are no longer needed. App-only connections request new tokens; others get them at a sign-in."""
+    """Delete tokens that are no longer needed.
+
+    App-only connections request new tokens; others get them at a sign-in.
+    """
     moved = [key for key in hosts_before if connection.hosts.get(key) != hosts_before[key]]
     connection.resource_tokens.filter(resource__in=moved).delete()
     if connection.resource in moved:

@@ -79,7 +79,10 @@ def _register_if_allowed(connection: Connection, account: Account) -> Tenant | N
 
 
 def _register(environment: str, tid: str, *, username: str, actor: User | None) -> Tenant | None:
-    """Register the directory, named after the account's domain. Returns None if another tenant has the name or the ID."""
+    """Register the directory, named after the account's domain.
+
+    Returns None if another tenant has the name or the ID.
+    """
     domain = username.rpartition("@")[2][:LONGEST_NAME] or tid
     for name in dict.fromkeys((domain, f"{domain} ({tid[:8]})", tid)):
         try:

@@ -120,7 +120,7 @@ def mark_used(link: SignInLink, *, account: str, now: datetime) -> None:
 
 
 def last_used(connection: Connection) -> SignInLink | None:
-    """Return the link that was used last. Links are deleted a day after they expire."""
+    """Return the link that was used last, or None. Links are deleted a day after they expire."""
     return SignInLink.objects.filter(connection=connection).exclude(used_at=None).select_related("made_by").first()
 
 

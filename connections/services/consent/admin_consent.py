@@ -79,7 +79,7 @@ def start(
 
 
 def consent_url(link: ConsentLink, *, now: datetime) -> str:
-    """Return the URL of a link that still waits for its callback, so that it can be copied again. "": it can't be used."""
+    """Return the URL of a link without a callback, so that it can be copied again, or "" if it can't be used."""
     if link.state != State.OPEN or link.requested_at <= now - VALID_FOR:
         return ""
     if not constant_time_compare(_digest(_state(link)), link.state_digest):
@@ -352,7 +352,10 @@ def verify_from_token(
 
 
 def _is_elsewhere(link: ConsentLink, tid: str) -> bool:
-    """Whether the link is for a directory other than ``tid``. False if the link names a domain whose GUID is not known."""
+    """Whether the link is for a directory other than ``tid``.
+
+    False if the link names a domain whose GUID is not known.
+    """
     tenant = link.app_registration.tenant
     directory = tenant.tid if tenant.tid and link.directory_id == tenant.directory_id else link.directory_id
     return microsoft.is_directory_id(directory) and directory != tid

@@ -61,7 +61,10 @@ def record_answer(link: ConsentLink, values: dict[str, Any], *, actor: User | No
 
 
 def note_missing(link: ConsentLink, granted: tuple[str, ...], missing: tuple[str, ...], *, now: datetime) -> None:
-    """Store which permissions tokens lack. After SETTLED_AFTER, the grant is marked as partial and people are emailed."""
+    """Store which permissions tokens lack.
+
+    After SETTLED_AFTER, the grant is marked as partial and people are emailed.
+    """
     cause = "Microsoft reported that consent was granted, but tokens contain no permissions yet."
     action = (
         "This can take a few minutes. If the problem persists, an IT admin needs to check the app registration's "
@@ -106,7 +109,10 @@ def mark_partial(link: ConsentLink, granted: Iterable[str], missing: tuple[str, 
 
 
 def give_up(link: ConsentLink, *, now: datetime, problem: str = "") -> None:
-    """Mark the consent as failed after the last check. ``problem`` says why the portal could not check it, if so."""
+    """Mark the consent as failed after the last check.
+
+    If the portal could not check the consent, ``problem`` says why.
+    """
     values = {
         "state": State.FAILED,
         "code": "not_found_in_tokens",

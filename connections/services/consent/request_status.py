@@ -29,7 +29,10 @@ def move(
     facts: dict[str, Any] | None = None,
     **values: Any,
 ) -> bool:
-    """Move a request to ``state`` and audit ``facts``. Returns False if its state is no longer one of ``coming_from``."""
+    """Move a request to ``state`` and audit ``facts``.
+
+    Returns False if its state is no longer one of ``coming_from``.
+    """
     return request_workflow.change_state(
         request,
         AuditAction(f"consent_request.{state}"),

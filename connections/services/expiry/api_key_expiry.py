@@ -12,7 +12,10 @@ IDLE = timedelta(days=30)  # a key that has not been used for this long may no l
 
 
 def warn_due(*, now: datetime) -> int:
-    """Warn people whose keys expire soon, or IT admins if nobody else can be emailed. Returns the number of warnings."""
+    """Warn people whose keys expire soon, or IT admins if nobody else can be emailed.
+
+    Returns the number of warnings.
+    """
     expiring = ApiKey.objects.filter(
         revoked_at=None, owner__is_active=True, expires_at__gt=now, expires_at__lte=now + timedelta(days=THRESHOLDS[0])
     )

@@ -21,10 +21,9 @@ IN_USE = timedelta(days=30)  # an API key counts as in use for this long after i
 
 @dataclass(frozen=True, slots=True)
 class Expiration:
-    """One expiration, of a connection, a credential, an API key or the portal's own sign-in secret.
+    """One expiration: of a connection, a share, a credential, an API key or the portal's own sign-in secret.
 
-    Only a connection's has ``connection``, and only an API key's has ``key``. That of an API key or of the sign-in
-    secret has no ``app_registration``.
+    ``app_registration``, ``connection`` and ``key`` are None where they do not apply.
     """
 
     at: datetime
@@ -98,7 +97,7 @@ def _of_connection(connection: Connection, now: datetime) -> Iterable[Expiration
 
 
 def of_shares(shares: ShareQuerySet, *, now: datetime) -> Expirations:
-    """Return when shares expire. Takes one query."""
+    """Return the expirations of shares. Takes one query."""
     expiring = shares.active(now).filter(until__lte=now + AHEAD).order_by("until", "pk")
     rows = list(without_tokens(expiring.select_related("connection"))[: MOST + 1])
     related = ("connection__app_registration__tenant", "connection__tenant", "connection__owner")
@@ -123,7 +122,7 @@ def of_shares(shares: ShareQuerySet, *, now: datetime) -> Expirations:
 
 
 def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Expirations:
-    """Return when API keys expire. Takes one query."""
+    """Return the expirations of API keys. Takes one query."""
     expiring = keys.filter(revoked_at=None, expires_at__gt=now, expires_at__lte=now + AHEAD, owner__is_active=True)
     rows = list(expiring.order_by("expires_at", "pk")[: MOST + 1])
     expirations = []
@@ -148,7 +147,7 @@ def of_keys(keys: QuerySet[ApiKey], *, now: datetime) -> Expirations:
 
 
 def of_sign_in_secret(*, now: datetime) -> Expirations:
-    """Return when the secret of the portal's own sign-in expires, if that is known."""
+    """Return the expiration of the secret of the portal's own sign-in, if its date is known."""
     at = sign_in_secret.expires_at()
     if at is None or at > now + AHEAD:
         return Expirations([])
@@ -161,7 +160,7 @@ def of_sign_in_secret(*, now: datetime) -> Expirations:
 def of_credentials(
     apps: QuerySet[AppRegistration], connections: QuerySet[Connection], *, now: datetime, in_detail: bool
 ) -> Expirations:
-    """Return when usable credentials expire, and how many ``connections`` stop then. Takes at most six queries.
+    """Return the expirations of usable credentials, with the number of ``connections`` that stop. At most six queries.
 
     With ``in_detail``, the credentials are named, and ``connections`` must be all connections. Without it, only the
     last credential of each app registration is returned, because nothing stops before that one expires.

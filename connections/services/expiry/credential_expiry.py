@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 THRESHOLDS = (60, 30, 14, 7, 1)  # days left
 EVERY = timedelta(days=1)
 AGAIN = timedelta(hours=1)  # retry after this time; also the lease of a claim
-RENEWED_UNTIL = timedelta(days=14)  # by then the portal should have renewed what it renews by itself
+RENEWED_UNTIL = timedelta(days=14)  # by then the portal should have renewed the credentials that it renews
 BATCH = 20  # app registrations per run; Microsoft allows 150 such reads a minute
 SETTLED_AFTER = timedelta(hours=1)  # a new credential may be missing from Entra's list for this long
 
@@ -33,9 +33,7 @@ SETTLED_AFTER = timedelta(hours=1)  # a new credential may be missing from Entra
 class CredentialListing:
     """An app registration's credentials, compared with Entra's list."""
 
-    permitted: (
-        bool  # False if the application isn't allowed to read its own credentials or belongs to another directory
-    )
+    permitted: bool  # False if the application may not read its credentials or belongs to another directory
     confirmed: tuple[AppCredential, ...] = ()
     unlisted: tuple[AppCredential, ...] = ()
     accepted: tuple[AppCredential, ...] = ()  # uploaded certificates that Microsoft has now accepted
@@ -103,10 +101,7 @@ def _warn(credential: AppCredential, expires_at: datetime, now: datetime) -> boo
 
 
 def read(app_registration: AppRegistration, *, actor: User | None, now: datetime) -> CredentialListing:
-    """Store Entra's dates and test new certificates. Raises MicrosoftUnavailable, UnreadableSecret or InvalidInput.
-
-    MicrosoftRefused is raised if Microsoft refuses the token with which the dates would be read.
-    """
+    """Store Entra's dates and test new certificates. Raises MicrosoftUnavailable, UnreadableSecret or InvalidInput."""
     listing = _request_listing(app_registration, now)
     later = now + EVERY * random.uniform(0.9, 1.1)
     AppRegistration.objects.filter(pk=app_registration.pk).update(read_expiries_after=later)

@@ -143,11 +143,11 @@ def is_certain(credential: AppCredential) -> bool:
 class CredentialLifetime:
     """The usable credentials of an app registration, and when the last of them expires."""
 
-    working: int  # number of usable ones
-    last: AppCredential | None = None  # the usable one that expires last
-    unknown: AppCredential | None = None  # a usable one without an expiration date
+    working: int  # number of usable credentials
+    last: AppCredential | None = None  # the usable credential that expires last
+    unknown: AppCredential | None = None  # a usable credential without an expiration date
     waiting: AppCredential | None = None  # a certificate that still has to be uploaded to Entra
-    lasting: AppCredential | None = None  # a usable one that never expires
+    lasting: AppCredential | None = None  # a usable credential that never expires
 
     @property
     def until(self) -> datetime | None:

@@ -1,4 +1,4 @@
-"""Which secrets and certificates the portal renews by itself, and when."""
+"""Which secrets and certificates the portal renews automatically, and when."""
 
 from collections.abc import Collection
 from datetime import datetime, timedelta

@@ -197,7 +197,7 @@ def _test(credential: AppCredential) -> Verdict | None:
 def _caller(
     app: AppRegistration, now: datetime, *, credential: AppCredential | None = None, needs_listing: bool = False
 ) -> tuple[Caller, CredentialList | None]:
-    """Return the application as a caller of Graph, and Entra's list of its credentials if the application may read it."""
+    """Return the application as a caller of Graph, and Entra's list of its credentials if it may read that list."""
     if credential is None:
         token = credential_checks.request_app_only_token(app, now=now)
     else:

@@ -1,1 +1,1 @@
-"""The policy as administrators manage it, the connections that violate it, and access reviews."""
+"""Manage the policy, find connections that violate it, and review access."""

@@ -153,7 +153,10 @@ def _item(
 
 
 def ask_owners(review: AccessReview, *, now: datetime) -> None:
-    """Email the owners with open items, or IT admins where an owner cannot answer. Call it whenever an owner changes."""
+    """Email the owners with open items, or IT admins where an owner cannot answer.
+
+    Call it whenever an owner changes.
+    """
     notify_owners(
         review,
         "asked",

@@ -1,4 +1,7 @@
-"""Open and resolve incidents, one per cause. Call these in the transaction that changes the state, so that both agree."""
+"""Open and resolve incidents, one per cause.
+
+Call these in the transaction that changes the state, so that both agree.
+"""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -123,7 +126,7 @@ def _resource_key(connection: Connection, resource: str) -> str:
 
 
 def connections_recovered(pks: Collection[int], *, now: datetime) -> None:
-    """Mark connections that got a token as resolved."""
+    """Mark connections that got a token as resolved in their incidents."""
     if not pks:
         return
     affected = affected_in_open(pks).filter(incident__kind__in=_BY_CONNECTION)

@@ -221,7 +221,7 @@ def exchange_plan(connection: Connection) -> exchange_script.ApplicationPlan | e
 
 
 def application_roles(connection: Connection) -> tuple[str, ...]:
-    """Return the minimum application permissions that an app-only connection needs, or () for a delegated connection."""
+    """Return the minimum application permissions of an app-only connection, or () for a delegated connection."""
     if connection.is_delegated:
         return ()
     return capabilities.application_roles(connection.capabilities, connection.extra_scopes)

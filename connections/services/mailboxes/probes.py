@@ -154,7 +154,10 @@ def probe_mailbox(mailbox: SharedMailbox, *, actor: User, now: datetime) -> tupl
 
 
 def _token(connection: Connection, *, now: datetime) -> str:
-    """Return a valid access token, and reload the connection's granted permissions, because it may have been renewed."""
+    """Return a valid access token.
+
+    Also reloads the connection's granted permissions, which may have changed with a new token.
+    """
     if is_flagged_without_roles(connection):
         current = Connection.objects.get(pk=connection.pk)
         if current.access_token is None or not current.expires_at or current.expires_at <= now:

@@ -196,7 +196,10 @@ def set_preferences(user: User, *, actor: User, **preferences: bool) -> None:
 
 
 def _recipients(incident: Incident, *, remind: bool = False) -> list[Recipient]:
-    """Return an open incident's recipients, the strongest reason first. With ``remind``, only those who want reminders."""
+    """Return an open incident's recipients, the strongest reason first.
+
+    With ``remind``, only those who want reminders.
+    """
     if incident.kind == Incident.Kind.AUDIT_TRAIL:
         return [*_overseers(), *_copy_list(), *_channels()]
     admins = _it_admins()
@@ -241,7 +244,10 @@ def _channels() -> list[Recipient]:
 
 
 def _alerted(incident: Incident) -> list[Recipient]:
-    """Return those who were alerted, except people who have left or don't want to be informed when it is resolved."""
+    """Return those who were alerted to the incident and want to know that it is resolved.
+
+    Omits people who have left.
+    """
     rows = incident.deliveries.filter(event__in=(Event.OPENED, Event.REMINDER)).order_by("pk")
     alerted = {
         email or channel_id: (email, channel_id, payload.get("reason", ""), payload.get("time_zone", ""))

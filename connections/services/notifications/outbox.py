@@ -268,7 +268,7 @@ def _request_to_channel(
 def _outgoing(
     rows: list[Delivery], *, key: Callable[[Delivery], Any], together: Callable[[Delivery], bool] = lambda row: True
 ) -> Iterator[OutgoingMessage]:
-    """Yield one message per delivery, or one for all that can be combined if there are at least COMBINE_FROM of them."""
+    """Yield one message per delivery. If at least COMBINE_FROM deliveries can be combined, they become one message."""
     for _, group in groupby(sorted(rows, key=lambda row: (key(row), row.pk)), key=key):
         deliveries = list(group)
         shared = [row for row in deliveries if row.event != Delivery.Event.TEST and together(row)]

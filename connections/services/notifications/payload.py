@@ -1,4 +1,7 @@
-"""The facts of an alert, the same for all attempts. Webhooks include them (docs/alerts.md), so names must not change."""
+"""The facts of an alert, the same for all attempts.
+
+Webhooks include them (docs/alerts.md), so names must not change.
+"""
 
 from collections.abc import Iterable
 from typing import Any

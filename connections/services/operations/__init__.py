@@ -1,1 +1,1 @@
-"""Operations: health checks, metrics and retention."""
+"""Operations: checks, metrics, daily figures, backups, retention and key rotation."""

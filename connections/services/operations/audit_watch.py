@@ -37,7 +37,10 @@ _WHAT_TO_DO = (
 
 
 def run(now: Callable[[], datetime]) -> list[AuditVerification]:
-    """Carry out due and requested verifications, and check that sealing and verifying work. Returns those carried out."""
+    """Carry out due and requested verifications, and check that sealing and verifying work.
+
+    Returns those carried out.
+    """
     finished, is_verified = [], False
     try:
         verification_schedule.queue_due(now())
@@ -92,7 +95,7 @@ def _check_sealing(now: datetime) -> None:
 
 
 def _check_identities(now: datetime) -> None:
-    """Check that the triggers are there that keep the identities of rows from being changed.
+    """Check the triggers that protect the identities of rows from changes.
 
     If an identity can be changed, a secret that belongs to another row can be moved into that row and decrypted there.
     """

@@ -17,7 +17,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a check: what it found (``detail``) and what an operator should do (``action``), without secrets."""
+    """The result of a check: what it found and what an operator should do. Contains no secrets."""
 
     state: State
     detail: str

@@ -75,7 +75,10 @@ def report(process: str) -> None:
 
 
 def readings() -> list[Clock]:
-    """Return the clocks that all processes have stored, and the database's clock. Raises RedisError or DatabaseError."""
+    """Return the clocks that all processes have stored, and the database's clock.
+
+    Raises RedisError or DatabaseError.
+    """
     now = _redis_time()
     try:
         notes = cast("dict[bytes, bytes]", rate_limit.client().hgetall(_key()))

@@ -31,10 +31,7 @@ def version() -> Result:
 
 
 def role() -> Result:
-    """Check that the portal doesn't connect as a superuser, whom no trigger stops.
-
-    Triggers protect the audit trail from changes.
-    """
+    """Check that the portal doesn't connect as a superuser, who can bypass the triggers of the audit trail."""
     if database.vendor == "sqlite":
         return ok("SQLite has no roles")
     name, is_super, bypasses = _row("SELECT rolname, rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user")

@@ -1,4 +1,4 @@
-"""All checks of a running portal. ``manage.py doctor`` runs all of them, ``/readyz`` and the home page a part."""
+"""All checks of a running portal. ``manage.py doctor`` runs all of them, ``/readyz`` and the home page only some."""
 
 from django.utils import timezone
 

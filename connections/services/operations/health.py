@@ -65,7 +65,7 @@ def broker_answers() -> Result:
 
 
 def encryption_keys() -> Result:
-    """Check that this process has the keys of all stored values, as last counted, and those that other processes use."""
+    """Check that this process has the keys of all stored values, as last counted, and of running processes."""
     if keys.current().decrypt(keys.current().encrypt(b"probe")) != b"probe":
         return problem("the first key does not open what it sealed", "Check FIELD_ENCRYPTION_KEYS.")
     if newer := running_keys.encrypting_elsewhere(now=timezone.now()):
@@ -133,7 +133,7 @@ def clock_differences() -> Result:
 
 
 def processes() -> Result:
-    """Whether a process of each kind has been seen in the last two minutes."""
+    """Check that a process of each kind has been seen in the last two minutes."""
     running = running_keys.running(now=timezone.now())
     numbers = Counter(process.name.partition(" ")[0] for process in running)
     missing = [kind for kind in PROCESSES if not numbers[kind]]

@@ -42,9 +42,7 @@ class Rotation:
     unreadable: dict[str, list[int]] = field(default_factory=dict)  # row numbers by "table.column"
 
 
-Report = Callable[
-    [str, int], None
-]  # gets the column's name, and how many of its values have been encrypted again so far
+Report = Callable[[str, int], None]  # gets a column's name, and how many of its values were encrypted again so far
 
 
 def rotate(*, now: datetime, report: Report, force: bool = False, batch: int = BATCH) -> Rotation:

@@ -130,7 +130,10 @@ class _StayHere(urllib.request.HTTPRedirectHandler):
 
 
 def _get(path: str) -> tuple[int, Any, str]:
-    """Return status, headers and text of a page of the portal. Without a response, status is 0 and the text says why."""
+    """Return status, headers and text of a page of the portal.
+
+    Without a response, status is 0 and the text says why.
+    """
     context = ssl.create_default_context()
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), _StayHere

@@ -78,7 +78,10 @@ def _usage(column: SecretField, counter: Counter[tuple[str, bool]], now: datetim
 
 
 def report_noted(*, now: datetime) -> None:
-    """Open the incidents about altered values that this process has come across. Without the database, they stay noted."""
+    """Open the incidents about altered values that this process has come across.
+
+    If the database is unavailable, the values stay noted for the next time.
+    """
     for place in list(fields.altered):
         try:
             with transaction.atomic():

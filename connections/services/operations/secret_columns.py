@@ -109,7 +109,7 @@ def _tables() -> set[str]:
 
 
 def tables_without_trigger() -> list[str]:
-    """Return the tables with encrypted columns where rows' identities could be changed, because the trigger is missing."""
+    """Return the tables with encrypted columns whose trigger is missing, so that rows' identities could be changed."""
     tables = _tables()
     with database.cursor() as cursor:
         if database.vendor == "postgresql":

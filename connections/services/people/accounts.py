@@ -237,7 +237,7 @@ def confirm_from_directory(
 
 
 def _are_groups_ids(user: User) -> bool:
-    """Whether all groups behind this person's roles and teams are configured by ID, because Graph is asked for IDs."""
+    """Whether all groups behind this person's roles and teams are configured by ID. Graph can be asked only for IDs."""
     followed = user.teams.exclude(entra_group="").values_list("entra_group", flat=True)
     mapped = [settings.LOGIN_MICROSOFT[key] for name, key in _ROLE_VALUES if name in _roles_by_group(user)]
     return all(map(_is_directory_id, followed)) and all(any(map(_is_directory_id, values)) for values in mapped)
@@ -269,7 +269,7 @@ def _set(user: User, **values: Any) -> None:
 
 
 def _follow_roles(user: User, roles: set[str] | None, groups: set[str] | None, *, now: datetime) -> None:
-    """Set the roles that these app roles and groups give. None means unknown; then roles that came from there are kept."""
+    """Set the roles that these app roles and groups give. None means unknown: roles from that source are kept."""
     login = settings.LOGIN_MICROSOFT
     before = set(user.groups.values_list("name", flat=True))
     kept = _roles_by_group(user) if groups is None else set()
@@ -315,7 +315,7 @@ def signed_in(user: User, *, actor: User, method: str, second_factor: str = "") 
 
 
 def microsoft_sign_in_rejected(verdict: Verdict, *, now: datetime) -> None:
-    """Open the incident that Microsoft rejects the secret of the portal's own sign-in. The next sign-in closes it."""
+    """Report that Microsoft rejects the secret of the portal's own sign-in. The next sign-in closes the incident."""
     incidents.portal_sign_in_rejected(verdict, now=now)
 
 

@@ -1,4 +1,7 @@
-"""Microsoft accounts behind connections. A refusal that concerns an account affects all of the account's connections."""
+"""Microsoft accounts behind connections.
+
+A refusal that concerns an account affects all of the account's connections.
+"""
 
 import random
 from datetime import datetime, timedelta
@@ -44,7 +47,7 @@ def _connections(environment: str, tid: str, oid: str) -> QuerySet[Connection]:
 
 
 def _make_due(connections: QuerySet[Connection], *, now: datetime) -> int:
-    """Make these connections due, over CHECKED_WITHIN if there are many. Returns how many.
+    """Make these connections due, spread over CHECKED_WITHIN if there are many. Returns how many.
 
     Omits connections that have just got a token, because Microsoft has accepted the account for them.
     """

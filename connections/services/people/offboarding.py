@@ -22,7 +22,7 @@ from connections.models.audit import AuditAction
 from connections.services.incidents import incidents
 from connections.services.sharing import history
 
-MICROSOFT = "microsoft"  # the sign-in whose uid is "{tid}.{oid}"
+MICROSOFT = "microsoft"  # the sign-in provider whose uid is "{tid}.{oid}"
 
 
 def mark_departed(person: User, *, how: str, cause: str, now: datetime, actor: User | None = None) -> None:

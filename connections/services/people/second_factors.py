@@ -168,7 +168,10 @@ def _add(factor: SecondFactor, *, actor: User, now: datetime) -> SecondFactor:
 
 
 def _step_of(secret: str, code: str, now: datetime) -> int | None:
-    """Return the time step that has this code, or None. Accepts the previous and the next step, because clocks differ."""
+    """Return the time step that has this code, or None.
+
+    Accepts the previous and the next step, because clocks differ.
+    """
     digits = "".join(code.split())
     current = int(now.timestamp()) // _STEP
     totp = pyotp.TOTP(secret)

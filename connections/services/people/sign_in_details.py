@@ -21,7 +21,10 @@ def signs_in_with_microsoft(user: User) -> bool:
 
 
 def require_password_allowed(user: User) -> None:
-    """Raise NotAllowed if this account must not get a password, because it would open more than a local account."""
+    """Raise NotAllowed if somebody else must not set a password for this account.
+
+    With the password, that person could use an account that only Microsoft's sign-in is meant to open.
+    """
     if user.is_service:
         raise NotAllowed("Service accounts can't sign in.", action="Issue an API key for this account instead.")
     if signs_in_with_microsoft(user):

@@ -110,7 +110,7 @@ def fail(attempt: Attempt, *, reason: str, now: datetime) -> datetime | None:
 
 
 def succeed(attempt: Attempt) -> None:
-    """Take the count of the attempt back, and close the window of this name and place."""
+    """Take the attempt out of the counts, and close the window of this name and place."""
     with transaction.atomic():
         for kind, key, _ in attempt.buckets:
             row = SignInLimit.objects.select_for_update().filter(kind=kind, key=key).first()
@@ -174,7 +174,10 @@ def limit_of(kind: str) -> int:
 
 
 def network_of(address: str | None) -> str:
-    """Return the network that counts as one address. For IPv6 this is the /64, because one customer gets a whole /64."""
+    """Return the network that counts as one address.
+
+    For IPv6 this is the /64, because one customer gets a whole /64.
+    """
     if not address:
         return "unknown"
     parsed = ipaddress.ip_address(address)

@@ -168,7 +168,10 @@ def request_approval(
 
 
 def request_missing(connection: Connection, *, reason: str, actor: User, now: datetime) -> Approval:
-    """Request the approval that the connection lacks. Raises NotAllowed, PolicyForbids, or InvalidInput if none is due."""
+    """Request the approval that the connection lacks.
+
+    Raises NotAllowed, PolicyForbids, or InvalidInput if it lacks none.
+    """
     with transaction.atomic():
         rows = Connection.objects.select_for_update(of=("self",), no_key=True)
         current = rows.select_related(*RELATED).get(pk=connection.pk)
@@ -293,7 +296,7 @@ def withdraw_open(connection: Connection, reason: str, *, actor: User, now: date
 
 
 def _can_close(approval: Approval, state: str) -> bool:
-    """Lock and reload the approval. Returns whether it can be closed, or False if it already is in ``state``.
+    """Lock and reload the approval. Returns True if it is open, and False if it is already in ``state``.
 
     Raises Conflict if it was closed with another state.
     """

@@ -137,7 +137,7 @@ def request_of(connection: Connection) -> ConnectionRequest:
 
 
 def evaluate_connection(policies: Policies, request: ConnectionRequest, granted: Iterable[str] = ()) -> Decision:
-    """Decide about the permissions that a connection requests, and about those that Microsoft granted beyond them."""
+    """Decide about a connection's type, tenant, capabilities and permissions, and what Microsoft granted beyond."""
     beyond = sorted({spelling(name) for name in granted} - set(request.permissions) - OIDC_SCOPES)
     reasons: list[Reason] = []
     for source in policies:
@@ -239,7 +239,10 @@ def _capitalized(words: str) -> str:
 
 
 def evaluate_account(policies: Policies, tid: str, registered: Collection[str]) -> Decision:
-    """Decide whether accounts from the directory ``tid`` may be connected. ``registered`` are the IDs of our tenants."""
+    """Decide whether accounts from the directory ``tid`` may be connected.
+
+    ``registered`` are the IDs of our tenants.
+    """
     reasons = []
     for source in policies:
         if tid == CONSUMERS_TID:

@@ -55,7 +55,10 @@ class SecondPersonNeeded(PortalError):
 
 
 def require(change: Change | None, *, actor: User, now: datetime) -> None:
-    """Use up the actor's approval of this change. Does nothing for None. Raises SecondPersonNeeded without an approval."""
+    """Use up the actor's approval of this change. Does nothing for None.
+
+    Raises SecondPersonNeeded without an approval.
+    """
     if change is None:
         return
     approved = ChangeRequest.objects.filter(

@@ -82,7 +82,10 @@ class CreatedWhileLoose:
 
 
 def created_since_loosening(policy: Policy | None, *, rules: Collection[str] | None = None) -> CreatedWhileLoose | None:
-    """Return what was created since one of these rules (None: any rule) was loosened, or None if all are tight again."""
+    """Return what was created since one of these rules (None: any rule) was loosened.
+
+    Returns None if all of them are tight again.
+    """
     first = _first_loosening(policy, rules) if policy is not None else None
     if policy is None or first is None:
         return None

@@ -81,7 +81,7 @@ class Prospects:
 
     @cached_property
     def _at_sign_in(self) -> tuple[Decision, tuple[evaluate.Reason, ...]]:
-        """The same, but only about the requested permissions, because a new sign-in replaces the granted ones."""
+        """The decision about the requested permissions alone, because a new sign-in replaces the granted ones."""
         return approvals.evaluate_approval(self.connection, policies=self.policies)
 
     @property

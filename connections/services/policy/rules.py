@@ -194,7 +194,10 @@ def _to_json(value: Any) -> Any:
 
 
 def from_dict(values: Any, *, of_app: bool = False) -> Rules:
-    """Parse rules from a dict. Raises InvalidInput for the first unknown or invalid rule; its ``field`` names the rule."""
+    """Parse rules from a dict.
+
+    Raises InvalidInput for the first unknown or invalid rule; its ``field`` names the rule.
+    """
     if not isinstance(values, Mapping):
         raise InvalidInput("A policy's rules must be a mapping of names to values.")
     unknown = sorted(str(name) for name in values if name not in _PARSERS)
@@ -288,7 +291,10 @@ _PARSERS: dict[str, Callable[[Any, str], Any]] = {
 
 
 def parse_patterns(text: str) -> tuple[str, ...]:
-    """Parse names and patterns (``*`` or ``Mail.*``) in Microsoft's spelling, without duplicates. Raises InvalidInput."""
+    """Parse names and patterns (``*`` or ``Mail.*``) in Microsoft's spelling, without duplicates.
+
+    Raises InvalidInput.
+    """
     patterns: list[str] = []
     for word in capabilities.describe(text):
         if word.endswith((".*", "/*")) and word != _TYPED_RESOURCES:

@@ -90,7 +90,10 @@ def of_member(team: Team, user: User, *, actor: User) -> Change | None:
 
 
 def of_group(team: Team, entra_group: str, *, actor: User) -> Change | None:
-    """Return the change if the new Entra group would decide who can access somebody else's connections. Otherwise None."""
+    """Return the change if the new Entra group would decide who can access somebody else's connections.
+
+    Otherwise None.
+    """
     if entra_group == team.entra_group:
         return None
     title = f"Changing the Entra group of the team {team}"
@@ -101,7 +104,7 @@ def of_group(team: Team, entra_group: str, *, actor: User) -> Change | None:
 def of_key(account: User, *, key: ApiKey | None, chosen: Iterable[Connection] = (), actor: User) -> Change | None:
     """Return the change if the service account's new secret would give the actor access to other people's connections.
 
-    Otherwise None. ``key`` is the key to rotate, or None for a new key, which may be limited to the ``chosen``
+    Returns None otherwise. ``key`` is the key to rotate, or None for a new key, which may be limited to the ``chosen``
     connections.
     """
     if not account.is_service:

@@ -20,7 +20,7 @@ from connections.services.incidents import incidents
 
 CANARY_DELAY = timedelta(seconds=60)
 RECOVERY_WITHIN = timedelta(seconds=60)
-RECOVERY_AT_ONCE = 25  # connections per time slot after a recovery, at least
+RECOVERY_AT_ONCE = 25  # at least this many connections per time slot after a recovery
 RECOVERY_SLOTS = 20
 RECOVERY_BATCH = 1000  # rows per statement
 NO_REJECTION: dict[str, Any] = {"rejected_at": None, "rejected_code": "", "rejected_cause": "", "rejected_action": ""}
@@ -108,9 +108,9 @@ def is_used_in(app_registration: AppRegistration, tenant: Tenant) -> bool:
 
 
 def narrowed(verdict: Verdict, app_registration: AppRegistration, tenant: Tenant) -> Verdict:
-    """Limit the verdict to what it proves something about.
+    """Return the verdict, limited to what it concerns: the app registration, its use in ``tenant``, or one connection.
 
-    A verdict about one tenant concerns the whole app registration if the application is single-tenant. At a shared
+    For a single-tenant application, a verdict about its tenant concerns the whole app registration. At a shared
     endpoint, the directory belongs to one account, so the verdict concerns only this account's connection (``app_wide``
     becomes False).
     """

@@ -99,7 +99,8 @@ def change(
     """Change everything except tenant and client ID. None leaves a value as it is.
 
     With ``is_personal``, only the member who added it can connect through it. Raises InvalidInput, AlreadyExists, or
-    InUse if connections use a type, or other tenants an audience, that the change would remove.
+    InUse if connections use a type that the change would remove, or if the application would become single-tenant
+    although other tenants use it.
     """
     values: dict[str, object] = {
         "name": name,

@@ -47,7 +47,10 @@ PROPAGATING = Verdict(
 
 @dataclass(frozen=True, slots=True)
 class CredentialCheck:
-    """The result of testing one credential. Without a ``verdict``, it was accepted, and its token has these ``roles``."""
+    """The result of testing one credential.
+
+    Without a ``verdict``, it was accepted, and its token has these ``roles``.
+    """
 
     credential: AppCredential
     roles: tuple[str, ...] = ()
@@ -79,7 +82,10 @@ def build_application(
 
 
 def decrypt_credential(credential: AppCredential) -> token_endpoint.Credential:
-    """Return the credential in the form for requests, decrypted. Raises UnreadableSecret if it contains nothing usable."""
+    """Return the credential in the form for requests, decrypted.
+
+    Raises UnreadableSecret if it contains nothing usable.
+    """
     if credential.kind == AppCredential.Kind.FEDERATED:
         if credential.source == AppCredential.Source.FILE:
             return token_endpoint.TokenFile(settings.FEDERATED_TOKEN_PATH)
@@ -170,7 +176,10 @@ def request_app_only_token(
 def app_only_token(
     app: AppRegistration, *, now: datetime, tenant: Tenant | None = None
 ) -> token_endpoint.TokenSet | None:
-    """Return a token as ``request_app_only_token`` does, or None if Microsoft refuses. A sweep then flags connections."""
+    """Return a token as ``request_app_only_token`` does, or None if Microsoft refuses.
+
+    In that case, a later sweep flags the connections.
+    """
     try:
         return request_app_only_token(app, tenant=tenant, now=now)
     except MicrosoftUnavailable:

@@ -50,7 +50,10 @@ NewCredential = NewSecret | NewCertificate | NewFederated
 
 
 def credential_from_form(values: dict[str, Any], *, name: str) -> NewCredential:
-    """Return the credential from a form's cleaned data (forms/credentials.py). ``name`` is for a generated certificate."""
+    """Return the credential from a form's cleaned data (forms/credentials.py).
+
+    ``name`` is for a generated certificate.
+    """
     if values["kind"] == "secret":
         return NewSecret(values["secret"], values["expires_at"], values["label"])
     if values["kind"] == "upload":
@@ -108,7 +111,10 @@ def check_possible(new: NewCredential, tenant: Tenant) -> None:
 
 
 def next_certificate(app_registration: AppRegistration, *, actor: User) -> AppCredential:
-    """Return the certificate to upload next, generating it if necessary. After Microsoft accepts it, it is used first."""
+    """Return the certificate to upload next, generating it if necessary.
+
+    After Microsoft accepts it, it is used first.
+    """
     certificates_only = app_registration.credentials.live().filter(kind=AppCredential.Kind.CERTIFICATE)
     live = certificates_only.defer("secret", "private_key")
     waiting = next((credential for credential in live if credential_checks.awaits_upload(credential)), None)

@@ -88,7 +88,7 @@ def rotate_due(*, now: datetime) -> None:
     if newest.use_after <= now - ROTATE_AFTER:
         _add_key(newest.number + 1, use_after=now + PUBLISH_BEFORE, now=now, actor=None)
     in_use = IssuerKey.objects.filter(use_after__lte=now - KEEP_AFTER).aggregate(Max("number"))["number__max"]
-    # Older keys than this one were last used before it began to sign, more than KEEP_AFTER ago.
+    # Keys older than this one were last used before it began to sign, more than KEEP_AFTER ago.
     for row in IssuerKey.objects.defer("private_key").filter(number__lt=in_use or 0):
         _remove_key(row, actor=None)
 

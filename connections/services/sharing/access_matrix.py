@@ -12,7 +12,7 @@ from connections.models import Connection, Share, Team, TeamMember, User
 
 MOST_COLUMNS = 12  # people and teams with a column of their own
 MOST_SHARES = 2000  # shares read for one page, or looked up for a search
-MOST_NAMED = 20  # people and teams that match a search
+MOST_NAMED = 20  # people that a search considers, and as many teams
 
 
 @dataclass(frozen=True, slots=True)

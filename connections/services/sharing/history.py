@@ -22,7 +22,10 @@ def ownership_began(connection: Connection, *, actor: User | None, now: datetime
 
 
 def share_began(share: Share, *, actor: User | None, now: datetime) -> None:
-    """Record a new or changed share. Its previous period, if any, ends, and a new one begins with its current values."""
+    """Record a new or changed share.
+
+    Its previous period, if any, ends, and a new one begins with its current values.
+    """
     parts = {
         **_connection(share.connection),
         **(_person(share.person) if share.person is not None else {}),

@@ -19,7 +19,7 @@ Interval = tuple[datetime, datetime]
 
 OWNER = "owner"  # the highest level; the other levels are in Share.Level
 _RANK = {"use": 0, "manage": 1, OWNER: 2}
-_RESOLUTION = timedelta(microseconds=1)  # of the databases; a moment is an interval of this length
+_RESOLUTION = timedelta(microseconds=1)  # time resolution of the databases; a moment is an interval of this length
 CANDIDATES = 20  # shown when searching for a person or connection; the functions return one more if there are more
 
 
@@ -46,7 +46,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class AccessPath:
-    """The reason why a person could use a connection: as its owner, by a share, or as a member of a team with a share."""
+    """The reason why a person could use a connection: as its owner, by a share, or as a member of a team."""
 
     grant: AccessPeriod
     membership: AccessPeriod | None

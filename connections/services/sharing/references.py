@@ -1,8 +1,8 @@
 """Connection references: stable names for automations, and each person's default connections.
 
-A reference gives nobody access, so pointing it at another connection doesn't change who can use what. But it can lead
-automations to another mailbox. So it needs a right to both the reference and the connection, and the reference's owner
-is emailed.
+A reference gives nobody access, so pointing it at another connection doesn't change who can use which connections. But
+it can lead automations to another mailbox. So it needs a right to both the reference and the connection, and the
+reference's owner is emailed.
 """
 
 import re
@@ -133,7 +133,7 @@ def require_free_name(name: str, *, actor: User, field: str = "name") -> None:
 
 
 def change(reference: ConnectionReference, *, team: Team | None, description: str, actor: User) -> None:
-    """Change the team that may point the reference, and the description. Raises NotAllowed."""
+    """Change the team whose members may point the reference, and the description. Raises NotAllowed."""
     with transaction.atomic():
         current = _lock(reference)
         roles.require(

@@ -261,7 +261,10 @@ def _end(share: Share, *, actor: User | None, now: datetime, why: str = "") -> b
 
 
 def _expire(share: Share, now: datetime) -> int:
-    """End a share on its date, unless it was ended or extended in the meantime. Returns 1 if it was ended, otherwise 0."""
+    """End a share on its date, unless it was ended or extended in the meantime.
+
+    Returns 1 if it was ended, otherwise 0.
+    """
     unchanged = Share.objects.filter(pk=share.pk, ended_at=None, until=share.until, until__lte=now)
     ended = unchanged.update(ended_at=share.until)
     if ended:

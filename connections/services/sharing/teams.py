@@ -47,7 +47,7 @@ def change(team: Team, *, name: str, entra_group: str, actor: User) -> None:
 
 
 def remove(team: Team, *, actor: User, now: datetime | None = None) -> None:
-    """Remove a team and end everything shared with it. Raises NotAllowed."""
+    """Delete a team and end the shares with it. Raises NotAllowed."""
     roles.require(permissions.can_manage_teams(actor), action="Ask an IT admin.")
     now = now or timezone.now()
     with transaction.atomic():
@@ -130,7 +130,7 @@ def _remove_member(team: Team, user: User, actor: User | None, now: datetime) ->
 def _tell_owners(
     team: Team, event: AuditEvent, what: str, *, actor: User, now: datetime, is_alarm: bool = True
 ) -> None:
-    """Email the owners of the connections that are shared with the team, because other people can use these now."""
+    """Email the owners of connections that are shared with the team about a change of who can use them."""
     for share in Share.objects.active(now).filter(team=team).select_related("connection__owner__responsible"):
         sentence = f"{what} the team {team}, which can use {share.connection}"
         tell_owner(share.connection, event, sentence, actor=actor, now=now, is_alarm=is_alarm)

@@ -180,8 +180,7 @@ def _update_app(result: RefreshBatchResult, now: datetime) -> None:
 
 
 def _accept_in_tenant(result: RefreshBatchResult, now: datetime) -> None:
-    """Record that Microsoft accepts the app registration in the tenant, with the roles of the last app-only token, if
-    any."""
+    """Record that Microsoft accepts the app registration in the tenant, with the roles of the last app-only token."""
     app_only = [
         answer for due, answer in result.answers if due.is_app_only and isinstance(answer, token_endpoint.TokenSet)
     ]
@@ -197,8 +196,10 @@ def _proves_app(answer: Answer) -> bool:
 
 
 def _detect_outage(result: RefreshBatchResult, now: datetime) -> None:
-    """Report an outage after several failures in a row, unless other connections in the environment got tokens
-    recently."""
+    """Report an outage after several failures in a row.
+
+    It is not an outage if other connections in the environment got tokens recently.
+    """
     for due, answer in result.answers:
         if answer is credential_checks.PROPAGATING:
             continue
@@ -231,8 +232,7 @@ def _handle_failure(due: DueConnection, answer: Answer, now: datetime) -> bool:
 
 
 def _for_owner(connection: Connection, verdict: Verdict) -> Verdict:
-    """Return the verdict. If the policy does not let the owner sign in again, it contains the step that is possible
-    instead."""
+    """Return the verdict, with the step that is possible if the policy does not let the owner sign in again."""
     advice = next_steps.sign_in_advice(connection) if verdict.kind is Kind.REAUTH else None
     return verdict if advice is None else replace(verdict, action=advice.action, who=Who(advice.who))
 

@@ -46,14 +46,17 @@ class Job:
 
     batch: "Batch"
     due: DueConnection
-    number: int  # of the credential, in the order to try them
+    number: int  # index of the credential, in the order in which they are tried
     is_canary: bool
     token: str | None = field(default=None, repr=False)  # the refresh token that was sent
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A refusal that applies to all connections of the app registration or, if ``in_tenant``, to those of this consent."""
+    """A refusal that applies to all connections of the app registration.
+
+    With ``in_tenant``, it applies only to those of this consent.
+    """
 
     consent: AppConsent
     in_tenant: bool
@@ -255,7 +258,10 @@ class Batch:
             result.reject(self._client(job)[0], answer)
 
     def _settle_canary(self, job: Job, answer: Answer) -> None:
-        """Try the canary's next credential. Without one, the response decides about the other connections of the app."""
+        """Try the canary's next credential.
+
+        Without one, the response decides about the other connections of the app.
+        """
         self._open_canaries -= 1
         result, consent_pk = self._result(job), job.due.app_consent_id
         if job.number + 1 < len(self._clients[result.app.pk]) and isinstance(answer, Verdict):

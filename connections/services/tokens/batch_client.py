@@ -83,8 +83,7 @@ class _Pipeline:
                     batch.hold_back(stop)
 
     def completed(self) -> Iterator[list[RefreshBatchResult]]:
-        """Yield the results of batches that are done. If too many responses are held, also yields those of unfinished
-        batches."""
+        """Yield the results of batches that are done or, if too many responses are held, of all batches."""
         is_full = sum(batch.held for batch in self._open) >= MOST_HELD
         is_full |= sum(batch.held_bytes for batch in self._open) > MOST_HELD_BYTES
         for batch in list(self._open):
@@ -96,7 +95,7 @@ class _Pipeline:
     def _needs_more(self) -> bool:
         """Whether there will soon be more free slots than requests to send.
 
-        Responses to canaries must be known before more connections of their app registrations are claimed.
+        The results about app registrations must be stored before more of their connections are claimed.
         """
         if len(self._open) >= MOST_OPEN or sum(batch.unsent_count for batch in self._open) >= self._in_flight:
             return False

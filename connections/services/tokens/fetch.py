@@ -13,7 +13,7 @@ from connections.models import Connection, ResourceToken
 from connections.services.tokens import refresh_locks, resource_tokens, single_flight
 from connections.services.tokens.single_flight import TokenRequirement
 
-LONGEST_WAIT = 9.0  # seconds that a caller waits for a refresh, so that the response takes less than the ten seconds in docs/api.md
+LONGEST_WAIT = 9.0  # seconds that a caller waits for a refresh; docs/api.md promises a response within ten
 LONGEST_WAIT_FOR_BETTER = 3.0  # seconds, if the stored token is valid but expires too soon for the caller
 LOOK_EVERY = 0.1
 
@@ -23,7 +23,7 @@ TOKEN_COLUMNS = (*_COLUMNS, "resource", "app_registration_id")
 
 
 class Refresh(StrEnum):
-    """Whether a refresh was tried because the stored token was not good enough."""
+    """The state of the refresh that is tried if the stored token is not good enough."""
 
     NOT_TRIED = "not tried"
     UNFINISHED = "unfinished"  # the caller has waited for the longest allowed time
@@ -92,8 +92,10 @@ class RefreshNeeded(Exception):
 
 
 def choose(token: Token | None, wanted: TokenRequirement, *, now: datetime, refresh: Refresh, failed: bool) -> Token:
-    """Return the token for a caller. ``failed`` says that Microsoft just failed. Raises RefreshNeeded or
-    TokenUnavailable."""
+    """Return the token that the caller gets. Raises RefreshNeeded or TokenUnavailable.
+
+    ``failed`` says that Microsoft has just failed to issue a token.
+    """
     if token is not None and token.is_as(wanted, now):
         return token
     # A token with a shorter lifetime than wanted is better than none, but a rejected token is useless.

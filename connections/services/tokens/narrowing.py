@@ -42,9 +42,9 @@ def request(connection: Connection, key: ApiKey, resource: str, wanted: Collecti
     """Request a token that has only the permissions in ``wanted``, which the connection must have.
 
     For work and school accounts, Microsoft puts all consented permissions of the resource into every token
-    (identity-platform/permissions-consent-overview), so a token with fewer permissions is impossible. Raises
-    NotAllowed, InvalidInput, RateLimited, ConnectionUnusable, TokenUnavailable or UnreadableSecret, and
-    TokenNotNarrowed or ResourceNotGranted.
+    (identity-platform/permissions-consent-overview). Then a token with fewer permissions is impossible, and
+    TokenNotNarrowed is raised. Also raises NotAllowed, InvalidInput, RateLimited, ConnectionUnusable, TokenUnavailable
+    or UnreadableSecret.
     """
     _require_possible(connection, key, resource, wanted)
     state = rate_limit.count(f"narrow:{connection.pk}", limit=MOST_PER_MINUTE, now=now)

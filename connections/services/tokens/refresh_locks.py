@@ -150,7 +150,10 @@ def is_done(locks: Collection[str]) -> set[str]:
 
 @contextmanager
 def grant_lock(pk: int, *, patience: float) -> Iterator[bool]:
-    """Hold the connection's grant lock during the block. Yields False if it could not be taken in ``patience`` seconds."""
+    """Hold the connection's grant lock during the block.
+
+    Yields False if it could not be taken in ``patience`` seconds.
+    """
     end = time.monotonic() + patience
     while (mark := acquire(grant_lock_name(pk))) is None and time.monotonic() < end:
         time.sleep(_LOOK_EVERY)

@@ -53,10 +53,10 @@ def others_needed(connection: Connection) -> list[str]:
 
 
 def arrange(connection: Connection, *, forget_tokens: bool, now: datetime) -> None:
-    """Create a row for each other resource that is needed, and delete all other rows. Call it in the grant's
-    transaction.
+    """Create a row for each other resource that is needed, and delete all other rows.
 
-    With ``forget_tokens``, the tokens of existing rows are deleted too, because they come from an earlier sign-in.
+    With ``forget_tokens``, the tokens of the remaining rows are deleted too, because they come from an earlier sign-in.
+    Call it in the transaction that stores the grant.
     """
     keys = others_needed(connection)
     _remove_except(connection, keys, now)
@@ -182,7 +182,7 @@ def request(
 def _why_forbidden(connection: Connection, resource: str, answer: TokenSet) -> Verdict | None:
     """Return the reason why the policy does not allow the first token for a resource, or None.
 
-    Later tokens are not checked here, because the policy is also checked elsewhere.
+    Later tokens are left to the policy's other checks.
     """
     if ResourceToken.objects.filter(connection=connection, resource=resource, refreshed_at__isnull=False).exists():
         return None

@@ -47,7 +47,7 @@ def microsoft_just_failed(pk: int, now: datetime, resource: str = "") -> bool:
 
 
 def is_trouble_recent(trouble_at: datetime | None, paused_until: datetime | None, now: datetime) -> bool:
-    """Do the same as ``microsoft_just_failed``, for columns that have already been read."""
+    """Return the same as ``microsoft_just_failed``, for columns that have already been read."""
     if paused_until is not None and paused_until > now:
         return True
     return trouble_at is not None and now - trouble_at < timedelta(seconds=TokenUnavailable.retry_after)
@@ -60,11 +60,10 @@ def may_refresh_early(pk: int, now: datetime) -> bool:
 
 
 def refresh_in_turn(pk: int, wanted: TokenRequirement, resource: str = "") -> bool:
-    """Refresh the connection, unless its token meets ``wanted`` by now. Returns False if another process is refreshing
-    it.
+    """Refresh the connection, unless its token meets ``wanted`` by now.
 
-    ``resource`` is a resource other than that of the connection's own token. If the sweep or a refresh for another
-    resource is using the refresh token, this waits until that is done.
+    Returns False if another process is refreshing it. ``resource`` is a resource other than that of the connection's
+    own token. If the sweep or a refresh for another resource is using the refresh token, this waits until that is done.
     """
     turn = refresh_locks.lock_name(pk, resource)
     mark = refresh_locks.acquire(turn)

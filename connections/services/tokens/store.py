@@ -1,4 +1,4 @@
-"""Store tokens. No other module writes the tokens of connections."""
+"""Write the tokens of connections after a sign-in or a refresh, encrypted and bound to their row."""
 
 import json
 import random
@@ -37,8 +37,10 @@ class RenewedToken:
 
 
 def next_refresh(expires_in: int, *, now: datetime) -> datetime:
-    """Return a random time for the next refresh: within the hour, and before the token expires in ``expires_in``
-    seconds."""
+    """Return a random time for the next refresh, within the hour and before the token expires.
+
+    ``expires_in`` is the token's lifetime in seconds.
+    """
     lifetime = timedelta(seconds=expires_in)
     # The minimum prevents a token with a very short lifetime from being renewed again and again in one sweep.
     longest = max(MIN_REFRESH_INTERVAL, min(MAX_REFRESH_INTERVAL, max(lifetime - MARGIN, lifetime / 2)))
