@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 
 from portal import logs
@@ -115,7 +116,8 @@ class Group:
     def _pass_on(self, number: int, frame: object) -> None:
         self._is_stopping |= number != signal.SIGHUP
         for pid in self._running:
-            os.kill(pid, number if number == signal.SIGHUP else signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, number if number == signal.SIGHUP else signal.SIGTERM)
 
 
 def _end_with(parent: int) -> None:
