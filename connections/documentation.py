@@ -47,7 +47,7 @@ def root() -> Path:
 
 def page(path: str) -> Page | None:
     """Return the page; None if there is no page with this path, or if the documentation isn't installed."""
-    return _page(path) if path in PAGES else None  # a path that somebody made up is not kept
+    return _page(path) if path in PAGES else None  # a path that someone made up is not kept
 
 
 @cache

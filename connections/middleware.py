@@ -149,7 +149,7 @@ def use_time_zone(get_response: GetResponse) -> GetResponse:
     """Show times in the time zone that the user chose, or in the browser's, which portal.js stores in a cookie."""
 
     def middleware(request: HttpRequest) -> HttpResponse:
-        # Without a session, there is no user with a choice. The API's responses are in UTC.
+        # Without a session, no user could have chosen a time zone. The API's responses are in UTC.
         if settings.SESSION_COOKIE_NAME not in request.COOKIES or request.path.startswith("/api/"):
             return get_response(request)
         with timezone.override(_time_zone_of(request)):

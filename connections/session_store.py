@@ -1,4 +1,4 @@
-"""Sessions that stay safe even if somebody can read or write the database.
+"""Sessions that stay safe even if someone can read or write the database.
 
 A row is found by the digest of the key in the cookie, and its data is signed for this row only. A session ends
 SESSION_IDLE_MINUTES after its last use, and at the latest SESSION_MAX_HOURS after the sign-in. The row contains this

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run once by PostgreSQL's image: a role for the portal that is no superuser, and its database.
+# Run once by PostgreSQL's image: a role for the portal that isn't a superuser, and its database.
 set -eu
 psql --quiet --set ON_ERROR_STOP=1 --set password="$(cat /run/secrets/portal_password)" <<'SQL'
 CREATE ROLE portal LOGIN PASSWORD :'password';

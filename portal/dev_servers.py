@@ -71,7 +71,7 @@ class Valkey:
         self.start()
 
     def start(self) -> None:
-        """Start the server, also after it was killed. Raises ProcessError if it doesn't start."""
+        """Start the server, or restart it after it was killed. Raises ProcessError if it doesn't start."""
         self.process = Process("Valkey", self._command, log=self._log)
         try:
             self.process.wait_until(self._answers, seconds=10)
@@ -163,7 +163,7 @@ class PostgreSQL:
             raise ProcessError(f"PostgreSQL couldn't create a database.\n{initdb.last_lines()}")
 
     def start(self) -> None:
-        """Start the server, also after it was killed. Raises ProcessError if it doesn't start."""
+        """Start the server, or restart it after it was killed. Raises ProcessError if it doesn't start."""
         settings = {"listen_addresses": "", "unix_socket_directories": str(self._home), "max_connections": "100"}
         settings |= {"timezone": "UTC", "shared_buffers": "64MB"}
         if self._fast:

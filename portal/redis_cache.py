@@ -1,6 +1,6 @@
 """Stores the cache's values in Redis as JSON.
 
-Django's default format (pickle) would run code that somebody has written to Redis.
+Django's default format (pickle) would run code that someone has written to Redis.
 """
 
 import json

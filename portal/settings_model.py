@@ -96,9 +96,9 @@ class PortalSettings(BaseSettings):
     LOGIN_MICROSOFT_ENVIRONMENT: kinds.Text = "global"
     """The cloud of the sign-in tenant: global, usgov_l4, usgov_l5, china (or sandbox)."""
     LOGIN_MICROSOFT_ADMINS: kinds.Names = ["ITAdmin"]
-    """App roles, or object IDs of groups, that give the role IT admin."""
+    """App roles or group object IDs that grant the IT admin role."""
     LOGIN_MICROSOFT_AUDITORS: kinds.Names = ["Auditor"]
-    """App roles, or object IDs of groups, that give the role auditor."""
+    """App roles or group object IDs that grant the auditor role."""
     LOGIN_MICROSOFT_DIRECTORIES: kinds.Names = []
     """Guests who can sign in, by the IDs of their home directories. By default only the sign-in tenant's own accounts can."""
     LOGIN_MICROSOFT_GUESTS: kinds.Names = []

@@ -27,7 +27,7 @@ from portal.wsgi_bridge import Message, Receive, Scope, Send
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _provider: TracerProvider | None = None
-_running_tasks: dict[str, Any] = {}  # by the id of the task: the block of its span
+_running_tasks: dict[str, Any] = {}  # task id -> the context manager of its span
 
 
 def start(process: str) -> None:

@@ -121,7 +121,7 @@ def test_a_program_that_is_older_than_the_database() -> None:
 def test_a_database_that_can_only_be_read() -> None:
     write_check._last_success.clear()
     with outage(writes_only=True):
-        assert_found("database", "can't be written to (OperationalError)", advises="primary server")
+        assert_found("database", "not writable (OperationalError)", advises="primary server")
 
 
 def test_a_database_that_cannot_be_reached_hides_no_other_problem() -> None:
@@ -323,7 +323,7 @@ def test_a_proxy_that_inspects_tls(sandbox_at: Callable[[str], None], site: Call
 
 def test_a_proxy_that_wants_a_password(sandbox_at: Callable[[str], None], site: Callable[..., str]) -> None:
     sandbox_at(site({"": (407, {}, "")}))
-    assert_found("microsoft", "answers 407", advises="proxy")
+    assert_found("microsoft", "returns 407", advises="proxy")
 
 
 # --- The public URL -------------------------------------------------------------------------------
@@ -372,11 +372,11 @@ HEALTHY: Page = (200, {}, "ok\n")
     ("pages", "says", "advises"),
     [
         ({"": (200, {}, "<h1>It works!</h1>")}, "not as the portal does", "pass this host on"),
-        ({"": (502, {}, "")}, "answers 502", "pass this host on"),
-        ({"/healthz": HEALTHY, "": (400, {}, "")}, "the host name is another one", "proxy_set_header Host"),
+        ({"": (502, {}, "")}, "returns 502", "forward this host"),
+        ({"/healthz": HEALTHY, "": (400, {}, "")}, "a different host name", "proxy_set_header Host"),
         ({"/healthz": HEALTHY, "": (301, {"Location": "/"}, "")}, "doesn't see that browsers use https", "X-Forwarded"),
         ({"/healthz": HEALTHY, "": (200, {}, "")}, "doesn't see that browsers use https", "TRUSTED_PROXIES"),
-        ({"/healthz": HEALTHY, "": (500, {"Strict-Transport-Security": "max-age=1"}, "")}, "answers 500", "log"),
+        ({"/healthz": HEALTHY, "": (500, {"Strict-Transport-Security": "max-age=1"}, "")}, "returns 500", "log"),
     ],
 )  # fmt: skip
 def test_a_proxy_in_front(

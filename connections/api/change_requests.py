@@ -73,7 +73,7 @@ def read_change_request(request: HttpRequest, change_id: int) -> Any:
 @router.post("/change-requests/{int:change_id}/approve", response=ChangeRequestOut, summary="Approve a change")
 @idempotent(Scope.CONNECTIONS_WRITE)
 def approve_change_request(request: HttpRequest, change_id: int, body: Decision) -> Any:
-    """Allow exactly this change, once. Nobody approves their own request, and no service account approves anything.
+    """Allow exactly this change, once. Nobody can approve their own request, and service accounts can't approve any.
 
     The key also needs `admin:write`, except to approve a share or transfer of the owner's own connection.
     """

@@ -58,7 +58,7 @@ class DocumentEndpoint:
 
 
 def _is_plain(scope: Scope) -> bool:
-    """Whether this is a request from somebody not signed in, without anything that needs the views."""
+    """Whether this is a request from someone not signed in, without anything that needs the views."""
     names = [name for name, _ in scope["headers"]]
     values = dict(scope["headers"])
     return (

@@ -140,7 +140,10 @@ Capabilities = Annotated[
 Permissions = Annotated[
     list[Text],
     AfterValidator(_permissions),
-    Field(max_length=100, description="Additional permissions: Mail.Read for Graph, exchange/SMTP.Send for others."),
+    Field(
+        max_length=100,
+        description="Additional permissions, such as Mail.Read for Graph or exchange/SMTP.Send for another API.",
+    ),
 ]
 
 

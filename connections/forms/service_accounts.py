@@ -22,7 +22,7 @@ class ServiceAccountForm(forms.Form):
         "people",
         label="Responsible person",
         help_text="Name, user name or email address. "
-        "We email this person before keys expire, and about incidents of its connections.",
+        "We email this person before keys expire and when the account's connections fail.",
     )
     admin = forms.BooleanField(
         label="Grant IT admin permissions",

@@ -57,7 +57,7 @@ class ShareForm(forms.Form):
 
 
 class EmergencyForm(forms.Form):
-    """For how long and why an IT admin needs somebody else's connection."""
+    """For how long and why an IT admin needs someone else's connection."""
 
     hours = forms.IntegerField(label="Hours", min_value=1, initial=1)
     reason = forms.CharField(

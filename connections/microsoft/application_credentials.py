@@ -67,7 +67,7 @@ def add_key(caller: Caller, certificate: str, *, signed_proof: str) -> str:
 
 
 def remove_key(caller: Caller, key_id: str, *, signed_proof: str) -> None:
-    """Remove a certificate, also if it is already gone. Raises the same errors as add_key."""
+    """Remove a certificate. Succeeds if it is already gone. Raises the same errors as add_key."""
     _remove(caller, "removeKey", {"keyId": key_id, "proof": signed_proof})
 
 
@@ -87,7 +87,7 @@ def add_password(caller: Caller, *, name: str, expires_at: datetime) -> IssuedSe
 
 
 def remove_password(caller: Caller, key_id: str) -> None:
-    """Remove a client secret, also if it is already gone. Raises the same errors as add_key."""
+    """Remove a client secret. Succeeds if it is already gone. Raises the same errors as add_key."""
     _remove(caller, "removePassword", {"keyId": key_id})
 
 

@@ -54,5 +54,8 @@ def unreadable(cause: str, *, again: str) -> Verdict:
 
     ``again`` completes the sentence "The portal …" with when the portal tries again.
     """
-    action = f"The portal {again}. If the problem persists, an IT admin should look for a web proxy in between."
+    action = (
+        f"The portal {again}. If the problem persists, an IT admin should check for a web proxy between the portal "
+        "and Microsoft."
+    )
     return Verdict(Kind.TRANSIENT, "unreadable", cause, action, Who.NOBODY)

@@ -42,7 +42,7 @@ def decide(answer: MicrosoftResponse) -> tuple[ErrorMeaning, str]:
 
 
 def _known(answer: MicrosoftResponse) -> tuple[ErrorMeaning | None, str]:
-    """Return the meaning and the code of the innermost known code, which is the most detailed one (graph/errors)."""
+    """Return the meaning of the innermost known code, which is the most specific, and that code (graph/errors)."""
     for code in reversed(answer.graph_codes):
         if meaning := _FOLDED.get(code.lower()):
             return meaning, code

@@ -7,7 +7,7 @@ from connections.models.sharing import Share
 
 
 class AccessPeriod(models.Model):
-    """A period in which somebody owned a connection, a share or membership was active, or an account was disabled.
+    """A period in which someone owned a connection, a share or membership was active, or an account was disabled.
 
     Stores IDs and names instead of foreign keys, so that it outlives the objects. The period ends just before
     ``ended_at`` or ``until``, whichever comes first. Written by services.sharing.history.

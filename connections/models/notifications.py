@@ -7,7 +7,7 @@ from connections.models.incidents import Incident
 
 
 class Notification(models.Model):
-    """What a person is told in the portal: written with the email about the same event, also if they have no address."""
+    """A notification in the portal, stored with the email about the same event, even if the person has no address."""
 
     class Tone(models.TextChoices):
         BROKEN = "broken", "Problem"

@@ -23,7 +23,7 @@ class Session(AbstractBaseSession):
         ordering = ("-seen_at",)
 
     def get_decoded(self) -> dict[str, object]:
-        """Return the session data. Raises BadSignature if somebody else has written the data into this row."""
+        """Return the session data. Raises BadSignature if someone else has written the data into this row."""
         data: dict[str, object] = signing.loads(
             self.session_data, salt=data_salt(self.session_key), serializer=JSONSerializer
         )

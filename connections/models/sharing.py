@@ -58,7 +58,7 @@ class Share(models.Model):
     team = models.ForeignKey(Team, models.CASCADE, null=True, related_name="shares")
     level = models.CharField(max_length=6, choices=Level, default=Level.USE)
     until = models.DateTimeField(null=True, blank=True)
-    # Why an IT admin took emergency access to somebody else's connection. Empty for ordinary shares.
+    # Why an IT admin took emergency access to someone else's connection. Empty for ordinary shares.
     emergency_reason = models.TextField(blank=True, default="", editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")

@@ -51,7 +51,7 @@ def confirm(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def proceed(request: HttpRequest) -> HttpResponse:
-    """Show the form that was about to be sent before the confirmation, with a button that sends it."""
+    """Show the form that the confirmation interrupted, with a button that submits it."""
     held = request.session.get(HELD_FORM)
     if held is None:
         return redirect("home")

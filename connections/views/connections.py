@@ -256,7 +256,7 @@ def add_mailbox_permission(request: HttpRequest, pk: int) -> HttpResponse:
     user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(permissions.can_reconnect(user, connection), action="Only the owner can change this connection.")
     with errors_as_messages(request):
-        with transaction.atomic():  # so that a change by somebody else in the meantime isn't undone
+        with transaction.atomic():  # so that a change by someone else in the meantime isn't undone
             connection = Connection.objects.select_for_update(no_key=True).get(pk=connection.pk)
             lacks_permissions = connections.change(
                 connection,

@@ -169,6 +169,6 @@ def set_default(request: HttpRequest, pk: int) -> HttpResponse:
         own = ConnectionReference.objects.filter(owner=user, connector=connector, connection=connection)
         for reference in own:
             references.remove(reference, actor=user, now=now)
-        return done(request, f"{connection} isn't your default for {labels[connector]} any more.", "connection", pk=pk)
+        return done(request, f"{connection} is no longer your default for {labels[connector]}.", "connection", pk=pk)
     references.set_default(connection, connector, actor=user, now=now)
     return done(request, f"{connection} is your default for {labels[connector]}.", "connection", pk=pk)

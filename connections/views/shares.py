@@ -79,7 +79,7 @@ def reach(connection: Connection) -> dict[str, list[Any]]:
 @require_http_methods(["GET", "HEAD", "POST"])
 @fresh_sign_in_required()
 def emergency(request: HttpRequest, pk: int) -> HttpResponse:
-    """Give an IT admin access to somebody else's connection for a few hours, and alert everybody concerned."""
+    """Give an IT admin access to someone else's connection for a few hours, and alert everybody concerned."""
     user, connection = get_visible(request, querysets.visible_connections, pk)
     roles.require(
         access_permissions.can_take_emergency_access(user, connection),

@@ -12,7 +12,7 @@ import jwt
 from portal.sandbox import errors
 from portal.sandbox.state import App, FederatedCredential, World
 
-KEYS_KEPT = 300.0  # seconds for which an issuer's keys are kept, even if an unknown key is used in the meantime
+KEYS_KEPT = 300.0  # seconds for which an issuer's keys are cached; an unknown key does not reload them
 TIMEOUT = 5.0
 MAX_ANSWER = 100_000  # bytes
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")

@@ -241,7 +241,7 @@ def test_a_chain_made_anew_without_the_key_is_found(trail: Connection) -> None:
             sql("DELETE FROM connections_auditseal WHERE number = %s", row.number)
             AuditSeal.objects.bulk_create([row])
     report = verdict()
-    assert "Seal 10 is another one than in an earlier verification" in report
+    assert "Seal 10 differs from the one in an earlier verification" in report
     sql("DELETE FROM connections_auditverification")
     with audit_triggers.removed():
         sql("DELETE FROM connections_auditevent WHERE action = 'audit.verified'")

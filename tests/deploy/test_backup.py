@@ -86,7 +86,7 @@ def test_a_restored_portal_finds_out_what_still_works(
         process.stop()
     RunningProcess.objects.all().delete()
     code, said = manage("restore_backup", str(file), "--yes")
-    assert (code, "open what is stored" in said) == (0, True), said
+    assert (code, "decrypt all stored secrets" in said) == (0, True), said
     assert set(Connection.objects.values_list("name", flat=True)) == {"kept", "again"}
     assert Session.objects.exists()
 

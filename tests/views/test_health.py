@@ -137,7 +137,8 @@ def test_readyz_tells_values_that_nothing_opens_but_stays_ready(
         response = Client().get("/readyz")
     assert response.status_code == 200
     assert (
-        encryption_keys(response)["detail"] == "open what is stored, except 1 that no key opens and 1 moved or altered"
+        encryption_keys(response)["detail"]
+        == "decrypt all stored secrets, except 1 that no key can decrypt and 1 moved or altered"
     )
     metrics = Client().get("/metrics").content.decode()
     assert "portal_secrets_unreadable 1.0" in metrics

@@ -48,7 +48,7 @@ class Command(BaseCommand):
             raise CommandError(f"NOT PROVEN. {text}") from problem
         known = {seal.hash for seal in read_known_seals(options) if seal.number == proven.seal}
         if known and proven.seal_hash not in known:
-            raise CommandError(f"NOT PROVEN. Seal {proven.seal} was published with another hash.")
+            raise CommandError(f"NOT PROVEN. Seal {proven.seal} was published with a different hash.")
         event, seal = proven.event, f"{proven.seal}:{proven.seal_hash}"
         self.stdout.write(f"Event {event['id']} ({event['action']}, {event['at']}) is part of seal {seal}.")
         if known:

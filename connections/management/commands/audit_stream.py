@@ -12,8 +12,8 @@ class Command(BaseCommand):
     """``manage.py audit_stream --after 812 --actor alice``."""
 
     help = (
-        "Say how far the stream of audit events (AUDIT_STREAM_URL) has got. With --after, continue after another seal: "
-        "an earlier one to send its successors again, a later one to leave some out. The audit trail records that."
+        "Show the progress of the stream of audit events (AUDIT_STREAM_URL). With --after, continue after this seal: an "
+        "earlier one sends events again, a later one skips events. The audit trail records this."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from connections.services.people import second_factors
 
 class Command(BaseCommand):
     help = (
-        "Remove a person's second factors and recovery codes, if they have lost them all. The audit trail records it."
+        "Remove the second factors and recovery codes of a person who has lost them all. The audit trail records this."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

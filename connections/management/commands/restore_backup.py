@@ -40,4 +40,4 @@ class Command(BaseCommand):
     def _is_confirmed(self) -> bool:
         if not sys.stdin.isatty():
             raise CommandError("This replaces the whole database. To continue, add --yes.")
-        return input("This replaces the whole database. Type “yes” to go on: ") == "yes"
+        return input("This replaces the whole database. Type “yes” to continue: ") == "yes"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from django.db import DataError
 
-# Raised when a column contains a value that its type cannot represent, such as a date that somebody set to "infinity".
+# Raised when a column contains a value that its type cannot represent, such as a date that someone set to "infinity".
 UNREADABLE_VALUE = (DataError, ValueError, TypeError, AttributeError, OverflowError)
 
 

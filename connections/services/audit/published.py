@@ -84,7 +84,7 @@ def read_configured(*, only_tail: bool = False) -> Iterator[PublishedSeal]:
 def seals_missing_here() -> tuple[int, int] | None:
     """Return the highest seal numbers in AUDIT_SEAL_FILE and in the database, or None if no seal is missing here.
 
-    Seals are missing after a backup was restored or somebody removed them.
+    Seals are missing after a backup was restored or someone removed them.
     """
     try:
         # Read the file before the database, because a seal is stored before it is published.
@@ -109,7 +109,7 @@ def compare(published: Iterable[PublishedSeal], *, where: str) -> list[Finding]:
         elif stored is None:
             findings.append(Finding(seal.number, "removed", f"Seal {seal.number} is {where}, but is missing here."))
         elif stored != seal.hash:
-            findings.append(Finding(seal.number, "published", f"Seal {seal.number} is another one than {where}."))
+            findings.append(Finding(seal.number, "published", f"Seal {seal.number} differs from the one {where}."))
     return findings + _not_explained(lost, declared, where)
 
 
@@ -143,7 +143,7 @@ def _not_explained(lost: list[PublishedSeal], declared: list[Restore], where: st
     heads = {restore.published: restore.published_hash for restore in declared}
     reached = continued_by(lost, heads.values())
     return [
-        Finding(seal.number, "published", f"Seal {seal.number} {where} is not among those a declared restore lost.")
+        Finding(seal.number, "published", f"No declared restore explains the loss of seal {seal.number} {where}.")
         for seal in lost
         if seal.hash not in reached and (seal.continues or seal.number in heads)
     ]

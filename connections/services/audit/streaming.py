@@ -81,7 +81,7 @@ def arrived_upto() -> int | None:
 
 
 def move(upto: int, *, actor: User | None) -> tuple[int, int]:
-    """Go on after the seal ``upto``: send again what follows it, or leave out what precedes it. Returns from and to.
+    """Continue after the seal ``upto``: resend what follows it, or skip what precedes it. Returns from and to.
 
     The audit trail records it, because skipped rows are missing at the receiver.
     """

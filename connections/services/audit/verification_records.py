@@ -1,6 +1,6 @@
 """Signed verifications.
 
-Somebody who can only write to the database can invent neither a verification nor its progress.
+Someone who can only write to the database can invent neither a verification nor its progress.
 """
 
 from dataclasses import dataclass

@@ -94,7 +94,7 @@ def _plan_channel(plan: Plan, entry: ChannelEntry, existing: AlertChannel) -> No
     changes = []
     if entry.url and not _has_url(existing, entry.url):
         plan.targets.append(entry)
-        changes.append(("address", existing.host, "another one"))
+        changes.append(("address", existing.host, "a different one"))
     is_on = existing.disabled_at is None
     if entry.enabled is not None and entry.enabled != is_on:
         changes.append(("enabled", as_text(is_on), as_text(entry.enabled)))

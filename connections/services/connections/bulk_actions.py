@@ -106,7 +106,7 @@ def stop(bulk_action: BulkAction, *, actor: User, now: datetime) -> None:
 
 
 def stop_for_reason(bulk_action: BulkAction, reason: str, *, actor: User | None, now: datetime) -> None:
-    """Stop the action in the caller's transaction. Does nothing if it is not running any more."""
+    """Stop the action in the caller's transaction. Does nothing if it is no longer running."""
     running = BulkAction.objects.filter(pk=bulk_action.pk, state=State.RUNNING)
     if running.update(state=State.STOPPED, finished_at=now, claimed_until=None, stop_reason=reason[:300]):
         left = bulk_action.items.filter(state=ItemState.WAITING).count()

@@ -263,7 +263,7 @@ def missing_permissions(connection: Connection) -> tuple[str, ...]:
 def disable(connection: Connection, *, actor: User, now: datetime) -> None:
     """Disable a connection but keep its grant. Safe to repeat. Raises NotAllowed.
 
-    If an IT admin disables somebody else's connection, only IT admins can enable it again.
+    If an IT admin disables someone else's connection, only IT admins can enable it again.
     """
     with transaction.atomic():
         _lock(connection)

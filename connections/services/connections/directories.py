@@ -41,7 +41,7 @@ def pending_addresses(connection: Connection, addresses: Sequence[str]) -> list[
 
 
 def mailbox_options(tenant: Tenant, addresses: Sequence[str], *, actor: User) -> dict[str, Any]:
-    """Return the options that give a new connection in ``tenant`` these mailboxes.
+    """Return the arguments for creating a connection in ``tenant`` with these mailboxes.
 
     If the directory is known, mailboxes that are not in the portal yet are registered now.
     """
@@ -88,7 +88,7 @@ def _register(environment: str, tid: str, *, username: str, actor: User | None) 
         try:
             return tenants.add(name, environment=environment, directory_id=tid, tid=tid, actor=actor)
         except AlreadyExists:
-            # Somebody else may have registered it at the same moment.
+            # Someone else may have registered it at the same moment.
             if existing := _find(environment, tid):
                 return existing
     return None
@@ -118,7 +118,7 @@ def _attach(connection: Connection, address: str, *, actor: User) -> bool:
 
     A sign-in must not fail because of a mailbox, so after a refusal the address simply keeps waiting.
     """
-    for _ in range(2):  # somebody else may register the same address at this moment
+    for _ in range(2):  # someone else may register the same address at this moment
         try:
             with transaction.atomic():
                 mailboxes.attach_address(connection, address=address, actor=actor)

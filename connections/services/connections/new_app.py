@@ -194,7 +194,7 @@ def _store_app(app: AppRegistration, new: NewApp, actor: User) -> AppRegistratio
 
 @contextmanager
 def _names_field(field: str) -> Iterator[None]:
-    """Assign an AlreadyExists about a name to ``field``, because the form has three names."""
+    """Report a name that is already taken on the form's ``field``, because the form has three name fields."""
     try:
         yield
     except AlreadyExists as error:

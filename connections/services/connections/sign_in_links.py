@@ -164,7 +164,7 @@ def _has_right(connection: Connection, creator: User) -> bool:
 
 
 def _obstacle(connection: Connection) -> NotAllowed | None:
-    """Return why no person can sign in for the connection, or None if somebody can."""
+    """Return why no person can sign in for the connection, or None if someone can."""
     app = connection.app_registration
     if app.is_personal:  # the link would give the member's own application access to a stranger's mailbox
         cause = f"Only the person who added {app} can sign in with it."

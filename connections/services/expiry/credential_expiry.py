@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 THRESHOLDS = (60, 30, 14, 7, 1)  # days left
 EVERY = timedelta(days=1)
 AGAIN = timedelta(hours=1)  # retry after this time; also the lease of a claim
-RENEWED_UNTIL = timedelta(days=14)  # by then the portal should have renewed the credentials that it renews
+RENEWED_UNTIL = timedelta(days=14)  # if renewal is automatic, warn only within this time
 BATCH = 20  # app registrations per run; Microsoft allows 150 such reads a minute
 SETTLED_AFTER = timedelta(hours=1)  # a new credential may be missing from Entra's list for this long
 

@@ -135,7 +135,7 @@ def is_usable(credential: AppCredential) -> bool:
 
 
 def is_certain(credential: AppCredential) -> bool:
-    """Whether the expiration date comes from Entra or the certificate. Otherwise, somebody entered it."""
+    """Whether the expiration date comes from Entra or the certificate. Otherwise, someone entered it."""
     return credential.expiry_read_at is not None or credential.kind == AppCredential.Kind.CERTIFICATE
 
 

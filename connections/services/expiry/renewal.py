@@ -153,12 +153,12 @@ def _after_refusal(renewal: CredentialRenewal, error: PortalError, now: datetime
         logger.warning("Renewal %s could not be undone at Microsoft: %s", renewal.pk, error.code)
         if renewal.new is not None:
             credentials.retire(renewal.new, actor=None)
-        return _fail(renewal, f"Delete the new credential in Entra, which the portal couldn't do: {cause}", now)
+        return _fail(renewal, f"Delete the new credential in Entra. The portal couldn't delete it: {cause}", now)
     if renewal.step == Step.REMOVE:
         if not isinstance(error, MicrosoftRefused) or error.verdict.credential:
             return Next(Step.SETTLE, AFTER_OUTAGE)  # the old credential is still needed
         credentials.retire(renewal.old, actor=None)
-        return _finish(renewal, f"Delete the old credential in Entra, which the portal couldn't do: {cause}", now)
+        return _finish(renewal, f"Delete the old credential in Entra. The portal couldn't delete it: {cause}", now)
     is_refused_key = renewal.step == Step.ADD and renewal.new is not None
     sent_at = None if is_refused_key else renewal.sent_at
     renewal_steps.write(renewal, cause=cause, action=action, sent_at=sent_at)
@@ -215,7 +215,7 @@ def _fail(renewal: CredentialRenewal, left: str, now: datetime) -> Next | None:
 
 
 def _close_settled(now: datetime) -> None:
-    """Close incidents about credentials that somebody has renewed in the meantime, or that need no renewal any more."""
+    """Close incidents about credentials that someone has renewed in the meantime, or that no longer need renewal."""
     opened = Incident.objects.filter(kind=Incident.Kind.CREDENTIAL_RENEWAL, closed_at=None)
     apps = [row.app_registration for row in opened.select_related("app_registration__tenant")]
     live = forecast.credentials_of([app.pk for app in apps if app is not None])

@@ -33,7 +33,7 @@ LOST = "The claim of this renewal has expired and another worker has it."
 
 
 class RenewalImpossible(PortalError):
-    """This renewal cannot succeed until somebody changes something."""
+    """This renewal cannot succeed until someone changes something."""
 
     code = "renewal_impossible"
 

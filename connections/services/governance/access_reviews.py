@@ -255,7 +255,7 @@ def _answer(review: AccessReview, item: ReviewItem, new: Answer, *, actor: User,
     verb = "confirmed"
     if new.decision == Decision.REMOVED:
         verb, values["ended_at"] = "removed", now
-        # If somebody else has just ended the share, it is not recorded as ended by the review.
+        # If someone else has just ended the share, it is not recorded as ended by the review.
         if not sharing_service.end_for_reason(share, end_reason(review, new.note), actor=actor, now=now):
             return ""
     ReviewItem.objects.filter(pk=item.pk).update(**values)

@@ -2,7 +2,7 @@
 
 A list checks them in steps, so that no page reads the whole organisation; a preview and a change check all.
 
-Connections that are disabled or were never connected are not checked until somebody enables them or signs in.
+Connections that are disabled or were never connected are not checked until someone enables them or signs in.
 """
 
 import hashlib

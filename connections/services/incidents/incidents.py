@@ -258,15 +258,15 @@ def _key_in(consent: AppConsent) -> str:
 
 
 def tenant_unknown(connection: Connection, tid: str, *, username: str, now: datetime) -> Incident:
-    """Ask IT admins to register the directory of an account, because the connection's mailboxes wait for that."""
+    """Ask IT admins to register an account's directory. Until then, the connection's mailboxes can't be used."""
     domain = username.rpartition("@")[2] or tid
     cause = Cause(
         Kind.TENANT,
         f"tenant:{connection.tenant.environment}:{tid}",
         f"Add {domain} as a tenant?",
         "",
-        f"{username or 'An account'} signed in from the directory {tid}, which isn't a tenant in this portal. Shared "
-        "mailboxes wait for it.",
+        f"{username or 'An account'} signed in from the directory {tid}, which isn't a tenant in this portal. Its "
+        "shared mailboxes can't be used yet.",
         "Add the tenant. The portal then attaches and tests the mailboxes.",
         Connection.Who.IT_ADMIN,
         app_registration=connection.app_registration,

@@ -25,7 +25,7 @@ from connections.services.notifications import notifications
 
 Event = Delivery.Event
 
-# The reason why somebody gets an alert. It is stored in the row and explained in the email.
+# The reason why someone gets an alert. It is stored in the row and explained in the email.
 OWNER, IT_ADMIN, COPY, LIST, EXPIRY, CHANNEL, TEST = "owner", "it_admin", "copy", "list", "expiry", "channel", "test"
 PERSONAL, AUDITOR = "personal", "auditor"
 

@@ -18,7 +18,7 @@ def tell_owner(
     facts: tuple[tuple[str, str], ...] = (),
     is_alarm: bool = True,
 ) -> None:
-    """Email the owner about what somebody else did, as recorded in ``event``. Call it in the transaction of the change.
+    """Email the owner about what someone else did, as recorded in ``event``. Call it in the transaction of the change.
 
     ``what`` completes a sentence that begins with the actor. After a transfer, the caller passes the previous
     ``owner``. The portal's own changes (``actor`` None) have their own alerts. If the connection belongs to a service

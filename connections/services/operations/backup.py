@@ -115,12 +115,12 @@ def _check_readable(file: Path) -> None:
 
 
 def _connected_as() -> list[str]:
-    """Return the arguments that name the database, without its password."""
+    """Return the command-line arguments that select the database, without its password."""
     if database.vendor != "postgresql":
         raise InvalidInput("Backups need PostgreSQL.", action="With SQLite, stop the portal and copy its file.")
     database.ensure_connection()
     if getattr(database, "is_pooled", False):
-        raise InvalidInput("DATABASE_URL leads to a pooler.", action="For this command, name the server itself.")
+        raise InvalidInput("DATABASE_URL points to a pooler.", action="For this command, set it to the server itself.")
     return [f"--dbname={database.connection.info.dsn}"]
 
 

@@ -26,7 +26,7 @@ def version() -> Result:
     if int(number.partition(".")[0]) < OLDEST_POSTGRESQL:
         return problem(f"PostgreSQL {number}", f"Upgrade it to PostgreSQL {OLDEST_POSTGRESQL} or newer.")
     if encoding != "UTF8":
-        return problem(f"the database stores text as {encoding}", "Create it again with ENCODING 'UTF8'.")
+        return problem(f"the database stores text as {encoding}", "Recreate it with ENCODING 'UTF8'.")
     return ok(f"PostgreSQL {number}, {encoding}")
 
 
@@ -36,9 +36,9 @@ def role() -> Result:
         return ok("SQLite has no roles")
     name, is_super, bypasses = _row("SELECT rolname, rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user")
     if is_super or bypasses:
-        action = "Connect as a role of its own without SUPERUSER and BYPASSRLS (docs/install.md)."
+        action = "Use a separate role without SUPERUSER and BYPASSRLS (docs/install.md)."
         return warning(f"the portal connects as {name}, a superuser", action)
-    return ok(f"the portal connects as {name}, which is no superuser")
+    return ok(f"the portal connects as {name}, which isn't a superuser")
 
 
 def migrations() -> Result:
@@ -82,7 +82,7 @@ def _disk_migrations() -> _DiskMigrations:
 def connection_limit() -> Result:
     """Check that PostgreSQL accepts as many connections as the web processes may open. A pooler limits these itself."""
     if database.vendor == "sqlite":
-        return ok("SQLite has no limit of connections")
+        return ok("SQLite has no connection limit")
     database.ensure_connection()
     if getattr(database, "is_pooled", False):
         return ok("behind a pooler, without prepared statements")
@@ -93,7 +93,7 @@ def connection_limit() -> Result:
     if needed > most - reserved:
         return problem(
             f"one web machine may need {needed} connections, and PostgreSQL allows {most - reserved}",
-            "Raise max_connections of PostgreSQL, lower WEB_WORKERS or WEB_THREADS, or put PgBouncer in between.",
+            "Increase max_connections in PostgreSQL, reduce WEB_WORKERS or WEB_THREADS, or use PgBouncer.",
         )
     return ok(f"one web machine needs up to {needed} of {most - reserved} connections")
 
@@ -102,7 +102,7 @@ def audit_guards() -> Result:
     """Check the triggers that refuse changes to the audit trail and to the identities of secrets."""
     action = "Run manage.py audit_guards, and find out who can change the database."
     if tables := guards.unguarded_tables():
-        return problem(f"nothing keeps rows of {', '.join(tables)} from being changed", action)
+        return problem(f"no trigger protects rows of {', '.join(tables)} from changes", action)
     if tables := secret_columns.tables_without_trigger():
         return problem(f"stored secrets can be moved to other rows in {', '.join(tables)}", action)
     return ok("the audit trail and stored secrets are protected by triggers")

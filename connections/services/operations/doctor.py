@@ -20,7 +20,7 @@ CHECKS = (
     Check(
         "database",
         health.database_answers,
-        "Check DATABASE_URL, that the server runs and accepts this role, and that its disk isn't full.",
+        "Check DATABASE_URL, that the server is running and accepts this role, and that its disk isn't full.",
         is_for_readiness=True,
     ),
     Check("database_version", database_checks.version, needs=_DATABASE),
@@ -34,7 +34,7 @@ CHECKS = (
     Check(
         "broker",
         health.broker_answers,
-        "Check REDIS_URL and its password, and that the server runs.",
+        "Check REDIS_URL and its password, and that the server is running.",
         is_for_readiness=True,
         is_for_home=True,
     ),

@@ -50,13 +50,13 @@ def database_answers() -> Result:
     except DatabaseError:
         if Connection._meta.db_table in database.introspection.table_names():
             raise
-        return problem("has no tables of the portal yet", "Run manage.py migrate.")
+        return problem("doesn't contain the portal's tables yet", "Run manage.py migrate.")
     try:
         write_check.require_writable()
     except DatabaseError as error:
-        action = "Free disk space, end the lock, or point DATABASE_URL to the primary server."
-        return problem(f"answers, but can't be written to ({type(error).__name__})", action)
-    return ok("answers and takes what is written")
+        action = "Free up disk space, release the lock, or set DATABASE_URL to the primary server."
+        return problem(f"reachable, but not writable ({type(error).__name__})", action)
+    return ok("reachable and writable")
 
 
 def broker_answers() -> Result:
@@ -67,7 +67,7 @@ def broker_answers() -> Result:
 def encryption_keys() -> Result:
     """Check that this process has the keys of all stored values, as last counted, and of running processes."""
     if keys.current().decrypt(keys.current().encrypt(b"probe")) != b"probe":
-        return problem("the first key does not open what it sealed", "Check FIELD_ENCRYPTION_KEYS.")
+        return problem("the first key can't decrypt what it encrypted", "Check FIELD_ENCRYPTION_KEYS.")
     if newer := running_keys.encrypting_elsewhere(now=timezone.now()):
         return problem(
             f"this process runs with old keys: others encrypt with {', '.join(sorted(newer))}",
@@ -78,13 +78,15 @@ def encryption_keys() -> Result:
         named = ", ".join(sorted(counts.missing))
         return problem(
             f"{sum(counts.missing.values())} stored secrets need a key that is missing here: {named}",
-            "Add the key to FIELD_ENCRYPTION_KEYS. manage.py keys lists what each key opens.",
+            "Add the key to FIELD_ENCRYPTION_KEYS. manage.py keys counts the secrets of each key.",
         )
-    others = [f"{counts.unreadable} that no key opens"] if counts.unreadable else []
+    others = [f"{counts.unreadable} that no key can decrypt"] if counts.unreadable else []
     others += [f"{counts.altered} moved or altered"] if counts.altered else []
     if others:
-        return warning(f"open what is stored, except {' and '.join(others)}", "Run manage.py keys to list the rows.")
-    return ok("open what is stored")
+        return warning(
+            f"decrypt all stored secrets, except {' and '.join(others)}", "Run manage.py keys to list the rows."
+        )
+    return ok("decrypt all stored secrets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def clock_differences() -> Result:
     """Name the clocks that differ. The portal still works, so this is a warning that doesn't affect readiness."""
     differing = [str(clock) for clock in clocks.readings() if clock.is_off]
     if differing:
-        return warning("; ".join(differing), "Let NTP set the clocks of all machines.")
+        return warning("; ".join(differing), "Use NTP to set the clocks of all machines.")
     return ok(f"differ by less than {clocks.TOLERANCE:.0f} seconds")
 
 
@@ -222,5 +224,5 @@ def _secret_metrics() -> Iterator[Metric]:
             "portal_secrets", "Stored secrets by the key they are encrypted with, as last counted", count, where
         )
     unreadable = counts.unreadable + sum(counts.missing.values())
-    yield Metric("portal_secrets_unreadable", "Stored secrets that no key of this process opens", unreadable)
+    yield Metric("portal_secrets_unreadable", "Stored secrets that no key of this process can decrypt", unreadable)
     yield Metric("portal_secrets_altered", "Stored secrets that were moved or altered", counts.altered)

@@ -51,7 +51,7 @@ def sign_in_app(now: datetime | None = None) -> Result:
 
 
 def break_glass() -> Result:
-    """Check that somebody can sign in if Microsoft cannot be reached."""
+    """Check that someone can sign in if Microsoft cannot be reached."""
     operators = User.objects.filter(is_superuser=True, is_active=True, left_at=None)
     if not any(user.has_usable_password() for user in operators[:20]):
         return problem("no operator can sign in with a local password", "Run manage.py createsuperuser.")

@@ -78,18 +78,18 @@ def public_url() -> Result:
         return problem(f"{settings.PORTAL_URL} {body}", "Check DNS, the proxy and its certificate, or PORTAL_URL.")
     if status != 200 or body != "ok\n":
         return problem(
-            f"{settings.PORTAL_URL}/healthz answers {status}, but not as the portal does",
-            "Let the proxy pass this host on to the web process, and check PORTAL_URL.",
+            f"{settings.PORTAL_URL}/healthz returns {status}, but not the portal's response",
+            "Configure the proxy to forward this host to the web process, and check PORTAL_URL.",
         )
     status, headers, _ = _get("/sign-in/")
     if status == 400:
-        action = "Let the proxy pass on Host (nginx: proxy_set_header Host $host), and check ALLOWED_HOSTS."
-        return problem("the sign-in page answers 400, because the host name is another one", action)
+        action = "Configure the proxy to pass on Host (nginx: proxy_set_header Host $host), and check ALLOWED_HOSTS."
+        return problem("the sign-in page returns 400, because it is called with a different host name", action)
     if settings.HTTPS and (status in (301, 302) or "Strict-Transport-Security" not in headers):
-        action = "Let the proxy set X-Forwarded-Proto, and set TRUSTED_PROXIES to the number of proxies."
+        action = "Configure the proxy to set X-Forwarded-Proto, and set TRUSTED_PROXIES to the number of proxies."
         return problem("the portal doesn't see that browsers use https", action)
     if status != 200:
-        return problem(f"the sign-in page answers {status}", "Look for errors in the log of the web process.")
+        return problem(f"the sign-in page returns {status}", "Look for errors in the log of the web process.")
     return ok(f"{settings.PORTAL_URL} leads to the portal; redirect URIs in Entra begin with it")
 
 
@@ -97,7 +97,7 @@ def public_metrics() -> Result:
     """Whether anyone can read the metrics at the public URL."""
     status, _, body = _get("/metrics")
     if status == 200 and "portal_" in body:
-        action = "Set METRICS_TOKEN, and let the proxy set X-Forwarded-For and refuse /metrics."
+        action = "Set METRICS_TOKEN, and configure the proxy to set X-Forwarded-For and refuse /metrics."
         return problem(f"anyone can read {settings.PORTAL_URL}/metrics", action)
     return ok("not readable at the public URL without a token")
 
@@ -119,7 +119,7 @@ def _answer_of_microsoft(response: http.Response[clouds.Cloud]) -> Result:
     if response.status:
         if response.status in (200, 400, 404):  # these come from Entra itself, even if it rejects the directory
             return ok(f"{host} answers")
-        return problem(f"{host} answers {response.status}", "Check the proxy between the portal and Microsoft.")
+        return problem(f"{host} returns {response.status}", "Check the proxy between the portal and Microsoft.")
     what, action = _REASONS.get(response.failure, ("it can't be reached", "Check the firewall, or set HTTPS_PROXY."))
     return problem(f"{host}: {what}", action)
 

@@ -35,7 +35,7 @@ def access() -> Result:
         where = "on this machine" if is_local else "on the network"
         return (warning if is_local else problem)(f"no password protects the server {where}", action)
     if parts.scheme == "redis" and not is_local:
-        return warning("the password crosses the network without TLS", "Use rediss:// in REDIS_URL.")
+        return warning("the password is sent over the network without TLS", "Use rediss:// in REDIS_URL.")
     return ok("protected by a password")
 
 
@@ -44,10 +44,10 @@ def memory() -> Result:
     memory, persistence = _info("memory"), _info("persistence")
     results = [_eviction(memory)]
     if persistence.get("rdb_last_bgsave_status", "ok") != "ok":
-        action = 'Free disk space, or turn snapshots off (save ""): the portal needs none.'
+        action = 'Free up disk space, or turn off snapshots (save ""). The portal needs none.'
         results.append(problem("the last snapshot failed, so the server may refuse writes", action))
     if _info("replication").get("role") != "master":
-        action = "Point REDIS_URL to the primary."
+        action = "Set REDIS_URL to the primary server."
         results.append(problem("this server is a replica, which accepts no writes", action))
     return combine(results)
 

@@ -155,7 +155,7 @@ def _lost(known: list[PublishedSeal]) -> tuple[int, PublishedSeal]:
     kept = AuditSeal.objects.filter(hash__in=reached).values_list("number", flat=True).first() or 0
     lowest = min(seal.number for seal in missing)
     if strangers or kept != lowest - 1:
-        text = f"Seal {strangers[0] if strangers else lowest} was published, but is another one here or was removed."
+        text = f"Seal {strangers[0] if strangers else lowest} was published, but differs here or is missing."
         raise InvalidInput(f"{text} This isn't a restore: the trail was altered.", action="Run manage.py audit_verify.")
     return kept, highest
 
@@ -177,7 +177,7 @@ def _last_before(highest: PublishedSeal) -> int:
     """
     newest = sealing.newest_seal()
     if newest is not None and newest.number >= highest.number:
-        text = f"The trail already has a seal {highest.number}, which is another one."
+        text = f"The trail already contains a different seal {highest.number}."
         raise InvalidInput(text, action="Name the file of published seals, to identify the lost ones.")
     return newest.number if newest else 0
 

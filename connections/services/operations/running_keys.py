@@ -67,7 +67,7 @@ def explain(error: UnreadableSecret, *, now: datetime | None = None) -> Unreadab
         return error
     if not is_known:
         return error
-    logger.error("This process runs with old encryption keys: another one has the key %s.", error.key_id)
+    logger.error("This process runs with old encryption keys: another process has the key %s.", error.key_id)
     return OutdatedKeys(key_id=error.key_id)
 
 

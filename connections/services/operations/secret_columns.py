@@ -58,7 +58,7 @@ def _read(column: SecretField, *, after: int, limit: int, except_key: str) -> li
 def replace(column: SecretField, changes: Sequence[tuple[StoredValue, Ciphertext]]) -> int:
     """Store each new ciphertext if the value is still the one that was read. Returns how many were stored.
 
-    Skips rows that somebody else is writing right now, so that this never waits while it holds locks.
+    Skips rows that someone else is writing right now, so that this never waits while it holds locks.
     """
     table, name = database.ops.quote_name(column.model._meta.db_table), database.ops.quote_name(column.column)
     rows = [(stored.pk, stored.ciphertext, str(ciphertext)) for stored, ciphertext in changes]

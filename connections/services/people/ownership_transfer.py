@@ -33,7 +33,7 @@ def transfer(
     """Make ``new_owner`` the owner at once, and ask them to sign in if the connection is delegated.
 
     With ``keep_grant``, the old account's tokens stay in use until then. Otherwise, they are deleted now. If the
-    transfer was already made, it is returned. The old owner is emailed if somebody else transfers the connection.
+    transfer was already made, it is returned. The old owner is emailed if someone else transfers the connection.
 
     Raises NotAllowed, InvalidInput (field ``new_owner``), AlreadyExists (field ``new_name``), or SecondPersonNeeded if
     the actor would get the connection's tokens.

@@ -1,4 +1,4 @@
-"""Sign-in details that somebody else changes on the admin site: user name, email address and password."""
+"""Sign-in details that someone else changes on the admin site: user name, email address and password."""
 
 from datetime import datetime
 
@@ -21,7 +21,7 @@ def signs_in_with_microsoft(user: User) -> bool:
 
 
 def require_password_allowed(user: User) -> None:
-    """Raise NotAllowed if somebody else must not set a password for this account.
+    """Raise NotAllowed if someone else must not set a password for this account.
 
     With the password, that person could use an account that only Microsoft's sign-in is meant to open.
     """

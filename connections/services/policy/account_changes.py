@@ -1,7 +1,7 @@
 """Confirm that a new Microsoft account of the same name may take over a connection.
 
 If an account is deleted and created again, Microsoft gives it the same name but another object ID. The name alone
-proves nothing, because it may belong to somebody else now. So the owner signs in with the new account, which stores
+proves nothing, because it may belong to someone else now. So the owner signs in with the new account, which stores
 nothing. Then an IT admin confirms the account, and the owner signs in again. The connection keeps its ID, shares and
 history.
 """

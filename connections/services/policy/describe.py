@@ -62,7 +62,7 @@ def _with_effect(rules: Mapping[str, Effect], effect: Effect, labels: Mapping[st
 
 
 def differences(before: Rules, after: Rules) -> dict[str, list[Any]]:
-    """Return the rules that differ, in words: {label: [before, after]}."""
+    """Return the rules that differ, as text: {label: [before, after]}."""
     names = tenant_names() if before.tenants != after.tenants else {}
     old, new = lines(before, tenants=names), lines(after, tenants=names)
     return {label: [old[label], new[label]] for label in old if old[label] != new[label]}

@@ -22,7 +22,7 @@ def change_state(
 ) -> bool:
     """Save ``values`` (including ``state``), set them on ``request``, and record ``action`` with ``changes``.
 
-    Returns False without writing anything if the state is not in ``coming_from``, for example because somebody else
+    Returns False without writing anything if the state is not in ``coming_from``, for example because someone else
     changed it first.
     """
     with transaction.atomic():

@@ -1,4 +1,4 @@
-"""Changes that need a second person, because they would give the actor access to somebody else's connection."""
+"""Changes that need a second person, because they would give the actor access to someone else's connection."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -60,7 +60,7 @@ def _ends_within(until: datetime | None, ends: Iterable[datetime | None]) -> boo
 
 
 def of_transfer(connection: Connection, new_owner: User, *, keeps_tokens: bool, actor: User) -> Change | None:
-    """Return the change if it would give the actor the tokens of somebody else's connection. Otherwise None."""
+    """Return the change if it would give the actor the tokens of someone else's connection. Otherwise None."""
     is_own = permissions.is_own_access(actor, user=new_owner)
     if permissions.owns(actor, connection) or not keeps_tokens or not is_own:
         return None
@@ -75,7 +75,7 @@ def of_transfer(connection: Connection, new_owner: User, *, keeps_tokens: bool, 
 
 
 def of_member(team: Team, user: User, *, actor: User) -> Change | None:
-    """Return the change if the team would give the actor access to somebody else's connections. Otherwise None."""
+    """Return the change if the team would give the actor access to someone else's connections. Otherwise None."""
     if not permissions.is_own_access(actor, user=user):
         return None
     title = f"Adding {user} to the team {team}"
@@ -90,7 +90,7 @@ def of_member(team: Team, user: User, *, actor: User) -> Change | None:
 
 
 def of_group(team: Team, entra_group: str, *, actor: User) -> Change | None:
-    """Return the change if the new Entra group would decide who can access somebody else's connections.
+    """Return the change if the new Entra group would decide who can access someone else's connections.
 
     Otherwise None.
     """

@@ -54,7 +54,7 @@ def require_possible(app_registration: AppRegistration, tenant: Tenant) -> None:
     if tenant.is_shared_endpoint:
         raise InvalidInput(
             f"“{tenant.directory_id}” isn't a specific directory, so nobody can grant consent there.",
-            action="Choose a tenant with its own directory ID.",
+            action="Choose a tenant with a specific directory ID.",
             field="directory_id",
         )
 

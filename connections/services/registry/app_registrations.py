@@ -164,7 +164,7 @@ def check_settings(app_registration: AppRegistration) -> None:
             raise InvalidInput(
                 f"App-only connections aren't possible with “{tenant.directory_id}”, because it isn't a specific "
                 "directory.",
-                action="Choose a tenant with its own directory ID, or allow delegated connections only.",
+                action="Choose a tenant with a specific directory ID, or only allow delegated connections.",
                 field="allows_app_only",
             )
         if app_registration.audience != AppRegistration.Audience.MULTI:

@@ -62,7 +62,7 @@ def matrix(connections: Sequence[Connection], *, now: datetime) -> Matrix:
 
 
 def search(text: str, *, now: datetime) -> list[Q]:
-    """Return conditions for list_pages.page: a connection, or somebody who can use it, has this text in their name.
+    """Return conditions for list_pages.page: a connection, or someone who can use it, has this text in their name.
 
     Each condition uses one index. At most MOST_NAMED people and MOST_NAMED teams are considered.
     """

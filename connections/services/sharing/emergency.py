@@ -1,4 +1,4 @@
-"""Emergency access: an IT admin can use somebody else's connection for a few hours. Everybody concerned is alarmed."""
+"""Emergency access: an IT admin can use someone else's connection for a few hours. Everybody concerned is alarmed."""
 
 from datetime import datetime, timedelta
 

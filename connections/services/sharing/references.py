@@ -94,7 +94,7 @@ def point(
     """Point the reference at another connection, with effect on all later requests. The owners concerned are emailed.
 
     ``seen`` is the ID of the connection that the actor saw it pointing at, or 0 for none. Safe to repeat. Raises
-    NotAllowed, InvalidInput, or Conflict if somebody else has changed it in the meantime.
+    NotAllowed, InvalidInput, or Conflict if someone else has changed it in the meantime.
     """
     with transaction.atomic():
         _require_target(connection, actor)
@@ -121,7 +121,7 @@ def point(
 def require_free_name(name: str, *, actor: User, field: str = "name") -> None:
     """Raise InvalidInput or AlreadyExists if a connection must not have this name, because it belongs to a reference.
 
-    Calls can name a connection or a reference. So if somebody shared a connection with the name of a removed reference,
+    Calls can name a connection or a reference. So if someone shared a connection with the name of a removed reference,
     the reference's automations would use that connection. Only the reference's owner may use its name. ``field`` is the
     form's field.
     """
@@ -268,7 +268,7 @@ def _tell_owner_of(
     about: int,
     now: datetime,
 ) -> None:
-    """Email the reference's owner about what somebody else did to it. The owner can't switch this off."""
+    """Email the reference's owner about what someone else did to it. The owner can't switch this off."""
     person = reference.owner.contact
     if person is None or person == actor:
         return

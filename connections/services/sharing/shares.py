@@ -34,7 +34,7 @@ def share(
 ) -> Share:
     """Share the connection with a person or team, or change the level and date of an existing share.
 
-    The owner is emailed if somebody else does it. Raises NotAllowed, InvalidInput, PolicyForbids, ApprovalNeeded,
+    The owner is emailed if someone else does it. Raises NotAllowed, InvalidInput, PolicyForbids, ApprovalNeeded,
     AlreadyExists, or SecondPersonNeeded if the actor would get access by it.
     """
     try:

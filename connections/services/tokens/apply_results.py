@@ -232,7 +232,7 @@ def _handle_failure(due: DueConnection, answer: Answer, now: datetime) -> bool:
 
 
 def _for_owner(connection: Connection, verdict: Verdict) -> Verdict:
-    """Return the verdict, with the step that is possible if the policy does not let the owner sign in again."""
+    """Return the verdict. If the policy prevents the owner from signing in again, name what can be done instead."""
     advice = next_steps.sign_in_advice(connection) if verdict.kind is Kind.REAUTH else None
     return verdict if advice is None else replace(verdict, action=advice.action, who=Who(advice.who))
 

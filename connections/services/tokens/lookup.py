@@ -142,7 +142,7 @@ class Question:
 
 @dataclass(slots=True)
 class Match:
-    """The key of a call, not yet checked, and the only connection with the given ID or name that the key can see."""
+    """A call's API key, not authenticated yet, and the one connection the call names that this key can see."""
 
     key: ApiKey  # with its owner; has only the fields needed for authentication
     connection: dict[str, Any]  # its columns; the access token is still encrypted

@@ -64,7 +64,7 @@ class _Renewal:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: dict[str, tuple[int, float]] = {}  # by the key: our mark, and until when it is renewed
+        self._held: dict[str, tuple[int, float]] = {}  # by lock name: our mark, and until when to renew it
         self._thread: threading.Thread | None = None
 
     def begin(self, keys: Iterable[str], mark: int) -> None:
@@ -75,13 +75,13 @@ class _Renewal:
                 thread = threading.Thread(target=self._run, name="refresh locks", daemon=True)
                 try:
                     thread.start()
-                except RuntimeError:  # no more threads; the locks then end by themselves
-                    logger.warning("Locks of refreshes cannot be renewed, because no thread can be started.")
+                except RuntimeError:  # no more threads; the locks then expire
+                    logger.warning("Refresh locks cannot be renewed, because no thread can be started.")
                 else:
                     self._thread = thread
 
     def end(self, keys: Iterable[str], mark: int) -> None:
-        """Renew them no more. A renewal that is under way has ended before."""
+        """Stop renewing these locks. A renewal that has already begun finishes first."""
         with self._lock:
             for key in keys:
                 if key in self._held and self._held[key][0] == mark:
@@ -101,15 +101,15 @@ class _Renewal:
             time.sleep(RENEW_EVERY)
             try:
                 self.renew()
-            except Exception:  # without this thread, locks would end while their holders are at work
-                logger.exception("Locks of refreshes could not be renewed.")
+            except Exception:  # without this thread, locks would expire while they are needed
+                logger.exception("Refresh locks could not be renewed.")
 
 
 _renewal = _Renewal()
 
 
 def lock_name(pk: int, resource: str = "") -> str:
-    """Return the name of the turn for the connection's own token or, if given, the token of another resource."""
+    """Return the name of the lock for refreshing a token: that of ``resource``, or the connection's own if empty."""
     return f"refresh:{pk}:{resource}" if resource else f"refresh:{pk}"
 
 
@@ -140,7 +140,7 @@ def release(lock: str, mark: int) -> None:
 
 
 def is_done(locks: Collection[str]) -> set[str]:
-    """Return the locks that no process holds any more."""
+    """Return the locks that no process holds any longer."""
     try:
         taken = cache.get_many(locks) if locks else {}
     except _CACHE_DOWN:

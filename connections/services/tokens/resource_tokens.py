@@ -199,7 +199,7 @@ def _note_rejected(credential: AppCredential, verdict: Verdict, now: datetime) -
 
 
 def store(connection: Connection, resource: str, answer: TokenSet, seen: SeenGrant, *, now: datetime) -> bool:
-    """Store the token, unless somebody has signed in again since ``seen``. Returns whether it was stored.
+    """Store the token, unless someone has signed in again since ``seen``. Returns whether it was stored.
 
     A new refresh token is stored only if no other refresh was faster. Entra does not revoke a refresh token when it is
     used. So both keep working, and the version need not change.

@@ -130,7 +130,7 @@ def test_the_command_proves_and_checks(sealed: AuditSeal, tmp_path: Path) -> Non
     assert "Compare this seal" in run("--check", str(file))
     assert "PROVEN: that seal was published." in run("--check", str(file), "--published", str(published))
     assert "PROVEN" in run("--check", str(file), "--expect", f"1:{sealed.hash}")
-    with pytest.raises(CommandError, match=r"NOT PROVEN\. Seal 1 was published with another hash"):
+    with pytest.raises(CommandError, match=r"NOT PROVEN\. Seal 1 was published with a different hash"):
         run("--check", str(file), "--expect", f"1:{'0' * 64}")
     file.write_text(file.read_text().replace("Bob", "Eve"))
     with pytest.raises(CommandError, match=r"NOT PROVEN\. The event does not belong"):

@@ -171,7 +171,7 @@ def test_an_altered_trail_cannot_be_declared_a_restore(file: Path, alice: User) 
     """A restore loses the end of the chain. Whatever else is missing was removed."""
     with audit_triggers.removed(), database.cursor() as cursor:
         cursor.execute("DELETE FROM connections_auditseal WHERE number = 3")
-    with pytest.raises(InvalidInput, match="Seal 3 was published, but is another one here or was removed"):
+    with pytest.raises(InvalidInput, match="Seal 3 was published, but differs here or is missing"):
         declare(file, alice)
 
 
