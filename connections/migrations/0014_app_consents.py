@@ -262,7 +262,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField("connection", "tenant", tenant_column(null=True)),
         migrations.AddField("connection", "app_consent", consent_column(null=True)),
-        migrations.AddField("connection", "pending_mailboxes", models.JSONField(blank=True, default=list)),
+        migrations.AddField("connection", "wished_mailboxes", models.JSONField(blank=True, default=list)),
         migrations.RunPython(fill, restore_tenants),
         migrations.AlterField("connection", "tenant", tenant_column()),
         migrations.AlterField("connection", "app_consent", consent_column()),

@@ -123,7 +123,7 @@ def test_a_backup_that_cannot_be_used_changes_nothing(alice: User, tmp_path: Pat
         assert (code, says in said, "Traceback" in said) == (1, True, False), said
         assert User.objects.count() == before
     assert "doesn't exist" in manage("restore_backup", str(tmp_path / "none"), "--yes")[1]
-    assert "Add --yes" in manage("restore_backup", str(file))[1]
+    assert "add --yes" in manage("restore_backup", str(file))[1]
 
 
 def test_what_a_backup_lacks_is_said_and_no_file_is_left(alice: User, tmp_path: Path) -> None:

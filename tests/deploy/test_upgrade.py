@@ -136,7 +136,9 @@ def test_an_old_database_is_migrated(old: tuple[dict[str, str], dict[str, int]])
     states = {check["name"]: check for check in found}
     for name in ("database", "migrations", "audit_guards", "encryption_keys", "restore"):
         assert states[name]["state"] == "ok", states[name]
-    assert json.loads(run(environment, "-c", _SECRETS).stdout) == [
+    read = run(environment, "-c", _SECRETS)
+    assert read.returncode == 0, read.stderr
+    assert json.loads(read.stdout) == [
         full_dataset.REFRESH_TOKEN, factories.CLIENT_SECRET, full_dataset.CHANNEL_URL,
     ]  # fmt: skip
     verified = run(environment, "manage.py", "audit_verify")
