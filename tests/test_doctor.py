@@ -371,7 +371,7 @@ HEALTHY: Page = (200, {}, "ok\n")
 @pytest.mark.parametrize(
     ("pages", "says", "advises"),
     [
-        ({"": (200, {}, "<h1>It works!</h1>")}, "not as the portal does", "pass this host on"),
+        ({"": (200, {}, "<h1>It works!</h1>")}, "not the portal's response", "forward this host"),
         ({"": (502, {}, "")}, "returns 502", "forward this host"),
         ({"/healthz": HEALTHY, "": (400, {}, "")}, "a different host name", "proxy_set_header Host"),
         ({"/healthz": HEALTHY, "": (301, {"Location": "/"}, "")}, "doesn't see that browsers use https", "X-Forwarded"),
@@ -395,7 +395,7 @@ def test_a_public_url_that_leads_nowhere_or_to_a_wrong_certificate(site: Callabl
 
 def test_metrics_that_anybody_can_read(site: Callable[..., str], settings: Any) -> None:
     settings.PORTAL_URL = site({"/metrics": (200, {}, "portal_connections 1\n")})
-    assert_found("public_metrics", "anybody can read", advises="METRICS_TOKEN")
+    assert_found("public_metrics", "anyone can read", advises="METRICS_TOKEN")
     settings.PORTAL_URL = site({"": (401, {}, "")})
     assert examine("public_metrics").state == State.OK
 
@@ -483,6 +483,6 @@ def test_missing_search_indexes_are_found_and_created_again(db: None) -> None:
     assert examine("search_indexes").state == State.OK
     with database.cursor() as cursor:
         cursor.execute("DROP EXTENSION pg_trgm CASCADE")
-    assert_found("search_indexes", "15 indexes for", advises="CREATE EXTENSION pg_trgm", state=State.WARNING)
+    assert_found("search_indexes", "18 indexes for", advises="CREATE EXTENSION pg_trgm", state=State.WARNING)
     call_command("search_indexes")
     assert examine("search_indexes").state == State.OK

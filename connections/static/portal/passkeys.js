@@ -1,5 +1,5 @@
 /* <form data-passkey="create|get" data-options="JSON of WebAuthn options">: asks the browser for a passkey before the
-   form is sent, and puts the answer into its field "passkey". */
+   form is sent, and puts the response into its field "passkey". The form's button is disabled until this script runs. */
 (() => {
   "use strict";
 
@@ -48,4 +48,5 @@
       problem.hidden = false;
     }
   });
+  document.querySelectorAll("form[data-passkey] [type=submit]").forEach((button) => { button.disabled = false; });
 })();
