@@ -61,10 +61,7 @@ def can_export_audit(user: User) -> bool:
 
 
 def can_decide_approvals(user: User) -> bool:
-    """Whether the user may approve or decline requests.
-
-    Only people may, because a service account acts for anyone who holds its key.
-    """
+    """Whether the user may decide requests. Only people may, because a service account acts for anyone with its key."""
     return person(user).is_admin and not user.is_service
 
 
@@ -73,8 +70,7 @@ def can_decide(user: User, approval: Approval) -> bool:
 
     The following people are involved: the requester, anyone who requested approval for the connection before, its
     owner, and its owner at the time of the request. If the requester or the owner is a service account, so are the
-    person responsible for it, anyone who issued or rotated one of its keys, and anyone who has changed the account
-    since.
+    person responsible for it, and anyone who issued or rotated one of its keys or has changed the account since.
     """
     if not can_decide_approvals(user):
         return False
@@ -106,9 +102,7 @@ def can_decide_change(user: User, request: ChangeRequest) -> bool:
 
 
 def decides_as_owner(user: User, request: ChangeRequest) -> bool:
-    """Whether the user decides as the connection's owner who gets access to it. The owner doesn't have to be an IT
-    admin.
-    """
+    """Whether the user, as the connection's owner, decides who gets access to it, even without being an IT admin."""
     return _answers_for(user, request) and request.is_about_sharing
 
 

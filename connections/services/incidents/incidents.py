@@ -218,10 +218,7 @@ def app_accepted(app: AppRegistration, *, now: datetime) -> None:
 def credential_not_renewed(
     app: AppRegistration, credential: str, cause: str, action: str, *, now: datetime
 ) -> Incident:
-    """Report that the portal could not renew a credential.
-
-    No connection is affected yet, because the current credential still works.
-    """
+    """Report that a credential could not be renewed. It still works, so no connection is affected yet."""
     opened = Cause(
         Kind.CREDENTIAL_RENEWAL,
         f"renewal:{app.pk}",

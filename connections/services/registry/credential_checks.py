@@ -47,10 +47,7 @@ PROPAGATING = Verdict(
 
 @dataclass(frozen=True, slots=True)
 class CredentialCheck:
-    """The result of testing one credential.
-
-    Without a ``verdict``, it was accepted, and its token has these ``roles``.
-    """
+    """The result of testing one credential. Without a ``verdict``, it was accepted, and its token has these roles."""
 
     credential: AppCredential
     roles: tuple[str, ...] = ()
@@ -82,10 +79,7 @@ def build_application(
 
 
 def decrypt_credential(credential: AppCredential) -> token_endpoint.Credential:
-    """Return the credential in the form for requests, decrypted.
-
-    Raises UnreadableSecret if it contains nothing usable.
-    """
+    """Return the credential in the form for requests, decrypted. Raises UnreadableSecret if it can't be used."""
     if credential.kind == AppCredential.Kind.FEDERATED:
         if credential.source == AppCredential.Source.FILE:
             return token_endpoint.TokenFile(settings.FEDERATED_TOKEN_PATH)
