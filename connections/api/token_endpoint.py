@@ -7,7 +7,6 @@ and errors are left to the route's view (tokens.py).
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import time
@@ -15,11 +14,11 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from random import getrandbits
 from typing import Any
 from urllib.parse import parse_qsl
 
 from django.conf import settings
-from django.core.serializers.json import DjangoJSONEncoder
 from django.db import DatabaseError, InterfaceError
 from django.db import connection as database
 from django.http import HttpResponse
@@ -49,6 +48,8 @@ _PATH = re.compile(r"/api/v1/connections/([^/]+)/token")
 _ROUTE = "/api/v1/connections/<ref>/token"
 _BATCH = 64  # calls answered by one SQL statement
 _LANES = 1  # concurrent batches; more of them would each contain fewer calls but cost nearly as much
+_OF_A_TOKEN = [(b"content-type", b"application/json; charset=utf-8"), (b"cache-control", b"no-store, private")]
+_ANY_TOKEN = TokenRequirement(300), ""  # what a call without a query asks for
 _SHORT_QUERY = 200  # characters; requests with longer queries are always left to the view
 
 
@@ -127,12 +128,8 @@ class TokenEndpoint:
             return None
 
     async def _send_token(self, token: Token, scope: Scope, send: Send, call: TokenCall) -> None:
-        body = json.dumps(tokens.body_of(token), cls=DjangoJSONEncoder).encode()
-        headers = [
-            (b"content-type", b"application/json; charset=utf-8"),
-            (b"cache-control", b"no-store, private"),
-            (b"content-length", str(len(body)).encode()),
-        ]
+        body = tokens.json_of(token)
+        headers = [*_OF_A_TOKEN, (b"content-length", b"%d" % len(body))]
         if token.trouble:
             headers.append((b"portal-trouble", token.trouble.encode()))
         await _send(send, 200, [*headers, *self._headers(is_secure(scope))], body, call)
@@ -169,10 +166,13 @@ class TokenEndpoint:
 
 
 async def _send(send: Send, status: int, headers: Headers, body: bytes, call: TokenCall) -> None:
-    headers = [*headers, (b"x-request-id", str(uuid.uuid4()).encode())]
-    if call.limit is not None:
-        state = {"limit": call.limit.limit, "remaining": call.limit.remaining, "reset": call.limit.reset}
-        headers += [(f"ratelimit-{name}".encode(), str(number).encode()) for name, number in state.items()]
+    # An ID is not secret. One from the operating system would let other threads run first.
+    request_id = uuid.UUID(int=getrandbits(128), version=4)
+    headers = [*headers, (b"x-request-id", str(request_id).encode())]
+    if (limit := call.limit) is not None:
+        headers.append((b"ratelimit-limit", b"%d" % limit.limit))
+        headers.append((b"ratelimit-remaining", b"%d" % limit.remaining))
+        headers.append((b"ratelimit-reset", b"%d" % limit.reset))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if call.is_head else body})
 
@@ -333,8 +333,10 @@ def _key(authorization: bytes) -> str:
 
 def _read_query(query: bytes) -> tuple[TokenRequirement, str]:
     """Return the requirement and the resource's key ("" for the connection's own resource). May raise Unusual."""
+    if not query:
+        return _ANY_TOKEN
     try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query))
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=True)
     except ValueError as malformed:
         raise Unusual from malformed
     values = {"min_valid": "300", "refused": "", "resource": ""} | dict(pairs)
