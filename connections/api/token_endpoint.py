@@ -47,7 +47,8 @@ logger = logging.getLogger(__name__)
 _PATH = re.compile(r"/api/v1/connections/([^/]+)/token")
 _ROUTE = "/api/v1/connections/<ref>/token"
 _BATCH = 64  # calls answered by one SQL statement
-_LANES = 1  # concurrent batches; more of them would each contain fewer calls but cost nearly as much
+_LANES = 2  # concurrent batches, so that one is answered while the other waits for the database
+_WORTHWHILE = 6  # calls; smaller batches don't run beside another one, because they would cost nearly as much
 # Seconds to wait for more calls right after a batch with more than twice as many. Its callers are only just getting
 # their tokens, and a batch with the first few who call again would keep the others waiting for longer.
 _GATHER = 0.001
@@ -226,7 +227,7 @@ class Batches:
         """Return the outcome of the call, which is answered as part of a batch. Raises DatabaseError."""
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._queue.append((call, outcome))
-        if len(self._lanes) < _LANES:
+        if not self._lanes or (len(self._lanes) < _LANES and len(self._queue) >= _WORTHWHILE):
             lane = asyncio.ensure_future(self._work())
             self._lanes.add(lane)
         return await outcome
