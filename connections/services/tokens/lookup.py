@@ -163,7 +163,7 @@ def find(questions: Sequence[Question], *, now: datetime) -> list[Match | None]:
     return [rows[0] if len(rows) == 1 else None for rows in matches]
 
 
-def _rows(questions: Sequence[Question], now: datetime) -> list[tuple[Any, ...]]:
+def _rows(questions: Sequence[Question], now: datetime) -> Sequence[Sequence[Any]]:
     # Pass one JSON text, because arrays of parameters would cost the driver more time than the statement takes.
     calls = json.dumps(
         [
