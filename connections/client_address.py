@@ -1,6 +1,7 @@
 """Finds a client's address behind any number of trusted proxies."""
 
 import ipaddress
+from functools import lru_cache
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -25,6 +26,7 @@ def forwarded_address(forwarded_for: str, peer: str) -> str | None:
     return _address(peer)
 
 
+@lru_cache(maxsize=1024)
 def _address(text: str) -> str | None:
     """Return the address without the port that some proxies add; None if it is invalid."""
     if text.startswith("["):

@@ -6,6 +6,7 @@ path of a sign-in link is hidden.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
@@ -31,7 +32,7 @@ def access_log(application: Application) -> Application:
     Successful probes are logged only at DEBUG level, because there are thousands a day.
     """
 
-    tally = _Tally()
+    tally, lines = _Tally(), _Lines()
 
     async def logging(scope: Scope, receive: Receive, send: Send) -> None:
         began, status, request_id = time.monotonic(), 500, ""
@@ -49,9 +50,36 @@ def access_log(application: Application) -> Application:
             seconds = time.monotonic() - began
             tally.count(_kind(scope["path"]), str(status), seconds)
             if scope["path"] not in PROBES or status >= 400 or settings.LOG_LEVEL == "DEBUG":
-                sys.stderr.write(line(scope, status, seconds, request_id))
+                lines.write(line(scope, status, seconds, request_id))
 
     return logging
+
+
+class _Lines:
+    """Writes the lines of all requests that are handled in one turn of the event loop together.
+
+    Each write lets other threads run, which delays the event loop by more than the write takes.
+    """
+
+    _MOST = 4096  # bytes written at a time; a pipe doesn't mix those with the lines of other processes (pipe(7))
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._lines.append(line)
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        text = ""
+        for line in lines:
+            if len(text) + len(line) > self._MOST:
+                sys.stderr.write(text)
+                text = ""
+            text += line
+        sys.stderr.write(text)
 
 
 class _Tally:
@@ -86,7 +114,7 @@ def line(scope: Scope, status: int, seconds: float, request_id: str = "") -> str
     """Return the log line for one request. ``timestamp`` is the time of the response."""
     request = json.dumps(hide_links(f"{scope['method']} {scope['path']}"))
     peer = scope["client"][0] if scope.get("client") else ""
-    client = _client(_header(scope.get("headers", ()), b"x-forwarded-for"), peer, settings.TRUSTED_PROXIES)
+    client = forwarded_address(_header(scope.get("headers", ()), b"x-forwarded-for"), peer) or ""
     return (
         f'{{"event": {request}, "status": {status}, "ms": {int(seconds * 1000)}, "client": "{client}", '
         f'"request_id": "{request_id}", "logger": "access", "level": "info", "timestamp": "{_clock(int(time.time()))}"}}\n'
@@ -95,12 +123,6 @@ def line(scope: Scope, status: int, seconds: float, request_id: str = "") -> str
 
 def _header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> str:
     return b",".join([value for name, value in headers if name == wanted]).decode("latin-1")
-
-
-@lru_cache(maxsize=1024)
-def _client(forwarded_for: str, peer: str, trusted_proxies: int) -> str:
-    """Return the client's address, or "". ``trusted_proxies`` only keeps cached results for different values apart."""
-    return forwarded_address(forwarded_for, peer) or ""
 
 
 @lru_cache(maxsize=2)

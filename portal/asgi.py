@@ -42,8 +42,13 @@ class Portal:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             if _is_from_local_https_proxy(scope):
                 scope["scheme"] = "https"
-            in_front = [endpoint for endpoint in (token_endpoint, document_endpoint) if endpoint.serves(scope["path"])]
-            application = liveness if liveness.serves(scope) else in_front[0] if in_front else django
+            application = django
+            if token_endpoint.serves(scope["path"]):
+                application = token_endpoint
+            elif document_endpoint.serves(scope["path"]):
+                application = document_endpoint
+            elif liveness.serves(scope):
+                application = liveness
             await application(scope, receive, send)
 
         self._answer = answer

@@ -7,7 +7,6 @@ and errors are left to the route's view (tokens.py).
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import time
@@ -15,11 +14,11 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from random import getrandbits
 from typing import Any
 from urllib.parse import parse_qsl
 
 from django.conf import settings
-from django.core.serializers.json import DjangoJSONEncoder
 from django.db import DatabaseError, InterfaceError
 from django.db import connection as database
 from django.http import HttpResponse
@@ -48,7 +47,13 @@ logger = logging.getLogger(__name__)
 _PATH = re.compile(r"/api/v1/connections/([^/]+)/token")
 _ROUTE = "/api/v1/connections/<ref>/token"
 _BATCH = 64  # calls answered by one SQL statement
-_LANES = 1  # concurrent batches; more of them would each contain fewer calls but cost nearly as much
+_LANES = 2  # concurrent batches, so that one is answered while the other waits for the database
+_WORTHWHILE = 6  # calls; smaller batches don't run beside another one, because they would cost nearly as much
+# Seconds to wait for more calls right after a batch with more than twice as many. Its callers are only just getting
+# their tokens, and a batch with the first few who call again would keep the others waiting for longer.
+_GATHER = 0.001
+_OF_A_TOKEN = [(b"content-type", b"application/json; charset=utf-8"), (b"cache-control", b"no-store, private")]
+_ANY_TOKEN = TokenRequirement(300), ""  # what a call without a query asks for
 _SHORT_QUERY = 200  # characters; requests with longer queries are always left to the view
 
 
@@ -127,12 +132,8 @@ class TokenEndpoint:
             return None
 
     async def _send_token(self, token: Token, scope: Scope, send: Send, call: TokenCall) -> None:
-        body = json.dumps(tokens.body_of(token), cls=DjangoJSONEncoder).encode()
-        headers = [
-            (b"content-type", b"application/json; charset=utf-8"),
-            (b"cache-control", b"no-store, private"),
-            (b"content-length", str(len(body)).encode()),
-        ]
+        body = tokens.json_of(token)
+        headers = [*_OF_A_TOKEN, (b"content-length", b"%d" % len(body))]
         if token.trouble:
             headers.append((b"portal-trouble", token.trouble.encode()))
         await _send(send, 200, [*headers, *self._headers(is_secure(scope))], body, call)
@@ -169,10 +170,13 @@ class TokenEndpoint:
 
 
 async def _send(send: Send, status: int, headers: Headers, body: bytes, call: TokenCall) -> None:
-    headers = [*headers, (b"x-request-id", str(uuid.uuid4()).encode())]
-    if call.limit is not None:
-        state = {"limit": call.limit.limit, "remaining": call.limit.remaining, "reset": call.limit.reset}
-        headers += [(f"ratelimit-{name}".encode(), str(number).encode()) for name, number in state.items()]
+    # An ID is not secret. One from the operating system would let other threads run first.
+    request_id = uuid.UUID(int=getrandbits(128), version=4)
+    headers = [*headers, (b"x-request-id", str(request_id).encode())]
+    if (limit := call.limit) is not None:
+        headers.append((b"ratelimit-limit", b"%d" % limit.limit))
+        headers.append((b"ratelimit-remaining", b"%d" % limit.remaining))
+        headers.append((b"ratelimit-reset", b"%d" % limit.reset))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if call.is_head else body})
 
@@ -217,12 +221,13 @@ class Batches:
         self._run_in_thread = run_in_thread
         self._queue: list[tuple[TokenCall, asyncio.Future[Outcome]]] = []
         self._lanes: set[asyncio.Task[None]] = set()
+        self._size, self._ended = 0, 0.0  # of the last batch
 
     async def answer(self, call: TokenCall) -> Outcome:
         """Return the outcome of the call, which is answered as part of a batch. Raises DatabaseError."""
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._queue.append((call, outcome))
-        if len(self._lanes) < _LANES:
+        if not self._lanes or (len(self._lanes) < _LANES and len(self._queue) >= _WORTHWHILE):
             lane = asyncio.ensure_future(self._work())
             self._lanes.add(lane)
         return await outcome
@@ -236,6 +241,8 @@ class Batches:
 
     async def _answer_queue(self) -> None:
         while self._queue:
+            if 2 * len(self._queue) < self._size and time.monotonic() < self._ended + _GATHER:
+                await asyncio.sleep(_GATHER)
             batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
             try:
                 outcomes = await self._run_in_thread(_answer_batch, [call for call, _ in batch])
@@ -247,6 +254,7 @@ class Batches:
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 if not future.done():
                     future.set_result(outcome)
+            self._size, self._ended = len(batch), time.monotonic()
 
 
 def _answer_batch(calls: list[TokenCall]) -> list[Outcome]:
@@ -333,8 +341,10 @@ def _key(authorization: bytes) -> str:
 
 def _read_query(query: bytes) -> tuple[TokenRequirement, str]:
     """Return the requirement and the resource's key ("" for the connection's own resource). May raise Unusual."""
+    if not query:
+        return _ANY_TOKEN
     try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query))
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=True)
     except ValueError as malformed:
         raise Unusual from malformed
     values = {"min_valid": "300", "refused": "", "resource": ""} | dict(pairs)

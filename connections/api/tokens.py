@@ -1,8 +1,10 @@
 """The view for the token route. It handles the requests that token_endpoint.py leaves to it, and never waits."""
 
 from datetime import datetime
+from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
+from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from ninja import Query, Router, Schema
@@ -22,6 +24,7 @@ from connections.services.tokens import fetch, narrowing, single_flight
 from connections.services.tokens.fetch import Refresh
 from connections.services.tokens.single_flight import TokenRequirement
 
+_encoder = DjangoJSONEncoder()
 router = Router(tags=["Tokens"])
 LONGEST_VALIDITY = 3600
 # The entry in request.META that says whether the token endpoint tried to refresh the token before calling this view.
@@ -108,6 +111,12 @@ def _choose(
     failed = single_flight.microsoft_just_failed(connection.pk, now, "" if is_own else resource)
     refresh = request.META.get(REFRESH, Refresh.DONE)
     return fetch.choose(stored, requirement, now=now, refresh=refresh, failed=failed)
+
+
+def json_of(token: fetch.Token) -> bytes:
+    """Return the response's body, exactly as the view's response has it, but in less time."""
+    values = body_of(token) | {"expires_at": _encoder.default(token.expires_at)}
+    return f"{{{', '.join([f'{quote(name)}: {quote(value)}' for name, value in values.items()])}}}".encode()
 
 
 def body_of(token: fetch.Token) -> dict[str, Any]:

@@ -310,7 +310,11 @@ def unverified_claims(token: str) -> dict[str, Any]:
     # A library would decode the signature, which takes longer than everything else in a refresh.
     try:
         _, payload, _ = token.split(".")
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
+        text = base64.urlsafe_b64decode(payload + "==")
+        try:
+            claims = pydantic_core.from_json(text, cache_strings="keys")
+        except ValueError:  # such as half a surrogate pair, which json accepts
+            claims = json.loads(text)
     except (ValueError, RecursionError):
         return {}
     return claims if isinstance(claims, dict) else {}

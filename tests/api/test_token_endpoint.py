@@ -39,6 +39,30 @@ def test_a_call_that_comes_just_when_a_batch_ends_is_answered() -> None:
     assert asyncio.run(ask_twice()) == [TOKEN, TOKEN]
 
 
+def test_a_second_batch_runs_beside_the_first_only_if_it_is_worthwhile() -> None:
+    sizes: list[int] = []
+
+    async def ask_many() -> list[Any]:
+        may_end = asyncio.Event()
+
+        async def run(function: Any, batch: list[TokenCall]) -> list[Any]:
+            sizes.append(len(batch))
+            await may_end.wait()
+            return [TOKEN for _ in batch]
+
+        batches = Batches(run)
+        answers = [asyncio.ensure_future(batches.answer(token_call()))]
+        for number in (token_endpoint._WORTHWHILE - 1, 1, 20):
+            await asyncio.sleep(0.01)
+            answers += [asyncio.ensure_future(batches.answer(token_call())) for _ in range(number)]
+        await asyncio.sleep(0.01)
+        may_end.set()
+        return await asyncio.wait_for(asyncio.gather(*answers), 5)
+
+    assert asyncio.run(ask_many()) == [TOKEN] * (token_endpoint._WORTHWHILE + 21)
+    assert sizes == [1, token_endpoint._WORTHWHILE, 20]
+
+
 def test_a_token_that_comes_while_the_view_explains_its_absence_is_not_shared() -> None:
     """The view records only one token request, but every token that is sent must be recorded."""
     outcomes: list[Any] = [Wait(1, 1, 1.0)] * 3 + [None] * 3

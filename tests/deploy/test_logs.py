@@ -1,5 +1,6 @@
 """Every line that a process of the portal writes is one JSON object, from its start to its end."""
 
+import asyncio
 import json
 import os
 import re
@@ -9,12 +10,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.core.cache import cache
 
 from connections.services.operations import health
+from portal import access_log
 from portal.processes import Process, stop_all
 from tests.conftest import portal_environment
 from tests.environment import ROOT
@@ -100,3 +103,20 @@ def test_a_process_that_cannot_start_says_so_in_one_line(arguments: list[str]) -
     assert "SECRET_KEY is missing" in json.loads(line)["event"]
     assert "hunter2" not in line
     assert done.stdout == ""
+
+
+def test_the_access_log_writes_whole_lines_of_many_requests_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[str] = []
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=writes.append))
+    lines = access_log._Lines()
+    expected = [f"{number} {'x' * 200}\n" for number in range(64)]
+
+    async def write_all() -> None:
+        for line in expected:
+            lines.write(line)
+        await asyncio.sleep(0)
+
+    asyncio.run(write_all())
+    assert "".join(writes) == "".join(expected)
+    assert len(writes) == 4
+    assert all(text.endswith("\n") and len(text) <= 4096 for text in writes)

@@ -44,13 +44,30 @@ INSERT INTO {_TABLE} (
     key_id, key_ref, key_name, owner_name, connection_id, connection_ref, connection_name, minute, address, resource,
     reference, count
 )
-VALUES (
-    (SELECT id FROM {ApiKey._meta.db_table} WHERE id = %s), %s, %s, %s,
-    (SELECT id FROM {Connection._meta.db_table} WHERE id = %s), %s, %s, %s, %s, %s, %s, %s
-)
+SELECT
+    (SELECT id FROM {ApiKey._meta.db_table} WHERE id = {{key_id}}), {{key_id}}, {{key_name}}, {{owner_name}},
+    (SELECT id FROM {Connection._meta.db_table} WHERE id = {{connection_id}}), {{connection_id}}, {{connection_name}},
+    {{minute}}, {{address}}, {{resource}}, {{reference}}, {{count}}
+{{source}}
 ON CONFLICT (key_id, connection_id, address, minute, resource, reference) WHERE seal IS NULL
 DO UPDATE SET count = {_TABLE}.count + excluded.count
 """  # noqa: S608
+_VALUES = (
+    "key_id", "key_name", "owner_name", "connection_id", "connection_name", "minute", "address", "resource",
+    "reference", "count",
+)  # fmt: skip
+# "WHERE true", because SQLite would otherwise read ON CONFLICT as a part of the SELECT.
+_INSERT_ONE = _INSERT.format(source="WHERE true", **{name: f"%({name})s" for name in _VALUES})
+_INSERT_MANY = (
+    _INSERT.format(
+        source="""FROM json_to_recordset(%s::json) AS request (
+        key_id bigint, key_name text, owner_name text, connection_id bigint, connection_name text, minute timestamptz,
+        address inet, resource text, reference text, count int
+    )""",
+        **{name: f"request.{name}" for name in _VALUES},
+    )
+    + "RETURNING id"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +95,15 @@ def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
     count_up = _count_many if database.vendor == "postgresql" else _count_each
     uncounted = count_up(counts, minute)
     uncounted.sort(key=lambda each: (each.key_pk, each.connection_pk, str(each.address), each.resource, each.reference))
-    while uncounted:
+    rows = [
+        _columns(each, counts[each])
+        | {"key_name": each.key_name, "owner_name": each.owner_name[:320], "connection_name": each.connection_name}
+        for each in uncounted
+    ]
+    while rows:
         try:
-            with transaction.atomic(), database.cursor() as cursor:
-                for request in uncounted:
-                    _insert(cursor, request, counts[request], minute)
+            with transaction.atomic():
+                _insert(rows, minute)
         except IntegrityError:
             continue  # a key or a connection is being removed at this moment
         return
@@ -91,18 +112,7 @@ def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
 def _count_many(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest]:
     """Increase the counts of existing rows; returns the requests that have no row yet."""
     requests = list(counts)
-    rows = [
-        {
-            "n": number,
-            "key_id": each.key_pk,
-            "connection_id": each.connection_pk,
-            "address": each.address,
-            "resource": each.resource,
-            "reference": each.reference,
-            "count": counts[each],
-        }
-        for number, each in enumerate(requests)
-    ]
+    rows = [{"n": number} | _columns(each, counts[each]) for number, each in enumerate(requests)]
     counted = {number for (number,) in prepared.rows(_COUNT_MANY, [json.dumps(rows), minute])}
     return [request for number, request in enumerate(requests) if number not in counted]
 
@@ -111,19 +121,28 @@ def _count_each(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest
     uncounted = []
     with transaction.atomic(), database.cursor() as cursor:
         for request, count in counts.items():
-            which = [request.key_pk, request.connection_pk, _stored_address(request)]
+            which = [request.key_pk, request.connection_pk, request.address]
             cursor.execute(_COUNT_ONE, [count, *which, request.resource, request.reference, minute])
             if not cursor.rowcount:
                 uncounted.append(request)
     return uncounted
 
 
-def _insert(cursor: Any, request: TokenRequest, count: int, minute: Any) -> None:
-    key = [request.key_pk, request.key_pk, request.key_name, request.owner_name[:320]]
-    connection = [request.connection_pk, request.connection_pk, request.connection_name]
-    which = [minute, _stored_address(request), request.resource, request.reference]
-    cursor.execute(_INSERT, [*key, *connection, *which, count])
+def _columns(request: TokenRequest, count: int) -> dict[str, Any]:
+    return {
+        "key_id": request.key_pk,
+        "connection_id": request.connection_pk,
+        "address": request.address,
+        "resource": request.resource,
+        "reference": request.reference,
+        "count": count,
+    }
 
 
-def _stored_address(request: TokenRequest) -> Any:
-    return TokenFetch._meta.get_field("address").get_db_prep_value(request.address, database)
+def _insert(rows: list[dict[str, Any]], minute: Any) -> None:
+    if database.vendor == "postgresql":
+        prepared.rows(_INSERT_MANY, [json.dumps([row | {"minute": minute} for row in rows], default=str)])
+        return
+    with database.cursor() as cursor:
+        for row in rows:
+            cursor.execute(_INSERT_ONE, row | {"minute": minute})

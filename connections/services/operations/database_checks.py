@@ -15,7 +15,7 @@ from connections.services.operations import secret_columns
 from connections.services.operations.checks import Result, ok, problem, warning
 
 OLDEST_POSTGRESQL = 14
-_PER_PROCESS = 17  # connections that one web process opens besides its threads, for refreshes and token calls
+_PER_PROCESS = 18  # connections that one web process opens besides its threads, for refreshes and token calls
 
 
 def version() -> Result:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from itertools import zip_longest
 from typing import Any
 
 from django.db import connection as database
@@ -65,11 +66,8 @@ bearer AS (
     FROM call
     JOIN {keys} AS key ON key.prefix = call.prefix OR key.previous_prefix = call.prefix
     JOIN {users} AS owner ON owner.id = key.owner_id AND owner.left_at IS NULL
-),
-wanted AS (
-    SELECT n, connection.id FROM bearer JOIN {connections} AS connection ON connection.id = wanted_pk
-    {by_name}
 )
+{wanted}
 SELECT bearer.*, {connection_columns},
     COALESCE(app.rejected_at, consent.rejected_at) AS app__rejected_at, consent.paused_until AS app__paused_until,
     {resource_columns}
@@ -79,8 +77,7 @@ SELECT bearer.*, {connection_columns},
         WHERE share.connection_id = connection.id AND {share_counts} AND {share_with_owner}
     ) AS may_use
 FROM bearer
-JOIN wanted ON wanted.n = bearer.n
-JOIN {connections} AS connection ON connection.id = wanted.id
+{join_connection}
 JOIN {apps} AS app ON app.id = connection.app_registration_id
 JOIN {consents} AS consent ON consent.id = connection.app_consent_id
 {join_resource}
@@ -98,8 +95,12 @@ _REFERENCED = """coalesce(
             (SELECT connection_id FROM {references} AS reference
                 WHERE reference.name = call.name AND owner_id = owner.id AND connector <> '' AND removed_at IS NULL)
         )"""
-# Finds connections by name among those the key's owner can see. Omitted if every call gives an ID.
-_BY_NAME = """
+_JOIN_BY_ID = "JOIN {connections} AS connection ON connection.id = wanted_pk"
+_JOIN_WANTED = """JOIN wanted ON wanted.n = bearer.n
+JOIN {connections} AS connection ON connection.id = wanted.id"""
+# Finds connections by ID, or by name among those the key's owner can see. Omitted if every call gives an ID.
+_WANTED = """, wanted AS (
+    SELECT n, connection.id FROM bearer JOIN {connections} AS connection ON connection.id = wanted_pk
     UNION
     SELECT n, connection.id FROM bearer
     JOIN {connections} AS connection ON connection.owner_id = owner__id AND connection.name = wanted_name
@@ -117,7 +118,7 @@ _BY_NAME = """
         SELECT 1 FROM {shares} AS share
         WHERE share.connection_id = connection.id AND {share_counts} AND {share_with_owner}
     )
-"""
+)"""
 _OVERSEES = """(is_superuser OR (roles_read_at IS NULL OR roles_read_at > %s) AND EXISTS (
         SELECT 1 FROM {memberships} AS membership JOIN auth_group ON auth_group.id = membership.group_id
         WHERE membership.user_id = owner__id AND auth_group.name IN ('{it_admins}', '{auditors}')
@@ -162,7 +163,7 @@ def find(questions: Sequence[Question], *, now: datetime) -> list[Match | None]:
     return [rows[0] if len(rows) == 1 else None for rows in matches]
 
 
-def _rows(questions: Sequence[Question], now: datetime) -> list[tuple[Any, ...]]:
+def _rows(questions: Sequence[Question], now: datetime) -> Sequence[Sequence[Any]]:
     # Pass one JSON text, because arrays of parameters would cost the driver more time than the statement takes.
     calls = json.dumps(
         [
@@ -179,14 +180,14 @@ def _rows(questions: Sequence[Question], now: datetime) -> list[tuple[Any, ...]]
     if database.vendor != "postgresql":
         with database.cursor() as cursor:
             cursor.execute(statement, parameters)
-            return list(cursor.fetchall())
+            return [_from_sqlite(row, has_resources) for row in cursor.fetchall()]
     return prepared.rows(statement, parameters)
 
 
 @cache
 def _statement(vendor: str, has_names: bool, has_resources: bool) -> str:
-    by_name = _BY_NAME.replace("{oversees}", _OVERSEES) if has_names else ""
-    statement = _STATEMENT.replace("{by_name}", by_name)
+    statement = _STATEMENT.replace("{wanted}", _WANTED.replace("{oversees}", _OVERSEES) if has_names else "")
+    statement = statement.replace("{join_connection}", _JOIN_WANTED if has_names else _JOIN_BY_ID)
     statement = statement.replace("{referenced}", _REFERENCED if has_names else "CAST(NULL AS bigint)")
     return statement.format(
         calls=_CALLS[vendor],
@@ -220,34 +221,35 @@ _OWNER_START = _KEY_START + len(_KEY_COLUMNS)
 _CONNECTION_START = _OWNER_START + len(_OWNER_COLUMNS) + 5
 _APP_START = _CONNECTION_START + len(_CONNECTION_COLUMNS)
 _RESOURCE_START = _APP_START + len(_APP_COLUMNS)
+_OTHERS = ("",) * (_CONNECTION_START - _OWNER_START - len(_OWNER_COLUMNS))
+_NAMES = ("",) * _KEY_START + _KEY_COLUMNS + _OWNER_COLUMNS + _OTHERS + _CONNECTION_COLUMNS + _APP_COLUMNS
+_NAMES += _RESOURCE_COLUMNS
 
 
-def _match(row: tuple[Any, ...], keys: dict[int, ApiKey]) -> Match:
+def _match(row: Sequence[Any], keys: dict[int, ApiKey]) -> Match:
     if (key := keys.get(row[_KEY_START])) is None:
-        key = ApiKey.from_db("default", _KEY_COLUMNS, _values(_KEY_COLUMNS, row, _KEY_START))
-        key.owner = User.from_db("default", _OWNER_COLUMNS, _values(_OWNER_COLUMNS, row, _OWNER_START))
+        key = ApiKey.from_db("default", _KEY_COLUMNS, row[_KEY_START:_OWNER_START])
+        key.owner = User.from_db("default", _OWNER_COLUMNS, row[_OWNER_START : _OWNER_START + len(_OWNER_COLUMNS)])
         keys[key.pk] = key
-    connection = dict(zip(_CONNECTION_COLUMNS, _values(_CONNECTION_COLUMNS, row, _CONNECTION_START), strict=True))
-    app = dict(zip(_APP_COLUMNS, _values(_APP_COLUMNS, row, _APP_START), strict=True))
+    connection = dict(zip(_CONNECTION_COLUMNS, row[_CONNECTION_START:_APP_START], strict=True))
+    app = dict(zip(_APP_COLUMNS, row[_APP_START:_RESOURCE_START], strict=True))
     other = None
     if len(row) > _RESOURCE_START + 2:
-        values = _values(_RESOURCE_COLUMNS, row, _RESOURCE_START)
-        other = dict(zip(_RESOURCE_COLUMNS, values, strict=True))
+        other = dict(zip(_RESOURCE_COLUMNS, row[_RESOURCE_START:-2], strict=True))
     has_other = other is not None and other["identity"] is not None
     return Match(key, connection, app, bool(row[-1]), bool(row[-2]), other if has_other else None)
 
 
-def _values(columns: tuple[str, ...], row: tuple[Any, ...], start: int) -> list[Any]:
-    return [_python(column, row[start + place]) for place, column in enumerate(columns)]
+def _from_sqlite(row: tuple[Any, ...], has_resources: bool) -> list[Any]:
+    """Return the row as PostgreSQL would return it."""
+    names = _NAMES if has_resources else _NAMES[:_RESOURCE_START]
+    return [_python(name, value) for name, value in zip_longest(names, row, fillvalue="")]
 
 
 def _python(column: str, value: Any) -> Any:
-    """Return the value as the ORM would return it."""
     if value is None:
         return None
     if column in _MOMENTS:
         moment = parse_datetime(value) if isinstance(value, str) else value
         return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
-    if column in ("scopes", "networks"):
-        return json.loads(value) if isinstance(value, str) else value
-    return value
+    return json.loads(value) if column in ("scopes", "networks") else value

@@ -66,8 +66,13 @@ def store_sign_in(
     )
 
 
+_SECRETS = {
+    name: secret_field(Connection, name) for name in ("refresh_token", "previous_refresh_token", "access_token")
+}
+
+
 def _encrypt(column: str, token: str | None, identity: UUID | str) -> Ciphertext | None:
-    return secret_field(Connection, column).encrypt(token, identity) if token else None
+    return _SECRETS[column].encrypt(token, identity) if token else None
 
 
 def healthy_columns(now: datetime) -> dict[str, Any]:
