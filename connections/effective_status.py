@@ -48,6 +48,8 @@ BROKEN = (
     EffectiveStatus.BLOCKED,
 )
 AWAITING = (EffectiveStatus.AWAITING_CONSENT, EffectiveStatus.AWAITING_APPROVAL)
+# States in which a connection has yet to be completed.
+WAITING = (*AWAITING, EffectiveStatus.APPROVAL_REQUIRED, EffectiveStatus.PENDING)
 
 
 def of(connection: Connection) -> EffectiveStatus:

@@ -21,8 +21,13 @@ SHOWN = 50  # references shown on a connection's page
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
-    filters = list_pages.Filters(request, search=("name", "description"), placeholder="Name or description")
-    page = list_pages.page(request, filters.apply(querysets.visible_references(user)))
+    filters = list_pages.Filters(
+        request,
+        search=("name", "description"),
+        placeholder="Name or description",
+        sorts=list_pages.name_sorts("name"),
+    )
+    page = list_pages.page(request, filters.apply(querysets.visible_references(user)), order=filters.order)
     context = {
         "page": page,
         "filters": filters,
