@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
@@ -22,10 +22,16 @@ ALL = Q()
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The rows of a list that meet ``condition``, in their own order. No row may be in two parts of a list."""
+    """The rows of a list that meet the condition, in their own order. No row may be in two parts of a list.
+
+    The condition is a function that returns it if it depends on other rows.
+    """
 
     order: tuple[str, ...]
-    condition: Q = ALL
+    condition: Q | Callable[[], Q] = ALL
+
+    def narrow(self, queryset: QuerySet[M]) -> QuerySet[M]:
+        return queryset.filter(self.condition() if callable(self.condition) else self.condition)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +54,45 @@ def page_rows_in_parts(
     """Return what page_rows() does for a list in parts, one after the other, each row with the number of its part.
 
     This sorts by what no column contains, such as an effective status, or by a column that may be null. It takes a
-    query for each part until the page is full.
+    query for each part until the page is full, and one for the rows.
     """
+    if len(parts) == 1:
+        narrowed = parts[0].narrow(queryset)
+        values = key.values if key is not None else None
+        rows = page_rows(narrowed, parts[0].order, size, key=values, backwards=backwards, matches=matches)
+        return [(0, row) for row in rows]
+    keys = _keys_in_parts(queryset, parts, size, key, backwards=backwards, matches=matches)
+    by_key = queryset.in_bulk([pk for _, pk in keys])
+    return [(number, by_key[pk]) for number, pk in keys if pk in by_key]
+
+
+def _keys_in_parts(
+    queryset: QuerySet[M],
+    parts: Sequence[Part],
+    size: int,
+    key: PartKey | None,
+    *,
+    backwards: bool,
+    matches: Sequence[Q],
+) -> list[tuple[int, Any]]:
+    """Return the numbers of parts and the primary keys of the rows. Queries without joins are planned quickly."""
     direction = -1 if backwards else 1
     numbers = range(len(parts))[::direction]
-    rows: list[tuple[int, M]] = []
+    keys: list[tuple[int, Any]] = []
     for number in numbers if key is None else numbers[numbers.index(key.part) :]:
         part = parts[number]
         found = page_rows(
-            queryset.filter(part.condition),
+            part.narrow(queryset).values_list("pk", flat=True),
             part.order,
-            size - len(rows),
+            size - len(keys),
             key=key.values if key is not None and key.part == number else None,
             backwards=backwards,
             matches=matches,
         )
-        rows += [(number, row) for row in found]
-        if len(rows) > size:
+        keys += [(number, pk) for pk in found]
+        if len(keys) > size:
             break
-    return rows
+    return keys
 
 
 def page_rows(

@@ -1,6 +1,7 @@
 """The list of connections, with its filters, orders, columns, row menus and download."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from django.db.models import QuerySet
@@ -38,7 +39,7 @@ DEFAULT_COLUMNS = ("owner", "app", "refreshed", "expires")
 _BY_OWNER = ("owner__first_name", "owner__last_name", "owner__pk")
 # Indexes have names and what isn't active only: see "The list of connections is sorted by …" in docs/decisions.md.
 _BY_STATUS = tuple(
-    keyset.Part(("name", "pk"), effective_status.condition(status))
+    keyset.Part(("name", "pk"), partial(effective_status.condition, status))
     for status in (
         *effective_status.BROKEN,
         *effective_status.WAITING,
