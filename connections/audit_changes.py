@@ -28,7 +28,7 @@ _LABELS = {
     "because": "Cause",
     "code": "Error code",
     "directory_id": "Directory",
-    "due": "Last day",
+    "due": "Ends",
     "entra_group": "Entra group",
     "extra_scopes": "Additional permissions",
     "from": "IP address",

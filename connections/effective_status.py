@@ -4,16 +4,14 @@ It combines the stored status with the state of the app registration, open reque
 the account. ``of`` computes it for a row and ``condition`` in SQL. A property test ensures that both are equal.
 """
 
-import operator
 from collections import Counter
 from collections.abc import Iterable
-from functools import reduce
 
 from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, TextChoices, Value, When
 
 from connections.errors import ApprovalNeeded
 from connections.microsoft import account_status
-from connections.models import AppConsent, AppRegistration, Approval, Connection, ConsentRequest
+from connections.models import AppConsent, Approval, Connection, ConsentRequest, Tally
 from connections.models.app_registrations import AuthenticationType
 from connections.models.connections import APP_REJECTED
 
@@ -25,7 +23,7 @@ INCOMPLETE = (Status.PENDING, Status.RECONNECT_NEEDED, Status.CONSENT_NEEDED)
 # Requests that await an IT admin. Once consent is reported, the next sign-in or refresh shows whether it was granted.
 _UNDECIDED = (ConsentRequest.State.ASKED, ConsentRequest.State.APPROVED, ConsentRequest.State.FAILED)
 _KEPT = "_waits_for"
-FEW = 100  # rejected objects that a condition names
+FEW_APPS, FEW = 100, 5000  # rejected app registrations and their connections that are looked up first
 
 
 class EffectiveStatus(TextChoices):
@@ -107,18 +105,25 @@ def load(connections: Iterable[Connection]) -> list[Connection]:
 def condition(status: EffectiveStatus) -> Q:
     """Return the condition for connections in this state. Every connection meets exactly one condition.
 
-    For APP_REJECTED it names what is rejected, so that the database doesn't look for its connections in all of them.
-    This takes two queries.
+    For APP_REJECTED this takes two queries, which find out whether its connections are few among all of them.
     """
-    if status != EffectiveStatus.APP_REJECTED:
-        return _CONDITIONS[status]
-    apps = list(AppRegistration.objects.filter(rejected_at__isnull=False).values_list("pk", flat=True)[: FEW + 1])
-    consents = AppConsent.objects.filter(rejected_at__isnull=False).exclude(app_registration__in=apps)
-    pairs = list(consents.values_list("app_registration", "tenant")[: FEW + 1])
-    if len(apps) > FEW or len(pairs) > FEW:
-        return _CONDITIONS[status]
-    by_consent = (Q(app_registration=app, tenant=tenant) for app, tenant in pairs)
-    return Q(status=Status.ACTIVE) & reduce(operator.or_, by_consent, Q(app_registration__in=apps))
+    return _rejected() if status == EffectiveStatus.APP_REJECTED else _CONDITIONS[status]
+
+
+def _rejected() -> Q:
+    """Return the condition for APP_REJECTED, with which the database finds few connections by their app registration.
+
+    It would otherwise look for them in the order of a list, possibly through all connections. Many are soon found so.
+    """
+    is_rejected = Q(rejected_at__isnull=False) | Q(app_registration__rejected_at__isnull=False)
+    consents = AppConsent.objects.filter(is_rejected).order_by()
+    pairs = list(consents.values_list("app_registration", "tenant")[: FEW_APPS + 1])
+    stored = dict(Tally.objects.connections().filter(app_consent__in=consents).totals("value"))
+    if len(pairs) > FEW_APPS or stored.get(Status.ACTIVE, 0) > FEW:
+        return _CONDITIONS[EffectiveStatus.APP_REJECTED]
+    active = Connection.objects.filter(status=Status.ACTIVE).order_by()
+    ids = [active.filter(app_registration=app, tenant=tenant).values("pk") for app, tenant in pairs]
+    return Q(pk__in=ids[0].union(*ids[1:]) if ids else [])
 
 
 def count_incomplete(connections: QuerySet[Connection]) -> Counter[EffectiveStatus]:

@@ -111,7 +111,7 @@ def page_rows(
 
     Paging through a large table needs an index on exactly the columns of ``order`` (in either direction), or a
     condition that few rows meet. There are indexes for these: connections by name; connections that are not active by
-    status and name; people by first and last name; mailboxes by address; API keys and references by name; incidents by
+    status and name; app-only ones by name; people by first and last name; mailboxes by address; API keys and references by name; incidents by
     time. Every further index on connections would have to be updated at each refresh, unless it leaves out active ones.
     A column of a related object needs its index there, and one that leads from the related object to the rows.
     """

@@ -150,6 +150,12 @@ def action_for(incident: Incident, user: User) -> str:
 
 
 @register.filter
+def for_owner(action: str, is_owner: bool) -> str:
+    """Return the sentence addressed to the owner, if that is the reader."""
+    return presentation.address(action, to_owner=is_owner)
+
+
+@register.filter
 def lasted(incident: Incident) -> str:
     """Return how long a resolved incident was open; "" if it is still open."""
     if incident.closed_at is None:

@@ -134,6 +134,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "sign_in_lost": started_at and (now - started_at).total_seconds() > RECENT_SIGN_IN,
         "redirect_uri": settings.PORTAL_URL + reverse("social:complete", args=[backends.MicrosoftConnect.name]),
         "outlook": outlook,
+        "is_owner": permissions.owns(user, connection),
         "drift": permission_drift.find_drift(connection, elsewhere=by_exchange),
         "mailboxes_by_exchange": by_exchange,
         "granted": sorted(connection.granted),

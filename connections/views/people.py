@@ -93,7 +93,7 @@ def _rows(people: list[User]) -> list[dict[str, Any]]:
     rows = []
     for person in people:
         ways = ["Microsoft"] if person.pk in with_microsoft else []
-        ways += ["local password"] if person.has_usable_password() else []
+        ways += ["local password" if ways else "Local password"] if person.has_usable_password() else []
         row = {
             "person": person,
             "role": _role(person, roles[person.pk]),

@@ -41,7 +41,7 @@
     }
   });
   document.addEventListener("htmx:afterSettle", shortenAll);
-  for (const fold of document.querySelectorAll("details.fold")) { 
+  for (const fold of document.querySelectorAll("details.fold, details.rules")) { 
     fold.open = Boolean((target && fold.contains(target)) || fold.querySelector(".is-invalid, .invalid-feedback"));
   }
   shortenAll();
