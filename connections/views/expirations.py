@@ -177,7 +177,7 @@ def _months(periods: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]
     first_day = timezone.localtime(now).date().replace(day=1)
     by_month: dict[date, list[tuple[str, Expiration]]] = {}
     for period in periods:
-        for expiration, _ in period["rows"]:
+        for expiration, *_ in period["rows"]:
             month = max(timezone.localtime(expiration.at).date().replace(day=1), first_day)
             by_month.setdefault(month, []).append((period["anchor"], expiration))
     months = []
