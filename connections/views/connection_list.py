@@ -37,7 +37,7 @@ COLUMNS = {
 }
 DEFAULT_COLUMNS = ("owner", "app", "refreshed", "expires")
 _BY_OWNER = ("owner__first_name", "owner__last_name", "owner__pk")
-# Indexes have names and what isn't active only: see "The list of connections is sorted by …" in docs/decisions.md.
+# See "What the list of connections is sorted by" in docs/decisions.md.
 _BY_STATUS = tuple(
     keyset.Part(("name", "pk"), partial(effective_status.condition, status))
     for status in (

@@ -121,7 +121,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
     if form.is_valid():
         with errors_on(form):
             references.change(reference, **form.cleaned_data, actor=user)
-            return done(request, "Reference was changed.", "reference", pk=pk)
+            return done(request, "The reference was changed.", "reference", pk=pk)
     return render_form(request, "references/form.html", form, {"reference": reference})
 
 

@@ -15,7 +15,7 @@ from tests.browser.browser_users import Come, Portal, Start, Visitor, until
 from tests.browser.keyboard import tab_to
 
 PHONE = {"viewport": {"width": 390, "height": 844}}
-SHORT = re.compile(r"/(connections|mailboxes|audit|people|incidents|requests|api-keys|policy)?/?|/connections/\d+/")
+SHORT = re.compile(r"/(connections|mailboxes|audit|people|incidents|requests|api-keys)/|/connections/\d+/")
 LONGEST = 3000  # pixels of these pages on a phone, with 50 rows
 OF_A_KIND = 2  # pages that differ only in a number
 NO_PAGE = re.compile(r"/certificate/|\.(json|csv)(\?|$)|/admin/|/static/|\?.*script|download=|/sign-out/")
