@@ -11,7 +11,7 @@ from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, TextCho
 
 from connections.errors import ApprovalNeeded
 from connections.microsoft import account_status
-from connections.models import Approval, Connection, ConsentRequest
+from connections.models import AppConsent, Approval, Connection, ConsentRequest, Tally
 from connections.models.app_registrations import AuthenticationType
 from connections.models.connections import APP_REJECTED
 
@@ -23,6 +23,7 @@ INCOMPLETE = (Status.PENDING, Status.RECONNECT_NEEDED, Status.CONSENT_NEEDED)
 # Requests that await an IT admin. Once consent is reported, the next sign-in or refresh shows whether it was granted.
 _UNDECIDED = (ConsentRequest.State.ASKED, ConsentRequest.State.APPROVED, ConsentRequest.State.FAILED)
 _KEPT = "_waits_for"
+FEW_APPS, FEW = 100, 5000  # rejected app registrations and their connections that are looked up first
 
 
 class EffectiveStatus(TextChoices):
@@ -48,6 +49,8 @@ BROKEN = (
     EffectiveStatus.BLOCKED,
 )
 AWAITING = (EffectiveStatus.AWAITING_CONSENT, EffectiveStatus.AWAITING_APPROVAL)
+# States in which a connection has yet to be completed.
+WAITING = (*AWAITING, EffectiveStatus.APPROVAL_REQUIRED, EffectiveStatus.PENDING)
 
 
 def of(connection: Connection) -> EffectiveStatus:
@@ -100,8 +103,27 @@ def load(connections: Iterable[Connection]) -> list[Connection]:
 
 
 def condition(status: EffectiveStatus) -> Q:
-    """Return the condition for connections in this state. Every connection meets exactly one condition."""
-    return _CONDITIONS[status]
+    """Return the condition for connections in this state. Every connection meets exactly one condition.
+
+    For APP_REJECTED this takes two queries, which find out whether its connections are few among all of them.
+    """
+    return _rejected() if status == EffectiveStatus.APP_REJECTED else _CONDITIONS[status]
+
+
+def _rejected() -> Q:
+    """Return the condition for APP_REJECTED, with which the database finds few connections by their app registration.
+
+    It would otherwise look for them in the order of a list, possibly through all connections. Many are soon found so.
+    """
+    is_rejected = Q(rejected_at__isnull=False) | Q(app_registration__rejected_at__isnull=False)
+    consents = AppConsent.objects.filter(is_rejected).order_by()
+    pairs = list(consents.values_list("app_registration", "tenant")[: FEW_APPS + 1])
+    stored = dict(Tally.objects.connections().filter(app_consent__in=consents).totals("value"))
+    if len(pairs) > FEW_APPS or stored.get(Status.ACTIVE, 0) > FEW:
+        return _CONDITIONS[EffectiveStatus.APP_REJECTED]
+    active = Connection.objects.filter(status=Status.ACTIVE).order_by()
+    ids = [active.filter(app_registration=app, tenant=tenant).values("pk") for app, tenant in pairs]
+    return Q(pk__in=ids[0].union(*ids[1:]) if ids else [])
 
 
 def count_incomplete(connections: QuerySet[Connection]) -> Counter[EffectiveStatus]:

@@ -182,7 +182,7 @@ class DatabaseUnavailable(PortalError):
     status = 503
     who = "it_admin"
     retry_after: int = 5
-    cause = "The portal cannot use its database at the moment."
+    cause = "The portal can't use its database at the moment."
     action = "Try again in a moment. If that fails, an operator needs to check the database."
 
 

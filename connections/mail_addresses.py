@@ -47,7 +47,7 @@ def parse_list(text: str) -> list[str]:
 
 def _checked(text: str) -> str:
     if "://" in text:
-        raise _wrong(f"This is a whole address of a web page. Paste the mail address only. {_EXAMPLE}")
+        raise _wrong(f"This is the address of a web page. Paste only the email address. {_EXAMPLE}")
     if text.count("@") > 1 and any(mark in text for mark in ",; "):
         raise _wrong(_SEVERAL)
     local, _, domain = text.rpartition("@")
@@ -56,7 +56,7 @@ def _checked(text: str) -> str:
         validate_email(address)
     except (ValidationError, UnicodeError) as wrong:
         shown = "".join(letter for letter in text[:80] if letter.isprintable())
-        raise _wrong(f"“{shown}” is not a mail address. {_EXAMPLE}") from wrong
+        raise _wrong(f"“{shown}” isn't an email address. {_EXAMPLE}") from wrong
     return address
 
 

@@ -178,7 +178,7 @@ def follow_directory(
     if confirms:
         if proved_at is None or timezone.now() - proved_at > timedelta(minutes=settings.FRESH_SIGN_IN_MINUTES):
             raise errors.SignInFailed(
-                "Microsoft did not ask you to sign in again.",
+                "Microsoft didn't ask you to sign in again.",
                 action="Try again and enter your password at Microsoft. If this happens again, contact an IT admin.",
             )
         fresh_sign_in.renew(request, proved_at=proved_at)
@@ -282,7 +282,7 @@ def explain(request: HttpRequest, exception: Exception) -> FailedSignIn | None:
         if exception.is_proven and exception.verdict.credential:
             accounts.microsoft_sign_in_rejected(exception.verdict, now=timezone.now())
             error = errors.SignInFailed(
-                "Microsoft does not accept this portal's own credential, so nobody can sign in with Microsoft.",
+                "Microsoft doesn't accept this portal's own credential, so nobody can sign in with Microsoft.",
                 action="Ask a portal operator to set a new LOGIN_MICROSOFT_CLIENT_SECRET.",
             )
     by_link = link is not None or isinstance(error, sign_in_links.LinkUnusable)

@@ -80,9 +80,15 @@ class Probe:
         filters, page = context.get("filters"), context.get("page")
         queries = [f"?q={text}" for text in SEARCHES] if getattr(filters, "columns", ()) else []
         queries += [
-            f"?{choice.name}={choice.options[0][0]}" for choice in getattr(filters, "choices", ()) if choice.options
+            f"?{choice.name}={value}" for choice in getattr(filters, "choices", ()) for value, _ in choice.options[:2]
         ]
         queries += [url for url in [getattr(page, "next_url", "")] if url]
+        for sort in getattr(filters, "sorts", ())[1:]:
+            sorted_page, response = self._request(
+                f"{row.route} {reader} ?sort={sort.name}", client, f"{path}?sort={sort.name}"
+            )
+            yield sorted_page
+            queries += [url for url in [response.context["page"].next_url] if url]
         for query in queries:
             yield self._request(f"{row.route} {reader} {query[:24]}", client, path + query)[0]
 

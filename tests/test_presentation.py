@@ -11,7 +11,7 @@ from django.template.loader import render_to_string
 from django.test import RequestFactory
 from django.utils import timezone
 
-from connections import audit_labels, errors, presentation
+from connections import audit_changes, audit_labels, errors, presentation
 from connections.models import (
     AppConsent,
     AppCredential,
@@ -199,14 +199,23 @@ def test_nothing_is_said_about_errors_before_anything_was_sent() -> None:
     assert_hides(render_to_string("partials/form.html", {"form": Sample()}), "is-invalid", 'role="alert"')
 
 
-def test_changes_are_told_in_one_line() -> None:
-    line = portal.changes_line({"name": ["Old", "New"], "scopes": ["a", "b", "c"], "secret_set": [False, True]})
-    assert line == "name: Old → New; scopes: a, b, c; secret set: no → yes"
-    assert portal.changes_line({}) == ""
-    assert portal.changes_line({"state": [None, "ok"], "code": "", "connections": []}) == "state: ok"
-    assert portal.changes_line({"expires_at": "2026-12-01 09:39:38.763942+00:00"}) == "expires at: 2026-12-01 09:39 UTC"
-    assert portal.changes_line({"cause": "x" * 500}).endswith("…")
-    assert portal.changes_line(dict.fromkeys("abcdef", 1)).endswith("; …")
+def test_changes_are_described_in_words() -> None:
+    changes = {"name": ["Old", "New"], "scopes": ["a", "b", "c"], "secret_set": [False, True]}
+    assert audit_changes.lines(changes) == ["Name: Old → New", "Scopes: a, b, c", "Secret set: no → yes"]
+    assert audit_changes.lines({}) == []
+    empty = {"state": [None, "ok"], "code": "", "connections": [], "until": [None, None]}
+    assert audit_changes.lines(empty) == ["Status: ok"]
+    assert audit_changes.lines({"expires_at": "2026-12-01 09:39:38.763942+00:00"}) == [
+        "Expires at: 2026-12-01 09:39 UTC"
+    ]
+    assert audit_changes.lines({"cause": "x" * 500})[0].endswith("…")
+    assert audit_changes.lines({"client_id": "c1"}) == ["Client ID: c1"]
+
+
+def test_lists_show_names_of_people_without_what_only_machines_need() -> None:
+    changes = {"with": "Una User <una>", "member_id": 7, "level": ["use", "manage"]}
+    assert audit_changes.lines(changes) == ["Shared with: Una User", "Role: can use → can manage"]
+    assert [change.after for change in audit_changes.described(changes)] == ["Una User <una>", "7", "can manage"]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class AppConsentOut(Schema):
     tenant: str = Field(validation_alias="tenant.name")
     seen_at: datetime | None = Field(description="When Microsoft first issued a token there. Null: not yet.")
     granted_roles: Words = Field(description="Application permissions in the last app-only token.")
-    rejected_at: datetime | None = Field(description="Since when Microsoft rejects it in this tenant only.")
+    rejected_at: datetime | None = Field(description="When Microsoft started to reject it in this tenant only.")
     rejected_cause: str
     rejected_action: str
     paused_until: datetime | None = Field(description="Until when Microsoft throttles it in this tenant.")

@@ -120,7 +120,7 @@ class HandOverIn(NewOwner):
 
 class HandOverAllIn(NewOwner):
     connection_ids: list[Number] | None = Field(
-        None, min_length=1, max_length=AT_ONCE, description=f"Only these; null: the next {AT_ONCE} by name."
+        None, min_length=1, max_length=AT_ONCE, description=f"Only these connections; null: the next {AT_ONCE} by name."
     )
 
 

@@ -112,7 +112,7 @@ def _ask(request: HttpRequest, error: SecondPersonNeeded) -> HttpResponse:
         change = four_eyes.ask(error.change, actor=key.owner, now=timezone.now())
     except PortalError as refused:
         return problem_of(refused)
-    action = "We asked for approval. When it is approved, repeat this call or carry out the change request."
+    action = "Approval is requested. After it is granted, repeat this call or carry out the change request."
     return problem_of(error, action=action, change_request=change.pk, link=page_link("change_request", change.pk))
 
 

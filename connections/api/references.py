@@ -39,7 +39,7 @@ class ReferenceOut(Schema):
     description: str
     owner: str = Field(description="The name of its owner.", validation_alias="owner.username")
     team_id: int | None = Field(description="The team whose members can also point it at another connection.")
-    pointed_at: datetime = Field(description="Since when it points at this connection.")
+    pointed_at: datetime = Field(description="When it started to point at this connection.")
     link: Annotated[str, link_to("reference")] = Field(validation_alias="pk")
 
 

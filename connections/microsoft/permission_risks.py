@@ -12,7 +12,7 @@ def describe_risks(names: Iterable[str], *, app_only: bool, app: str) -> list[st
         f"{app} gets these permissions without a signed-in person, for all mailboxes and files in the directory. "
         "An administrator can limit this."
         if app_only
-        else f"Consent applies to everybody in the directory. {app} can then act as each person who signs in, without "
+        else f"Consent applies to everyone in the directory. {app} can then act as each person who signs in, without "
         "asking again."
     ]
     changes = ("write", "fullcontrol", "manage", "user_impersonation", "accessas", "full_access")

@@ -54,6 +54,8 @@ class User(AbstractUser):
         indexes = (
             models.Index(fields=("left_at",), condition=Q(left_at__isnull=False), name="person_left"),
             models.Index(fields=("kind", "first_name", "last_name", "id"), name="person_by_name"),
+            models.Index(fields=("first_name", "last_name", "id"), name="owner_by_name"),
+            models.Index(fields=("last_login", "id"), name="person_by_sign_in"),
             models.Index(
                 fields=("id",),
                 condition=Q(is_active=False) | Q(left_at__isnull=False) | Q(kind="service"),

@@ -60,6 +60,7 @@ class ApiKey(models.Model):
         indexes = (
             models.Index(fields=("expires_at",), condition=models.Q(revoked_at=None), name="key_ends"),
             models.Index(fields=("name", "id"), name="key_by_name"),
+            models.Index(fields=("expires_at", "id"), name="key_by_expiry"),
         )
 
     def __str__(self) -> str:

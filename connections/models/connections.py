@@ -181,6 +181,10 @@ class Connection(models.Model):
             models.Index(fields=("app_registration", "tenant", "status"), name="connection_by_app"),
             models.Index(fields=("account_oid", "account_tid"), name="connection_by_account"),
             models.Index(fields=("name", "id"), name="connection_by_name"),
+            # Usually few, which a list would otherwise look for among all connections.
+            models.Index(
+                fields=("name", "id"), condition=Q(authentication_type="client_credentials"), name="connection_app_only"
+            ),
             # These indexes leave out active connections, so that refreshes don't have to update them.
             models.Index(fields=("status", "name", "id"), condition=~Q(status="active"), name="connection_not_active"),
             models.Index(

@@ -17,28 +17,16 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from connections import audit, audit_sentences, help_links, presentation
+from connections import audit, audit_changes, audit_sentences, help_links, presentation
 from connections.access import counts
 from connections.audit_labels import action_label, type_label
 from connections.microsoft import pasted_errors
-from connections.models import Connection, Incident, Share, User
-from connections.models.app_registrations import AuthenticationType
+from connections.models import Connection, Incident, User
 from connections.services.policy import next_steps
 
 register = template.Library()
 
 _UNITS = ((365 * 86400, "year"), (30 * 86400, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
-_NOTHING: tuple[Any, ...] = (None, "", [], {})
-# A time as stored in the audit trail, always in UTC.
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d):\d\d(?:\.\d+)?(?:\+00:00|Z)")
-# IDs that are shown only on the event's own page.
-_ONLY_ON_THE_EVENT = frozenset({"account_tid", "account_oid", "with_id", "with_type", "share_id"})
-# Recorded values that are shown with other words.
-_WORDS: dict[str, dict[Any, str]] = {
-    "status": dict(Connection.Status.choices),
-    "authentication_type": dict(AuthenticationType.choices),
-    "level": {Share.Level.USE: "can use", Share.Level.MANAGE: "can manage"},
-}
 _MESSAGE_COLOURS = {"success": "success", "warning": "warning", "error": "danger"}
 _MESSAGE_ICONS = {"success": "circle-check", "warning": "alert-triangle", "error": "alert-circle"}
 
@@ -162,6 +150,12 @@ def action_for(incident: Incident, user: User) -> str:
 
 
 @register.filter
+def for_owner(action: str, is_owner: bool) -> str:
+    """Return the sentence addressed to the owner, if that is the reader."""
+    return presentation.address(action, to_owner=is_owner)
+
+
+@register.filter
 def lasted(incident: Incident) -> str:
     """Return how long a resolved incident was open; "" if it is still open."""
     if incident.closed_at is None:
@@ -278,16 +272,9 @@ register.filter(action_label)
 register.filter(type_label)
 
 
-@register.filter
-def plain(value: Any) -> str:
-    """Return a recorded value as text for people."""
-    if value in _NOTHING:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str) and (moment := _MOMENT.fullmatch(value)):
-        return f"{moment[1]} {moment[2]} UTC"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+register.filter("plain", audit_changes.plain)
+register.filter("fact_label", audit_changes.label)
+register.filter("changes_list", audit_changes.lines)
 
 
 @register.filter
@@ -299,50 +286,6 @@ def event_sentence(event: Any) -> str:
         changes=event.changes,
         outcome=event.outcome,
     )
-
-
-@register.filter
-def fact_label(name: str) -> str:
-    """Return the name of a recorded value as a label: "new_owner" → "New owner"."""
-    return name.replace("_", " ").capitalize()
-
-
-@register.filter
-def changes_line(changes: dict[str, Any]) -> str:
-    """Return the changes as one short line, without empty values."""
-    parts = changes_list(changes)
-    return "; ".join(parts[:4]) + ("; …" if len(parts) > 4 else "")
-
-
-@register.filter
-def changes_list(changes: dict[str, Any]) -> list[str]:
-    """Describe each change in a few words. Empty values are left out."""
-    parts = []
-    for name, value in changes.items():
-        if name in _ONLY_ON_THE_EVENT or value in _NOTHING:
-            continue
-        label, value = name.replace("_", " "), _worded(name, value)
-        if isinstance(value, list) and len(value) == 2 and value[0] in _NOTHING:
-            # The first value of a field needs no arrow.
-            parts.append(f"{label}: {_short(value[1])}")
-        elif isinstance(value, list) and len(value) == 2:
-            parts.append(f"{label}: {_short(value[0])} → {_short(value[1])}")
-        else:
-            parts.append(f"{label}: {_short(value)}")
-    return parts
-
-
-def _worded(name: str, value: Any) -> Any:
-    """Replace recorded values that have other words on pages."""
-    words = _WORDS.get(name, {})
-    if isinstance(value, list):
-        return [words.get(part, part) if isinstance(part, str) else part for part in value]
-    return words.get(value, value) if isinstance(value, str) else value
-
-
-def _short(value: Any) -> str:
-    text = plain(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 @register.filter

@@ -1,11 +1,13 @@
 from django.conf import settings
 from django.contrib import messages
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from connections import keyset
 from connections.access import permissions, querysets, roles
 from connections.errors import PortalError
 from connections.forms.api_keys import ApiKeyForm, KeyLimitForm, RotationForm
@@ -16,17 +18,33 @@ from connections.views import list_pages
 from connections.views.audit import history
 from connections.views.form_handling import done, errors_on, get_visible, render_form
 
+_NEVER_EXPIRES = keyset.Part(("name", "pk"), Q(expires_at=None))
+SORTS = (
+    *list_pages.name_sorts("name"),
+    *(
+        list_pages.Sort(name, label, (keyset.Part(order, Q(expires_at__isnull=False)), _NEVER_EXPIRES))
+        for name, label, order in (
+            ("expires", "Expires: soonest first", ("expires_at", "pk")),
+            ("-expires", "Expires: latest first", ("-expires_at", "-pk")),
+        )
+    ),
+)
+
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
     filters = list_pages.Filters(
-        request, search=("name", "prefix", "owner__username"), placeholder="Name, prefix or owner", model=ApiKey
+        request,
+        search=("name", "prefix", "owner__username"),
+        placeholder="Name, prefix or owner",
+        model=ApiKey,
+        sorts=SORTS,
     )
     sees_all = permissions.can_read_registry(user)
     matches = filters.matches() if sees_all else list_pages.as_one(filters.matches())
     context = {
-        "page": list_pages.page(request, querysets.visible_keys(user), matches=matches),
+        "page": list_pages.page(request, querysets.visible_keys(user), order=filters.order, matches=matches),
         "filters": filters,
         "sees_all": sees_all,
         "now": timezone.now(),

@@ -44,13 +44,14 @@ def index(request: HttpRequest) -> HttpResponse:
                 "allows", "Connection types", _ALLOWS, lambda apps, value: apps.filter(**{f"allows_{value}": True})
             ),
         ],
+        sorts=list_pages.name_sorts("name"),
     )
     live = Q(credentials__retired_at=None)
     rows = filters.apply(querysets.visible_app_registrations(user)).annotate(
         connection_count=counts.connections_of_apps(), first_expiry=Min("credentials__expires_at", filter=live)
     )
     context = {
-        "page": list_pages.page(request, rows),
+        "page": list_pages.page(request, rows, order=filters.order),
         "filters": filters,
         "soon": timezone.now() + credential_views.EXPIRES_SOON,
     }

@@ -52,6 +52,8 @@ def _context(user: User, approval: Approval) -> dict[str, Any]:
         else "If you approve, the requester can sign in to Microsoft.",
         "buttons": [("Approve", "", "")],
         "approve_url": reverse("approval_approve", args=[approval.pk]),
+        "item": approval,
+        "withdraw_url": reverse("approval_withdraw", args=[approval.pk]),
         "decline_url": reverse("approval_decline", args=[approval.pk]),
         "events": history(user, approval) if permissions.can_read_audit(user) else [],
     }

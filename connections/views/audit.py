@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from connections import audit, audit_labels
+from connections import audit, audit_changes, audit_labels
 from connections.access import permissions, querysets, roles
 from connections.forms.audit import AuditFilter
 from connections.models import AuditEvent, AuditSeal, SavedView, TokenFetch, User
@@ -97,7 +97,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     event = get_object_or_404(querysets.visible_events(user), pk=pk)
     context = {
         "event": event,
-        "changes": _changes(event),
+        "changes": audit_changes.described(event.changes),
         "target_url": _target_url(user, event),
         "seal": sealing.seal_containing(event),
     }
@@ -107,16 +107,6 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 def history(user: User, target: models.Model) -> list[AuditEvent]:
     """Return the object's latest events that the user may read, for partials/history.html."""
     return list(querysets.history_of(user, target).order_by("-pk")[:HISTORY_LENGTH])
-
-
-def _changes(event: AuditEvent) -> list[dict[str, Any]]:
-    """Return the changed fields. A value that is a fact rather than a change has no ``before`` (None)."""
-    lines = []
-    for field, value in event.changes.items():
-        is_fact = not (isinstance(value, list) and len(value) == 2)
-        before, after = (None, value) if is_fact else value
-        lines.append({"field": field.replace("_", " "), "before": before, "after": after, "is_fact": is_fact})
-    return lines
 
 
 def recorded_actions() -> list[str]:

@@ -20,7 +20,7 @@ Action, ItemState = BulkAction.Action, BulkItem.State
 
 # What each action will do to the connections that aren't skipped.
 EFFECTS = {
-    Action.CHECK: "Microsoft is asked for a new token for each connection, one after the other.",
+    Action.CHECK: "The portal requests a new token for each connection, one after the other.",
     Action.SHARE: "The recipients get access immediately, and we notify the owners.",
     Action.TRANSFER: "The new owner takes over immediately, and needs to sign in to delegated connections.",
     Action.ENABLE: "The connections refresh and issue tokens again.",

@@ -43,6 +43,8 @@ def _context(user: User, change: ChangeRequest) -> dict[str, Any]:
         "note": "If you approve, the requester can make this change once.",
         "buttons": [("Approve", "", "")],
         "approve_url": reverse("change_request_approve", args=[change.pk]),
+        "item": change,
+        "withdraw_url": reverse("change_request_withdraw", args=[change.pk]),
         "decline_url": reverse("change_request_decline", args=[change.pk]),
         "events": history(user, change) if permissions.can_read_audit(user) else [],
     }

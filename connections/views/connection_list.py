@@ -1,6 +1,7 @@
 """The list of connections, with its filters, orders, columns, row menus and download."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from django.db.models import QuerySet
@@ -35,12 +36,26 @@ COLUMNS = {
     "expires": "Expires",
 }
 DEFAULT_COLUMNS = ("owner", "app", "refreshed", "expires")
+_BY_OWNER = ("owner__first_name", "owner__last_name", "owner__pk")
+# See "What the list of connections is sorted by" in docs/decisions.md.
+_BY_STATUS = tuple(
+    keyset.Part(("name", "pk"), partial(effective_status.condition, status))
+    for status in (
+        *effective_status.BROKEN,
+        *effective_status.WAITING,
+        EffectiveStatus.DISABLED,
+        EffectiveStatus.ACTIVE,
+    )
+)
 SORTS = (
-    list_pages.Sort("name", "Name: A to Z", ("name", "pk")),
-    list_pages.Sort("-name", "Name: Z to A", ("-name", "-pk")),
+    *list_pages.name_sorts("name"),
+    list_pages.Sort("status", "Status: problems first", _BY_STATUS),
+    list_pages.Sort("-status", "Status: active first", _BY_STATUS[::-1]),
+    list_pages.Sort.by("owner", "Owner: A to Z", *_BY_OWNER, "name", "pk"),
+    list_pages.Sort.by("-owner", "Owner: Z to A", *(f"-{name}" for name in _BY_OWNER), "-name", "-pk"),
     # IDs increase in the order of creation.
-    list_pages.Sort("-created", "Newest first", ("-pk",)),
-    list_pages.Sort("created", "Oldest first", ("pk",)),
+    list_pages.Sort.by("-created", "Newest first", "-pk"),
+    list_pages.Sort.by("created", "Oldest first", "pk"),
 )
 CHUNK = 500  # rows of a download that are read at a time
 Status = Connection.Status
@@ -74,15 +89,10 @@ def _tagged(connections: QuerySet[Connection], tag: str) -> QuerySet[Connection]
     return connections.filter(tags__name=names[0]) if names else connections
 
 
-def layout(user: User, filters: list_pages.Filters) -> dict[str, Any]:
-    """Return the context for the columns: those that are shown, all available ones, and the links for sorting."""
+def layout(user: User) -> dict[str, Any]:
+    """Return the context for the columns: those that are shown, and all available ones."""
     chosen = preferences.columns_of(user, PAGE, DEFAULT_COLUMNS)
-    return {
-        "columns": [name for name in COLUMNS if name in chosen],
-        "all_columns": COLUMNS,
-        "by_name": filters.header("name", "-name"),
-        "by_created": filters.header("created", "-created"),
-    }
+    return {"columns": [name for name in COLUMNS if name in chosen], "all_columns": COLUMNS}
 
 
 def menus(user: User, connections: Iterable[Connection]) -> dict[int, dict[str, bool]]:
@@ -134,11 +144,11 @@ def export(request: HttpRequest) -> HttpResponseBase:
 
 def _lines(matching: QuerySet[Connection], filters: list_pages.Filters, user: User) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a download, reading CHUNK at a time."""
-    order = filters.sort.order if filters.sort else SORTS[0].order
-    key: list[Any] | None = None
+    parts = (filters.sort or SORTS[0]).parts
+    key: keyset.PartKey | None = None
     while True:
-        rows = keyset.page_rows(matching, order, CHUNK, key=key)
-        shown = rows[:CHUNK]
+        rows = keyset.page_rows_in_parts(matching, parts, CHUNK, key=key)
+        shown = [row for _, row in rows[:CHUNK]]
         effective_status.load(shown)
         expirations = forecast.next_expirations(shown, now=timezone.now(), reader=user)
         for row in shown:
@@ -159,7 +169,7 @@ def _lines(matching: QuerySet[Connection], filters: list_pages.Filters, user: Us
             )
         if len(rows) <= CHUNK:
             return
-        key = keyset.decode(keyset.encode(shown[-1], order), Connection, order)
+        key = keyset.decode_in_parts(keyset.encode_in_parts(*rows[CHUNK - 1], parts), Connection, parts)
 
 
 def csv_time(moment: Any) -> str:

@@ -61,8 +61,7 @@ def index(request: HttpRequest) -> HttpResponse:
     sees_all = permissions.can_read_registry(user)
     matches = filters.matches() if sees_all else list_pages.as_one(filters.matches())
     connections = filters.narrow(querysets.visible_connections(user).prefetch_related("tags"))
-    order = filters.sort.order if filters.sort else ("name", "pk")
-    page = list_pages.page(request, connections, order=order, matches=matches)
+    page = list_pages.page(request, connections, order=filters.order, matches=matches)
     context = {
         "page": page,
         "rows": _rows(page.items, user),
@@ -71,7 +70,7 @@ def index(request: HttpRequest) -> HttpResponse:
         "sees_all": sees_all,
         "bulk": bulk_actions.choices(filters, user),
         "menus": connection_list.menus(user, page.items),
-        **connection_list.layout(user, filters),
+        **connection_list.layout(user),
         **saved_views.panel(user, connection_list.PAGE, filters.query_string),
     }
     return render(request, "connections/list.html", context)
@@ -135,6 +134,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "sign_in_lost": started_at and (now - started_at).total_seconds() > RECENT_SIGN_IN,
         "redirect_uri": settings.PORTAL_URL + reverse("social:complete", args=[backends.MicrosoftConnect.name]),
         "outlook": outlook,
+        "is_owner": permissions.owns(user, connection),
         "drift": permission_drift.find_drift(connection, elsewhere=by_exchange),
         "mailboxes_by_exchange": by_exchange,
         "granted": sorted(connection.granted),

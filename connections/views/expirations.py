@@ -12,7 +12,7 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from connections import presentation
+from connections import addressing, presentation
 from connections.access import permissions, querysets, roles
 from connections.charts import PRIMARY, BarChart, per_day
 from connections.models import AppCredential, Connection, Share, User
@@ -53,7 +53,7 @@ def index(request: HttpRequest) -> HttpResponse:
     parts = list(_parts(user, chosen["kind"], now))
     expirations = [expiration for part in parts for expiration in part.expirations if _matches(expiration, chosen)]
     expirations.sort(key=lambda expiration: expiration.at)
-    periods = list(_periods(expirations, now))
+    periods = list(_periods(expirations, now, user))
     context = {
         "filters": filters,
         "periods": periods,
@@ -112,7 +112,7 @@ def _parts(user: User, kind: str, now: datetime) -> Iterator[Expirations]:
         yield calendar.of_keys(querysets.visible_keys(user), now=now)
 
 
-def _periods(expirations: list[Expiration], now: datetime) -> Iterator[dict[str, Any]]:
+def _periods(expirations: list[Expiration], now: datetime, user: User) -> Iterator[dict[str, Any]]:
     """Group expirations into periods: past, this week, next week, then months. Each row includes who must act."""
     today = timezone.localtime(now).date()
     next_monday = today - timedelta(days=today.weekday()) + timedelta(days=7)
@@ -131,17 +131,27 @@ def _periods(expirations: list[Expiration], now: datetime) -> Iterator[dict[str,
         return f"{later}{day:%B %Y}", f"{day:%Y-%m}"
 
     for (title, anchor), group in itertools.groupby(expirations, key=period):
-        rows = [(expiration, _assignee(expiration)) for expiration in group]
+        rows = [(expiration, _assignee(expiration, user), _action(expiration, user)) for expiration in group]
         yield {"title": title, "anchor": anchor, "rows": rows}
 
 
-def _assignee(expiration: Expiration) -> str:
+def _assignee(expiration: Expiration, user: User) -> str:
     """Return who must act; "" if no action is needed."""
     if expiration.who == Connection.Who.OWNER:
-        if expiration.key:
-            return "IT admins" if expiration.key.owner.is_service else str(expiration.key.owner)
-        return str(expiration.connection.owner) if expiration.connection else "Owner"
+        owner = _owner(expiration)
+        if owner == user:
+            return "You"
+        return "IT admins" if owner is not None and owner.is_service else str(owner or "Owner")
     return "IT admins" if expiration.who == Connection.Who.IT_ADMIN else ""
+
+
+def _action(expiration: Expiration, user: User) -> str:
+    return addressing.speak_to(addressing.OWNER if _owner(expiration) == user else "", expiration.action)
+
+
+def _owner(expiration: Expiration) -> User | None:
+    owned = expiration.key or expiration.connection
+    return owned.owner if owned else None
 
 
 def _chart(expirations: list[Expiration], now: datetime) -> BarChart:
@@ -167,7 +177,7 @@ def _months(periods: list[dict[str, Any]], now: datetime) -> list[dict[str, Any]
     first_day = timezone.localtime(now).date().replace(day=1)
     by_month: dict[date, list[tuple[str, Expiration]]] = {}
     for period in periods:
-        for expiration, _ in period["rows"]:
+        for expiration, *_ in period["rows"]:
             month = max(timezone.localtime(expiration.at).date().replace(day=1), first_day)
             by_month.setdefault(month, []).append((period["anchor"], expiration))
     months = []

@@ -45,12 +45,16 @@ def index(request: HttpRequest) -> HttpResponse:
             list_pages.Choice("state", "Status", (("open", "Open"), ("closed", "Resolved")), _by_state),
             list_pages.Choice("kind", "Type", Kind.choices, list_pages.by("kind")),
         ),
+        sorts=(
+            list_pages.Sort.by("-opened", "Newest first", "-opened_at", "-pk"),
+            list_pages.Sort.by("opened", "Oldest first", "opened_at", "pk"),
+        ),
     )
     incidents = filters.narrow(querysets.visible_incidents(user)).annotate(
         count=counts.related(AffectedConnection.objects.all(), "incident")
     )
     matches = _matches(filters) if permissions.can_read_registry(user) else list_pages.as_one(_matches(filters))
-    page = list_pages.page(request, incidents, order=("-opened_at", "-pk"), matches=matches)
+    page = list_pages.page(request, incidents, order=filters.order, matches=matches)
     affected = {incident.pk: incident.__dict__["count"] for incident in page.items}
     return render(request, "incidents/list.html", {"page": page, "filters": filters, "affected": affected})
 

@@ -51,28 +51,32 @@ def page(
     request: HttpRequest,
     queryset: QuerySet[M],
     *,
-    order: Sequence[str] = ("name", "pk"),
+    order: "Sequence[str] | Sort" = ("name", "pk"),
     size: int = 50,
     matches: Sequence[Q] = (),
 ) -> Page[M]:
     """Return the page of ``queryset`` for the key in the query string.
 
-    This takes two queries, or four for an outdated link. ``order`` lists columns that are never null, with a leading
-    "-" for descending order; the last one must be unique. Rows must meet at least one of the conditions ``matches``,
+    This takes two queries, or four for an outdated link, and more for a Sort in parts. ``order`` is a Sort, such as
+    Filters.sort, or lists columns that are never null, with a leading "-" for descending order; the last one must be
+    unique. Rows must meet at least one of the conditions ``matches``,
     such as Filters.matches(). If the queryset has few rows, such as those that a member sees, combine them with
     as_one() first: testing all rows then costs less than merging the matches. An invalid key returns the first page,
     because links become outdated or get truncated in emails.
     """
-    return keyset_page(
+    parts = order.parts if isinstance(order, Sort) else (keyset.Part(tuple(order)),)
+    numbered = keyset_page(
         request,
         size,
-        decode=lambda text: keyset.decode(text, queryset.model, order),
-        fetch=lambda key, backwards: keyset.page_rows(
-            queryset, order, size, key=key, backwards=backwards, matches=matches
+        decode=lambda text: keyset.decode_in_parts(text, queryset.model, parts),
+        fetch=lambda key, backwards: keyset.page_rows_in_parts(
+            queryset, parts, size, key=key, backwards=backwards, matches=matches
         ),
-        encode=lambda row: keyset.encode(row, order),
+        encode=lambda row: keyset.encode_in_parts(*row, parts),
         count=lambda: counts.capped(keyset.any_match(queryset, (), COUNT_LIMIT + 1, matches), COUNT_LIMIT),
     )
+    items = [item for _, item in numbered.items]
+    return Page(items, numbered.next_url, numbered.previous_url, numbered.total_capped)
 
 
 def keyset_page(
@@ -144,11 +148,21 @@ class Word:
 
 @dataclass(frozen=True)
 class Sort:
-    """An order that a list offers. Its columns need an index. See keyset.page_rows about ``order``."""
+    """An order that a list offers. Its columns need an index. See keyset.page_rows about the order of a part."""
 
-    name: str
+    name: str  # in the query string; with a leading "-" the opposite of the order without
     label: str
-    order: tuple[str, ...]
+    parts: tuple[keyset.Part, ...]
+
+    @classmethod
+    def by(cls, name: str, label: str, *order: str) -> "Sort":
+        return cls(name, label, (keyset.Part(order),))
+
+
+def name_sorts(*columns: str) -> tuple[Sort, Sort]:
+    """The orders of a list by these columns, which are a name, and by ID. The first is the list's usual order."""
+    reverse = tuple(f"-{column}" for column in columns)
+    return Sort.by("name", "Name: A to Z", *columns, "pk"), Sort.by("-name", "Name: Z to A", *reverse, "-pk")
 
 
 class Filters:
@@ -204,13 +218,26 @@ class Filters:
         order = self.sort.name if self.sort else ""
         return {"q": self.query, **{each.name: each.value for each in self._narrowing}, "sort": order}
 
-    def header(self, ascending: str, descending: str) -> dict[str, str]:
-        """Return the link of a column header, which reverses the order, and the current direction for aria-sort."""
+    @property
+    def order(self) -> "Sort | Sequence[str]":
+        return self.sort or ("name", "pk")
+
+    @property
+    def headers(self) -> dict[str, dict[str, str]]:
+        """The links of column headings by the name of their order, for partials/heading.html.
+
+        A link sorts by its column, or reverses the order if the list is sorted by it, as aria-sort says.
+        """
+        headers = {}
         current = self.sort.name if self.sort else ""
-        query = self._query.copy()
-        query["sort"] = descending if current == ascending else ascending
-        direction = {ascending: "ascending", descending: "descending"}.get(current, "none")
-        return {"url": f"?{query.urlencode()}", "direction": direction}
+        for name in dict.fromkeys(sort.name.removeprefix("-") for sort in self.sorts):
+            # The first one of the two in the list is what people look for first, such as the newest.
+            first, second = [sort.name for sort in self.sorts if sort.name.removeprefix("-") == name]
+            query = self._query.copy()
+            query["sort"] = second if current == first else first
+            direction = {name: "ascending", f"-{name}": "descending"}.get(current, "none")
+            headers[name] = {"url": f"?{query.urlencode()}", "direction": direction}
+        return headers
 
     def apply(self, queryset: QuerySet[M]) -> QuerySet[M]:
         """Apply the search and the filters. For a search in several large tables, use narrow() and matches()."""

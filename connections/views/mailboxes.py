@@ -34,13 +34,14 @@ def index(request: HttpRequest) -> HttpResponse:
         search=("address", "display_name"),
         placeholder="Address or name",
         choices=[list_pages.Choice("tenant", "Tenant", tenants, list_pages.by("tenant_id"))],
+        sorts=list_pages.name_sorts("address"),
     )
     rows = filters.apply(querysets.visible_mailboxes(user)).annotate(
         attached=counts.related(MailboxAccess.objects.all(), "mailbox"),
         reached=counts.related(MailboxAccess.objects.filter(state=REACHABLE), "mailbox"),
         unreached=counts.related(MailboxAccess.objects.filter(state=MailboxAccess.State.UNREACHABLE), "mailbox"),
     )
-    page = list_pages.page(request, rows, order=("address", "pk"))
+    page = list_pages.page(request, rows, order=filters.order)
     context = {"page": page, "filters": filters, "may_add": permissions.can_register_mailbox(user)}
     return render(request, "mailboxes/index.html", context)
 

@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from social_django.models import UserSocialAuth
 
-from connections import effective_status
+from connections import effective_status, keyset
 from connections.access import counts, permissions, querysets
 from connections.access import roles as access_roles
 from connections.fresh_sign_in import fresh_sign_in_required
@@ -21,6 +21,19 @@ from connections.views.audit import history
 from connections.views.form_handling import done
 
 NAMED = 50  # listed objects of each kind on a person's page
+
+_BY_NAME = ("first_name", "last_name")
+_NEVER_SIGNED_IN = keyset.Part((*_BY_NAME, "pk"), Q(last_login=None))
+SORTS = (
+    *list_pages.name_sorts(*_BY_NAME),
+    *(
+        list_pages.Sort(name, label, (keyset.Part(order, Q(last_login__isnull=False)), _NEVER_SIGNED_IN))
+        for name, label, order in (
+            ("-signed_in", "Last sign-in: newest first", ("-last_login", "-pk")),
+            ("signed_in", "Last sign-in: oldest first", ("last_login", "pk")),
+        )
+    ),
+)
 
 
 def _reader(request: HttpRequest) -> User:
@@ -54,10 +67,9 @@ def index(request: HttpRequest) -> HttpResponse:
                 lambda people, _: people.filter(groups_left_out_at__isnull=False),
             ),
         ),
+        sorts=SORTS,
     )
-    page = list_pages.page(
-        request, filters.apply(querysets.visible_people(user)), order=("first_name", "last_name", "pk")
-    )
+    page = list_pages.page(request, filters.apply(querysets.visible_people(user)), order=filters.order)
     context = {"page": page, "rows": _rows(page.items), "filters": filters}
     return render(request, "people/list.html", context)
 
@@ -81,7 +93,7 @@ def _rows(people: list[User]) -> list[dict[str, Any]]:
     rows = []
     for person in people:
         ways = ["Microsoft"] if person.pk in with_microsoft else []
-        ways += ["local password"] if person.has_usable_password() else []
+        ways += ["local password" if ways else "Local password"] if person.has_usable_password() else []
         row = {
             "person": person,
             "role": _role(person, roles[person.pk]),

@@ -21,8 +21,13 @@ SHOWN = 50  # references shown on a connection's page
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
-    filters = list_pages.Filters(request, search=("name", "description"), placeholder="Name or description")
-    page = list_pages.page(request, filters.apply(querysets.visible_references(user)))
+    filters = list_pages.Filters(
+        request,
+        search=("name", "description"),
+        placeholder="Name or description",
+        sorts=list_pages.name_sorts("name"),
+    )
+    page = list_pages.page(request, filters.apply(querysets.visible_references(user)), order=filters.order)
     context = {
         "page": page,
         "filters": filters,
@@ -116,7 +121,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
     if form.is_valid():
         with errors_on(form):
             references.change(reference, **form.cleaned_data, actor=user)
-            return done(request, "Reference was changed.", "reference", pk=pk)
+            return done(request, "The reference was changed.", "reference", pk=pk)
     return render_form(request, "references/form.html", form, {"reference": reference})
 
 

@@ -26,11 +26,16 @@ def _require(allowed: bool) -> None:
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     user = access_roles.current_user(request.user)
-    filters = list_pages.Filters(request, search=("first_name", "purpose"), placeholder="Name or purpose")
+    filters = list_pages.Filters(
+        request,
+        search=("first_name", "purpose"),
+        placeholder="Name or purpose",
+        sorts=list_pages.name_sorts("first_name"),
+    )
     live = Q(api_keys__revoked_at=None) & (Q(api_keys__expires_at=None) | Q(api_keys__expires_at__gt=timezone.now()))
     service_accounts = querysets.visible_service_accounts(user).annotate(keys=Count("api_keys", filter=live))
     context = {
-        "page": list_pages.page(request, filters.apply(service_accounts), order=("first_name", "pk")),
+        "page": list_pages.page(request, filters.apply(service_accounts), order=filters.order),
         "filters": filters,
         "may_manage": permissions.can_manage_service_accounts(user),
     }

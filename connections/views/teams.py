@@ -16,10 +16,12 @@ from connections.views.form_handling import done, errors_on, get_visible, render
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     user = roles.current_user(request.user)
-    filters = list_pages.Filters(request, search=("name",), placeholder="Team name")
+    filters = list_pages.Filters(
+        request, search=("name",), placeholder="Team name", sorts=list_pages.name_sorts("name")
+    )
     teams_with_count = querysets.visible_teams(user).annotate(count=counts.related(TeamMember.objects.all(), "team"))
     context = {
-        "page": list_pages.page(request, filters.apply(teams_with_count)),
+        "page": list_pages.page(request, filters.apply(teams_with_count), order=filters.order),
         "filters": filters,
         "may_manage": permissions.can_manage_teams(user),
     }

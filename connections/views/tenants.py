@@ -19,12 +19,14 @@ def index(request: HttpRequest) -> HttpResponse:
         search=("name", "directory_id", "tid"),
         placeholder="Name or directory ID",
         choices=[list_pages.Choice("environment", "Environment", clouds.choices(), list_pages.by("environment"))],
+        sorts=list_pages.name_sorts("name"),
     )
     rows = filters.apply(querysets.visible_tenants(roles.current_user(request.user))).annotate(
         apps=counts.related(AppRegistration.objects.all(), "tenant"),
         mailboxes=counts.related(SharedMailbox.objects.all(), "tenant"),
     )
-    return render(request, "tenants/index.html", {"page": list_pages.page(request, rows), "filters": filters})
+    page = list_pages.page(request, rows, order=filters.order)
+    return render(request, "tenants/index.html", {"page": page, "filters": filters})
 
 
 @require_safe

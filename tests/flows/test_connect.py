@@ -218,7 +218,7 @@ def test_a_certificate_app_registration_connects_people_too(person: Meet, bob: U
         ({"chosen": []}, "Choose at least one capability"),
         ({"chosen": ["no.such.thing"]}, "Select a valid choice"),
         ({"extra_scopes": "Mail.Read; DROP TABLE"}, "DROP"),
-        ({"mailboxes": "support at contoso"}, "is not a mail address"),
+        ({"mailboxes": "support at contoso"}, "isn&#x27;t an email address"),
         ({"kind": "client_credentials"}, "Select a valid choice"),
     ],
 )

@@ -397,7 +397,7 @@ def test_an_expired_secret_of_the_portal_is_reported(somebody: Person, sandbox: 
     somebody.follow_to_microsoft(begin(somebody))
     somebody.consent(factories.ADA)
     sandbox.expire_secret(seed.SIGN_IN_APP, seed.SIGN_IN_SECRET_ID)
-    assert_refused(somebody, somebody.return_to_portal(), 400, "does not accept", "operator")
+    assert_refused(somebody, somebody.return_to_portal(), 400, "accept this portal", "operator")
     assert Incident.objects.get().code == "AADSTS7000222"
 
 
@@ -537,7 +537,7 @@ def test_an_edited_address_that_skips_the_password_confirms_nothing(somebody: Pe
     begun["Location"] = parts._replace(query=urlencode(query)).geturl()
     answer = somebody.connect(begun, factories.ADA)
     assert answer.status_code == 400
-    assert "did not ask you to sign in again" in answer.content.decode()
+    assert "didn&#x27;t ask you to sign in again" in answer.content.decode()
     assert somebody.get("/api-keys/add/").status_code == 302
 
 

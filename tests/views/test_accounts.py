@@ -131,7 +131,8 @@ def test_the_account_page_tells_role_and_own_events(client: Client, who: str, ro
     attempt(client, username=who)
     page = client.get("/account/").content.decode()
     assert role in page
-    assert "Account: signed in" in page
+    assert ">Details<" in page
+    assert " signed in" in page
     assert ("/audit/?who=" in page) is (who != "bob")
 
 

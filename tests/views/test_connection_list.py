@@ -2,6 +2,7 @@
 
 import csv
 import io
+import uuid
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from connections import effective_status
 from connections.models import AuditEvent, Connection, SavedView, Share, User
 from connections.services.connections import connections
 from connections.views import connection_list
@@ -46,6 +48,61 @@ def test_every_order_works_across_pages(
     seen = names(first) + names(second)
     assert len(seen) == len(set(seen)) == 53
     assert [name for name in seen if not name.startswith("Between")] == expected
+
+
+def test_it_is_sorted_by_status_with_problems_first_across_pages_in_both_directions(member: Client, bob: User) -> None:
+    states = ["active", "disabled", "reconnect_needed", "blocked", "pending", "consent_needed"]
+    for number in range(60):
+        factories.make_connection(name=f"Connection {number % 7} {number:02}", status=states[number % len(states)])
+    rejected = factories.make_app_registration(name="Rejected", client_id=str(uuid.uuid4()), rejected_at=timezone.now())
+    factories.make_connection(name="Stopped by its app", app_registration=rejected)
+    for sort, problems_first in (("status", True), ("-status", False)):
+        first = member.get("/connections/", {"sort": sort})
+        second = member.get(f"/connections/{first.context['page'].next_url}")
+        back = member.get(f"/connections/{second.context['page'].previous_url}")
+        assert names(back) == names(first)
+        rows = [row["connection"] for answer in (first, second) for row in answer.context["rows"]]
+        shown = list(dict.fromkeys(str(effective_status.of(row)) for row in rows))
+        expected = ["app_rejected", "reconnect_needed", "consent_needed", "blocked", "pending", "disabled", "active"]
+        assert shown == (expected if problems_first else expected[::-1])
+        assert len({row.pk for row in rows}) == len(rows) == 61
+        assert all(
+            [row.name for row in rows if row.status == state] == sorted(row.name for row in rows if row.status == state)
+            for state in states[1:]
+        )
+    filtered = member.get("/connections/?sort=status&status=blocked")
+    assert {row["connection"].status for row in filtered.context["rows"]} == {"blocked"}
+    lines = rows_of(member.post("/connections/export.csv?sort=status"))[1:]
+    assert [line[1] for line in lines] == [row.name for row in reversed_states(rows)]
+
+
+def reversed_states(rows: list[Connection]) -> list[Connection]:
+    """Return the rows with their groups by state in the opposite order."""
+    groups: dict[str, list[Connection]] = {}
+    for row in rows:
+        groups.setdefault(effective_status.of(row), []).append(row)
+    return [row for group in reversed(groups.values()) for row in group]
+
+
+def test_it_is_sorted_by_the_name_of_the_owner_that_it_shows(admin: Client, bob: User, dave: User) -> None:
+    zoe = factories.make_person("aaa", first_name="Zoe", last_name="")
+    for number in range(20):
+        for owner in (zoe, dave, bob):
+            factories.make_connection(name=f"{number:02} of {owner.username}", owner=owner)
+    first = admin.get("/connections/?sort=owner")
+    second = admin.get(f"/connections/{first.context['page'].next_url}")
+    seen = names(first) + names(second)
+    assert seen == [f"{number:02} of {name}" for name in ("bob", "dave", "aaa") for number in range(20)]
+    first = admin.get("/connections/?sort=-owner")
+    assert names(first) + names(admin.get(f"/connections/{first.context['page'].next_url}")) == seen[::-1]
+    assert 'aria-sort="descending"><a href="?sort=owner">Owner' in first.content.decode()
+
+
+@pytest.mark.parametrize("key", ["WyJ4Il0", "WyI5OSIsICJhIiwgIjEiXQ", "WyIwIiwgIm4iLCAieCJd"])
+def test_an_invalid_key_of_an_order_in_parts_shows_the_first_page(
+    member: Client, three: list[Connection], key: str
+) -> None:
+    assert len(names(member.get("/connections/", {"sort": "status", "after": key}))) == 3
 
 
 def test_headers_turn_the_order_round_and_keep_the_filters(member: Client, three: list[Connection]) -> None:

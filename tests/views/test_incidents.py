@@ -112,7 +112,7 @@ def test_a_healed_incident_keeps_its_story(bob: User, admin: Client) -> None:
     incident = revoked(1)
     incidents.connections_recovered([Connection.objects.get().pk], now=NOW + timedelta(hours=3))
     page = text(admin.get(f"/incidents/{incident.pk}/"))
-    assert_shows(page, "Resolved", "after 3 hours", "Incident: opened", "Incident: resolved")
+    assert_shows(page, "Resolved", "after 3 hours", "opened the incident", "resolved the incident")
     assert "No results found" in text(admin.get("/incidents/?state=open"))
 
 

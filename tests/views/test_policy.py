@@ -47,7 +47,7 @@ def test_each_role_gets_its_page(admin: Client, member: Client, auditor: Client)
     for path in ("/policy/", f"/policy/apps/{AppRegistration.objects.get().pk}/"):
         table = text(auditor.get(path))
         assert "<form" not in table.split("<main")[1]
-        assert "Permissions, forbidden" in table
+        assert "Permissions not allowed" in table
         words = text(member.get(path))
         assert_shows(words, "Connections can be shared only with teams", "at most 30 days")
         assert_shows(words, "the permission Mail.Send", "begin with Files.")

@@ -14,7 +14,7 @@ from connections.services.operations import backup, health, secret_check
 class Command(BaseCommand):
     """``manage.py restore_backup FILE``. Afterwards, declare the restore (declare_restore); then start the portal."""
 
-    help = "Replace the whole database with a backup, and migrate it to this version. Stop the portal before."
+    help = "Replace the whole database with a backup, and migrate it to this version. Stop the portal first."
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:

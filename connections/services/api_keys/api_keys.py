@@ -95,7 +95,7 @@ def _check_owner(owner: User, scopes: Sequence[str]) -> None:
         raise InvalidInput("Choose at least one scope.", field="scopes")
     excess = [scope for scope in scopes if scope not in permissions.scopes_for(owner)]
     if excess:
-        raise InvalidInput(f"Keys of {owner} cannot be for {audit.join_values(excess)}.", field="scopes")
+        raise InvalidInput(f"Keys of {owner} can't have these scopes: {audit.join_values(excess)}.", field="scopes")
     if owner.is_suspended:
         raise InvalidInput(f"{owner} is disabled or has left, so no key of it would work.", action="Enable it first.")
 

@@ -51,7 +51,7 @@ class Chain:
 
     def _check_alone(self, seal: AuditSeal) -> list[Finding]:
         if seal_format.compute_hash(seal) != seal.hash:
-            return [Finding(seal.number, "seal", f"Seal {seal.number} itself was altered: its hash does not fit.")]
+            return [Finding(seal.number, "seal", f"Seal {seal.number} itself was altered: its hash doesn't match.")]
         problem = self._problem_of_signature(seal)
         return [Finding(seal.number, "seal", f"Seal {seal.number} {problem}.")] if problem else []
 

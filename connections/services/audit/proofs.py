@@ -74,7 +74,7 @@ def check(proof: Any) -> Proven:
         if root is None or root.hex() != seal["root"]:
             raise InvalidProof("The event does not belong to this seal, or it was altered.")
         if seal_format.hash_of(seal) != seal_hash:
-            raise InvalidProof("The seal in the proof was altered: its hash does not fit.")
+            raise InvalidProof("The seal in the proof was altered: its hash doesn't match.")
         return Proven(event, int(seal["number"]), seal_hash)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as problem:
         if isinstance(problem, InvalidProof):

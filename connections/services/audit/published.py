@@ -43,7 +43,7 @@ def parse_line(line: str) -> PublishedSeal:
     if "previous_hash" not in fields:  # a note of number and hash is enough
         return PublishedSeal(number, known)
     if seal_format.hash_of(fields) != known:
-        raise ValueError("was altered: its hash does not fit")
+        raise ValueError("was altered: its hash doesn't match")
     lost_head = fields["restore"]["published_hash"] if fields.get("restore") else ""
     return PublishedSeal(number, known, tuple(filter(None, (fields["previous_hash"], lost_head))))
 

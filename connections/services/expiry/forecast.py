@@ -107,7 +107,7 @@ def summarize(
             "The portal renews access at least every hour, so Microsoft's 90-day inactivity limit doesn't apply."
         )
     else:
-        remarks.append("App-only access depends on no person.")
+        remarks.append("App-only access doesn't depend on a person.")
     if connection.status == Status.ACTIVE and not connection.is_blocked_by_app:
         app_id = connection.app_registration_id
         lifetime = credential_lifetime(credentials_of([app_id])[app_id] if credentials is None else credentials)

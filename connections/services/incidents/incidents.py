@@ -346,7 +346,7 @@ def portal_sign_in_rejected(verdict: Verdict, *, now: datetime) -> Incident:
         PORTAL_SIGN_IN,
         "Microsoft rejects the portal's own sign-in",
         verdict.code,
-        "Microsoft does not accept LOGIN_MICROSOFT_CLIENT_SECRET: it has expired or is wrong. Nobody can sign in to "
+        "Microsoft doesn't accept LOGIN_MICROSOFT_CLIENT_SECRET: it has expired or is wrong. Nobody can sign in to "
         "the portal with Microsoft.",
         "An operator must create a new client secret in Entra, set LOGIN_MICROSOFT_CLIENT_SECRET and "
         "LOGIN_MICROSOFT_SECRET_EXPIRES, and restart the portal.",

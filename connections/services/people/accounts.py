@@ -90,7 +90,7 @@ def require_admitted(claims: dict[str, Any]) -> None:
         return
     sign_in_failed(str(claims.get("preferred_username") or ""), reason="guest_not_allowed")
     raise NotAllowed(
-        f"You signed in to Microsoft with {kind}, and this portal does not let it in.",
+        f"You signed in to Microsoft with {kind}, but that account can't use this portal.",
         action="Use your account in this organisation. If you need access as a guest, ask an operator of the portal.",
     )
 
@@ -361,7 +361,7 @@ def rights_changed(user: User, *, before: Rights | None, actor: User, now: datet
     event = audit.record(AuditAction.ACCOUNT_ROLES_CHANGED, user, actor=actor, at=now, changes=changes)
     message = alerts.Message(
         f"{actor} changed the rights of {user}",
-        ("The change was made on the admin site. If you did not expect it, ask them, and disable the account.",),
+        ("The change was made on the admin site. If you didn't expect it, ask them, and disable the account.",),
         f"/audit/{event.pk}/",
         "View event",
         "You received this email because you are an IT admin or an auditor.",

@@ -62,7 +62,7 @@ def _alarm(before: User, facts: list[tuple[str, str]], *, event: AuditEvent, act
     what = " and ".join(label.lower() for label, _ in facts)
     to_person = alerts.Message(
         f"{actor} changed the {what} of your account",
-        ("The change was made on the admin site. If you did not expect it, contact an IT admin immediately.",),
+        ("The change was made on the admin site. If you didn't expect it, contact an IT admin immediately.",),
         "/account/",
         "View account",
         "You received this email because it is about your account.",
@@ -71,7 +71,7 @@ def _alarm(before: User, facts: list[tuple[str, str]], *, event: AuditEvent, act
     )
     to_overseers = alerts.Message(
         f"{actor} changed the {what} of {before}",
-        ("The change was made on the admin site. If you did not expect it, ask them, and disable the account.",),
+        ("The change was made on the admin site. If you didn't expect it, ask them, and disable the account.",),
         f"/audit/{event.pk}/",
         "View event",
         "You received this email because you are an IT admin or an auditor.",

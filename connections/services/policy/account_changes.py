@@ -39,7 +39,7 @@ def require_confirmed(connection: Connection, account: Account) -> None:
     declined = _latest(connection, account_oid=account.oid, state=State.DECLINED)
     if declined is not None:
         raise AccountReplaced(
-            f"{cause} {declined.decided_by_name} did not confirm it: {declined.decision_reason}",
+            f"{cause} {declined.decided_by_name} didn't confirm it: {declined.decision_reason}",
             action="Create a new connection for the new account.",
         )
     raise AccountReplaced(cause)

@@ -18,25 +18,25 @@ def lines(rules: Rules, *, tenants: Mapping[str, str] | None = None, of_app: boo
     ``of_app`` omits rules that only the organisation has.
     """
     types = {kind.value: words for kind, words in TYPE_WORDS.items()}
-    result = {"allowed kinds of connections": _join(rules.authentication_types, types, len(AuthenticationType))}
+    result = {"allowed connection types": _join(rules.authentication_types, types, len(AuthenticationType))}
     if not of_app:
         result["allowed environments"] = _join(rules.environments, _environment_labels())
         result["allowed tenants"] = _join(rules.tenants, tenants or {})
         result["automatic renewal of credentials"] = _allowed(rules.credential_renewal)
-        result["app registrations brought by members"] = _allowed(rules.member_apps)
+        result["app registrations of members"] = _allowed(rules.member_apps)
     labels = {key: capability.label for key, capability in capabilities.CAPABILITIES.items()}
-    for effect, word in ((Effect.FORBIDDEN, "forbidden"), (Effect.APPROVAL, "need approval")):
-        result[f"capabilities, {word}"] = _with_effect(rules.capabilities, effect, labels)
-        result[f"permissions, {word}"] = _with_effect(rules.permissions, effect, {})
-    result["permissions allowed as exceptions to a pattern"] = _with_effect(rules.permissions, Effect.ALLOWED, {})
+    for effect, word in ((Effect.FORBIDDEN, "not allowed"), (Effect.APPROVAL, "that require approval")):
+        result[f"capabilities {word}"] = _with_effect(rules.capabilities, effect, labels)
+        result[f"permissions {word}"] = _with_effect(rules.permissions, effect, {})
+    result["permission exceptions"] = _with_effect(rules.permissions, Effect.ALLOWED, {})
     days = rules.longest_share_days
     return result | {
         "personal Microsoft accounts": _allowed(rules.personal_accounts),
         "accounts from other directories": _allowed(rules.other_tenants),
-        "registering tenants automatically": "on" if rules.register_tenants else "off",
+        "automatic tenant registration": "on" if rules.register_tenants else "off",
         "sharing with people": _allowed(rules.share_with_people),
         "sharing app-only connections": _allowed(rules.share_app_only),
-        "longest share": "no limit" if days is None else policy_rules.days_text(days),
+        "maximum share duration": "no limit" if days is None else policy_rules.days_text(days),
         "second IT admin for app-only connections": "approval required"
         if rules.app_only_second_admin
         else "not required",
@@ -44,7 +44,7 @@ def lines(rules: Rules, *, tenants: Mapping[str, str] | None = None, of_app: boo
 
 
 def _allowed(value: bool) -> str:
-    return "allowed" if value else "forbidden"
+    return "allowed" if value else "not allowed"
 
 
 def _environment_labels() -> dict[str, str]:

@@ -130,7 +130,7 @@ def withdraw(request: ChangeRequest, *, actor: User, now: datetime) -> None:
 def _decide(request: ChangeRequest, action: AuditAction, state: State, reason: str, actor: User, now: datetime) -> None:
     roles.require(
         permissions.can_decide_change(actor, request),
-        cause="You can't decide this request: you asked for it, or you are neither an IT admin nor the owner.",
+        cause="You can't decide this request: you requested it, or you are neither an IT admin nor the owner.",
         action="A second IT admin must decide. If there is none, an operator of the portal can sign in with the "
         "break-glass account (manage.py createsuperuser creates one) and decide.",
     )
@@ -183,7 +183,7 @@ def _tell_requester(request: ChangeRequest, *, now: datetime) -> None:
         paragraphs=tuple(filter(None, (f"By {request.decided_by_name}.", request.decision_reason, next_step))),
         path=f"/change-requests/{request.pk}/",
         button="View request",
-        why="You received this email because you asked for this change.",
+        why="You received this email because you requested this change.",
         tone="ok" if is_approved else "warning",
     )
     people = [requester] if requester is not None else []

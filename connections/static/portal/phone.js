@@ -41,6 +41,8 @@
     }
   });
   document.addEventListener("htmx:afterSettle", shortenAll);
-  for (const fold of document.querySelectorAll("details.fold")) { fold.open = Boolean(target && fold.contains(target)); }
+  for (const fold of document.querySelectorAll("details.fold, details.rules")) { 
+    fold.open = Boolean((target && fold.contains(target)) || fold.querySelector(".is-invalid, .invalid-feedback"));
+  }
   shortenAll();
 })();

@@ -278,11 +278,11 @@ def test_a_change_is_recorded_once_rule_by_rule(alice: User) -> None:
     first, second = AuditEvent.objects.filter(action="policy.changed").order_by("pk")
     assert first.target_name == "Policy of the organisation"
     assert first.changes == {
-        "permissions, forbidden": ["none", "Mail.Read"],
-        "sharing with people": ["allowed", "forbidden"],
-        "longest share": ["no limit", "7 days"],
+        "permissions not allowed": ["none", "Mail.Read"],
+        "sharing with people": ["allowed", "not allowed"],
+        "maximum share duration": ["no limit", "7 days"],
     }
-    assert second.changes["longest share"] == ["7 days", "30 days"]
+    assert second.changes["maximum share duration"] == ["7 days", "30 days"]
     assert Policy.objects.get().version == 2
 
 
