@@ -97,10 +97,6 @@ def _renderer() -> MarkdownIt:
     return MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
-def _text(inline: Token) -> str:
-    return "".join(child.content for child in inline.children or ())
-
-
 def _point_links(inline: Token, path: str) -> None:
     """Change links to lead to the portal's pages. Remove those to files that the portal doesn't show."""
     unlinked = False
@@ -176,7 +172,7 @@ def find_headings(tokens: Sequence[Token]) -> list[tuple[Token, str, str]]:
     found, seen = [], Counter[str]()
     for number, token in enumerate(tokens):
         if token.type == "heading_open":
-            text = _text(tokens[number + 1])
+            text = "".join(child.content for child in tokens[number + 1].children or ())
             id_ = slug(text)
             found.append((token, f"{id_}-{seen[id_]}" if seen[id_] else id_, text))
             seen[id_] += 1

@@ -129,6 +129,6 @@ def test_a_new_credential_clears_the_rejection(alice: User, sandbox: Control) ->
     scheduler.sweep(now=now)
     assert factories.reloaded(app).rejected_at is not None
     value = sandbox.add_secret(factories.CLIENT_ID)["value"]
-    credentials.add_secret(app, value=value, expires_at=now + timedelta(days=90), actor=alice)
+    credentials.add(app, credentials.NewSecret(value, now + timedelta(days=90)), actor=alice)
     assert sweep_all() == 3
     assert not Incident.objects.filter(closed_at=None).exists()

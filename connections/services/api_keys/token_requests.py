@@ -82,7 +82,10 @@ def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
         try:
             with transaction.atomic(), database.cursor() as cursor:
                 for request in uncounted:
-                    _insert(cursor, request, counts[request], minute)
+                    key = [request.key_pk, request.key_pk, request.key_name, request.owner_name[:320]]
+                    connection = [request.connection_pk, request.connection_pk, request.connection_name]
+                    which = [minute, _stored_address(request), request.resource, request.reference]
+                    cursor.execute(_INSERT, [*key, *connection, *which, counts[request]])
         except IntegrityError:
             continue  # a key or a connection is being removed at this moment
         return
@@ -116,13 +119,6 @@ def _count_each(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest
             if not cursor.rowcount:
                 uncounted.append(request)
     return uncounted
-
-
-def _insert(cursor: Any, request: TokenRequest, count: int, minute: Any) -> None:
-    key = [request.key_pk, request.key_pk, request.key_name, request.owner_name[:320]]
-    connection = [request.connection_pk, request.connection_pk, request.connection_name]
-    which = [minute, _stored_address(request), request.resource, request.reference]
-    cursor.execute(_INSERT, [*key, *connection, *which, count])
 
 
 def _stored_address(request: TokenRequest) -> Any:

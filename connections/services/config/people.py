@@ -165,7 +165,9 @@ def _plan_members(plan: Plan, wanted: Configuration, entry: TeamEntry, existing:
     known |= {*members, *_added_people(wanted)}
     for name in names:
         with plan.problems.noted():
-            _require_known(name, known, entry)
+            if name not in known:
+                action = "Add them to the section people, or remove the name until they have signed in."
+                raise WrongEntry(f"No active person has the user name “{name}”.", action=action, line=entry.line)
         if name not in members:
             run = partial(_save_member, teams.add_member, entry.name, name)
             plan.add("member", f"{name} of the team {entry.name}", {}, entry.line, run)
@@ -175,12 +177,6 @@ def _plan_members(plan: Plan, wanted: Configuration, entry: TeamEntry, existing:
         for name in members
         if name not in names
     ]
-
-
-def _require_known(name: str, known: set[str], entry: TeamEntry) -> None:
-    if name not in known:
-        action = "Add them to the section people, or remove the name until they have signed in."
-        raise WrongEntry(f"No active person has the user name “{name}”.", action=action, line=entry.line)
 
 
 def _save_member(change: Callable[..., None], team: str, username: str, context: StepContext) -> None:

@@ -21,7 +21,7 @@ def plan_references(plan: Plan, wanted: Configuration) -> list[Step]:
     unnamed = {reference.name: reference for reference in without_tokens(rows)}
     for entry in wanted.references:
         existing = unnamed.pop(entry.name, None)
-        connection = _find(entry)
+        connection = Connection.objects.filter(name=entry.connection, owner__username=entry.connection_owner).first()
         if connection is None:
             plan.notes.append(
                 f"line {entry.line}: the reference {entry.name} is left as it is, because {entry.connection_owner} has "
@@ -35,10 +35,6 @@ def plan_references(plan: Plan, wanted: Configuration) -> list[Step]:
         unnamed.values(),
         lambda reference, context: references.remove(reference, actor=context.actor, now=context.now),
     )
-
-
-def _find(entry: ReferenceEntry) -> Connection | None:
-    return Connection.objects.filter(name=entry.connection, owner__username=entry.connection_owner).first()
 
 
 def _plan_reference(

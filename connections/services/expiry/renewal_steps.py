@@ -16,7 +16,7 @@ from connections.errors import MicrosoftRefused, MicrosoftUnavailable, PortalErr
 from connections.microsoft import application_credentials, clouds, credential_expiry, token_endpoint
 from connections.microsoft.application_credentials import Caller
 from connections.microsoft.classifier import Verdict
-from connections.microsoft.credential_expiry import CredentialList, ListedCredential
+from connections.microsoft.credential_expiry import CredentialList
 from connections.models import AppCredential, AppRegistration, CredentialRenewal
 from connections.services.expiry import credential_expiry as recorded
 from connections.services.registry import credential_checks, credentials
@@ -68,7 +68,7 @@ def add_certificate(renewal: CredentialRenewal, now: datetime) -> Next:
         if now < renewal.sent_at + SEND_AGAIN:
             return Next(Step.ADD, RETRY)
     caller, listing = _caller(renewal.app_registration, now)
-    if listing is None or not (listed := _listed_certificate(new, listing)):
+    if listing is None or not (listed := recorded.match(new, listing)):
         write(renewal, sent_at=now)
         key_id = application_credentials.add_key(caller, new.certificate, signed_proof=_proof(renewal.old, caller))
     else:
@@ -257,10 +257,6 @@ def _remove_unknown_secrets(renewal: CredentialRenewal, caller: Caller, listing:
     for listed in listing.secrets if listing is not None else ():
         if listed.name == _name(renewal) and listed.key_id:
             application_credentials.remove_password(caller, listed.key_id)
-
-
-def _listed_certificate(credential: AppCredential, listing: CredentialList) -> ListedCredential | None:
-    return recorded.match(credential, listing)
 
 
 def _find_key_id(credential: AppCredential, listing: CredentialList | None) -> str:

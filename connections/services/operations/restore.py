@@ -106,11 +106,6 @@ def _distrust(now: datetime) -> None:
     Session.objects.all().delete()
     User.objects.update(signed_out_at=now)
     RunningProcess.objects.all().delete()
-    _stop_bulk_actions(now)
-    Connection.objects.filter(status__in=Connection.KEPT_ALIVE).update(refresh_after=now)
-
-
-def _stop_bulk_actions(now: datetime) -> None:
     running = BulkAction.objects.filter(state=BulkAction.State.RUNNING)
     reason = "A backup was restored while it was in progress."
     for bulk_action in running:
@@ -118,6 +113,7 @@ def _stop_bulk_actions(now: datetime) -> None:
         changes = {"because": reason, "not_done": left, "operation": str(bulk_action.operation)}
         audit.record(AuditAction.BULK_ACTION_STOPPED, bulk_action, actor=None, at=now, changes=changes)
     running.update(state=BulkAction.State.STOPPED, finished_at=now, claimed_until=None, stop_reason=reason)
+    Connection.objects.filter(status__in=Connection.KEPT_ALIVE).update(refresh_after=now)
 
 
 def progress(now: datetime) -> Result:

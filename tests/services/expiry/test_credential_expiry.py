@@ -108,8 +108,8 @@ def test_a_new_credential_is_read_at_the_next_run(alice: User, sandbox: Control)
     credential_expiry.read_due(now=NOW)
     in_entra = sandbox.add_secret(factories.ROBOTS_CLIENT_ID, expires_at=(NOW + days(100)).timestamp())
     value, ends = in_entra["value"], datetime.fromtimestamp(int(in_entra["expires_at"]), UTC)
-    credential = credentials.add_secret(
-        app, value=value, expires_at=ends.replace(hour=0, minute=0, second=0), actor=alice
+    credential = credentials.add(
+        app, credentials.NewSecret(value, ends.replace(hour=0, minute=0, second=0)), actor=alice
     )
     assert credential_expiry.read_due(now=NOW + timedelta(minutes=10)) == 1
     assert factories.reloaded(credential).expires_at == ends
