@@ -363,11 +363,11 @@ def test_tenants_are_added_to_an_app_registration_and_removed_only_by_prune(
 
 
 def test_a_change_between_plan_and_apply_stops_it(world: World, alice: User) -> None:
-    wanted = config_file.parse(yaml.safe_dump({"version": 1, "teams": [{"name": "Sales"}]}))
-    seen = plan.plan(wanted)
+    desired = config_file.parse(yaml.safe_dump({"version": 1, "teams": [{"name": "Sales"}]}))
+    seen = plan.plan(desired)
     Team.objects.create(name="Sales")
     with pytest.raises(Exception, match="has changed since this was planned"):
-        plan.apply(wanted, seen, actor=alice, now=NOW)
+        plan.apply(desired, seen, actor=alice, now=NOW)
 
 
 @pytest.mark.parametrize("who", ["bob", "carol", "nobody", ""])

@@ -17,8 +17,9 @@ from connections.microsoft import http
 from connections.models import User
 from portal import setting_kinds
 from portal import tracing as portal_tracing
+from portal.sandbox.process import free_port
 from tests.environment import ROOT
-from tests.fake_receivers import free_port, web_server
+from tests.fake_receivers import web_server
 from tests.test_settings import GOOD, problems_of, run
 
 

@@ -21,10 +21,11 @@ from markdown_it import MarkdownIt
 
 from portal.dev_servers import PostgreSQL, installed_postgres
 from portal.processes import Process, stop_all
+from portal.sandbox.process import free_port
 from tests import tls
 from tests.deploy.test_kit import NGINX, nginx_site, write_nginx_main
 from tests.environment import ROOT
-from tests.fake_receivers import Mailboxes, free_port, mail_server
+from tests.fake_receivers import Mailboxes, mail_server
 from tests.faults.test_many_workers import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.only_on("postgres")]

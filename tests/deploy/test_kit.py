@@ -26,10 +26,11 @@ from connections.models import RunningProcess
 from connections.services.operations import health
 from portal.body_limits import limit_of
 from portal.processes import Process, stop_all
+from portal.sandbox.process import free_port
 from tests import factories, tls
 from tests.conftest import portal_environment
 from tests.environment import ROOT
-from tests.fake_receivers import Hooks, free_port, web_server
+from tests.fake_receivers import Hooks, web_server
 from tests.faults.test_many_workers import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow, pytest.mark.only_on("postgres")]

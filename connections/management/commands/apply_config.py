@@ -42,9 +42,9 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        wanted = self._read(options["file"])
+        desired = self._read(options["file"])
         try:
-            planned = plan.plan(wanted, prune=options["prune"])
+            planned = plan.plan(desired, prune=options["prune"])
         except PortalError as error:
             raise CommandError(_told(options["file"], error)) from error
         self._show(planned)
@@ -66,7 +66,7 @@ class Command(BaseCommand):
                 raise CommandError("Nothing was changed.")
         choices = {"prune": options["prune"], "allow_untried": options["untried"]}
         try:
-            plan.apply(wanted, planned, actor=actor, now=timezone.now(), **choices)
+            plan.apply(desired, planned, actor=actor, now=timezone.now(), **choices)
         except PortalError as error:
             raise CommandError(f"{_told(options['file'], error)}\nNothing was changed.") from error
         self.stdout.write("Done.")

@@ -106,10 +106,12 @@ def _bind(connection: Connection, tenant: Tenant, *, actor: User, now: datetime)
     audit.record(AuditAction.CONNECTION_TENANT_BOUND, connection, actor=None, changes=changes)
     connection.tenant, connection.app_consent = tenant, consent
     Connection.objects.filter(pk=connection.pk).update(tenant=tenant, app_consent=consent)
-    left = [address for address in connection.pending_mailboxes if not _attach(connection, address, actor=actor)]
-    if left != connection.pending_mailboxes:
-        Connection.objects.filter(pk=connection.pk).update(pending_mailboxes=left)
-        connection.pending_mailboxes = left
+    not_attached = [
+        address for address in connection.pending_mailboxes if not _attach(connection, address, actor=actor)
+    ]
+    if not_attached != connection.pending_mailboxes:
+        Connection.objects.filter(pk=connection.pk).update(pending_mailboxes=not_attached)
+        connection.pending_mailboxes = not_attached
     incidents.tenant_known(connection, now=now)
 
 

@@ -302,11 +302,11 @@ def verify_open(*, now: datetime) -> int:
     Each check is claimed before we ask Microsoft, so that several workers don't repeat it. A check during an outage is
     made again later.
     """
-    due = ConsentLink.objects.filter(
+    waiting_links = ConsentLink.objects.filter(
         check_after__lte=now, state__in=CHECKED, requested_at__gt=now - VALID_FOR - CHECKED_FOR
     ).order_by("check_after", "pk")
     verified = 0
-    for link in due.select_related("app_registration__tenant", "requested_by__alert_choice")[:BATCH]:
+    for link in waiting_links.select_related("app_registration__tenant", "requested_by__alert_choice")[:BATCH]:
         row, following = (
             ConsentLink.objects.filter(pk=link.pk, check_after=link.check_after),
             outcomes.next_check(link, now),

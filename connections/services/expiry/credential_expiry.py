@@ -47,14 +47,14 @@ def check_due(*, now: datetime) -> int:
 
 def read_due(*, now: datetime, limit: int = BATCH) -> int:
     """Read the dates of up to ``limit`` app registrations, each once a day. Returns how many could be read."""
-    due = AppRegistration.objects.filter(
+    due_apps = AppRegistration.objects.filter(
         Q(read_expiries_after=None) | Q(read_expiries_after__lte=now),
         ~app_consents.is_paused_at_home(now),
         verified_at__isnull=False,
         rejected_at=None,
     ).select_related("tenant")
     count = 0
-    for app in due.order_by(F("read_expiries_after").asc(nulls_first=True), "pk")[:limit]:
+    for app in due_apps.order_by(F("read_expiries_after").asc(nulls_first=True), "pk")[:limit]:
         unclaimed = AppRegistration.objects.filter(pk=app.pk, read_expiries_after=app.read_expiries_after)
         if not unclaimed.update(read_expiries_after=now + AGAIN):
             continue  # another worker has it

@@ -36,10 +36,10 @@ def run_due(now: datetime) -> None:
 def _start_planned(now: datetime) -> None:
     quarter = access_reviews.quarter(now)
     with transaction.atomic():
-        due = ReviewPlan.objects.filter(is_on=True).exclude(quarter=quarter)
-        plan = due.select_for_update().first()
+        due_plans = ReviewPlan.objects.filter(is_on=True).exclude(quarter=quarter)
+        plan = due_plans.select_for_update().first()
         # The update checks the condition again, so that only one of two simultaneous runs starts the review.
-        if plan is None or not due.filter(pk=plan.pk).update(quarter=quarter):
+        if plan is None or not due_plans.filter(pk=plan.pk).update(quarter=quarter):
             return
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         due_at = midnight + timedelta(days=plan.days)
@@ -49,8 +49,8 @@ def _start_planned(now: datetime) -> None:
 def _close_ended_items(review: AccessReview, *, now: datetime) -> None:
     """Close the items of shares that ended without an answer: removed, expired, or deleted with their connection."""
     ended = Q(share=None) | Q(share__ended_at__isnull=False) | Q(share__until__lte=now)
-    gone = review.items.filter(ended, decision=Decision.OPEN).values("pk")
-    ReviewItem.objects.filter(pk__in=gone, decision=Decision.OPEN).update(decision=Decision.GONE, decided_at=now)
+    ended_items = review.items.filter(ended, decision=Decision.OPEN).values("pk")
+    ReviewItem.objects.filter(pk__in=ended_items, decision=Decision.OPEN).update(decision=Decision.GONE, decided_at=now)
 
 
 def _reassign_owners(review: AccessReview, *, now: datetime) -> None:

@@ -186,11 +186,11 @@ def notify_owners(
     owners = User.objects.filter(pk__in=items.exclude(querysets.OWNER_CANNOT_ANSWER).values("connection__owner"))
     for batch in batches(owners.select_related("alert_choice").order_by("pk")):
         alerts.notify(batch, message, about=about, now=now)
-    left = items.filter(querysets.OWNER_CANNOT_ANSWER).count()
-    if left:
+    unanswerable = items.filter(querysets.OWNER_CANNOT_ANSWER).count()
+    if unanswerable:
         text = (
-            f"{left} of the shares belong to connections whose owner has left or is a service account. IT admins review "
-            "these."
+            f"{unanswerable} of the shares belong to connections whose owner has left or is a service account. "
+            "IT admins review these."
         )
         why = "You received this email because you're an IT admin."
         message = replace(message, paragraphs=(text, *paragraphs[1:]), why=why)
@@ -227,8 +227,8 @@ def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, 
         # Lock the review, so that it cannot be closed in the meantime.
         if not AccessReview.objects.select_for_update().get(pk=review.pk).is_running:
             raise ReviewClosed
-        mine = querysets.review_items_of(actor, review=review, pk__in=list(answers))
-        rows = ReviewItem.objects.filter(pk__in=mine.values("pk")).select_for_update(of=("self",)).order_by("pk")
+        own_items = querysets.review_items_of(actor, review=review, pk__in=list(answers))
+        rows = ReviewItem.objects.filter(pk__in=own_items.values("pk")).select_for_update(of=("self",)).order_by("pk")
         rows = rows.select_related("share__connection", "share__person", "share__team")
         for item in without_tokens(rows, "share__connection"):
             verb = _answer(review, item, answers[item.pk], actor=actor, now=now)
@@ -330,9 +330,9 @@ def tasks_of(user: User) -> list[tuple[AccessReview, int]]:
     running = list(AccessReview.objects.filter(closed_at=None, cancelled_at=None).order_by("due_at", "pk"))
     if not running:
         return []
-    mine = querysets.review_items_of(user, review__in=[review.pk for review in running], decision=Decision.OPEN)
-    mine = mine.filter(share__isnull=False, share__ended_at=None)
-    counts = dict(mine.order_by().values_list("review").annotate(count=Count("pk")))
+    own_items = querysets.review_items_of(user, review__in=[review.pk for review in running], decision=Decision.OPEN)
+    own_items = own_items.filter(share__isnull=False, share__ended_at=None)
+    counts = dict(own_items.order_by().values_list("review").annotate(count=Count("pk")))
     return [(review, counts[review.pk]) for review in running if review.pk in counts]
 
 

@@ -148,9 +148,9 @@ def probe_mailbox(mailbox: SharedMailbox, *, actor: User, now: datetime) -> tupl
             probed += probe(row.connection, actor=actor, now=now, only=[row])
         except PortalError as error:
             logger.info("mailbox access %s could not be probed: %s", row.pk, error.code)
-    left = {row.pk for row in rows} - {row.pk for row in probed}
-    MailboxAccess.objects.filter(pk__in=left).update(probe_after=now)
-    return probed, len(left)
+    remaining = {row.pk for row in rows} - {row.pk for row in probed}
+    MailboxAccess.objects.filter(pk__in=remaining).update(probe_after=now)
+    return probed, len(remaining)
 
 
 def _token(connection: Connection, *, now: datetime) -> str:
@@ -280,16 +280,16 @@ def _claim(now: datetime, limit: int) -> dict[Connection, list[MailboxAccess]]:
     probeable = Q(connection__status=Connection.Status.ACTIVE) | Q(
         connection__status=Connection.Status.CONSENT_NEEDED, connection__status_code=apply_results.NO_ROLES.code
     )
-    due = MailboxAccess.objects.filter(
+    due_accesses = MailboxAccess.objects.filter(
         probeable,
         probe_after__lte=now,
         connection__app_registration__rejected_at=None,
         connection__app_consent__rejected_at=None,
     ).order_by("probe_after", "pk")
     if database.features.has_select_for_update_skip_locked:
-        due = due.select_for_update(skip_locked=True, of=("self",))
+        due_accesses = due_accesses.select_for_update(skip_locked=True, of=("self",))
     with transaction.atomic():
-        pks = list(due.values_list("pk", flat=True)[:limit])
+        pks = list(due_accesses.values_list("pk", flat=True)[:limit])
         MailboxAccess.objects.filter(pk__in=pks).update(probe_after=now + LEASE)
     by_connection: dict[Connection, list[MailboxAccess]] = defaultdict(list)
     for row in MailboxAccess.objects.filter(pk__in=pks).with_connection():

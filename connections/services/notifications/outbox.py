@@ -78,15 +78,17 @@ def deliver_due(now: datetime, limit: int = 100) -> Summary:
     total = Summary()
     # The loop ends, because a claimed row is not due again until later.
     while claimed := _claim(_waiting().filter(next_attempt_at__lte=now), now=now, limit=limit):
-        done = _send(claimed, now=now)
-        total = Summary(total.claimed + len(claimed), total.delivered + done, total.failed + len(claimed) - done)
+        delivered = _send(claimed, now=now)
+        total = Summary(
+            total.claimed + len(claimed), total.delivered + delivered, total.failed + len(claimed) - delivered
+        )
     return total
 
 
 def send_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
     """Send one delivery now, even a failed one, and return it. Raises NotAllowed or NothingToRetry."""
-    mine = delivery.event == Delivery.Event.TEST and delivery.email == actor.email.lower()
-    roles.require(mine or permissions.can_manage_alerts(actor), action="Ask an IT admin.")
+    is_own_test = delivery.event == Delivery.Event.TEST and delivery.email == actor.email.lower()
+    roles.require(is_own_test or permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     if delivery.delivered_at is not None:
         raise NothingToRetry
     with transaction.atomic():

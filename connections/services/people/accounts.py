@@ -272,12 +272,12 @@ def _follow_roles(user: User, roles: set[str] | None, groups: set[str] | None, *
     """Set the roles that these app roles and groups give. None means unknown: roles from that source are kept."""
     login = settings.LOGIN_MICROSOFT
     before = set(user.groups.values_list("name", flat=True))
-    kept = _roles_by_group(user) if groups is None else set()
+    retained = _roles_by_group(user) if groups is None else set()
     if roles is None:
-        kept |= before & {name for name, _ in _ROLE_VALUES} - set(user.roles_by_group or ())
+        retained |= before & {name for name, _ in _ROLE_VALUES} - set(user.roles_by_group or ())
     values = (roles or set()) | (groups or set())
     confirmed = {name for name, key in _ROLE_VALUES if values & set(login[key])}
-    held = confirmed | kept
+    held = confirmed | retained
     after = before - {name for name, _ in _ROLE_VALUES} | held
     if after != before:
         _set_groups(user, sorted(before), sorted(after), actor=None)

@@ -154,8 +154,8 @@ def _change_owner(
 ) -> HandOver:
     old_owner = connection.owner
     is_delegated = connection.is_delegated
-    kept = keep_grant and can_keep_tokens(connection)
-    is_cut = is_delegated and not kept
+    keeps_tokens = keep_grant and can_keep_tokens(connection)
+    is_cut = is_delegated and not keeps_tokens
     hand_over = HandOver(
         connection=connection,
         from_owner=old_owner,
@@ -176,7 +176,7 @@ def _change_owner(
         **audit.changed_fields(connection, renamed),
     }
     if is_delegated:
-        changes["grant"] = "kept until the new owner signs in" if kept else "deleted"
+        changes["grant"] = "kept until the new owner signs in" if keeps_tokens else "deleted"
     # Record this before the owner changes, so that it is the last event in the old owner's history.
     event = audit.record(AuditAction.CONNECTION_HANDED_OVER, connection, actor=actor, at=now, changes=changes)
     tell_owner(connection, event, f"transferred {connection} to {new_owner}", actor=actor, now=now)

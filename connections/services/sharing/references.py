@@ -230,12 +230,12 @@ def keys_of(reference: ConnectionReference, *, now: datetime) -> list[KeyUse]:
 def without_access(keys: Iterable[KeyUse], connection: Connection) -> set[int]:
     """Return the IDs of the keys that would get no token if the reference pointed at this connection."""
     ids = [key.key_id for key in keys if key.key_id is not None]
-    lacking = set()
+    key_ids = set()
     for key in ApiKey.objects.filter(pk__in=ids).select_related("owner"):
         chosen = not key.only_chosen or key.connections.filter(pk=connection.pk).exists()
         if not chosen or not permissions.can_fetch_token(key.owner, connection):
-            lacking.add(key.pk)
-    return lacking
+            key_ids.add(key.pk)
+    return key_ids
 
 
 def _lock(reference: ConnectionReference) -> ConnectionReference:

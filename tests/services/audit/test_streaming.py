@@ -24,8 +24,9 @@ from connections.outbound import safe_http, syslog, webhooks
 from connections.services.api_keys import api_keys
 from connections.services.audit import cursors, sealing, serialization, streaming
 from connections.services.operations import retention
+from portal.sandbox.process import free_port
 from tests import factories, tls
-from tests.fake_receivers import Syslog, free_port, syslog_server, web_server
+from tests.fake_receivers import Syslog, syslog_server, web_server
 from tests.services.audit.test_sealing import thread
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
