@@ -25,7 +25,6 @@ from connections.models import (
 )
 from connections.models.audit import AuditAction
 from connections.templatetags import portal
-from tests import factories
 from tests.views.pages import assert_hides, assert_shows
 
 
@@ -233,8 +232,9 @@ def test_names_are_escaped_in_badges() -> None:
 
 
 @pytest.mark.django_db
-def test_a_failed_sign_in_says_cause_action_and_the_way_back(rf: RequestFactory, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_failed_sign_in_says_cause_action_and_the_way_back(
+    rf: RequestFactory, bob: User, connection: Connection
+) -> None:
     request = rf.get("/auth/complete/microsoft-connect/")
     request.user = bob
     page = render_to_string(

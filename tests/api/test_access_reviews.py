@@ -15,11 +15,6 @@ Decision = ReviewItem.Decision
 
 
 @pytest.fixture
-def connection(bob: User) -> Connection:
-    return factories.make_connection(owner=bob)
-
-
-@pytest.fixture
 def shares(connection: Connection, bob: User, dave: User) -> list[Share]:
     """Share bob's connection with dave and with a team."""
     team = Team.objects.create(name="Finance")

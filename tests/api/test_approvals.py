@@ -83,8 +83,7 @@ def test_neither_the_requester_nor_a_service_account_approves(alice: User, bob: 
     assert set(Approval.objects.values_list("state", flat=True)) == {"waiting"}
 
 
-def test_a_request_that_needs_no_approval_is_refused(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_request_that_needs_no_approval_is_refused(bob: User, dave: User, connection: Connection) -> None:
     path = f"connections/{connection.pk}/approvals"
     refused = Program(bob).post(path, {"reason": "Please."})
     assert (problem(refused), "need approval" in refused.json()["detail"]) == ((422, "invalid_input"), True)

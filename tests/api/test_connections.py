@@ -285,8 +285,7 @@ def test_counts_of_a_mailbox_leave_out_hidden_connections(bob: User, dave: User)
     assert Program(dave).get(f"mailboxes/{mailbox.pk}").json()["attached"] == 0
 
 
-def test_incidents_are_listed_and_read(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection()
+def test_incidents_are_listed_and_read(alice: User, bob: User, dave: User, connection: Connection) -> None:
     access = factories.make_mailbox_access(connection, factories.make_mailbox(), state="unreachable")
     incident = incidents.report_mailbox(access, now=NOW)
     program = Program(bob)
@@ -351,8 +350,7 @@ def test_a_key_reads_itself(bob: User) -> None:
     assert program.text not in str(read)
 
 
-def test_the_audit_trail_is_filtered(alice: User, carol: User, bob: User) -> None:
-    connection = factories.make_connection()
+def test_the_audit_trail_is_filtered(alice: User, carol: User, bob: User, connection: Connection) -> None:
     Program(bob).post(f"connections/{connection.pk}/disable")
     program = Program(carol)
     filters = {"action": "connection.disabled", "who": "bob", "date_from": "2020-01-01"}

@@ -22,8 +22,9 @@ def record_fetches(connection: Connection, key: Any) -> None:
     )
 
 
-def test_ownership_is_transferred_to_a_name_or_a_number(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_ownership_is_transferred_to_a_name_or_a_number(
+    alice: User, bob: User, dave: User, connection: Connection
+) -> None:
     path, program = f"connections/{connection.pk}/hand-over", Program(alice)
     transfer = program.post(path, {"new_owner": "dave"})
     assert transfer.status_code == 200
@@ -38,8 +39,9 @@ def test_ownership_is_transferred_to_a_name_or_a_number(alice: User, bob: User, 
     assert connection.refresh_token is None
 
 
-def test_a_second_transfer_to_the_same_owner_changes_nothing(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_second_transfer_to_the_same_owner_changes_nothing(
+    alice: User, bob: User, dave: User, connection: Connection
+) -> None:
     path, program = f"connections/{connection.pk}/hand-over", Program(alice)
     body = {"new_owner_id": dave.pk, "seen_owner_id": bob.pk}
     first = program.post(path, body, idempotency_key="once")
@@ -50,8 +52,7 @@ def test_a_second_transfer_to_the_same_owner_changes_nothing(alice: User, bob: U
     assert AuditEvent.objects.filter(action="connection.handed_over").count() == 1
 
 
-def test_the_previous_owner_no_longer_sees_the_connection(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_previous_owner_no_longer_sees_the_connection(bob: User, dave: User, connection: Connection) -> None:
     path, program = f"connections/{connection.pk}/hand-over", Program(bob)
     assert program.post(path, {"new_owner": "dave"}, idempotency_key="once").status_code == 200
     assert problem(program.post(path, {"new_owner": "dave"})) == NOT_FOUND
@@ -70,8 +71,9 @@ def test_a_connection_that_changed_owner_meanwhile_is_not_transferred(alice: Use
     assert not HandOver.objects.exists()
 
 
-def test_ownership_is_only_transferred_to_possible_owners(alice: User, bob: User, carol: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_ownership_is_only_transferred_to_possible_owners(
+    alice: User, bob: User, carol: User, dave: User, connection: Connection
+) -> None:
     robot = factories.make_service_account()
     path, program = f"connections/{connection.pk}/hand-over", Program(alice)
     assert wrong_fields(program.post(path, {"new_owner": "carol"})) == {"new_owner"}
@@ -104,8 +106,9 @@ def test_an_invalid_body_is_refused_with_its_fields(
     assert wrong_fields(Program(alice).post(f"connections/{connection.pk}/hand-over", body)) == fields
 
 
-def test_only_the_owner_and_it_admins_transfer_ownership(bob: User, carol: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_only_the_owner_and_it_admins_transfer_ownership(
+    bob: User, carol: User, dave: User, connection: Connection
+) -> None:
     shared_with = factories.make_person("max")
     Share.objects.create(connection=connection, person=shared_with, level=Share.Level.MANAGE, created_by=bob)
     path = f"connections/{connection.pk}/hand-over"
@@ -119,8 +122,9 @@ def test_only_the_owner_and_it_admins_transfer_ownership(bob: User, carol: User,
     assert not HandOver.objects.exists()
 
 
-def test_the_consequences_name_the_keys_that_stop_and_those_that_stay(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_consequences_name_the_keys_that_stop_and_those_that_stay(
+    alice: User, bob: User, dave: User, connection: Connection
+) -> None:
     Share.objects.create(connection=connection, person=dave, created_by=bob)
     program = Program(bob, name="Bob's robot")
     record_fetches(connection, program.key)

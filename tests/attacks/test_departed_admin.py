@@ -42,8 +42,7 @@ def token_of(program: Program, connection: Connection) -> Any:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_browser_ends_at_once(alice: User, bob: User, backend: str) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_browser_ends_at_once(alice: User, backend: str, connection: Connection) -> None:
     client = browser(alice, backend)
     assert client.get("/apps/").status_code == 200
     leave(alice)

@@ -31,12 +31,6 @@ WISHES = ConnectionOptions(AuthenticationType.AUTHORIZATION_CODE, "Invoices", ["
 
 
 @pytest.fixture
-def eve(db: None) -> User:
-    """A member with bad intent."""
-    return factories.make_person("eve")
-
-
-@pytest.fixture
 def trap(eve: User) -> Connection:
     """Eve's connection through her own app registration, for which nobody has signed in yet."""
     app = factories.make_app_registration(is_personal=True, created_by=eve)

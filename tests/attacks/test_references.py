@@ -18,12 +18,6 @@ from tests.asgi_client import PortalClient
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def eve(db: None) -> User:
-    """A member with bad intent."""
-    return factories.make_person("eve")
-
-
 def connection_of(owner: User, name: str) -> Connection:
     return factories.make_connection(owner=owner, name=name, access_token=f"token of {name}")
 

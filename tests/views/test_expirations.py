@@ -214,8 +214,9 @@ def test_missing_roles_lead_an_admin_to_consent_and_script(admin: Client, alice:
     assert_shows(text, f'href="/apps/{app}/consent/"', f'href="/apps/{app}/script/"')
 
 
-def test_the_page_says_which_credential_is_used_and_where_its_date_comes_from(admin: Client) -> None:
-    app = factories.make_app_registration()
+def test_the_page_says_which_credential_is_used_and_where_its_date_comes_from(
+    admin: Client, app: AppRegistration
+) -> None:
     text = admin.get(f"/apps/{app.pk}/").content.decode()
     assert_shows(text, "Used first", "Entered manually", "Application.Read.All", "Generate next certificate")
 
@@ -237,8 +238,9 @@ def test_an_outage_of_graph_keeps_the_credential_accepted(admin: Client, sandbox
     assert factories.reloaded(app).is_ready
 
 
-def test_retiring_the_only_accepted_credential_is_not_called_safe(admin: Client, alice: User) -> None:
-    app = factories.make_app_registration()
+def test_retiring_the_only_accepted_credential_is_not_called_safe(
+    admin: Client, alice: User, app: AppRegistration
+) -> None:
     credential = app.credentials.get()
     credentials.next_certificate(app, actor=alice)
     factories.make_connection(app_registration=app)

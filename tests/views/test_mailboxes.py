@@ -169,8 +169,7 @@ def test_what_is_missing_is_said_at_once(sandbox: Control, member: Client, bob: 
     assert_shows(page, "The permission Mail.Read.Shared is missing", "Not reachable")
 
 
-def test_a_wrong_address_is_shown_on_a_page_of_its_own(member: Client, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_wrong_address_is_shown_on_a_page_of_its_own(member: Client, connection: Connection) -> None:
     response = member.post(reverse("mailbox_attach", args=[connection.pk]), {"address": "support"})
     assert response.status_code == 422
     assert 'value="support"' in text(response)

@@ -8,7 +8,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from connections.models import ApiKey, AuditEvent, Team, TeamMember, User
+from connections.models import ApiKey, AuditEvent, Connection, Team, TeamMember, User
 from connections.services.people import accounts, offboarding, ownership_transfer
 from connections.services.sharing import shares
 from tests import factories
@@ -137,8 +137,9 @@ def test_the_home_page_of_it_admins_counts_leavers_and_links_to_the_transfer(
     assert "has left" not in page(factories.signed_in(factories.make_person("eve")), "/")
 
 
-def test_members_do_not_see_who_has_left(admin: Client, bob: User, dave: User, stranger: Client) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_members_do_not_see_who_has_left(
+    admin: Client, bob: User, dave: User, stranger: Client, connection: Connection
+) -> None:
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
     offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
     assert "has left" not in page(stranger, "/incidents/")
@@ -146,9 +147,8 @@ def test_members_do_not_see_who_has_left(admin: Client, bob: User, dave: User, s
 
 
 def test_a_new_owner_finds_the_task_on_the_start_page_until_it_is_done(
-    alice: User, admin: Client, bob: User, dave: User, stranger: Client
+    alice: User, admin: Client, dave: User, stranger: Client, connection: Connection
 ) -> None:
-    connection = factories.make_connection(owner=bob)
     ownership_transfer.transfer(connection, dave, keep_grant=True, actor=alice, now=NOW)
     text = page(stranger, "/")
     assert_shows(text, "Sign in for Invoices", f'action="/connections/{connection.pk}/sign-in/"')

@@ -44,11 +44,6 @@ def unset(settings: Any) -> None:
     settings.AUDIT_STREAM_PRIVATE_TARGET = True
 
 
-@pytest.fixture
-def connection(bob: User) -> Connection:
-    return factories.make_connection(owner=bob)
-
-
 def record(connection: Connection, count: int, **facts: Any) -> None:
     for number in range(count):
         audit.record(AuditAction.CONNECTION_CHECKED, connection, actor=connection.owner, changes={"n": number, **facts})

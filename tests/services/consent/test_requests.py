@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from connections.errors import InvalidInput, NotAllowed
-from connections.models import AuditEvent, Connection, ConsentLink, ConsentRequest, Delivery, Share, User
+from connections.models import AuditEvent, Connection, ConsentLink, ConsentRequest, Share, User
 from connections.services.connections import connections
 from connections.services.consent import admin_consent, request_status, requests
 from connections.services.consent.requests import DecidedMeanwhile
@@ -15,6 +15,7 @@ from connections.services.tokens import scheduler
 from portal.sandbox.client import Control
 from tests import factories
 from tests.api.api_client import at_once
+from tests.records import subjects
 from tests.services.consent.test_admin_consent import CANCELLED, came_back, query, robots
 
 State = ConsentRequest.State
@@ -49,10 +50,6 @@ def approve(request: ConsentRequest, by: User) -> str:
 def approved(by: User, **overrides: Any) -> tuple[ConsentRequest, str]:
     request = ask(make_pending(**overrides))
     return request, approve(request, by)
-
-
-def subjects(address: str) -> list[str]:
-    return list(Delivery.objects.filter(email=address).order_by("pk").values_list("subject", flat=True))
 
 
 def callback(url: str, by: User | None, **answer: str) -> ConsentLink:

@@ -46,8 +46,7 @@ def test_reading_the_same_date_twice_is_audited_once(alice: User, sandbox: Contr
     assert AuditEvent.objects.filter(action="credential.expiry_read").count() == 1
 
 
-def test_without_the_permission_the_entered_date_is_kept(sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_without_the_permission_the_entered_date_is_kept(sandbox: Control, app: AppRegistration) -> None:
     before = AppCredential.objects.values().get()
     assert not credential_expiry.read(app, actor=None, now=NOW).permitted
     assert AppCredential.objects.values().get() == before

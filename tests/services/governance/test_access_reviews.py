@@ -12,9 +12,9 @@ from connections.errors import InvalidInput, NotAllowed
 from connections.models import (
     AccessReview,
     ApiKey,
+    AppRegistration,
     AuditEvent,
     Connection,
-    Delivery,
     ReviewItem,
     ReviewPlan,
     Share,
@@ -30,16 +30,12 @@ from connections.services.people import ownership_transfer
 from connections.services.sharing import shares
 from tests import factories
 from tests.api.api_client import at_once
+from tests.records import actions, subjects
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 DUE = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
 Decision = ReviewItem.Decision
-
-
-@pytest.fixture
-def una(db: None) -> User:
-    return factories.make_person("una")
 
 
 def share(connection: Connection, target: User | Team, **more: Any) -> Share:
@@ -66,23 +62,15 @@ def answer(
     return access_reviews.answer(review, {pk: Answer(decision, note) for pk in pks}, actor=by, now=now)
 
 
-def subjects(address: str) -> list[str]:
-    return list(Delivery.objects.filter(email=address).order_by("pk").values_list("subject", flat=True))
-
-
 def run_to_the_end(review: AccessReview) -> None:
     access_review_schedule.run_due(DUE - DAY)
     access_review_schedule.run_due(DUE)
     review.refresh_from_db()
 
 
-def actions(prefix: str = "") -> list[str]:
-    events = AuditEvent.objects.filter(action__startswith=prefix).order_by("pk")
-    return list(events.values_list("action", flat=True))
-
-
-def test_a_review_records_the_shares_and_their_last_use(alice: User, bob: User, dave: User, una: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_review_records_the_shares_and_their_last_use(
+    alice: User, dave: User, una: User, connection: Connection
+) -> None:
     team = make_team(dave)
     mine, theirs = share(connection, una, level="manage", until=NOW + 90 * DAY), share(connection, team)
     share(connection, dave, ended_at=NOW - DAY)
@@ -139,8 +127,7 @@ def test_only_it_admins_start_a_review_with_a_valid_last_day(alice: User, bob: U
     assert not AccessReview.objects.exists()
 
 
-def test_starting_takes_few_queries_for_thousands_of_shares(alice: User, bob: User) -> None:
-    app = factories.make_app_registration()
+def test_starting_takes_few_queries_for_thousands_of_shares(alice: User, bob: User, app: AppRegistration) -> None:
     people = User.objects.bulk_create(User(username=f"p{n}", email=f"p{n}@example.org") for n in range(400))
     for number in range(5):
         connection = factories.make_connection(owner=bob, app_registration=app, name=f"C{number}")
@@ -151,8 +138,9 @@ def test_starting_takes_few_queries_for_thousands_of_shares(alice: User, bob: Us
     assert len(queries) < 60
 
 
-def test_confirmed_shares_stay_and_removed_ones_end_at_once(alice: User, bob: User, dave: User, una: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_confirmed_shares_stay_and_removed_ones_end_at_once(
+    alice: User, bob: User, dave: User, una: User, connection: Connection
+) -> None:
     kept, ended = share(connection, una), share(connection, dave)
     review = start(alice)
     pks = dict(review.items.values_list("share", "pk"))
@@ -242,8 +230,7 @@ def test_the_responsible_person_is_warned_for_a_service_account(alice: User, bob
     assert subject == f"Access of the service account {robot} may be removed after 22 November 2026 (UTC)"
 
 
-def test_the_confirmed_level_is_recorded(alice: User, bob: User, una: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_confirmed_level_is_recorded(alice: User, bob: User, una: User, connection: Connection) -> None:
     share(connection, una)
     review = start(alice)
     shares.share(connection, person=una, level="manage", until=None, actor=bob, now=NOW + DAY)
@@ -252,8 +239,9 @@ def test_the_confirmed_level_is_recorded(alice: User, bob: User, una: User) -> N
     assert (item.level, item.decided_level) == ("use", "manage")
 
 
-def test_a_new_owner_is_asked_and_answers(alice: User, bob: User, dave: User, una: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_new_owner_is_asked_and_answers(
+    alice: User, bob: User, dave: User, una: User, connection: Connection
+) -> None:
     share(connection, una)
     review = start(alice)
     ownership_transfer.transfer(connection, dave, keep_grant=True, actor=bob, now=NOW + DAY)
@@ -265,8 +253,9 @@ def test_a_new_owner_is_asked_and_answers(alice: User, bob: User, dave: User, un
 
 
 @pytest.mark.parametrize("how", ["unshared", "lapsed", "removed"])
-def test_the_item_of_a_share_that_ended_otherwise_is_closed(alice: User, bob: User, una: User, how: str) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_item_of_a_share_that_ended_otherwise_is_closed(
+    alice: User, bob: User, una: User, how: str, connection: Connection
+) -> None:
     given = share(connection, una, until=NOW + 3 * DAY)
     review = start(alice)
     if how == "unshared":
@@ -297,8 +286,9 @@ def test_a_share_ended_meanwhile_is_gone(alice: User, bob: User, una: User, monk
     assert AuditEvent.objects.get(action="connection.unshared", target_id=str(given.connection_id)).actor == una
 
 
-def test_people_are_warned_and_unanswered_shares_end_on_the_date(alice: User, bob: User, dave: User, una: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_people_are_warned_and_unanswered_shares_end_on_the_date(
+    alice: User, dave: User, una: User, connection: Connection
+) -> None:
     team = make_team(dave)
     given = share(connection, una)
     share(connection, team)
@@ -338,8 +328,7 @@ def test_a_late_run_warns_before_it_ends_anything(alice: User, bob: User, una: U
     assert factories.reloaded(given).ended_at == DUE + timedelta(hours=13)
 
 
-def test_a_closed_review_never_changes(alice: User, bob: User, una: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_closed_review_never_changes(alice: User, bob: User, una: User, connection: Connection) -> None:
     share(connection, una)
     review = start(alice)
     answer(review, bob, "confirmed")

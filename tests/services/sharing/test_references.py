@@ -13,7 +13,6 @@ from connections.models import (
     AuditEvent,
     Connection,
     ConnectionReference,
-    Delivery,
     Share,
     Team,
     TeamMember,
@@ -25,6 +24,7 @@ from connections.services.people import accounts
 from connections.services.sharing import references
 from connections.services.sharing.references import KeyUse
 from tests import factories
+from tests.records import subjects
 
 pytestmark = pytest.mark.django_db
 
@@ -46,10 +46,6 @@ def second(bob: User) -> Connection:
 @pytest.fixture
 def reference(bob: User, first: Connection) -> ConnectionReference:
     return references.create("invoices", first, actor=bob, now=now())
-
-
-def subjects(email: str) -> list[str]:
-    return list(Delivery.objects.filter(email=email).order_by("pk").values_list("subject", flat=True))
 
 
 def test_its_history_says_who_pointed_it_where(
