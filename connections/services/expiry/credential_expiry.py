@@ -15,6 +15,7 @@ from connections.microsoft import certificates, clouds, credential_expiry
 from connections.microsoft.credential_expiry import CredentialList, ListedCredential
 from connections.models import AppCredential, AppRegistration, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.services.expiry import api_key_expiry, forecast, renewal_rules
 from connections.services.notifications import alerts
 from connections.services.registry import app_consents, credential_checks
@@ -212,5 +213,4 @@ def _confirm(credential: AppCredential, listed: ListedCredential, *, actor: User
         if before != listed.expires_at:
             changes = {"expires_at": [before.isoformat() if before else None, listed.expires_at.isoformat()]}
             audit.record(AuditAction.CREDENTIAL_EXPIRY_READ, credential, actor=actor, changes=changes)
-    for name, value in values.items():
-        setattr(credential, name, value)
+    set_columns(credential, values)

@@ -18,6 +18,7 @@ from connections.microsoft.application_credentials import Caller
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.credential_expiry import CredentialList
 from connections.models import AppCredential, AppRegistration, CredentialRenewal
+from connections.models.columns import set_columns
 from connections.services.expiry import credential_expiry as recorded
 from connections.services.registry import credential_checks, credentials
 
@@ -55,8 +56,7 @@ def write(renewal: CredentialRenewal, **values: object) -> None:
     held = CredentialRenewal.objects.filter(pk=renewal.pk, step=renewal.step, due_at=renewal.due_at, finished_at=None)
     if not held.update(**values):
         raise ClaimLost(LOST)
-    for name, value in values.items():
-        setattr(renewal, name, value)
+    set_columns(renewal, values)
 
 
 def add_certificate(renewal: CredentialRenewal, now: datetime) -> Next:

@@ -9,6 +9,7 @@ from django.db.models import F, Q
 from connections import audit
 from connections.models import AccessReview, ReviewItem, ReviewPlan, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.models.connections import without_tokens
 from connections.models.reviews import NOTICE
 from connections.services.governance import access_reviews
@@ -91,8 +92,7 @@ def _remind(review: AccessReview, *, now: datetime) -> None:
         )
         if step == LAST:
             _warn_users(review, now=now)
-    for name, value in values.items():
-        setattr(review, name, value)
+    set_columns(review, values)
 
 
 def _warn_users(review: AccessReview, *, now: datetime) -> None:

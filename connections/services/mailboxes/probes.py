@@ -3,7 +3,7 @@
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -18,6 +18,7 @@ from connections.microsoft import capabilities, exchange_script, mailbox_errors,
 from connections.microsoft.mailbox_errors import MissingAccess, ReachState
 from connections.models import AuditEvent, Connection, MailboxAccess, SharedMailbox, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.services.incidents import incidents
 from connections.services.policy import permission_drift
 from connections.services.registry import tenants
@@ -214,7 +215,7 @@ def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) ->
                 "lack": "" if sent else MissingAccess.SEND_AS.value,
             }
             MailboxAccess.objects.filter(pk=attached.pk, state=State.REACHABLE).update(**values)
-            _set(attached, values)
+            set_columns(attached, values)
     _settle(connection, now=now)
     return outcome
 
@@ -248,7 +249,7 @@ def _store(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User | N
         # Ignore the result if the mailbox was detached or got another address in the meantime.
         if not MailboxAccess.objects.filter(pk=row.pk, mailbox__address=row.mailbox.address).update(**values):
             return
-        _set(row, values)
+        set_columns(row, values)
         has_changed = (old_state, old_lack) != (row.state, row.lack)
         if has_changed:
             changes = {"mailbox": row.mailbox.address, "state": [old_state, row.state], "code": row.code}
@@ -258,11 +259,6 @@ def _store(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User | N
         elif row.state == State.UNREACHABLE and (actor is None or (has_changed and old_state != State.UNPROBED)):
             # People who see their first probe fail need no incident. If the scheduled probe fails too, it opens one.
             incidents.report_mailbox(row, now=now)
-
-
-def _set(row: MailboxAccess, values: Mapping[str, object]) -> None:
-    for name, value in values.items():
-        setattr(row, name, value)
 
 
 def probe_due(*, now: datetime, limit: int = BATCH) -> int:

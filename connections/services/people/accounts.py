@@ -22,6 +22,7 @@ from connections.microsoft.classifier import Verdict
 from connections.models import User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.services.incidents import incidents
 from connections.services.notifications import alerts
 from connections.services.people import offboarding, sessions, sign_in_limits
@@ -123,8 +124,7 @@ def update_from_directory(user: User, *, claims: dict[str, Any], confirms: bool 
         changes = audit.changed_fields(user, values)
         if changes:
             User.objects.filter(pk=user.pk).update(**values)
-            for field, value in values.items():
-                setattr(user, field, value)
+            set_columns(user, values)
             audit.record(AuditAction.ACCOUNT_UPDATED, user, actor=user, changes=changes)
         _follow_groups(user, claims, now=timezone.now())
         (confirmed if confirms else signed_in)(user, actor=user, method="microsoft")
@@ -264,8 +264,7 @@ def _follow_groups(user: User, claims: dict[str, Any], *, now: datetime) -> None
 def _set(user: User, **values: Any) -> None:
     if audit.changed_fields(user, values):
         User.objects.filter(pk=user.pk).update(**values)
-        for name, value in values.items():
-            setattr(user, name, value)
+        set_columns(user, values)
 
 
 def _follow_roles(user: User, roles: set[str] | None, groups: set[str] | None, *, now: datetime) -> None:

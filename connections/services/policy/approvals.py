@@ -16,6 +16,7 @@ from connections.errors import ApprovalNeeded, Conflict, InvalidInput, PolicyFor
 from connections.microsoft import capabilities
 from connections.models import Approval, Connection, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.models.connections import RELATED, status_columns
 from connections.services.policy import approval_notifications, evaluate, request_workflow
 from connections.services.policy.evaluate import ConnectionRequest, Decision, PolicySet, Reason
@@ -349,5 +350,4 @@ def _show(
     pending = Connection.Status.PENDING
     values = status_columns(pending, code=code, cause=cause, action=action, who=who, since=now)
     if Connection.objects.filter(pk=connection.pk, status=pending).update(**values):
-        for name, value in values.items():
-            setattr(connection, name, value)
+        set_columns(connection, values)

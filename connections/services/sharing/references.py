@@ -19,6 +19,7 @@ from connections.errors import AlreadyExists, Conflict, InvalidInput
 from connections.microsoft import capabilities
 from connections.models import ApiKey, Connection, ConnectionReference, Team, TokenFetch, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.models.connections import without_tokens
 from connections.models.references import DEFAULT_PREFIX
 from connections.services.notifications import alerts
@@ -254,8 +255,7 @@ def _require_target(connection: Connection, actor: User) -> None:
 
 
 def _save(reference: ConnectionReference, **values: object) -> None:
-    for name, value in values.items():
-        setattr(reference, name, value)
+    set_columns(reference, values)
     reference.save(update_fields=list(values))
 
 
