@@ -89,7 +89,7 @@ def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin(
 
 
 @pytest.mark.parametrize(
-    ("thing", "word", "tone"),
+    ("row", "word", "tone"),
     [
         (AppRegistration(), "Not tested yet", "waiting"),
         (AppRegistration(verified_at=timezone.now()), "Ready", "ok"),
@@ -107,10 +107,10 @@ def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin(
         (AuditEvent(outcome="denied"), "Denied", "warning"),
     ],
 )
-def test_badges(thing: models.Model, word: str, tone: str) -> None:
-    shown = presentation.badge(thing)
+def test_badges(row: models.Model, word: str, tone: str) -> None:
+    shown = presentation.badge(row)
     assert (shown.word, shown.tone) == (word, tone)
-    html = portal.status_badge(thing)
+    html = portal.status_badge(row)
     assert word in html
     assert_shows(html, f"state-{tone}", f"icons.svg#{shown.sign}")
 

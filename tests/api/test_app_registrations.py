@@ -100,9 +100,9 @@ def test_errors_in_the_first_credential_name_its_fields(alice: User) -> None:
 
 
 def test_a_credential_is_found_only_under_its_own_registration(alice: User) -> None:
-    mine = factories.make_app_registration()
+    own = factories.make_app_registration()
     foreign = factories.make_app_registration(name="Other", client_id=seed.ROBOTS_APP).credentials.get()
-    assert problem(Program(alice).delete(f"app-registrations/{mine.pk}/credentials/{foreign.pk}")) == NOT_FOUND
+    assert problem(Program(alice).delete(f"app-registrations/{own.pk}/credentials/{foreign.pk}")) == NOT_FOUND
 
 
 def test_an_authentication_type_in_use_cannot_be_switched_off(alice: User) -> None:

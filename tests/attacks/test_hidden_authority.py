@@ -149,9 +149,9 @@ def test_taking_over_an_account_of_nobody_is_told_to_the_other_it_admins(alice: 
 
 
 def test_a_changed_emergency_share_keeps_its_reason(alice: User, connection: Connection) -> None:
-    taken = emergency.take(connection, hours=2, reason="A fire.", actor=alice, now=NOW)
-    assert taken.until is not None
-    shorter = taken.until - timedelta(seconds=1)
+    emergency_share = emergency.take(connection, hours=2, reason="A fire.", actor=alice, now=NOW)
+    assert emergency_share.until is not None
+    shorter = emergency_share.until - timedelta(seconds=1)
     changed = shares.share(connection, person=alice, level="use", until=shorter, actor=alice, now=NOW)
     assert changed.emergency_reason == Share.objects.get().emergency_reason == "A fire."
 

@@ -117,12 +117,12 @@ class Machine:
         script = (
             f"set -e; umask {umask}; cd {directory}\n{self.here(step)}\npwd > {self.root}/end; umask >> {self.root}/end"
         )
-        done = subprocess.run(
+        process = subprocess.run(
             ["/bin/sh", "-c", script], env=self.environment, input="PASSWORD\nPASSWORD\n", capture_output=True, text=True,
             timeout=300, check=False, start_new_session=True,
         )  # fmt: skip
-        assert done.returncode == 0, f"{step}\n{done.stdout}\n{done.stderr}"
-        self.output = done.stdout
+        assert process.returncode == 0, f"{step}\n{process.stdout}\n{process.stderr}"
+        self.output = process.stdout
         directory, umask = (self.root / "end").read_text().split()
         return directory, umask
 

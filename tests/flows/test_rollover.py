@@ -25,9 +25,9 @@ def sweep_all() -> int:
     """Refresh every connection as if it were due, and return how many were renewed."""
     now = timezone.now()
     Connection.objects.update(refresh_after=now)
-    done = scheduler.sweep(now=now)
-    assert (done.claimed, done.flagged, done.waiting) == (3, 0, 0)
-    return done.renewed
+    summary = scheduler.sweep(now=now)
+    assert (summary.claimed, summary.flagged, summary.waiting) == (3, 0, 0)
+    return summary.renewed
 
 
 def nothing_happened() -> None:

@@ -121,13 +121,13 @@ def test_filters_narrow_by_tenant_and_effect(at_noon: None, admin: Client) -> No
 
 
 def test_members_read_what_stops_their_connections_and_no_more(at_noon: None, member: Client, bob: User) -> None:
-    mine = app_that_ends(40, "Mine", label="A name for admins")
-    factories.make_secret(mine, expires_at=NOW + days(5), label="Outlasted")
+    own = app_that_ends(40, "Mine", label="A name for admins")
+    factories.make_secret(own, expires_at=NOW + days(5), label="Outlasted")
     app_that_ends(10, "Not mine")
-    factories.make_connection(app_registration=mine, owner=bob)
+    factories.make_connection(app_registration=own, owner=bob)
     switched_off = app_that_ends(20, "Switched off")
     factories.make_connection(app_registration=switched_off, owner=bob, name="Off", status=Connection.Status.DISABLED)
-    factories.make_app_only_connection(app_registration=mine, name="Of alice")
+    factories.make_app_only_connection(app_registration=own, name="Of alice")
     text = page(member)
     assert "1 connection of yours will stop working." in text
     assert_hides(text, "Not mine", "Switched off", "A name for admins", "Outlasted", "Of alice")
@@ -224,10 +224,10 @@ def test_the_page_says_which_credential_is_used_and_where_its_date_comes_from(
 def test_a_check_reads_the_true_dates_where_the_app_may(admin: Client, sandbox: Control) -> None:
     app = factories.make_app_registration(secret=None, client_id=factories.ROBOTS_CLIENT_ID)
     factories.make_secret(app, factories.ROBOTS_CLIENT_SECRET, expires_at=None)
-    gone = factories.make_secret(app, "xyz~deleted", label="Deleted", created_at=timezone.now() - days(3))
+    deleted = factories.make_secret(app, "xyz~deleted", label="Deleted", created_at=timezone.now() - days(3))
     text = admin.post(f"/apps/{app.pk}/verify/", follow=True).content.decode()
     assert_shows(text, "Read from Entra", "Deleted is no longer listed in Entra")
-    assert factories.reloaded(gone).unlisted_at is not None
+    assert factories.reloaded(deleted).unlisted_at is not None
 
 
 def test_an_outage_of_graph_keeps_the_credential_accepted(admin: Client, sandbox: Control) -> None:

@@ -72,9 +72,9 @@ def receiver(settings: Any) -> Iterator[Syslog]:
 
 def parsed(message: str) -> dict[str, Any]:
     """Return the JSON text of a message, whose form is checked."""
-    found = _STRUCTURED.match(message)
-    assert found, message
-    line: dict[str, Any] = json.loads(found[6])
+    match = _STRUCTURED.match(message)
+    assert match, message
+    line: dict[str, Any] = json.loads(match[6])
     return line
 
 
@@ -106,13 +106,13 @@ def test_a_message_has_the_form_of_rfc_5424_and_carries_the_sealed_line(
     sealing.seal_due(NOW)
     streaming.stream_due(lambda: LATER)
     (message,) = receiver.messages
-    found = _STRUCTURED.match(message)
-    assert found
-    assert found.groups()[:4] == ("108", "2026-11-25T12:00:30.000000+00:00", "localhost", "access.denied")
-    assert f' seal="1" kind="event" id="{event.pk}" outcome="denied" ' in found[5]
-    assert r'target_name="Ünvoices \"x\" \]\\ 2' in found[5], "no line feed can begin a message of its own"
+    match = _STRUCTURED.match(message)
+    assert match
+    assert match.groups()[:4] == ("108", "2026-11-25T12:00:30.000000+00:00", "localhost", "access.denied")
+    assert f' seal="1" kind="event" id="{event.pk}" outcome="denied" ' in match[5]
+    assert r'target_name="Ünvoices \"x\" \]\\ 2' in match[5], "no line feed can begin a message of its own"
     line = serialization.lines(serialization.events(), serialization.rows(serialization.events(), "id > %s", [0]))
-    assert found[6].encode() == line[0]
+    assert match[6].encode() == line[0]
 
 
 def test_a_receiver_that_stops_pauses_the_stream(trail: list[str], connection: Connection, settings: Any) -> None:

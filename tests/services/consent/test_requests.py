@@ -122,14 +122,14 @@ def test_consent_is_not_requested_for_a_removed_connection(bob: User) -> None:
 
 
 def test_approving_creates_one_link_for_equal_requests(sandbox: Control, alice: User, bob: User, dave: User) -> None:
-    mine, theirs = ask(make_pending()), ask(make_pending(owner=dave, name="Theirs"))
+    own, theirs = ask(make_pending()), ask(make_pending(owner=dave, name="Theirs"))
     other = ask(make_pending(name="Other", capabilities=["mail.read"]))
-    url = approve(mine, alice)
+    url = approve(own, alice)
     scopes = {name.rpartition("/")[2] for name in query(url)["scope"].split()}
     assert scopes == {"Mail.Read", "User.Read.All", "openid", "profile", "offline_access"}
-    assert (state(mine), state(theirs), state(other)) == (State.APPROVED, State.APPROVED, State.ASKED)
-    assert mine.link_id == theirs.link_id
-    assert (mine.decided_by, mine.decided_by_name) == (alice, "Alice Admin")
+    assert (state(own), state(theirs), state(other)) == (State.APPROVED, State.APPROVED, State.ASKED)
+    assert own.link_id == theirs.link_id
+    assert (own.decided_by, own.decided_by_name) == (alice, "Alice Admin")
     assert subjects("bob@example.org") == ["Approved: consent for Invoices"]
     assert subjects("dave@example.org") == ["Approved: consent for Theirs"]
 

@@ -57,12 +57,12 @@ def test_without_the_permission_the_entered_date_is_kept(sandbox: Control, app: 
 
 def test_a_secret_that_entra_no_longer_lists_is_audited_once_unless_it_is_new(alice: User, sandbox: Control) -> None:
     app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
-    gone = factories.make_secret(app, "xyz~no longer there", created_at=NOW - days(5))
+    deleted = factories.make_secret(app, "xyz~no longer there", created_at=NOW - days(5))
     factories.make_secret(app, "xyz~just made", created_at=NOW - timedelta(minutes=5))
     certificate = credentials.add_generated_certificate(app, actor=alice)
     for _ in range(2):
-        assert credential_expiry.read(app, actor=None, now=NOW).unlisted == (gone,)
-    assert (factories.reloaded(gone).unlisted_at, factories.reloaded(certificate).unlisted_at) == (NOW, None)
+        assert credential_expiry.read(app, actor=None, now=NOW).unlisted == (deleted,)
+    assert (factories.reloaded(deleted).unlisted_at, factories.reloaded(certificate).unlisted_at) == (NOW, None)
     assert AuditEvent.objects.filter(action="credential.unlisted").count() == 1
 
 

@@ -72,7 +72,7 @@ def test_a_review_records_the_shares_and_their_last_use(
     alice: User, dave: User, una: User, connection: Connection
 ) -> None:
     team = make_team(dave)
-    mine, theirs = share(connection, una, level="manage", until=NOW + 90 * DAY), share(connection, team)
+    own, theirs = share(connection, una, level="manage", until=NOW + 90 * DAY), share(connection, team)
     share(connection, dave, ended_at=NOW - DAY)
     share(connection, factories.make_person("eve"), until=NOW - DAY)
     key = ApiKey.objects.create(name="Robot", owner=dave, prefix="abcdefghij", digest="0" * 64)
@@ -84,9 +84,9 @@ def test_a_review_records_the_shares_and_their_last_use(
 
     review = start(alice)
     items = {item.share_id: item for item in review.items.all()}
-    assert set(items) == {mine.pk, theirs.pk}
-    first, second = items[mine.pk], items[theirs.pk]
-    assert (first.with_name, first.level, first.until) == (str(una) + " <una>", "manage", mine.until)
+    assert set(items) == {own.pk, theirs.pk}
+    first, second = items[own.pk], items[theirs.pk]
+    assert (first.with_name, first.level, first.until) == (str(una) + " <una>", "manage", own.until)
     assert (first.owner_name, first.given_by_name) == ("Bob Member <bob>", "Bob Member <bob>")
     assert (first.last_used_at, second.last_used_at) == (None, NOW - 3 * DAY)
     assert (second.with_name, second.is_team) == ("Finance", True)
@@ -160,11 +160,11 @@ def test_confirmed_shares_stay_and_removed_ones_end_at_once(
 
 
 def test_a_confirmation_can_still_become_a_removal(alice: User, bob: User, una: User) -> None:
-    given = share(factories.make_connection(owner=bob), una)
+    new_share = share(factories.make_connection(owner=bob), una)
     review = start(alice)
     answer(review, bob, "confirmed")
     assert answer(review, bob, "removed", now=NOW + DAY).removed == 1
-    assert factories.reloaded(given).ended_at == NOW + DAY
+    assert factories.reloaded(new_share).ended_at == NOW + DAY
 
 
 def test_only_the_owner_answers(alice: User, bob: User, carol: User, dave: User, una: User) -> None:
@@ -256,10 +256,10 @@ def test_a_new_owner_is_asked_and_answers(
 def test_the_item_of_a_share_that_ended_otherwise_is_closed(
     alice: User, bob: User, una: User, how: str, connection: Connection
 ) -> None:
-    given = share(connection, una, until=NOW + 3 * DAY)
+    new_share = share(connection, una, until=NOW + 3 * DAY)
     review = start(alice)
     if how == "unshared":
-        shares.end_share(given, actor=bob, now=NOW + DAY)
+        shares.end_share(new_share, actor=bob, now=NOW + DAY)
     if how == "removed":
         connections.remove(connection, actor=bob, now=NOW + DAY)
     assert answer(review, bob, "confirmed", now=NOW + 4 * DAY).passed_over == 1
@@ -270,7 +270,7 @@ def test_the_item_of_a_share_that_ended_otherwise_is_closed(
 
 
 def test_a_share_ended_meanwhile_is_gone(alice: User, bob: User, una: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = share(factories.make_connection(owner=bob), una)
+    new_share = share(factories.make_connection(owner=bob), una)
     review = start(alice)
     end_for_reason = shares.end_for_reason
 
@@ -283,14 +283,14 @@ def test_a_share_ended_meanwhile_is_gone(alice: User, bob: User, una: User, monk
     assert not AuditEvent.objects.filter(action="access_review.share_removed").exists()
     access_review_schedule.run_due(NOW)
     assert (review.items.get().decision, review.items.get().ended_at) == ("gone", None)
-    assert AuditEvent.objects.get(action="connection.unshared", target_id=str(given.connection_id)).actor == una
+    assert AuditEvent.objects.get(action="connection.unshared", target_id=str(new_share.connection_id)).actor == una
 
 
 def test_people_are_warned_and_unanswered_shares_end_on_the_date(
     alice: User, dave: User, una: User, connection: Connection
 ) -> None:
     team = make_team(dave)
-    given = share(connection, una)
+    new_share = share(connection, una)
     share(connection, team)
     review = start(alice)
     access_review_schedule.run_due(NOW + 2 * DAY)
@@ -307,7 +307,7 @@ def test_people_are_warned_and_unanswered_shares_end_on_the_date(
     assert not Share.objects.exclude(ended_at=None).exists()
 
     access_review_schedule.run_due(DUE)
-    assert (factories.reloaded(given).ended_at, factories.reloaded(review).closed_at) == (DUE, DUE)
+    assert (factories.reloaded(new_share).ended_at, factories.reloaded(review).closed_at) == (DUE, DUE)
     counts = {"open": 0, "confirmed": 0, "removed": 0, "expired": 2, "gone": 0}
     assert dict(access_reviews.count_decisions(review)) == counts
     for event in AuditEvent.objects.filter(action="connection.unshared"):
@@ -319,13 +319,13 @@ def test_people_are_warned_and_unanswered_shares_end_on_the_date(
 
 
 def test_a_late_run_warns_before_it_ends_anything(alice: User, bob: User, una: User) -> None:
-    given = share(factories.make_connection(owner=bob), una)
+    new_share = share(factories.make_connection(owner=bob), una)
     start(alice)
     for hours in (1, 12):
         access_review_schedule.run_due(DUE + timedelta(hours=hours))
-        assert factories.reloaded(given).ended_at is None
+        assert factories.reloaded(new_share).ended_at is None
     access_review_schedule.run_due(DUE + timedelta(hours=13))
-    assert factories.reloaded(given).ended_at == DUE + timedelta(hours=13)
+    assert factories.reloaded(new_share).ended_at == DUE + timedelta(hours=13)
 
 
 def test_a_closed_review_never_changes(alice: User, bob: User, una: User, connection: Connection) -> None:
@@ -348,15 +348,15 @@ def test_a_closed_review_never_changes(alice: User, bob: User, una: User, connec
 
 
 def test_a_cancelled_review_ends_nothing(alice: User, bob: User, carol: User, una: User) -> None:
-    given = share(factories.make_connection(owner=bob), una)
+    new_share = share(factories.make_connection(owner=bob), una)
     review = start(alice)
     with pytest.raises(NotAllowed):
         access_reviews.cancel(review, actor=carol, now=NOW + DAY)
     for _ in range(2):
         access_reviews.cancel(review, actor=alice, now=NOW + DAY)
     run_to_the_end(review)
-    given.refresh_from_db()
-    assert (given.ended_at, review.closed_at, review.cancelled_by_name) == (None, None, "Alice Admin <alice>")
+    new_share.refresh_from_db()
+    assert (new_share.ended_at, review.closed_at, review.cancelled_by_name) == (None, None, "Alice Admin <alice>")
     assert subjects("bob@example.org")[-1] == "Access review “Q4” was cancelled"
     with pytest.raises(ReviewClosed):
         answer(review, bob, "removed")

@@ -181,8 +181,8 @@ def test_the_page_explains_sharing_and_requires_confirmation(bob: User, dave: Us
 
 def test_the_page_lists_permissions_outside_of_capabilities(bob: User, alice: User) -> None:
     granted = "Mail.Read Contacts.ReadWrite Sites.FullControl.All Unheard-Of.Thing openid profile"
-    mine = factories.make_connection(owner=bob, granted_scopes=granted)
-    page = text(factories.signed_in(bob).get(f"/connections/{mine.pk}/shares/add/"))
+    own = factories.make_connection(owner=bob, granted_scopes=granted)
+    page = text(factories.signed_in(bob).get(f"/connections/{own.pk}/shares/add/"))
     assert "Contacts: read and change" in page
     assert_shows(page, "Sites: control fully, wherever the account may", "Unheard of: thing")
     assert "openid" not in page
