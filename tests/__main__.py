@@ -1,8 +1,9 @@
 # ruff: noqa: T201 - it prints, that is its purpose
 """``python -m tests``: all tests, in three suites at the same time (tests/suites.py says which test is in which).
 
-``--fast`` runs only the quick tests, on SQLite; ``--coverage`` measures branches in the SQLite suite and prints what
-was not reached. All other arguments go to the pytest processes. The exit code is 0 only if everything passed.
+``--fast`` runs only the quick tests, on SQLite; ``--both`` runs every test that uses a database on both of them.
+``--coverage`` measures branches in the suites of the two databases and prints what was not reached. All other arguments
+go to the pytest processes. The exit code is 0 only if everything passed.
 """
 
 import os
@@ -45,11 +46,14 @@ _NOTHING_COLLECTED = 5
 class Suite:
     """One pytest process; its output is prefixed with the name of its database."""
 
-    def __init__(self, name: str, arguments: list[str], *, coverage: bool = False) -> None:
+    def __init__(
+        self, name: str, arguments: list[str], *, everything: bool = False, both: bool = False, coverage: bool = False
+    ) -> None:
         label, database = _SUITES[name]
         # Several processes share the terminal, so pytest must not draw on it.
         command = [sys.executable, *(_COVERAGE if coverage else ()), "-m", "pytest", "--color=no", *arguments]
-        settings = {"DJANGO_SETTINGS_MODULE": "tests.settings", "TEST_DATABASE": database, "TEST_SUITE": name}
+        settings = {"DJANGO_SETTINGS_MODULE": "tests.settings", "TEST_DATABASE": database}
+        settings |= {"TEST_SUITE": "" if everything else name, "TEST_BOTH": "1" if both else ""}
         self.start(label, command, {**os.environ, **settings, "PYTHONUNBUFFERED": "1"})
 
     def start(self, label: str, command: list[str], environment: dict[str, str]) -> None:
@@ -94,12 +98,13 @@ class Suite:
 def main(arguments: list[str]) -> int:
     """Run the three suites, or only the quick tests."""
     began = time.monotonic()
-    fast, coverage = "--fast" in arguments, "--coverage" in arguments
-    arguments = [argument for argument in arguments if argument not in ("--fast", "--coverage")]
+    fast, both, coverage = (option in arguments for option in ("--fast", "--both", "--coverage"))
+    arguments = [argument for argument in arguments if argument not in ("--fast", "--both", "--coverage")]
     if fast:
-        started = [Suite(suites.SQLITE, ["-n", "2", "-m", "not slow", *_FAST, *arguments])]
+        started = [Suite(suites.SQLITE, ["-n", "2", "-m", "not slow", *_FAST, *arguments], everything=True)]
     else:
-        started = [Suite(name, arguments, coverage=coverage and name == suites.SQLITE) for name in _SUITES]
+        measured = set(_SUITES) - {suites.PROCESSES} if coverage else set()
+        started = [Suite(name, arguments, both=both, coverage=name in measured) for name in _SUITES]
 
     def stop(number: int, frame: object) -> None:
         for suite in started:

@@ -59,7 +59,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_in_this_suite(path: Path) -> bool:
     suite = os.environ.get("TEST_SUITE", "")  # set by ``python -m tests``; pytest on its own runs everything
-    return not suite or suites.has(suite, path.relative_to(ROOT).as_posix())
+    both = bool(os.environ.get("TEST_BOTH"))
+    return not suite or suites.has(suite, path.relative_to(ROOT).as_posix(), both=both)
 
 
 @pytest.fixture(scope="session")

@@ -190,14 +190,14 @@ def test_a_missing_key_is_a_problem_everywhere(client: Client) -> None:
 
 def test_an_internal_error_reveals_no_details(bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("the password is 1234")
+        raise RuntimeError("the password is open sesame")
 
     monkeypatch.setattr(fetch, "choose", fail)
     connection = factories.make_connection(owner=bob)
     answer = client_of(bob).get(f"/api/v1/connections/{connection.pk}/token")
     body = problem(answer)
     assert (answer.status_code, body["code"]) == (500, "internal_error")
-    assert "1234" not in answer.content.decode()
+    assert "sesame" not in answer.content.decode()
     assert "Traceback" not in answer.content.decode()
     assert answer["X-Request-ID"] in body["action"]
 
