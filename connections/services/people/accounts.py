@@ -18,7 +18,6 @@ from connections.access import permissions, querysets
 from connections.access import roles as access_roles
 from connections.errors import InUse, NotAllowed
 from connections.microsoft import guests
-from connections.microsoft.classifier import Verdict
 from connections.models import User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.audit import AuditAction
@@ -311,11 +310,6 @@ def signed_in(user: User, *, actor: User, method: str, second_factor: str = "") 
         audit.record(AuditAction.ACCOUNT_SIGNED_IN, user, actor=actor, changes=changes)
         if method == "microsoft":
             offboarding.mark_returned(user, now=timezone.now())
-
-
-def microsoft_sign_in_rejected(verdict: Verdict, *, now: datetime) -> None:
-    """Report that Microsoft rejects the secret of the portal's own sign-in. The next sign-in closes the incident."""
-    incidents.portal_sign_in_rejected(verdict, now=now)
 
 
 def confirmed(user: User, *, actor: User, method: str) -> None:
