@@ -58,6 +58,10 @@ class ConnectionManager(models.Manager["Connection"]):
     def get_queryset(self) -> models.QuerySet["Connection"]:
         return super().get_queryset().defer(*SECRETS)
 
+    def locked(self) -> models.QuerySet["Connection"]:
+        """Return connections as they are now, with RELATED and the owner. Locks their rows until the transaction ends."""
+        return self.select_for_update(of=("self",), no_key=True).select_related(*RELATED, "owner")
+
 
 class Connection(models.Model):
     """An authorised connection to Microsoft Graph or other resources through an app registration.

@@ -131,8 +131,7 @@ def finish(connection: Connection, *, actor: User, now: datetime) -> Connection:
     approvals.require(connection)
     answer = _request_token(connection, now)
     with transaction.atomic():
-        locked = Connection.objects.select_for_update(of=("self",), no_key=True)
-        connection = locked.select_related(*RELATED).get(pk=connection.pk)
+        connection = Connection.objects.locked().get(pk=connection.pk)
         roles.require(permissions.can_reconnect(actor, connection))
         decision, missing = approvals.evaluate_approval(connection, answer.granted)
         evaluate.refuse_forbidden(decision)

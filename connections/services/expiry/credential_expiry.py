@@ -13,6 +13,7 @@ from connections.access import permissions, roles
 from connections.errors import Conflict, MicrosoftRefused, MicrosoftUnavailable, PortalError
 from connections.microsoft import certificates, clouds, credential_expiry
 from connections.microsoft.credential_expiry import CredentialList, ListedCredential
+from connections.microsoft.token_endpoint import TokenSet
 from connections.models import AppCredential, AppRegistration, User
 from connections.models.audit import AuditAction
 from connections.models.columns import set_columns
@@ -163,6 +164,11 @@ def _request_listing(app: AppRegistration, now: datetime) -> CredentialList | No
     token = credential_checks.app_only_token(app, now=now)
     if token is None or not credential_expiry.may_read(token.granted):
         return None
+    return read_listing(app, token)
+
+
+def read_listing(app: AppRegistration, token: TokenSet) -> CredentialList | None:
+    """Return Entra's list of the app registration's credentials, or None if Entra refuses to show it to this token."""
     try:
         return credential_expiry.read(clouds.cloud(app.tenant.environment), token.access_token, app.client_id)
     except MicrosoftUnavailable:

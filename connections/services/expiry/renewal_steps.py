@@ -5,7 +5,6 @@ Microsoft. The old credential stays until the new one has worked. Each step retu
 MicrosoftRefused, MicrosoftUnavailable or RenewalImpossible.
 """
 
-import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -21,8 +20,6 @@ from connections.models import AppCredential, AppRegistration, CredentialRenewal
 from connections.models.columns import set_columns
 from connections.services.expiry import credential_expiry as recorded
 from connections.services.registry import credential_checks, credentials
-
-logger = logging.getLogger(__name__)
 
 Step = CredentialRenewal.Step
 RETRY = timedelta(seconds=30)  # between two attempts, until Microsoft accepts the new credential
@@ -204,7 +201,7 @@ def _caller(
         application = credential_checks.build_application(app, credential_checks.decrypt_credential(credential))
         token = token_endpoint.request_app_only_token(application)
     cloud = clouds.cloud(app.tenant.environment)
-    listing = _listing(cloud, token, app)
+    listing = recorded.read_listing(app, token) if credential_expiry.may_read_itself(token.granted) else None
     if listing is None and needs_listing:
         raise RenewalImpossible(
             "The application isn't allowed to change its own client secrets.",
@@ -220,18 +217,6 @@ def _caller(
     if object_id != app.object_id:
         AppRegistration.objects.filter(pk=app.pk).update(object_id=object_id)
     return Caller(cloud, token.access_token, object_id), listing
-
-
-def _listing(cloud: clouds.Cloud, token: token_endpoint.TokenSet, app: AppRegistration) -> CredentialList | None:
-    if not credential_expiry.may_read_itself(token.granted):
-        return None
-    try:
-        return credential_expiry.read(cloud, token.access_token, app.client_id)
-    except MicrosoftUnavailable:
-        raise
-    except MicrosoftRefused as error:
-        logger.info("App registration %s can't read itself: %s", app.pk, error.verdict.code)
-        return None
 
 
 def _proof(prover: AppCredential, caller: Caller) -> str:

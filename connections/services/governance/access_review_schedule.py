@@ -64,7 +64,7 @@ def _reassign_owners(review: AccessReview, *, now: datetime) -> None:
         for item in items:
             assert item.connection is not None  # noqa: S101 - filtered
             owner = item.connection.owner
-            ReviewItem.objects.filter(pk=item.pk).update(owner=owner, owner_name=access_reviews.display_name(owner))
+            ReviewItem.objects.filter(pk=item.pk).update(owner=owner, owner_name=audit.recorded_name(owner))
         access_reviews.ask_owners(review, now=now)
 
 

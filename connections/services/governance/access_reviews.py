@@ -78,7 +78,7 @@ def start(
             scope_name=scope_name,
             started_at=now,
             started_by=actor,
-            started_by_name=display_name(actor),
+            started_by_name=audit.recorded_name(actor),
             due_at=due_at,
         )
         count = _freeze(review, now)
@@ -88,11 +88,6 @@ def start(
         audit.record(AuditAction.ACCESS_REVIEW_STARTED, review, actor=actor, changes=changes, at=now)
         ask_owners(review, now=now)
     return review
-
-
-def display_name(user: User | None) -> str:
-    """Return a unique, readable name for records that outlive the person's account."""
-    return f"{user} <{user.username}>" if user is not None else "Portal"
 
 
 def batches(rows: Iterable[T]) -> Iterator[list[T]]:
@@ -141,12 +136,12 @@ def _item(
         connection_name=connection.name,
         app_name=connection.app_registration.name,
         owner=connection.owner,
-        owner_name=display_name(connection.owner),
+        owner_name=audit.recorded_name(connection.owner),
         is_team=share.team is not None,
-        with_name=share.team.name if share.team is not None else display_name(share.person),
+        with_name=share.team.name if share.team is not None else audit.recorded_name(share.person),
         level=share.level,
         until=share.until,
-        given_by_name=display_name(share.created_by) if share.created_by else "",
+        given_by_name=audit.recorded_name(share.created_by) if share.created_by else "",
         given_at=share.created_at,
         last_used_at=max(times, default=None),
     )
@@ -249,7 +244,7 @@ def _answer(review: AccessReview, item: ReviewItem, new: Answer, *, actor: User,
         "note": new.note,
         "decided_level": share.level,
         "decided_by": actor,
-        "decided_by_name": display_name(actor),
+        "decided_by_name": audit.recorded_name(actor),
         "decided_at": now,
     }
     verb = "confirmed"
@@ -286,7 +281,7 @@ def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
             subject=f"Access review “{current.name}” was cancelled",
             paragraphs=(f"{actor} cancelled this review.", "All access stays as it is."),
         )
-        AccessReview.objects.filter(pk=review.pk).update(cancelled_at=now, cancelled_by_name=display_name(actor))
+        AccessReview.objects.filter(pk=review.pk).update(cancelled_at=now, cancelled_by_name=audit.recorded_name(actor))
         audit.record(
             AuditAction.ACCESS_REVIEW_CANCELLED, current, actor=actor, changes=dict(count_decisions(current)), at=now
         )

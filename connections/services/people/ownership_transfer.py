@@ -40,8 +40,7 @@ def transfer(
     """
     try:
         with transaction.atomic():
-            connections = Connection.objects.select_for_update(of=("self",), no_key=True)
-            current = connections.select_related(*RELATED, "owner").get(pk=connection.pk)
+            current = Connection.objects.locked().get(pk=connection.pk)
             roles.require(permissions.can_hand_over(actor, current), action="Ask its owner or an IT admin.")
             if current.owner_id == new_owner.pk:
                 earlier = current.hand_overs.filter(to_owner=new_owner).first()
