@@ -58,9 +58,13 @@ class ConnectionManager(models.Manager["Connection"]):
     def get_queryset(self) -> models.QuerySet["Connection"]:
         return super().get_queryset().defer(*SECRETS)
 
+    def with_related(self) -> models.QuerySet["Connection"]:
+        """Return connections with RELATED and the owner."""
+        return self.select_related(*RELATED, "owner")
+
     def locked(self) -> models.QuerySet["Connection"]:
-        """Return connections as they are now, with RELATED and the owner. Locks their rows until the transaction ends."""
-        return self.select_for_update(of=("self",), no_key=True).select_related(*RELATED, "owner")
+        """Like ``with_related``, but locks the connections' rows until the transaction ends."""
+        return self.with_related().select_for_update(of=("self",), no_key=True)
 
 
 class Connection(models.Model):

@@ -15,7 +15,7 @@ from connections.errors import AlreadyExists, InvalidInput
 from connections.microsoft import account_status
 from connections.models import Connection, HandOver, ResourceToken, User
 from connections.models.audit import AuditAction
-from connections.models.connections import RELATED, SECRETS, status_columns, without_tokens
+from connections.models.connections import SECRETS, status_columns, without_tokens
 from connections.services.incidents import incidents
 from connections.services.notifications.owner_messages import tell_owner
 from connections.services.people import offboarding
@@ -188,7 +188,7 @@ def _change_owner(
     hand_over.save(force_insert=True)
     # An owner needs no share.
     shares.end_all_of(connection=connection, person=new_owner, actor=actor, now=now)
-    current = Connection.objects.select_related(*RELATED, "owner").get(pk=connection.pk)
+    current = Connection.objects.with_related().get(pk=connection.pk)
     history.ownership_began(current, actor=actor, now=now)
     if is_delegated and current.status != Status.DISABLED:
         _ask_new_owner(current, hand_over, now=now)
