@@ -41,10 +41,11 @@ from connections.services.operations import (
     write_check,
 )
 from connections.services.operations.checks import Result, State
+from portal.sandbox.process import free_port
 from tests import factories, tls
 from tests.conftest import portal_environment
 from tests.environment import ROOT
-from tests.fake_receivers import free_port, mail_server, use_mail_server
+from tests.fake_receivers import mail_server, use_mail_server
 from tests.stored_secrets import new_key, using_keys
 from tests.test_database_outage import outage
 

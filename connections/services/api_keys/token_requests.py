@@ -82,8 +82,8 @@ def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
         try:
             with transaction.atomic(), database.cursor() as cursor:
                 for request in uncounted:
-                    key = [request.key_pk, request.key_pk, request.key_name, request.owner_name[:320]]
-                    connection = [request.connection_pk, request.connection_pk, request.connection_name]
+                    key: list[Any] = [request.key_pk, request.key_pk, request.key_name, request.owner_name[:320]]
+                    connection: list[Any] = [request.connection_pk, request.connection_pk, request.connection_name]
                     which = [minute, _stored_address(request), request.resource, request.reference]
                     cursor.execute(_INSERT, [*key, *connection, *which, counts[request]])
         except IntegrityError:
