@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from connections.fields import SecretLocation
+    from connections.fields import Place
     from connections.microsoft.classifier import Verdict
 
 
@@ -216,7 +216,7 @@ class AlteredSecret(UnreadableSecret):
     cause = "A stored secret was moved or altered in the database, so the portal doesn't use it."
     action = "IT admins and auditors are informed. They need to find out who changed the database."
 
-    def __init__(self, location: SecretLocation) -> None:
+    def __init__(self, location: Place) -> None:
         super().__init__()
         self.location = location
 

@@ -31,7 +31,7 @@ _JOINT = "|"  # separates identity and ciphertext in the result of a query
 
 
 @dataclass(frozen=True, slots=True)
-class SecretLocation:
+class Place:
     """Where an encrypted value is stored. ``identity`` is that of the row, as 32 hexadecimal digits."""
 
     table: str
@@ -42,8 +42,8 @@ class SecretLocation:
         return f"{self.table}.{self.column}:{self.identity}"
 
 
-# Where this process has found a value that does not belong there. services.operations.secret_check reports them.
-altered: set[SecretLocation] = set()
+# Places where this process has found a value that does not belong there. services.operations.secret_check reports them.
+altered: set[Place] = set()
 
 
 class Ciphertext(str):
@@ -72,12 +72,12 @@ class SecretField(EncryptedTextField):  # type: ignore[misc]
             messages.append(Error(problem, obj=self, id="connections.E008"))
         return messages
 
-    def location(self, identity: UUID | str) -> SecretLocation:
-        return SecretLocation(self.model._meta.db_table, self.column, str(identity).replace("-", ""))
+    def place(self, identity: UUID | str) -> Place:
+        return Place(self.model._meta.db_table, self.column, str(identity).replace("-", ""))
 
     def encrypt(self, secret: str, identity: UUID | str) -> Ciphertext:
         """Encrypt the secret with the first key, for the row with this identity."""
-        ciphertext: bytes = encrypt_str(f"{self.location(identity)}{_END}{secret}")
+        ciphertext: bytes = encrypt_str(f"{self.place(identity)}{_END}{secret}")
         return Ciphertext(ciphertext.decode("ascii"))
 
     def decrypt(self, ciphertext: str, identity: UUID | str) -> str:
@@ -95,7 +95,7 @@ class SecretField(EncryptedTextField):  # type: ignore[misc]
                 raise self.refusal(identity) from wrong_key
             raise UnreadableSecret(key_id=key_id) from wrong_key
         bound_to, _, secret = opened.partition(_END)
-        if bound_to != str(self.location(identity)):
+        if bound_to != str(self.place(identity)):
             raise self.refusal(identity)
         return secret
 
@@ -103,11 +103,11 @@ class SecretField(EncryptedTextField):  # type: ignore[misc]
         """Return the error to raise for a value that doesn't belong in this row. It is logged, and noted for an
         incident.
         """
-        location = self.location(identity)
+        place = self.place(identity)
         if len(altered) < MAX_NOTED:
-            altered.add(location)
-        logger.error("A stored secret was moved or altered: %s", location)
-        return AlteredSecret(location)
+            altered.add(place)
+        logger.error("A stored secret was moved or altered: %s", place)
+        return AlteredSecret(place)
 
     def to_python(self, value: Any) -> Any:
         return models.TextField.to_python(self, value)

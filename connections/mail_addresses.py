@@ -55,8 +55,8 @@ def _checked(text: str) -> str:
         address = f"{local}@{domain_names.to_ascii(domain)}"
         validate_email(address)
     except (ValidationError, UnicodeError) as wrong:
-        printable = "".join(letter for letter in text[:80] if letter.isprintable())
-        raise _wrong(f"“{printable}” is not a mail address. {_EXAMPLE}") from wrong
+        shown = "".join(letter for letter in text[:80] if letter.isprintable())
+        raise _wrong(f"“{shown}” is not a mail address. {_EXAMPLE}") from wrong
     return address
 
 

@@ -82,10 +82,7 @@ def record(requests: Iterable[TokenRequest], *, now: datetime) -> None:
         try:
             with transaction.atomic(), database.cursor() as cursor:
                 for request in uncounted:
-                    key: list[Any] = [request.key_pk, request.key_pk, request.key_name, request.owner_name[:320]]
-                    connection: list[Any] = [request.connection_pk, request.connection_pk, request.connection_name]
-                    which = [minute, _stored_address(request), request.resource, request.reference]
-                    cursor.execute(_INSERT, [*key, *connection, *which, counts[request]])
+                    _insert(cursor, request, counts[request], minute)
         except IntegrityError:
             continue  # a key or a connection is being removed at this moment
         return
@@ -119,6 +116,13 @@ def _count_each(counts: Counter[TokenRequest], minute: Any) -> list[TokenRequest
             if not cursor.rowcount:
                 uncounted.append(request)
     return uncounted
+
+
+def _insert(cursor: Any, request: TokenRequest, count: int, minute: Any) -> None:
+    key = [request.key_pk, request.key_pk, request.key_name, request.owner_name[:320]]
+    connection = [request.connection_pk, request.connection_pk, request.connection_name]
+    which = [minute, _stored_address(request), request.resource, request.reference]
+    cursor.execute(_INSERT, [*key, *connection, *which, count])
 
 
 def _stored_address(request: TokenRequest) -> Any:

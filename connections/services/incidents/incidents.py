@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 
 from connections.errors import AlteredSecret
-from connections.fields import SecretLocation
+from connections.fields import Place
 from connections.microsoft import classifier, clouds, mailbox_errors, resources
 from connections.microsoft.classifier import Verdict
 from connections.microsoft.error_types import Kind as VerdictKind
@@ -311,7 +311,7 @@ def secrets_unreadable(pks: Collection[int], *, now: datetime) -> Incident:
     return report(cause, Connection.objects.filter(pk__in=pks).select_related("owner"), now=now)
 
 
-def secret_altered(location: SecretLocation, what: str, pk: int, *, now: datetime) -> Incident:
+def secret_altered(location: Place, what: str, pk: int, *, now: datetime) -> Incident:
     """Report a stored secret that was moved or altered. ``what`` is the kind of its row, and ``pk`` the row's number.
 
     No connection is listed as affected, so that only IT admins and auditors see the incident.
@@ -330,7 +330,7 @@ def secret_altered(location: SecretLocation, what: str, pk: int, *, now: datetim
     return report(cause, [], now=now)
 
 
-def altered_secret_key(location: SecretLocation, pk: int) -> str:
+def altered_secret_key(location: Place, pk: int) -> str:
     return f"altered-secret:{location.table}.{location.column}:{pk}"
 
 

@@ -10,7 +10,7 @@ from django.db import DatabaseError, transaction
 
 from connections import fields, keys
 from connections.errors import AlteredSecret, UnreadableSecret
-from connections.fields import SecretField, SecretLocation
+from connections.fields import Place, SecretField
 from connections.models import Incident, KeyUsage
 from connections.services.incidents import incidents
 from connections.services.operations import secret_columns
@@ -42,7 +42,7 @@ def count(*, now: datetime) -> Count:
     Call it outside transactions, because it may take minutes. Returns the counts.
     """
     total, usage = Count(), []
-    altered: set[SecretLocation] = set()
+    altered: set[Place] = set()
     for column in secret_columns.secret_fields():
         name = f"{column.model._meta.db_table}.{column.column}"
         counter: Counter[tuple[str, bool]] = Counter()
@@ -92,7 +92,7 @@ def report_noted(*, now: datetime) -> None:
             fields.altered.discard(location)
 
 
-def report(locations: Iterable[SecretLocation], *, now: datetime) -> None:
+def report(locations: Iterable[Place], *, now: datetime) -> None:
     """Open one incident for each place whose value was moved or altered, unless it is open already."""
     for location in locations:
         what, pk = secret_columns.row_with(location.table, location.identity)
@@ -101,7 +101,7 @@ def report(locations: Iterable[SecretLocation], *, now: datetime) -> None:
         incidents.secret_altered(location, what, pk, now=now)
 
 
-def _close_others(altered: Iterable[SecretLocation], *, now: datetime) -> None:
+def _close_others(altered: Iterable[Place], *, now: datetime) -> None:
     """Close the incidents about places that contain a valid value again, or no value."""
     still = set()
     for location in altered:
