@@ -176,14 +176,14 @@ def _secret(fields: YamlMapping, name: str, field: forms.Field) -> str:
         raise source.wrong(f"The value from {source.what} isn't valid: {' '.join(error.messages)}") from None
 
 
-def _from_file(place: YamlValue) -> str:
+def _from_file(source: YamlValue) -> str:
     try:
-        with Path(place.text()).open("rb") as file:
+        with Path(source.text()).open("rb") as file:
             return file.read(MAX_SECRET_FILE).decode("utf-8-sig").strip("\r\n")
     except OSError as problem:
-        raise place.wrong(f"{place.text()} can't be read: {problem.strerror}.") from None
+        raise source.wrong(f"{source.text()} can't be read: {problem.strerror}.") from None
     except UnicodeDecodeError:
-        raise place.wrong(f"{place.text()} isn't a text file.") from None
+        raise source.wrong(f"{source.text()} isn't a text file.") from None
 
 
 def _tenant(fields: YamlMapping) -> schema.TenantEntry:

@@ -16,7 +16,7 @@ PENDING = 2  # exit code of --plan if there are changes
 MARKS = {Verb.ADD: "+", Verb.CHANGE: "~", Verb.REMOVE: "-"}
 
 
-def _told(path: str, error: PortalError) -> str:
+def _describe(path: str, error: PortalError) -> str:
     """Return one line per problem. Each begins with the file."""
     return "\n".join(f"{path}, {line}" for line in str(error).splitlines())
 
@@ -46,7 +46,7 @@ class Command(BaseCommand):
         try:
             planned = plan.plan(desired, prune=options["prune"])
         except PortalError as error:
-            raise CommandError(_told(options["file"], error)) from error
+            raise CommandError(_describe(options["file"], error)) from error
         self._show(planned)
         if options["plan"]:
             if planned.steps:
@@ -68,7 +68,7 @@ class Command(BaseCommand):
         try:
             plan.apply(desired, planned, actor=actor, now=timezone.now(), **choices)
         except PortalError as error:
-            raise CommandError(f"{_told(options['file'], error)}\nNothing was changed.") from error
+            raise CommandError(f"{_describe(options['file'], error)}\nNothing was changed.") from error
         self.stdout.write("Done.")
 
     @staticmethod
@@ -82,7 +82,7 @@ class Command(BaseCommand):
         try:
             return config_file.parse(text)
         except PortalError as error:
-            raise CommandError(_told(path, error)) from error
+            raise CommandError(_describe(path, error)) from error
 
     def _show(self, plan: Plan) -> None:
         for step in plan.steps:

@@ -61,8 +61,8 @@ def _start_due(now: datetime) -> None:
     recent = CredentialRenewal.objects.filter(Q(finished_at=None) | Q(finished_at__gt=now - AT_MOST_EVERY))
     rows = list(apps.exclude(pk__in=recent.values("app_registration")).select_related("tenant").order_by("pk"))
     live = forecast.credentials_of([app.pk for app in rows])
-    due = [(app, old) for app in rows if (old := renewal_rules.to_renew(app, live[app.pk], now=now))]
-    for app, old in due[:BATCH]:
+    renewable = [(app, old) for app in rows if (old := renewal_rules.to_renew(app, live[app.pk], now=now))]
+    for app, old in renewable[:BATCH]:
         _start(app, old, now)
 
 

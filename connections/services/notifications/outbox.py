@@ -116,16 +116,16 @@ def _waiting() -> QuerySet[Delivery]:
     return Delivery.objects.filter(delivered_at=None, given_up_at=None)
 
 
-def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
+def _claim(deliveries: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
     """Claim up to ``limit`` rows, and other due rows for the same people.
 
     Stores the facts of rows that are claimed for the first time.
     """
     with transaction.atomic():
-        due = due.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
-        rows = list(due[:limit])
+        deliveries = deliveries.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
+        rows = list(deliveries[:limit])
         people = {row.email for row in rows if row.email}
-        rows += due.filter(email__in=people).exclude(pk__in=[row.pk for row in rows])[:MAX_COMBINED]
+        rows += deliveries.filter(email__in=people).exclude(pk__in=[row.pk for row in rows])[:MAX_COMBINED]
         new = [row.pk for row in rows if "facts" not in row.payload]
         related = ("incident__assignee", "credential__app_registration")
         subjects = Delivery.objects.filter(pk__in=new).select_related(*related)
