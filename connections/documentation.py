@@ -85,7 +85,7 @@ def tokens_of(path: str) -> list[Token]:
 
 def contents() -> list[tuple[str, list[Page]]]:
     """Return the sections with the installed pages."""
-    return [(title, [found for path in paths if (found := page(path))]) for title, paths in CONTENTS.items()]
+    return [(title, [document for path in paths if (document := page(path))]) for title, paths in CONTENTS.items()]
 
 
 def slug(heading: str) -> str:
@@ -95,10 +95,6 @@ def slug(heading: str) -> str:
 
 def _renderer() -> MarkdownIt:
     return MarkdownIt("commonmark", {"html": False}).enable("table")
-
-
-def _text(inline: Token) -> str:
-    return "".join(child.content for child in inline.children or ())
 
 
 def _point_links(inline: Token, path: str) -> None:
@@ -173,11 +169,11 @@ def headings_of(text: str) -> Sequence[str]:
 
 def find_headings(tokens: Sequence[Token]) -> list[tuple[Token, str, str]]:
     """Return each heading's token, ID and text. If a text occurs again, -1 is added to its ID, as on GitHub."""
-    found, seen = [], Counter[str]()
+    headings, seen = [], Counter[str]()
     for number, token in enumerate(tokens):
         if token.type == "heading_open":
-            text = _text(tokens[number + 1])
+            text = "".join(child.content for child in tokens[number + 1].children or ())
             id_ = slug(text)
-            found.append((token, f"{id_}-{seen[id_]}" if seen[id_] else id_, text))
+            headings.append((token, f"{id_}-{seen[id_]}" if seen[id_] else id_, text))
             seen[id_] += 1
-    return found
+    return headings

@@ -92,14 +92,14 @@ def _rank(section: Section, words: list[str]) -> int:
 
 
 def _excerpt(text: str, words: list[str]) -> list[tuple[str, bool]]:
-    found = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))), re.IGNORECASE)
-    first = found.search(text)
+    pattern = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))), re.IGNORECASE)
+    first = pattern.search(text)
     at = first.start() if first else 0
     start = text.rfind(" ", 0, max(0, at - _AROUND)) + 1
     end = text.find(" ", at + _AROUND)
-    shown = ("…" if start else "") + text[start : end if end >= 0 else None] + ("…" if end >= 0 else "")
+    excerpt = ("…" if start else "") + text[start : end if end >= 0 else None] + ("…" if end >= 0 else "")
     pieces, last = [], 0
-    for match in found.finditer(shown):
-        pieces += [(shown[last : match.start()], False), (match.group(), True)]
+    for match in pattern.finditer(excerpt):
+        pieces += [(excerpt[last : match.start()], False), (match.group(), True)]
         last = match.end()
-    return [piece for piece in [*pieces, (shown[last:], False)] if piece[0]]
+    return [piece for piece in [*pieces, (excerpt[last:], False)] if piece[0]]

@@ -60,12 +60,12 @@ def of(connection: Connection) -> EffectiveStatus:
     if connection.status not in INCOMPLETE:
         return EffectiveStatus(connection.status)
     return _incomplete(
-        connection.status, connection.status_code, is_delegated=connection.is_delegated, waits=waits_for(connection)
+        connection.status, connection.status_code, is_delegated=connection.is_delegated, request=waits_for(connection)
     )
 
 
-def _incomplete(status: str, code: str, *, is_delegated: bool, waits: str) -> EffectiveStatus:
-    match waits:
+def _incomplete(status: str, code: str, *, is_delegated: bool, request: str) -> EffectiveStatus:
+    match request:
         case "approval":
             return EffectiveStatus.AWAITING_APPROVAL
         case "consent":
@@ -81,8 +81,8 @@ def waits_for(connection: Connection) -> str:
     """Return APPROVAL or CONSENT if a request for it is open, otherwise "". The result is kept on the object."""
     if _KEPT not in connection.__dict__:
         load([connection])
-    kept: str = connection.__dict__[_KEPT]
-    return kept
+    request: str = connection.__dict__[_KEPT]
+    return request
 
 
 def load(connections: Iterable[Connection]) -> list[Connection]:
@@ -135,7 +135,7 @@ def count_incomplete(connections: QuerySet[Connection]) -> Counter[EffectiveStat
     counts: Counter[EffectiveStatus] = Counter()
     for status, code, kind, waiting, times in groups:
         is_delegated = kind == AuthenticationType.AUTHORIZATION_CODE
-        counts[_incomplete(status, code, is_delegated=is_delegated, waits=waiting)] += times
+        counts[_incomplete(status, code, is_delegated=is_delegated, request=waiting)] += times
     return counts
 
 
@@ -147,14 +147,14 @@ def _conditions() -> dict[EffectiveStatus, Q]:
     approval, consent = _APPROVAL, _CONSENT
     idle = ~approval & ~consent
     unapproved = Q(status_code=ApprovalNeeded.code)
-    gone = Q(
+    deleted = Q(
         authentication_type=AuthenticationType.AUTHORIZATION_CODE, status_code__in=sorted(account_status.GONE_CODES)
     )
     return {
         EffectiveStatus.ACTIVE: Q(status=Status.ACTIVE) & ~APP_REJECTED,
         EffectiveStatus.APP_REJECTED: Q(status=Status.ACTIVE) & APP_REJECTED,
-        EffectiveStatus.RECONNECT_NEEDED: Q(status=Status.RECONNECT_NEEDED) & ~gone & idle,
-        EffectiveStatus.ACCOUNT_GONE: Q(status=Status.RECONNECT_NEEDED) & gone & idle,
+        EffectiveStatus.RECONNECT_NEEDED: Q(status=Status.RECONNECT_NEEDED) & ~deleted & idle,
+        EffectiveStatus.ACCOUNT_GONE: Q(status=Status.RECONNECT_NEEDED) & deleted & idle,
         EffectiveStatus.CONSENT_NEEDED: Q(status=Status.CONSENT_NEEDED) & idle,
         EffectiveStatus.BLOCKED: Q(status=Status.BLOCKED),
         EffectiveStatus.AWAITING_CONSENT: Q(status__in=INCOMPLETE) & ~approval & consent,

@@ -216,9 +216,9 @@ class AlteredSecret(UnreadableSecret):
     cause = "A stored secret was moved or altered in the database, so the portal doesn't use it."
     action = "IT admins and auditors are informed. They need to find out who changed the database."
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, location: Place) -> None:
         super().__init__()
-        self.place = place
+        self.location = location
 
 
 class MicrosoftRefused(PortalError):

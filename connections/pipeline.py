@@ -30,6 +30,7 @@ from connections.microsoft.error_types import Kind
 from connections.models import Connection, SignInLink, User
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.connections import connections, sign_in, sign_in_links
+from connections.services.incidents import incidents
 from connections.services.people import accounts
 
 # The session key for the value that binds a sign-in link to the browser that opened it.
@@ -280,7 +281,7 @@ def explain(request: HttpRequest, exception: Exception) -> FailedSignIn | None:
     elif connection is None and isinstance(exception, backends.MicrosoftSignInRefused):
         accounts.sign_in_failed("", reason=error.code)
         if exception.is_proven and exception.verdict.credential:
-            accounts.microsoft_sign_in_rejected(exception.verdict, now=timezone.now())
+            incidents.portal_sign_in_rejected(exception.verdict, now=timezone.now())
             error = errors.SignInFailed(
                 "Microsoft doesn't accept this portal's own credential, so nobody can sign in with Microsoft.",
                 action="Ask a portal operator to set a new LOGIN_MICROSOFT_CLIENT_SECRET.",

@@ -162,43 +162,43 @@ _WHO = {
 }
 
 
-def badge(thing: Model) -> Badge:
+def badge(row: Model) -> Badge:
     """Return the badge of an object with a state. Raises TypeError for models without one."""
-    if tones := _TONES.get(type(thing)):
-        column = _COLUMNS.get(type(thing), "state")
-        return Badge(getattr(thing, f"get_{column}_display")(), tones[getattr(thing, column)])
-    match thing:
+    if tones := _TONES.get(type(row)):
+        column = _COLUMNS.get(type(row), "state")
+        return Badge(getattr(row, f"get_{column}_display")(), tones[getattr(row, column)])
+    match row:
         case models.Connection():
-            return connection_badge(thing)
+            return connection_badge(row)
         case models.AppRegistration():
-            if thing.rejected_at:
+            if row.rejected_at:
                 return Badge("Rejected by Microsoft", BROKEN)
-            return Badge("Ready", OK) if thing.verified_at else Badge("Not tested yet", WAITING)
+            return Badge("Ready", OK) if row.verified_at else Badge("Not tested yet", WAITING)
         case models.AppConsent():
-            if thing.rejected_at:
+            if row.rejected_at:
                 return Badge("Rejected by Microsoft", BROKEN)
-            return Badge("In use", OK) if thing.seen_at else Badge("Awaiting consent", WAITING)
+            return Badge("In use", OK) if row.seen_at else Badge("Awaiting consent", WAITING)
         case models.AppCredential():
-            return _credential_badge(thing)
+            return _credential_badge(row)
         case models.AccessReview():
-            if thing.cancelled_at:
+            if row.cancelled_at:
                 return Badge("Cancelled", OFF)
-            return Badge("Closed", OK) if thing.closed_at else Badge("Running", WAITING)
+            return Badge("Closed", OK) if row.closed_at else Badge("Running", WAITING)
         case models.Incident():
-            return Badge("Open", BROKEN) if thing.is_open else Badge("Resolved", OK)
+            return Badge("Open", BROKEN) if row.is_open else Badge("Resolved", OK)
         case models.AlertChannel():
-            return Badge("Disabled", OFF) if thing.disabled_at else Badge("Enabled", OK)
+            return Badge("Disabled", OFF) if row.disabled_at else Badge("Enabled", OK)
         case models.ApiKey():
-            if thing.revoked_at:
+            if row.revoked_at:
                 return Badge("Revoked", OFF)
-            return Badge("Active", OK) if thing.is_valid() else Badge("Expired", OFF)
+            return Badge("Active", OK) if row.is_valid() else Badge("Expired", OFF)
         case models.User():
-            if not thing.is_active:
+            if not row.is_active:
                 return Badge("Disabled", OFF)
-            if thing.is_service:
+            if row.is_service:
                 return Badge("Enabled", OK)
-            return Badge("Has left", WARNING) if thing.left_at else Badge("Active", OK)
-    raise TypeError(f"{type(thing).__name__} has no state to show.")
+            return Badge("Has left", WARNING) if row.left_at else Badge("Active", OK)
+    raise TypeError(f"{type(row).__name__} has no state to show.")
 
 
 def _credential_badge(credential: models.AppCredential) -> Badge:

@@ -57,16 +57,18 @@ def sweep() -> None:
         _count_refreshes(scheduler.retry_rejected_apps(now=timezone.now(), is_stopping=lambda: _is_stopping))
         return
     try:
-        done = scheduler.sweep(
+        summary = scheduler.sweep(
             now=timezone.now(), clock=timezone.now, is_stopping=lambda: _is_stopping, report=_note_progress
         )
     finally:
         _sweeping.release()
     _note_progress()
-    _count_refreshes(done)
+    _count_refreshes(summary)
     clocks.report("worker")
-    if done.claimed:
-        logger.info("sweep", claimed=done.claimed, renewed=done.renewed, flagged=done.flagged, waiting=done.waiting)
+    if summary.claimed:
+        logger.info(
+            "sweep", claimed=summary.claimed, renewed=summary.renewed, flagged=summary.flagged, waiting=summary.waiting
+        )
 
 
 def _note_progress() -> None:
@@ -74,11 +76,11 @@ def _note_progress() -> None:
         cache.set(health.LAST_SWEEP, time.time(), timeout=None)
 
 
-def _count_refreshes(done: Summary) -> None:
+def _count_refreshes(summary: Summary) -> None:
     for result in ("renewed", "flagged", "waiting"):
-        if number := getattr(done, result):
+        if number := getattr(summary, result):
             counters.add("portal_refreshes_total", result, times=number)
-    daily_figures.count_refreshes(renewed=done.renewed, failed=done.flagged, now=timezone.now())
+    daily_figures.count_refreshes(renewed=summary.renewed, failed=summary.flagged, now=timezone.now())
 
 
 @shared_task(ignore_result=True)

@@ -27,5 +27,5 @@ def offer(
 
 def offered(request: HttpRequest) -> dict[str, Any] | None:
     """Return the URL and fields of the change that can be undone now; None if there is none, or if it is too late."""
-    found: dict[str, Any] | None = request.session.get(_SESSION_KEY)
-    return found if found is not None and found["until"] > timezone.now().timestamp() else None
+    entry: dict[str, Any] | None = request.session.get(_SESSION_KEY)
+    return entry if entry is not None and entry["until"] > timezone.now().timestamp() else None

@@ -25,6 +25,7 @@ from cryptography.fernet import Fernet
 from portal.dev_servers import Valkey
 from portal.processes import Process, ProcessError, stop_all
 from portal.sandbox import seed
+from portal.sandbox.process import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -267,14 +268,6 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that is currently free."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def answers(url: str) -> bool:

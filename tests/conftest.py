@@ -22,7 +22,7 @@ from django.test import Client
 
 from connections import fields
 from connections.microsoft import clouds
-from connections.models import User
+from connections.models import AppRegistration, Connection, User
 from portal.processes import Process, stop_all
 from portal.sandbox.client import Control
 from portal.sandbox.process import SandboxProcess
@@ -111,6 +111,38 @@ def carol(db: None) -> User:
 def dave(db: None) -> User:
     """Stranger: a member who owns nothing."""
     return factories.make_person("dave")
+
+
+@pytest.fixture
+def dana(alice: User) -> User:
+    """A second IT admin."""
+    dana = factories.make_person("dana")
+    dana.groups.add(*alice.groups.all())
+    return dana
+
+
+@pytest.fixture
+def eve(db: None) -> User:
+    """A member with bad intent."""
+    return factories.make_person("eve")
+
+
+@pytest.fixture
+def una(db: None) -> User:
+    """A member who gets shared access and loses it."""
+    return factories.make_person("una")
+
+
+@pytest.fixture
+def connection(bob: User) -> Connection:
+    """Bob's connection, which works."""
+    return factories.make_connection(owner=bob)
+
+
+@pytest.fixture
+def app(db: None) -> AppRegistration:
+    """The app registration that new connections use."""
+    return factories.make_app_registration()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import email
 import email.policy
-import socket
 import socketserver
 import ssl
 import threading
@@ -14,11 +13,7 @@ from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+from portal.sandbox.process import free_port
 
 
 @contextmanager

@@ -19,6 +19,8 @@ import pytest
 import requests
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from portal.sandbox.process import free_port
+
 DOVECOT = shutil.which("dovecot", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 _START = 20.0  # seconds
 
@@ -100,7 +102,7 @@ def imap_server(sandbox_url: str, tenant: str, *, for_applications: Sequence[str
     process = None
     try:
         root.chmod(0o755)
-        port = _free_port()
+        port = free_port()
         _write(root, port, sandbox_url, tenant, for_applications)
         process = subprocess.Popen([DOVECOT, "-F", "-c", root / "dovecot.conf"])
         _wait_for(port, process, root)
@@ -129,12 +131,6 @@ def _write(root: Path, port: int, sandbox_url: str, tenant: str, for_application
         path.parent.mkdir(parents=True, exist_ok=True)
         public = jwt.PyJWK(key).key
         path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], root: Path) -> None:

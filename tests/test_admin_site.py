@@ -8,7 +8,7 @@ from django.contrib.auth.models import Group, Permission
 from django.test import Client
 from django.urls import reverse
 
-from connections.models import AppCredential, AppRegistration, AuditEvent, Delivery, Tenant, User
+from connections.models import AppCredential, AppRegistration, AuditEvent, Connection, Delivery, Tenant, User
 from connections.services.registry import credentials
 from portal.sandbox import seed
 from portal.sandbox.client import Control
@@ -92,8 +92,7 @@ def test_an_app_registration_is_added_without_a_credential(root: Client, sandbox
     assert (app.client_id, app.is_ready) == (factories.CLIENT_ID, False)
 
 
-def test_no_page_of_it_shows_or_takes_a_secret(root: Client, alice: User) -> None:
-    app = factories.make_app_registration()
+def test_no_page_of_it_shows_or_takes_a_secret(root: Client, alice: User, app: AppRegistration) -> None:
     credentials.add_generated_certificate(app, actor=alice)
     connection = factories.make_connection(app_registration=app)
     factories.make_mailbox_access(connection, factories.make_mailbox(tenant=app.tenant))
@@ -157,8 +156,7 @@ def test_groups_and_links_to_microsoft_are_not_for_editing(root: Client) -> None
         assert root.get(path).status_code == 404
 
 
-def test_an_account_that_owns_connections_cannot_be_deleted(root: Client, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_an_account_that_owns_connections_cannot_be_deleted(root: Client, bob: User, connection: Connection) -> None:
     for ask in (root.get, lambda path: root.post(path, {"post": "yes"})):
         answer = ask(url(User, "delete", bob.pk))
         assert answer.status_code == 302

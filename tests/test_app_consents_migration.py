@@ -71,9 +71,9 @@ def test_app_registrations_with_the_same_client_id_become_one(newest: None) -> N
 
     app = AppRegistration.objects.get()
     assert (app.pk, app.audience, app.environment) == (first.app_registration_id, "multi", "sandbox")
-    made = list(Connection.objects.order_by("name").select_related("tenant", "app_consent__tenant"))
-    assert [connection.tenant.name for connection in made] == ["Contoso", "Fabrikam"]
-    assert [connection.app_consent.tenant for connection in made] == [connection.tenant for connection in made]
+    created = list(Connection.objects.order_by("name").select_related("tenant", "app_consent__tenant"))
+    assert [connection.tenant.name for connection in created] == ["Contoso", "Fabrikam"]
+    assert [connection.app_consent.tenant for connection in created] == [connection.tenant for connection in created]
     assert {credential.secret for credential in AppCredential.objects.all()} == {
         factories.CLIENT_SECRET,
         "the-copied-secret",

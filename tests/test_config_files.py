@@ -211,24 +211,24 @@ def test_the_commands_load_neither_pages_nor_the_api() -> None:
         "try: management.execute_from_command_line(['manage.py', 'apply_config', '/nowhere'])\n"
         "except SystemExit: print(sorted(name for name in sys.modules if name.startswith(('connections.views', 'connections.api'))))"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", show], cwd=ROOT, env={**os.environ, "DJANGO_SETTINGS_MODULE": "portal.settings"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (done.stdout, "can't be read" in done.stderr) == ("[]\n", True), done.stderr
+    assert (process.stdout, "can't be read" in process.stderr) == ("[]\n", True), process.stderr
 
 
 def test_references_are_added_pointed_elsewhere_and_removed(world: World, apply: Any) -> None:
     other = factories.make_connection(owner=world.people["bob"], name="Archive")
     entry = {"name": "archive", "connection": "Archive", "connection_owner": "bob", "team": "Finance"}
-    mine = {"name": "invoices-inbox", "connection": "Archive", "connection_owner": "bob", "description": "Moved"}
-    values = exported() | {"references": [entry, mine]}
+    own = {"name": "invoices-inbox", "connection": "Archive", "connection_owner": "bob", "description": "Moved"}
+    values = exported() | {"references": [entry, own]}
     assert "+ reference archive" in apply(values)
     added, moved = ConnectionReference.objects.order_by("name")
     assert (added.connection, added.owner.username, str(added.team)) == (other, "alice", "Finance")
     assert (moved.connection, moved.owner.username, moved.description) == (other, "bob", "Moved")
     assert apply(values).endswith("No changes.\n")
-    apply(values | {"references": [mine]}, "--prune")
+    apply(values | {"references": [own]}, "--prune")
     assert factories.reloaded(added).removed_at is not None
     with pytest.raises(CommandError, match="The team “Nobody” is neither"):
         apply(values | {"references": [entry | {"team": "Nobody"}]})
@@ -363,11 +363,11 @@ def test_tenants_are_added_to_an_app_registration_and_removed_only_by_prune(
 
 
 def test_a_change_between_plan_and_apply_stops_it(world: World, alice: User) -> None:
-    wanted = config_file.parse(yaml.safe_dump({"version": 1, "teams": [{"name": "Sales"}]}))
-    seen = plan.plan(wanted)
+    desired = config_file.parse(yaml.safe_dump({"version": 1, "teams": [{"name": "Sales"}]}))
+    seen = plan.plan(desired)
     Team.objects.create(name="Sales")
     with pytest.raises(Exception, match="has changed since this was planned"):
-        plan.apply(wanted, seen, actor=alice, now=NOW)
+        plan.apply(desired, seen, actor=alice, now=NOW)
 
 
 @pytest.mark.parametrize("who", ["bob", "carol", "nobody", ""])

@@ -41,10 +41,11 @@ from connections.services.operations import (
     write_check,
 )
 from connections.services.operations.checks import Result, State
+from portal.sandbox.process import free_port
 from tests import factories, tls
 from tests.conftest import portal_environment
 from tests.environment import ROOT
-from tests.fake_receivers import free_port, mail_server, use_mail_server
+from tests.fake_receivers import mail_server, use_mail_server
 from tests.stored_secrets import new_key, using_keys
 from tests.test_database_outage import outage
 
@@ -468,14 +469,14 @@ def test_the_command_prints_each_result_and_fails_if_something_is_wrong(settings
 @pytest.mark.only_on("sqlite")
 def test_an_empty_database_is_no_reason_to_crash(tmp_path: Path) -> None:
     environment = {**portal_environment(), "DATABASE_URL": f"sqlite:///{tmp_path}/empty.sqlite3"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "manage.py", "doctor", "--json"],
         cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (1, "")
-    found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-    assert (found["database"]["state"], found["database"]["action"]) == ("problem", "Run manage.py migrate.")
-    assert found["migrations"]["state"] == "skipped"
+    assert (process.returncode, process.stderr) == (1, "")
+    checks = {check["name"]: check for check in json.loads(process.stdout)["checks"]}
+    assert (checks["database"]["state"], checks["database"]["action"]) == ("problem", "Run manage.py migrate.")
+    assert checks["migrations"]["state"] == "skipped"
 
 
 @pytest.mark.only_on("postgres")

@@ -94,10 +94,10 @@ def test_the_contents_lead_to_every_page(bob: User, signed_in: Any) -> None:
 def test_a_search_finds_sections(query: str, first: str, bob: User, signed_in: Any) -> None:
     browser = signed_in(bob)
     html = browser.get("/docs/search/", {"q": query}).content.decode()
-    found = re.findall(r'list-group-item-action"\s+href="(/docs/[^"]*)"', html)
-    assert found[0].startswith(first)
-    assert len(found) <= documentation_search.MOST_RESULTS
-    for href in found:
+    links = re.findall(r'list-group-item-action"\s+href="(/docs/[^"]*)"', html)
+    assert links[0].startswith(first)
+    assert len(links) <= documentation_search.MOST_RESULTS
+    for href in links:
         page, _, anchor = href.partition("#")
         assert not anchor or f'id="{anchor}"' in browser.get(page).content.decode(), href
 
@@ -141,13 +141,13 @@ def test_text_of_a_page_is_never_taken_for_html(settings: Any, tmp_path: Path) -
     (tmp_path / "docs").mkdir()
     text = "# <b>T</b>\n\n<script>x</script> [a](javascript:x) ![i](x) [b](../.env) [c](audit.md#x)\n\n```\n</pre><script>\n```\n"
     (tmp_path / "docs" / "api.md").write_text(text)
-    found = documentation.page("api")
-    assert found is not None
-    assert "<script" not in found.html
-    assert 'href="javascript' not in found.html
-    assert "<span>b</span>" in found.html
-    assert 'href="/docs/audit/#x"' in found.html
-    assert "<img" not in found.html
+    document = documentation.page("api")
+    assert document is not None
+    assert "<script" not in document.html
+    assert 'href="javascript' not in document.html
+    assert "<span>b</span>" in document.html
+    assert 'href="/docs/audit/#x"' in document.html
+    assert "<img" not in document.html
 
 
 def test_a_picture_is_shown_for_the_theme_with_its_size_and_text() -> None:

@@ -141,7 +141,10 @@ def test_a_value_opens_only_in_its_own_row_and_column(db: None, field: SecretFie
         plant(row, field.column, other.encrypt("moved", identity))
         with pytest.raises(AlteredSecret) as refused:
             reads.get()
-        assert (refused.value.place.table, refused.value.place.column) == (field.model._meta.db_table, field.column)
+        assert (refused.value.location.table, refused.value.location.column) == (
+            field.model._meta.db_table,
+            field.column,
+        )
     plant(row, field.column, field.encrypt("own", row.identity))
     assert reads.get() == "own"
     assert getattr(field.model._default_manager.get(pk=row.pk), field.name) == "own"

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from connections import documentation, help_links
-from connections.models import User
-from tests import factories, permissions_table
+from connections.models import Connection, User
+from tests import permissions_table
 from tests.environment import ROOT
 
 # What people don't read in the portal's frame: files, answers for programs, redirects, and pages before the sign-in.
@@ -35,8 +35,7 @@ def test_each_part_of_the_documentation_exists(target: str) -> None:
 
 
 @pytest.mark.django_db
-def test_the_link_is_on_the_page(bob: User, signed_in: Any) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_link_is_on_the_page(bob: User, signed_in: Any, connection: Connection) -> None:
     browser = signed_in(bob)
     assert 'href="/docs/member/#connections"' in browser.get(f"/connections/{connection.pk}/").content.decode()
     assert "Help</a>" not in browser.get("/docs/").content.decode()

@@ -25,7 +25,6 @@ from connections.models import (
 )
 from connections.models.audit import AuditAction
 from connections.templatetags import portal
-from tests import factories
 from tests.views.pages import assert_hides, assert_shows
 
 
@@ -90,7 +89,7 @@ def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin(
 
 
 @pytest.mark.parametrize(
-    ("thing", "word", "tone"),
+    ("row", "word", "tone"),
     [
         (AppRegistration(), "Not tested yet", "waiting"),
         (AppRegistration(verified_at=timezone.now()), "Ready", "ok"),
@@ -108,10 +107,10 @@ def test_an_active_connection_of_a_rejected_app_registration_waits_for_an_admin(
         (AuditEvent(outcome="denied"), "Denied", "warning"),
     ],
 )
-def test_badges(thing: models.Model, word: str, tone: str) -> None:
-    shown = presentation.badge(thing)
+def test_badges(row: models.Model, word: str, tone: str) -> None:
+    shown = presentation.badge(row)
     assert (shown.word, shown.tone) == (word, tone)
-    html = portal.status_badge(thing)
+    html = portal.status_badge(row)
     assert word in html
     assert_shows(html, f"state-{tone}", f"icons.svg#{shown.sign}")
 
@@ -242,8 +241,9 @@ def test_names_are_escaped_in_badges() -> None:
 
 
 @pytest.mark.django_db
-def test_a_failed_sign_in_says_cause_action_and_the_way_back(rf: RequestFactory, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_failed_sign_in_says_cause_action_and_the_way_back(
+    rf: RequestFactory, bob: User, connection: Connection
+) -> None:
     request = rf.get("/auth/complete/microsoft-connect/")
     request.user = bob
     page = render_to_string(

@@ -91,9 +91,9 @@ def _forward(client: socket.socket, context: ssl.SSLContext, path: str) -> None:
 
 def results(url: str, ca_bundle: str) -> list[str]:
     environment = portal_environment(REDIS_URL=url, REDIS_CA_BUNDLE=ca_bundle, DATABASE_URL="sqlite://:memory:")
-    done = run("-c", _USE_ALL, **environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    process = run("-c", _USE_ALL, **environment)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.splitlines()
 
 
 def test_everybody_refuses_a_certificate_that_nobody_vouches_for(port: int) -> None:
@@ -116,9 +116,9 @@ def test_everybody_refuses_a_certificate_for_another_name(certificate: Path) -> 
 @pytest.mark.parametrize("parameter", ["ssl_cert_reqs=none", "ssl_cert_reqs=CERT_NONE", "ssl_check_hostname=false"])
 def test_the_url_cannot_switch_verification_off(parameter: str) -> None:
     environment = portal_environment(REDIS_URL=f"rediss://redis.example.org/0?{parameter}")
-    done = run("-c", "from portal import settings", **environment)
-    assert done.returncode != 0
-    assert "REDIS_URL has an ssl_ parameter" in done.stderr
+    process = run("-c", "from portal import settings", **environment)
+    assert process.returncode != 0
+    assert "REDIS_URL has an ssl_ parameter" in process.stderr
 
 
 @pytest.mark.slow

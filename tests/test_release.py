@@ -75,11 +75,11 @@ def test_the_client_installs_without_a_network_from_its_wheel_and_from_its_direc
             source,
         ]
         subprocess.run(install, check=True, env={**os.environ, "PYTHONPATH": paths})
-        done = subprocess.run([home / "bin" / "portalctl", "--help"], capture_output=True, text=True, check=False)
+        process = subprocess.run([home / "bin" / "portalctl", "--help"], capture_output=True, text=True, check=False)
         shown = subprocess.run(
             [home / "bin" / "python", "-c", "import m365_portal; print(m365_portal.__version__)"],
             capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]},
         )  # fmt: skip
         assert shown.stdout.strip() == release.client_version()
-        assert done.returncode == 0, done.stderr
-        assert "usage: portalctl" in done.stdout
+        assert process.returncode == 0, process.stderr
+        assert "usage: portalctl" in process.stdout

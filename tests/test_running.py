@@ -24,6 +24,7 @@ from portal import demo
 from portal.dev_servers import PostgreSQL, Valkey
 from portal.processes import Process, ProcessError
 from portal.sandbox.client import Control
+from portal.sandbox.process import free_port
 from tests import __main__ as runner
 from tests import factories
 from tests.environment import ROOT
@@ -184,7 +185,7 @@ def sign_in(url: str, username: str, password: str) -> str:
 
 @pytest.mark.slow
 def test_the_demo_starts_lets_its_cast_in_and_stops_without_leaving_anything(tmp_path: Path) -> None:
-    running = start_demo(tmp_path, demo.free_port())
+    running = start_demo(tmp_path, free_port())
     try:
         assert running.stdout is not None
         output = ""
@@ -231,14 +232,14 @@ def test_the_demo_notices_which_process_has_ended(tmp_path: Path, child: Any) ->
     ended = child([sys.executable, "-c", "print('out of paper'); raise SystemExit(3)"])
     ended.popen.wait(10)
     with pytest.raises(demo.DemoError, match=r"child exited with code 3(.|\n)*out of paper"):
-        demo.Demo(demo.free_port(), tmp_path)._check([ended])
+        demo.Demo(free_port(), tmp_path)._check([ended])
 
 
 def test_the_demo_names_a_process_that_makes_no_progress_and_what_to_do(
     tmp_path: Path, child: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "IDLE", 0.5)
-    portal = demo.Demo(demo.free_port(), tmp_path)
+    portal = demo.Demo(free_port(), tmp_path)
     idle = child(SLEEPER)
     idle.wait_for_line("here", seconds=20)
     with pytest.raises(demo.DemoError, match=r"child isn't ready, and has done nothing(.|\n)*What to do: see .*\.log"):

@@ -47,9 +47,9 @@ def run(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]"
 
 
 def settings_with(names: list[str], **environment: str) -> dict[str, object]:
-    done = run("-c", _SHOW, *names, **environment)
-    assert done.returncode == 0, done.stderr
-    values: dict[str, object] = json.loads(done.stdout)
+    process = run("-c", _SHOW, *names, **environment)
+    assert process.returncode == 0, process.stderr
+    values: dict[str, object] = json.loads(process.stdout)
     return values
 
 
@@ -57,18 +57,18 @@ def settings_with(names: list[str], **environment: str) -> dict[str, object]:
     "missing", [["SECRET_KEY"], ["FIELD_ENCRYPTION_KEYS"], ["SECRET_KEY", "FIELD_ENCRYPTION_KEYS"]]
 )
 def test_it_refuses_to_start_without_a_secret_and_says_which(missing: list[str]) -> None:
-    done = run("-c", "from portal import settings", **{name: GOOD[name] for name in GOOD if name not in missing})
-    assert done.returncode != 0
-    assert "django.core.exceptions.ImproperlyConfigured: The portal can't start" in done.stderr
-    assert [name for name, _ in problems_of(done)] == missing
-    for _, problem in problems_of(done):
+    process = run("-c", "from portal import settings", **{name: GOOD[name] for name in GOOD if name not in missing})
+    assert process.returncode != 0
+    assert "django.core.exceptions.ImproperlyConfigured: The portal can't start" in process.stderr
+    assert [name for name, _ in problems_of(process)] == missing
+    for _, problem in problems_of(process):
         assert problem.startswith("is missing. It must be ")
         assert ", for example " in problem
 
 
-def problems_of(done: "subprocess.CompletedProcess[str]") -> list[tuple[str, str]]:
+def problems_of(process: "subprocess.CompletedProcess[str]") -> list[tuple[str, str]]:
     """Return what the process said about its settings when it refused to start: names and sentences."""
-    return re.findall(r"^  - (\w+) (.+)$", done.stderr, re.MULTILINE)
+    return re.findall(r"^  - (\w+) (.+)$", process.stderr, re.MULTILINE)
 
 
 WRONG = {
@@ -93,15 +93,17 @@ WRONG = {
 
 
 def test_all_wrong_settings_are_told_at_once_with_kind_and_example() -> None:
-    done = run("-c", "from portal import settings", **{**GOOD, **{name: value for name, (value, _) in WRONG.items()}})
-    assert done.returncode != 0
-    problems = dict(problems_of(done))
+    process = run(
+        "-c", "from portal import settings", **{**GOOD, **{name: value for name, (value, _) in WRONG.items()}}
+    )
+    assert process.returncode != 0
+    problems = dict(problems_of(process))
     assert problems.keys() == {name.removesuffix("_FILE") for name in WRONG}
     for name, (_, problem) in WRONG.items():
         assert problems[name.removesuffix("_FILE")].startswith(problem)
         assert re.search(r"It must be .+, for example .+", problems[name.removesuffix("_FILE")])
-    assert "hunter2" not in done.stderr
-    assert GOOD["SECRET_KEY"] not in done.stderr
+    assert "hunter2" not in process.stderr
+    assert GOOD["SECRET_KEY"] not in process.stderr
 
 
 @pytest.mark.parametrize("value", ["$EMAIL_FROM", "${SECRET_KEY}", "$", "$$x", "pa$$word"])
@@ -124,8 +126,8 @@ settings_model.BASE_DIR = pathlib.Path()
 values = settings_model.load()
 print(values.METRICS_TOKEN, values.LOG_LEVEL, values.EMAIL_FROM)
 """
-    done = run("-c", show, **GOOD, LOG_LEVEL="ERROR", PYTHONPATH=str(ROOT))
-    assert done.stdout.strip() == "${SECRET_KEY} $x ERROR portal@example.org", done.stderr
+    process = run("-c", show, **GOOD, LOG_LEVEL="ERROR", PYTHONPATH=str(ROOT))
+    assert process.stdout.strip() == "${SECRET_KEY} $x ERROR portal@example.org", process.stderr
 
 
 def test_an_empty_value_counts_as_none_but_an_empty_list_as_empty() -> None:
@@ -223,8 +225,8 @@ def test_a_mail_server_is_reached_by_its_url(url: str, host: str, port: int, tls
 
 
 def test_the_deployment_check_passes_on_a_production_environment() -> None:
-    done = run("manage.py", "check", "--deploy", "--fail-level", "WARNING", **GOOD)
-    assert done.returncode == 0, done.stderr
+    process = run("manage.py", "check", "--deploy", "--fail-level", "WARNING", **GOOD)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize(
@@ -242,9 +244,9 @@ def test_the_deployment_check_passes_on_a_production_environment() -> None:
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_with_its_name(name: str, value: str, code: str) -> None:
-    done = run("manage.py", "check", "--deploy", "--fail-level", "WARNING", **{**GOOD, name: value})
-    assert done.returncode != 0
-    assert code in done.stderr
+    process = run("manage.py", "check", "--deploy", "--fail-level", "WARNING", **{**GOOD, name: value})
+    assert process.returncode != 0
+    assert code in process.stderr
 
 
 def test_the_deployment_check_finds_what_is_unsafe_or_misspelt() -> None:
@@ -259,8 +261,8 @@ def test_the_deployment_check_finds_what_is_unsafe_or_misspelt() -> None:
         "MICROSOFT_CA_BUNDLE": "/nowhere/ca.pem",
         "REDIS_CA_BUNDLE": "/nowhere/redis.pem",
     }
-    done = run("manage.py", "check", "--deploy", "--fail-level", "WARNING", **{**GOOD, **wrong})
-    assert done.returncode != 0
+    process = run("manage.py", "check", "--deploy", "--fail-level", "WARNING", **{**GOOD, **wrong})
+    assert process.returncode != 0
     for told in (
         "PORTAL_URI isn't a setting of the portal.\n\tHINT: Did you mean PORTAL_URL?",
         "LOGIN_MICROSOFT_DIRECTORY isn't a setting of the portal.",
@@ -272,7 +274,7 @@ def test_the_deployment_check_finds_what_is_unsafe_or_misspelt() -> None:
         "MICROSOFT_CA_BUNDLE is /nowhere/ca.pem, which cannot be read",
         "REDIS_CA_BUNDLE is /nowhere/redis.pem, which cannot be read",
     ):
-        assert told in done.stderr
+        assert told in process.stderr
 
 
 def test_failed_sign_ins_are_counted_per_address_behind_the_proxy(rf: RequestFactory, settings: Any) -> None:

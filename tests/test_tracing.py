@@ -17,8 +17,9 @@ from connections.microsoft import http
 from connections.models import User
 from portal import setting_kinds
 from portal import tracing as portal_tracing
+from portal.sandbox.process import free_port
 from tests.environment import ROOT
-from tests.fake_receivers import free_port, web_server
+from tests.fake_receivers import web_server
 from tests.test_settings import GOOD, problems_of, run
 
 
@@ -99,13 +100,15 @@ def test_without_a_receiver_nothing_is_loaded() -> None:
     assert not tracing.is_on()
     with tracing.span("nothing") as span:
         assert span is None
-    done = subprocess.run([sys.executable, "-c", _LOADED], cwd=ROOT, check=False)
-    assert done.returncode == 0
+    process = subprocess.run([sys.executable, "-c", _LOADED], cwd=ROOT, check=False)
+    assert process.returncode == 0
 
 
 def test_a_receiver_without_the_packages_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    done = run("-c", "from portal import settings", **GOOD, OTEL_EXPORTER_OTLP_ENDPOINT="localhost:4318")
-    assert dict(problems_of(done))["OTEL_EXPORTER_OTLP_ENDPOINT"].startswith("doesn't start with https:// or http://.")
+    process = run("-c", "from portal import settings", **GOOD, OTEL_EXPORTER_OTLP_ENDPOINT="localhost:4318")
+    assert dict(problems_of(process))["OTEL_EXPORTER_OTLP_ENDPOINT"].startswith(
+        "doesn't start with https:// or http://."
+    )
     monkeypatch.setattr(setting_kinds, "_is_installed", lambda package: False)
     with pytest.raises(ValueError, match=r"pip install --require-hashes -r requirements-tracing.txt"):
         setting_kinds._check_traces("http://localhost:4318")

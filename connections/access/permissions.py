@@ -122,8 +122,8 @@ def is_own_access(actor: User, *, user: User | None = None, team: Team | None = 
     """
     is_admin = person(actor).is_admin
     if team is not None:
-        mine = Q(members=actor) | Q(members__responsible=actor)
-        return is_admin or Team.objects.filter(mine, pk=team.pk).exists()
+        own_teams = Q(members=actor) | Q(members__responsible=actor)
+        return is_admin or Team.objects.filter(own_teams, pk=team.pk).exists()
     if user is None:
         return False
     if user.is_service:

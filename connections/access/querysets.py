@@ -7,7 +7,7 @@ from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 from connections import models
 from connections.access.roles import is_recent, person
 from connections.models.accounts import AUDITORS, IT_ADMINS
-from connections.models.connections import RELATED, without_tokens
+from connections.models.connections import without_tokens
 from connections.models.sharing import ShareQuerySet
 
 _M = TypeVar("_M", bound=Model)
@@ -35,7 +35,7 @@ def any_of(queryset: QuerySet[_M], *conditions: Q) -> QuerySet[_M]:
 def visible_connections(user: models.User) -> QuerySet[models.Connection]:
     """Users see connections they own or that are shared with them; IT admins and auditors see all."""
     if person(user).oversees:
-        return models.Connection.objects.select_related(*RELATED, "owner")
+        return models.Connection.objects.with_related()
     return usable_connections(user)
 
 
@@ -88,7 +88,7 @@ def referenced_by(user: models.User, name: str) -> QuerySet[models.ConnectionRef
 
 def usable_connections(user: models.User) -> QuerySet[models.Connection]:
     """Return the connections whose tokens this user may request: their own and those shared with them."""
-    connections = models.Connection.objects.select_related(*RELATED, "owner")
+    connections = models.Connection.objects.with_related()
     if user.is_suspended:
         return connections.none()
     return any_of(connections, Q(owner=user), Q(pk__in=shares_with(user).order_by().values("connection")))

@@ -41,5 +41,5 @@ def suggest(text: str, people: QuerySet[User], teams: QuerySet[Team]) -> list[Us
         return []
     for word in words:
         people, teams = people.filter(contains(_PERSON, word)), teams.filter(contains(("name",), word))
-    found: list[User | Team] = [*teams[: MOST // 2]]
-    return [*found, *people[: MOST - len(found)]]
+    results: list[User | Team] = [*teams[: MOST // 2]]
+    return [*results, *people[: MOST - len(results)]]

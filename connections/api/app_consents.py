@@ -15,7 +15,7 @@ from connections.api.field_types import Name, RequestSchema, Text, Words
 from connections.api.idempotency import idempotent
 from connections.api.key_scoping import Scope
 from connections.api.pagination import PageQuery, page, page_of
-from connections.models import ApiKey, AppConsent, AppRegistration
+from connections.models import AppConsent, AppRegistration
 from connections.services.consent import app_tenants
 from connections.services.registry import app_consents, credential_checks
 
@@ -65,7 +65,7 @@ def add_app_consent(request: HttpRequest, app_id: int, body: AppConsentIn) -> An
 
     A directory that isn't a tenant yet is registered. Send `consent_url` to an administrator of the tenant.
     """
-    key, app = _managed_app(request, app_id)
+    key, app = key_scoping.managed_app(request, app_id)
     consent, url = app_tenants.add(app, directory_id=body.directory_id, name=body.name or "", actor=key.owner)
     consent.consent_url = url  # type: ignore[attr-defined]
     return Status(201, consent)
@@ -79,7 +79,7 @@ def add_app_consent(request: HttpRequest, app_id: int, body: AppConsentIn) -> An
 @idempotent(Scope.ADMIN_WRITE)
 def check_app_consent(request: HttpRequest, app_id: int, tenant_id: int) -> Any:
     """Request an app-only token in this tenant, and store the permissions in it."""
-    _, app = _managed_app(request, app_id)
+    _, app = key_scoping.managed_app(request, app_id)
     credential_checks.check_tenant(_consent(app, tenant_id), now=timezone.now())
     return _consent(app, tenant_id)
 
@@ -91,15 +91,9 @@ def check_app_consent(request: HttpRequest, app_id: int, tenant_id: int) -> Any:
 )
 def remove_app_consent(request: HttpRequest, app_id: int, tenant_id: int) -> Any:
     """Stop using the app registration in this tenant. It must not have any connections there."""
-    key, app = _managed_app(request, app_id)
+    key, app = key_scoping.managed_app(request, app_id)
     app_consents.remove(_consent(app, tenant_id), actor=key.owner, now=timezone.now())
     return Status(204, None)
-
-
-def _managed_app(request: HttpRequest, app_id: int) -> tuple[ApiKey, AppRegistration]:
-    key, app = key_scoping.key_and_object(request, querysets.visible_app_registrations, app_id, Scope.ADMIN_WRITE)
-    key_scoping.manage_registry(key)
-    return key, app
 
 
 def _consent(app: AppRegistration, tenant_id: int) -> AppConsent:

@@ -219,7 +219,7 @@ def read_app_registration(request: HttpRequest, response: HttpResponse, app_id: 
 @router.patch("/app-registrations/{int:app_id}", response=AppOut, summary="Change an app registration")
 def change_app_registration(request: HttpRequest, response: HttpResponse, app_id: int, body: AppChanges) -> Any:
     """Change an app registration. You can't turn off an authentication type while connections use it."""
-    key, app = _managed_app(request, app_id)
+    key, app = key_scoping.managed_app(request, app_id)
     with etags.lock_matching(request, app, COLUMNS) as current:
         values = body.over(**{name: getattr(current, name) for name in COLUMNS})
         app_registrations.change(current, **values, actor=key.owner)
@@ -233,7 +233,7 @@ def change_app_registration(request: HttpRequest, response: HttpResponse, app_id
 )
 def remove_app_registration(request: HttpRequest, app_id: int) -> Any:
     """Delete an app registration and its credentials. It must not have any connections."""
-    key, app = _managed_app(request, app_id)
+    key, app = key_scoping.managed_app(request, app_id)
     with etags.lock_matching(request, app, COLUMNS) as current:
         app_registrations.remove(current, actor=key.owner)
     return Status(204, None)
@@ -247,7 +247,7 @@ def remove_app_registration(request: HttpRequest, app_id: int) -> Any:
 @idempotent(Scope.ADMIN_WRITE)
 def verify_app_registration(request: HttpRequest, response: HttpResponse, app_id: int) -> Any:
     """Test all credentials now. If Microsoft accepts one, the app registration and its connections work again."""
-    key, app = _managed_app(request, app_id)
+    key, app = key_scoping.managed_app(request, app_id)
     credential_checks.verify(app, actor=key.owner)
     return _tagged(response, key, app_id)
 
@@ -268,7 +268,7 @@ def list_credentials(request: HttpRequest, app_id: int, query: Query[PageQuery])
 @idempotent(Scope.ADMIN_WRITE)
 def add_credential(request: HttpRequest, app_id: int, body: CredentialAdded) -> Any:
     """Add a credential that Microsoft accepts. It is used first. The others stay in use until you retire them."""
-    key, app = _managed_app(request, app_id)
+    key, app = key_scoping.managed_app(request, app_id)
     new = _new_credential(body, app.name)
     return Status(201, credentials.add(app, new, actor=key.owner, allow_untried=body.allow_untried))
 
@@ -280,14 +280,8 @@ def add_credential(request: HttpRequest, app_id: int, body: CredentialAdded) -> 
 )
 def retire_credential(request: HttpRequest, app_id: int, credential_id: int) -> None:
     """Stop using a credential and delete its secret part. Without a credential, the portal can't refresh tokens."""
-    key, app = _managed_app(request, app_id)
+    key, app = key_scoping.managed_app(request, app_id)
     credentials.retire(get_object_or_404(_active_credentials(app), pk=credential_id), actor=key.owner)
-
-
-def _managed_app(request: HttpRequest, app_id: int) -> tuple[ApiKey, AppRegistration]:
-    key, app = key_scoping.key_and_object(request, querysets.visible_app_registrations, app_id, Scope.ADMIN_WRITE)
-    key_scoping.manage_registry(key)
-    return key, app
 
 
 def _tagged(response: HttpResponse, key: ApiKey, app_id: int) -> AppRegistration:

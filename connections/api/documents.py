@@ -55,8 +55,8 @@ def _once(name: str, build: Callable[[], T]) -> T:
         key = (settings.PORTAL_URL, name)
         if key not in _kept:
             _kept[key] = build()
-        kept: T = _kept[key]
-        return kept
+        document: T = _kept[key]
+        return document
 
 
 def built(path: str) -> Document | None:

@@ -11,7 +11,16 @@ from pydantic import AfterValidator, ValidationInfo
 from connections.access import permissions, querysets, roles
 from connections.api import authentication
 from connections.errors import NotAllowed
-from connections.models import AffectedConnection, ApiKey, Approval, AuditEvent, Connection, Incident, SharedMailbox
+from connections.models import (
+    AffectedConnection,
+    ApiKey,
+    AppRegistration,
+    Approval,
+    AuditEvent,
+    Connection,
+    Incident,
+    SharedMailbox,
+)
 
 Scope = ApiKey.Scope
 M = TypeVar("M", bound=Model)
@@ -42,6 +51,13 @@ def key_and_object(
     """Return the key (see ``unlimited``) and an object ``visible`` to its owner. Raises NotAllowed or Http404."""
     key = unlimited(request, *scopes)
     return key, get_object_or_404(visible(key.owner), pk=pk)
+
+
+def managed_app(request: HttpRequest, pk: int) -> tuple[ApiKey, AppRegistration]:
+    """Return the key and an app registration that it may change. Raises NotAllowed or Http404."""
+    key, app = key_and_object(request, querysets.visible_app_registrations, pk, Scope.ADMIN_WRITE)
+    manage_registry(key)
+    return key, app
 
 
 def reads_registry(key: ApiKey) -> bool:

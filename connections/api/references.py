@@ -179,8 +179,8 @@ def _visible(key: ApiKey) -> QuerySet[ConnectionReference]:
 def _find(key: ApiKey, name: str) -> ConnectionReference:
     if "\x00" in name:
         name = ""
-    meant = querysets.referenced_by(key.owner, name).order_by().values("pk")
-    return get_object_or_404(_visible(key), pk__in=meant)
+    matching = querysets.referenced_by(key.owner, name).order_by().values("pk")
+    return get_object_or_404(_visible(key), pk__in=matching)
 
 
 def _team(number: int | None) -> Team | None:
@@ -196,9 +196,9 @@ def _hide_targets(key: ApiKey, rows: Iterable[ConnectionReference]) -> None:
     rows = list(rows)
     ids = [row.connection_id for row in rows if row.connection_id]
     visible: QuerySet[Connection] = authentication.visible_connections(key)
-    shown = set(visible.filter(pk__in=ids).order_by().values_list("pk", flat=True))
+    visible_ids = set(visible.filter(pk__in=ids).order_by().values_list("pk", flat=True))
     for row in rows:
-        row.visible_connection_id = row.connection_id if row.connection_id in shown else None  # type: ignore[attr-defined]
+        row.visible_connection_id = row.connection_id if row.connection_id in visible_ids else None  # type: ignore[attr-defined]
 
 
 def _tagged(response: HttpResponse, key: ApiKey, reference: ConnectionReference) -> ConnectionReference:

@@ -39,14 +39,32 @@ class TenantField(forms.ModelChoiceField):  # type: ignore[type-arg]
         super().__init__(Tenant.objects.all(), empty_label="Choose a tenant", **kwargs)
 
 
+IS_DIRECTORY_ID = "This is the directory (tenant) ID. Enter the application (client) ID, listed next to it."
+
+
+class ClientIdField(GuidField):
+    def __init__(self) -> None:
+        super().__init__(
+            what="application (client) ID",
+            label="Application (client) ID",
+            help_text="From the Overview page of the app registration in Entra, not the Object ID.",
+            error_messages={"required": "Enter the application (client) ID."},
+        )
+
+
+class AudienceField(forms.ChoiceField):
+    def __init__(self) -> None:
+        super().__init__(
+            label="Supported account types",
+            choices=AppRegistration.Audience.choices,
+            initial=AppRegistration.Audience.SINGLE,
+            widget=forms.RadioSelect,
+            help_text="As set in Entra under Authentication > Supported account types.",
+        )
+
+
 class TypesForm(forms.Form):
-    audience = forms.ChoiceField(
-        label="Supported account types",
-        choices=AppRegistration.Audience.choices,
-        initial=AppRegistration.Audience.SINGLE,
-        widget=forms.RadioSelect,
-        help_text="As set in Entra under Authentication > Supported account types.",
-    )
+    audience = AudienceField()
     allows_delegated = forms.BooleanField(
         label="Delegated connections: a user signs in, and the automation acts as that user",
         required=False,
@@ -70,21 +88,14 @@ class TypesForm(forms.Form):
 class AppRegistrationForm(TypesForm):
     tenant = TenantField(error_messages={"required": "Choose the tenant of the application."})
     name = NameField(help_text="Use the same name as in Microsoft Entra.")
-    client_id = GuidField(
-        what="application (client) ID",
-        label="Application (client) ID",
-        help_text="From the Overview page of the app registration in Entra, not the Object ID.",
-        error_messages={"required": "Enter the application (client) ID."},
-    )
+    client_id = ClientIdField()
     field_order = ("tenant", "name", "client_id")
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
         tenant = cleaned.get("tenant")
         if tenant is not None and cleaned.get("client_id") in (tenant.directory_id, tenant.tid):
-            self.add_error(
-                "client_id", "This is the directory (tenant) ID. Enter the application (client) ID, listed next to it."
-            )
+            self.add_error("client_id", IS_DIRECTORY_ID)
         return cleaned
 
 

@@ -54,33 +54,33 @@ class AuditFilter(Period):
 
     def narrow(self, events: QuerySet[AuditEvent]) -> QuerySet[AuditEvent] | None:
         """Return the matching events, or None if only token requests can match. Call is_valid() first."""
-        given = self.given()
-        if given.get("kind") == "fetch" or given.get("action") == AuditAction.CONNECTION_TOKEN_FETCHED:
+        entries = self.conditions()
+        if entries.get("kind") == "fetch" or entries.get("action") == AuditAction.CONNECTION_TOKEN_FETCHED:
             return None
-        return event_filter.filter_events(events, given)
+        return event_filter.filter_events(events, entries)
 
     def narrow_fetches(self, fetches: QuerySet[TokenFetch]) -> QuerySet[TokenFetch] | None:
         """Return the matching token requests, or None if only events can match. Call is_valid() first."""
-        given = self.given()
+        entries = self.conditions()
         theirs = {
             "kind": "fetch",
             "action": AuditAction.CONNECTION_TOKEN_FETCHED,
             "outcome": "done",
             "target_type": "Connection",
         }
-        if any(given.get(name, value) != value for name, value in theirs.items()):
+        if any(entries.get(name, value) != value for name, value in theirs.items()):
             return None
-        if "q" in given:
-            fetches = fetches.filter(Q(connection_name__icontains=given["q"]) | Q(owner_name__icontains=given["q"]))
-        if "who" in given:
-            fetches = fetches.filter(Q(owner_name__icontains=given["who"]) | Q(key_name__icontains=given["who"]))
-        if "target_id" in given:
-            if not given["target_id"].isdecimal() or len(given["target_id"]) > 18:
+        if "q" in entries:
+            fetches = fetches.filter(Q(connection_name__icontains=entries["q"]) | Q(owner_name__icontains=entries["q"]))
+        if "who" in entries:
+            fetches = fetches.filter(Q(owner_name__icontains=entries["who"]) | Q(key_name__icontains=entries["who"]))
+        if "target_id" in entries:
+            if not entries["target_id"].isdecimal() or len(entries["target_id"]) > 18:
                 return None
-            fetches = fetches.filter(connection_ref=given["target_id"])
+            fetches = fetches.filter(connection_ref=entries["target_id"])
         return fetches.filter(self.within("minute"))
 
-    def given(self) -> dict[str, Any]:
+    def conditions(self) -> dict[str, Any]:
         return {name: value for name, value in self.cleaned_data.items() if value}
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from django import forms
 
+from connections.forms.app_registrations import IS_DIRECTORY_ID, AudienceField, ClientIdField
 from connections.forms.connections import AddressesField, CapabilitiesForm
 from connections.forms.credentials import FEDERATED, GENERATE, SECRET, TOKEN_FILE, CredentialForm
 from connections.microsoft import clouds, resources
@@ -12,7 +13,7 @@ from connections.models import AppRegistration, Tenant
 from connections.models.app_registrations import AuthenticationType
 from connections.services.policy import evaluate
 from connections.services.policy.evaluate import Policies
-from connections.validators import DirectoryField, GuidField, NameField
+from connections.validators import DirectoryField, NameField
 
 DELEGATED, APP_ONLY = AuthenticationType.AUTHORIZATION_CODE, AuthenticationType.CLIENT_CREDENTIALS
 # The name of each type in Microsoft's own connectors, and its explanation.
@@ -117,19 +118,8 @@ def _refusal(
 class NewAppForm(ConnectForm):
     """A new connection together with a new app registration, whose credential has a separate form."""
 
-    client_id = GuidField(
-        what="application (client) ID",
-        label="Application (client) ID",
-        help_text="From the Overview page of the app registration in Entra, not the Object ID.",
-        error_messages={"required": "Enter the application (client) ID."},
-    )
-    audience = forms.ChoiceField(
-        label="Supported account types",
-        choices=AppRegistration.Audience.choices,
-        initial=AppRegistration.Audience.SINGLE,
-        widget=forms.RadioSelect,
-        help_text="As set in Entra under Authentication > Supported account types.",
-    )
+    client_id = ClientIdField()
+    audience = AudienceField()
     directory_id = DirectoryField(
         label="Directory (tenant) ID",
         error_messages={"required": "Enter the directory (tenant) ID or a verified domain."},
@@ -160,9 +150,7 @@ class NewAppForm(ConnectForm):
                 self.add_error("directory_id", "Enter the directory (tenant) ID or a verified domain.")
             cleaned["directory_id"] = COMMON
         if cleaned.get("client_id") and cleaned["client_id"] == cleaned.get("directory_id"):
-            self.add_error(
-                "client_id", "This is the directory (tenant) ID. Enter the application (client) ID, listed next to it."
-            )
+            self.add_error("client_id", IS_DIRECTORY_ID)
         return cleaned
 
 

@@ -169,10 +169,10 @@ class ConnectionEditForm(CapabilitiesForm):
 
     def permissions(self) -> dict[str, Any]:
         """Return the required permissions, and those that the current choice adds and removes."""
-        shown = super().permissions()
+        permissions = super().permissions()
         before = set(permission_drift.required_permissions(self.connection)) - OIDC_SCOPES
-        after = set(shown["names"]) - OIDC_SCOPES
-        return shown | {
+        after = set(permissions["names"]) - OIDC_SCOPES
+        return permissions | {
             "added": self._describe(after - before),
             "removed": self._describe(before - after),
             "is_delegated": self.connection.is_delegated,

@@ -98,7 +98,7 @@ class PickerField(forms.Field):
         key = _KEY.fullmatch(typed.key or typed.text)
         if typed.key or key:
             return self._chosen(key)
-        return self._meant(typed.text)
+        return self._find(typed.text)
 
     def _chosen(self, key: re.Match[str] | None) -> Picked:
         rows: Any = self.teams if key and key[1] == "team" else self.people
@@ -107,7 +107,7 @@ class PickerField(forms.Field):
             raise ValidationError(self.error_messages["invalid_choice"], code="invalid_choice")
         return item
 
-    def _meant(self, text: str) -> Picked:
+    def _find(self, text: str) -> Picked:
         if len(text) > LENGTH or "\x00" in text:
             raise ValidationError(self.error_messages["unknown"], code="unknown")
         exact = search.named_exactly(text, self.people, self.teams)

@@ -186,9 +186,9 @@ class OrganisationRulesForm(RulesForm):
     def _offer(self, name: str, known: dict[str, str], chosen: tuple[str, ...] | None) -> None:
         # Values that no longer exist remain selectable, so that saving another change does not remove them from the
         # rule.
-        gone = {value: f"{value} (removed)" for value in chosen or () if value not in known}
+        removed = {value: f"{value} (removed)" for value in chosen or () if value not in known}
         field = self.fields[name]
-        field.choices = [*known.items(), *gone.items()]  # type: ignore[attr-defined]
+        field.choices = [*known.items(), *removed.items()]  # type: ignore[attr-defined]
         field.initial = list(known) if chosen is None else list(chosen)
 
     def plain(self) -> dict[str, Any]:

@@ -45,8 +45,8 @@ class ShareForm(forms.Form):
             until = self.fields["until"]
             until.required = True
             until.widget.attrs["max"] = last.isoformat()
-            shown = date_format(last, "j F Y")
-            until.help_text = f"Expires at the end of this day (UTC). Your policy allows up to {shown}."
+            last_day = date_format(last, "j F Y")
+            until.help_text = f"Expires at the end of this day (UTC). Your policy allows up to {last_day}."
         for field in (cast(PickerField, self.fields["whom"]), cast(RecipientsField, self.fields["others"])):
             field.people, field.teams = people, teams
 

@@ -164,26 +164,26 @@ def _secret(fields: YamlMapping, name: str, field: forms.Field) -> str:
     in_file, in_variable = fields.take(f"{name}_file"), fields.take(f"{name}_env")
     if in_file is not None and in_variable is not None:
         raise in_variable.wrong(f"Use either {name}_file or {name}_env, not both.")
-    place = in_file or in_variable
-    if place is None:
+    source = in_file or in_variable
+    if source is None:
         return ""
-    text = _from_file(place) if place is in_file else os.environ.get(place.text(), "")
-    if not text and place is in_variable:
-        raise place.wrong(f"The environment variable {place.text()[:60]} isn't set.")
+    text = _from_file(source) if source is in_file else os.environ.get(source.text(), "")
+    if not text and source is in_variable:
+        raise source.wrong(f"The environment variable {source.text()[:60]} isn't set.")
     try:
         return str(field.clean(text))
     except ValidationError as error:
-        raise place.wrong(f"The value from {place.what} isn't valid: {' '.join(error.messages)}") from None
+        raise source.wrong(f"The value from {source.what} isn't valid: {' '.join(error.messages)}") from None
 
 
-def _from_file(place: YamlValue) -> str:
+def _from_file(source: YamlValue) -> str:
     try:
-        with Path(place.text()).open("rb") as file:
+        with Path(source.text()).open("rb") as file:
             return file.read(MAX_SECRET_FILE).decode("utf-8-sig").strip("\r\n")
     except OSError as problem:
-        raise place.wrong(f"{place.text()} can't be read: {problem.strerror}.") from None
+        raise source.wrong(f"{source.text()} can't be read: {problem.strerror}.") from None
     except UnicodeDecodeError:
-        raise place.wrong(f"{place.text()} isn't a text file.") from None
+        raise source.wrong(f"{source.text()} isn't a text file.") from None
 
 
 def _tenant(fields: YamlMapping) -> schema.TenantEntry:

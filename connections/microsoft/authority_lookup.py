@@ -6,14 +6,13 @@ Groups: ``directoryObject: checkMemberGroups`` takes up to 20 groups and include
 """
 
 import json
-import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from connections.errors import MicrosoftUnavailable
 from connections.microsoft import graph_client, http
-from connections.microsoft.clouds import Cloud
+from connections.microsoft.clouds import Cloud, is_guid
 from connections.microsoft.permissions import covered_by
 
 GROUPS_PERMISSION = "GroupMember.Read.All"
@@ -52,7 +51,7 @@ def read(
     roles are read, and ``held`` are the application roles in the access token. Raises MicrosoftRefused or
     MicrosoftUnavailable.
     """
-    known = sorted(group for group in groups if _is_id(group))
+    known = sorted(group for group in groups if is_guid(group))
     members: dict[str, set[str]] = {oid: set() for oid in oids}
     requests = [
         graph_client.request(
@@ -109,10 +108,3 @@ def _content(response: http.Response[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise MicrosoftUnavailable(UNREADABLE)
     return content
-
-
-def _is_id(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text.lower()
-    except ValueError:
-        return False

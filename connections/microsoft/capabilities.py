@@ -210,12 +210,12 @@ def describe(text: str) -> list[str]:
 
 
 def _short(word: str) -> str:
-    shown = word if len(word) <= 60 else f"{word[:60]}…"
+    shortened = word if len(word) <= 60 else f"{word[:60]}…"
     address, _, name = word.rpartition("/")
-    resource = _resource_of(address, shown) if address else resources.GRAPH
+    resource = _resource_of(address, shortened) if address else resources.GRAPH
     if name == resources.DEFAULT:
         raise InvalidInput(
-            f"“{shown}” means all permissions of an app registration. The portal adds it where required.",
+            f"“{shortened}” means all permissions of an app registration. The portal adds it where required.",
             action="Enter single permissions instead, for example Mail.Read.",
         )
     if name.lower() in OIDC_SCOPES:
@@ -223,7 +223,7 @@ def _short(word: str) -> str:
     is_graph = resource == resources.GRAPH
     if len(name) > 100 or not (_NAME if is_graph else _NAME_ELSEWHERE).fullmatch(name):
         raise InvalidInput(
-            f"“{shown}” isn't a {'Microsoft Graph ' if is_graph else ''}permission.",
+            f"“{shortened}” isn't a {'Microsoft Graph ' if is_graph else ''}permission.",
             action="Enter permissions such as Mail.Read or exchange/SMTP.Send, separated by spaces.",
         )
     return spelling(name if is_graph else f"{resource}/{name}")

@@ -272,10 +272,10 @@ if (-not (Get-ManagementRoleAssignment | Where-Object Name -eq $assignment)) {{
 
 
 def _remove(plan: Plan, unless: str = "") -> str:
-    mine = f"Where-Object {{ $_.Name -like {quoted(f'Portal {plan.key} *')}{unless} }}"
+    own_objects = f"Where-Object {{ $_.Name -like {quoted(f'Portal {plan.key} *')}{unless} }}"
     return f"""\
-Get-ManagementRoleAssignment | {mine} | Remove-ManagementRoleAssignment -Confirm:$false -ErrorAction Stop
-Get-ManagementScope | {mine} | Remove-ManagementScope -Confirm:$false -ErrorAction Stop
+Get-ManagementRoleAssignment | {own_objects} | Remove-ManagementRoleAssignment -Confirm:$false -ErrorAction Stop
+Get-ManagementScope | {own_objects} | Remove-ManagementScope -Confirm:$false -ErrorAction Stop
 """
 
 

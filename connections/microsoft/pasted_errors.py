@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from connections.microsoft import data_files, error_tables
 from connections.microsoft.classifier import Verdict, classify
 from connections.microsoft.error_types import ErrorMeaning, Kind, Who
+from connections.microsoft.response_parser import search
 
 LONGEST = 10_000  # characters; Microsoft's pages and messages are shorter
 SIGN_IN, CONSENT = "sign_in", "consent"
@@ -90,7 +91,7 @@ def explain(text: str) -> PastedError:
     if verdict is not None and verdict.kind is not Kind.OK:
         code, name = _safe_code(verdict.code), verdict.name
         meaning = ErrorMeaning(verdict.kind, verdict.who, verdict.cause, verdict.action)
-    trace_id, correlation_id = _search(_TRACE_ID, text), _search(_CORRELATION_ID, text)
+    trace_id, correlation_id = search(_TRACE_ID, text), search(_CORRELATION_ID, text)
     has_secret = bool(_TOKEN.search(text))
     if not trace_id and not correlation_id and _BARE_ID.fullmatch(text):
         trace_id = text
@@ -104,7 +105,7 @@ def explain(text: str) -> PastedError:
         meaning.who,
         trace_id=trace_id,
         correlation_id=correlation_id,
-        timestamp=_search(_TIMESTAMP, text),
+        timestamp=search(_TIMESTAMP, text),
         has_secret=has_secret,
     )
 
@@ -188,8 +189,3 @@ def _last(pattern: re.Pattern[str], text: str) -> str:
     numbers = pattern.findall(text)
     listed = [number for number in numbers if int(number) in error_tables.AADSTS]
     return str((listed or numbers or [""])[-1])
-
-
-def _search(pattern: re.Pattern[str], text: str) -> str:
-    match = pattern.search(text)
-    return match.group(1) if match else ""

@@ -154,9 +154,9 @@ def _graph(status: int | None, headers: dict[str, str], text: str) -> MicrosoftR
         description=description,
         described_numbers=_described(description, ""),
         graph_codes=codes,
-        challenge=_word(_search(CHALLENGE_ERROR, challenges)).lower(),
+        challenge=_word(search(CHALLENGE_ERROR, challenges)).lower(),
         diagnostics=diagnostics.group(1) if diagnostics else "",
-        claims=_claims(_search(CHALLENGE_CLAIMS, challenges)),
+        claims=_claims(search(CHALLENGE_CLAIMS, challenges)),
         retry_after=retry_after(headers),
         **_support(details, headers, description),
     )
@@ -245,12 +245,12 @@ def _support(data: Mapping[str, Any], headers: dict[str, str], description: str)
     """Return the trace ID, correlation ID and time, which Microsoft's support asks for."""
     return {
         "trace_id": _match(SAFE_ID, data.get("trace_id"))
-        or _search(TRACE_ID, description)
+        or search(TRACE_ID, description)
         or _match(SAFE_ID, headers.get("x-ms-request-id") or headers.get("request-id")),
         "correlation_id": _match(SAFE_ID, data.get("correlation_id"))
-        or _search(CORRELATION_ID, description)
+        or search(CORRELATION_ID, description)
         or _match(SAFE_ID, headers.get("client-request-id")),
-        "timestamp": _match(SAFE_TIME, data.get("timestamp")) or _search(TIMESTAMP, description),
+        "timestamp": _match(SAFE_TIME, data.get("timestamp")) or search(TIMESTAMP, description),
     }
 
 
@@ -346,6 +346,7 @@ def _match(pattern: re.Pattern[str], value: Any) -> str:
     return text if pattern.fullmatch(text) else ""
 
 
-def _search(pattern: re.Pattern[str], text: str) -> str:
+def search(pattern: re.Pattern[str], text: str) -> str:
+    """Return the first group of the first match, or an empty string."""
     match = pattern.search(text)
     return match.group(1) if match else ""

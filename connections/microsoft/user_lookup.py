@@ -67,8 +67,8 @@ def _single(response: http.Response[str]) -> AccountState | None:
     """Return the account's state; None if it is unclear. A 404 only means "deleted" if the directory itself says so."""
     if response.status == 404:
         error = _content(response).get("error")
-        gone = isinstance(error, dict) and error.get("code") == NOT_FOUND
-        return AccountState.DELETED if gone else None
+        is_deleted = isinstance(error, dict) and error.get("code") == NOT_FOUND
+        return AccountState.DELETED if is_deleted else None
     graph_client.require_ok(response)
     content = _content(response)
     return _state(content) if str(content.get("id", "")).lower() == response.request.tag else None

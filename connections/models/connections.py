@@ -58,6 +58,14 @@ class ConnectionManager(models.Manager["Connection"]):
     def get_queryset(self) -> models.QuerySet["Connection"]:
         return super().get_queryset().defer(*SECRETS)
 
+    def with_related(self) -> models.QuerySet["Connection"]:
+        """Return connections with RELATED and the owner."""
+        return self.select_related(*RELATED, "owner")
+
+    def locked(self) -> models.QuerySet["Connection"]:
+        """Like ``with_related``, but locks the connections' rows until the transaction ends."""
+        return self.with_related().select_for_update(of=("self",), no_key=True)
+
 
 class Connection(models.Model):
     """An authorised connection to Microsoft Graph or other resources through an app registration.

@@ -92,7 +92,7 @@ def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> A
     incident = facts["incident"]
     opened = datetime.fromisoformat(incident["opened_at"])
     closed = datetime.fromisoformat(incident["closed_at"]) if incident["closed_at"] else None
-    shown = incident["connections"][:SHOWN]
+    listed = incident["connections"][:SHOWN]
     is_task, healed = incident["kind"] in TASKS, event == "healed"
     subject, headline, tone = _headlines(event, incident, format_duration(at - opened), is_owner=reason == "owner")
     label = "Connections" if is_task else "Resolved connections" if healed else "Affected connections"
@@ -107,9 +107,9 @@ def _incident(event: str, facts: dict[str, Any], reason: str, at: datetime) -> A
         button="View incident" if is_elsewhere else _BUTTONS.get(incident["kind"], "View incident"),
         url=incident["url"],
         why=_NEW_OWNER if reason == "owner" and is_task else _WHY.get(reason, ""),
-        affected=[f"{connection['name']} (owner: {connection['owner']})" for connection in shown],
+        affected=[f"{connection['name']} (owner: {connection['owner']})" for connection in listed],
         affected_label=label,
-        more=incident["connection_count"] - len(shown),
+        more=incident["connection_count"] - len(listed),
     )
 
 

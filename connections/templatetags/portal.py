@@ -102,14 +102,14 @@ def request_id() -> str:
 
 
 @register.simple_tag
-def state_badge(shown: presentation.Badge) -> SafeString:
-    return format_html('<span class="badge state state-{}">{}{}</span>', shown.tone, icon(shown.sign), shown.word)
+def state_badge(badge: presentation.Badge) -> SafeString:
+    return format_html('<span class="badge state state-{}">{}{}</span>', badge.tone, icon(badge.sign), badge.word)
 
 
 @register.simple_tag
-def status_badge(thing: models.Model) -> SafeString:
+def status_badge(row: models.Model) -> SafeString:
     """Render the state of a connection, app registration, credential, mailbox access, consent request or event."""
-    return state_badge(presentation.badge(thing))
+    return state_badge(presentation.badge(row))
 
 
 @register.simple_tag

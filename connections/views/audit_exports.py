@@ -28,7 +28,7 @@ def export(request: HttpRequest) -> StreamingHttpResponse:
         form.narrow(querysets.visible_events(user)),
         form.narrow_fetches(querysets.visible_fetches(user)),
         file_format=Format(file_format),
-        filters={name: str(value) for name, value in form.given().items()},
+        filters={name: str(value) for name, value in form.conditions().items()},
         actor=user,
     )
     name = f"audit-{timezone.now():%Y-%m-%d-%H%M%S}.{file_format}"

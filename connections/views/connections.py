@@ -44,7 +44,6 @@ from connections.views.audit import history
 from connections.views.form_handling import done, errors_as_messages, errors_on, get_visible
 from connections.views.mailboxes import attached
 
-MOST_TENANTS = 20  # other tenants offered in the form; the app registration's page lists all of them
 RECENT_SIGN_IN = 600  # seconds after which the page explains possible errors of an unfinished sign-in
 Status = Connection.Status
 # Statuses in which the person may have seen an error on Microsoft's pages.

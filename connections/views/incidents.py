@@ -106,7 +106,8 @@ def _latest(incidents: QuerySet[Incident]) -> QuerySet[Incident]:
 @require_safe
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     user, incident = get_visible(request, querysets.visible_incidents, pk)
-    affected = _visible_affected(user, incident)
+    rows = querysets.visible_affected(user).filter(incident=incident)
+    affected = without_tokens(rows.select_related(*(f"connection__{name}" for name in RELATED), "owner"))
     page = list_pages.page(request, affected, order=("connection_name", "pk"))
     deliveries = incident.deliveries.select_related("channel").defer(
         "payload", "channel__url", "channel__signing_secret"
@@ -155,11 +156,6 @@ def add_tenant(request: HttpRequest, pk: int) -> HttpResponse:
         messages.success(request, f"{tenant} is added. The portal tests the shared mailboxes now.")
         return redirect("tenant", pk=tenant.pk)
     return redirect("incident", pk=pk)
-
-
-def _visible_affected(user: User, incident: Incident) -> QuerySet[AffectedConnection]:
-    rows = querysets.visible_affected(user).filter(incident=incident)
-    return without_tokens(rows.select_related(*(f"connection__{name}" for name in RELATED), "owner"))
 
 
 def _shared_with(affected: QuerySet[AffectedConnection]) -> list[str]:

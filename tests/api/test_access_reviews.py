@@ -15,11 +15,6 @@ Decision = ReviewItem.Decision
 
 
 @pytest.fixture
-def connection(bob: User) -> Connection:
-    return factories.make_connection(owner=bob)
-
-
-@pytest.fixture
 def shares(connection: Connection, bob: User, dave: User) -> list[Share]:
     """Share bob's connection with dave and with a team."""
     team = Team.objects.create(name="Finance")
@@ -124,15 +119,13 @@ def test_only_owners_answer_reviews(alice: User, bob: User, carol: User, dave: U
         connection=factories.make_connection(owner=dave, name="Dave's"), person=bob, created_by=dave
     )
     theirs = factories.make_review(other)
-    mine = review.items.order_by("pk")[0]
+    own = review.items.order_by("pk")[0]
     foreign = theirs.items.get()
     for person in (alice, carol):
-        assert (
-            problem(Program(person).post(f"reviews/{review.pk}/answers", decisions((mine, "removed")))) == NOT_ALLOWED
-        )
+        assert problem(Program(person).post(f"reviews/{review.pk}/answers", decisions((own, "removed")))) == NOT_ALLOWED
     program = Program(dave)
-    assert problem(program.post(f"reviews/{review.pk}/answers", decisions((mine, "removed")))) == NOT_FOUND
-    passed = program.post(f"reviews/{theirs.pk}/answers", decisions((mine, "removed"))).json()
+    assert problem(program.post(f"reviews/{review.pk}/answers", decisions((own, "removed")))) == NOT_FOUND
+    passed = program.post(f"reviews/{theirs.pk}/answers", decisions((own, "removed"))).json()
     assert passed == {"confirmed": 0, "removed": 0, "passed_over": 1}
     narrowed = Program(dave, only=[other.connection])
     assert problem(narrowed.post(f"reviews/{theirs.pk}/answers", decisions((foreign, "removed")))) == NOT_ALLOWED

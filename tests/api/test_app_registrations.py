@@ -88,8 +88,9 @@ def test_a_certificate_is_uploaded_as_pem_or_pfx(alice: User, sandbox: Control) 
         ({"kind": "magic"}, "kind"),
     ],
 )
-def test_an_invalid_credential_is_refused_with_its_field(alice: User, entry: dict[str, Any], field: str) -> None:
-    app = factories.make_app_registration()
+def test_an_invalid_credential_is_refused_with_its_field(
+    alice: User, entry: dict[str, Any], field: str, app: AppRegistration
+) -> None:
     assert wrong_fields(Program(alice).post(f"app-registrations/{app.pk}/credentials", entry)) == {field}
 
 
@@ -99,9 +100,9 @@ def test_errors_in_the_first_credential_name_its_fields(alice: User) -> None:
 
 
 def test_a_credential_is_found_only_under_its_own_registration(alice: User) -> None:
-    mine = factories.make_app_registration()
+    own = factories.make_app_registration()
     foreign = factories.make_app_registration(name="Other", client_id=seed.ROBOTS_APP).credentials.get()
-    assert problem(Program(alice).delete(f"app-registrations/{mine.pk}/credentials/{foreign.pk}")) == NOT_FOUND
+    assert problem(Program(alice).delete(f"app-registrations/{own.pk}/credentials/{foreign.pk}")) == NOT_FOUND
 
 
 def test_an_authentication_type_in_use_cannot_be_switched_off(alice: User) -> None:
@@ -111,8 +112,7 @@ def test_an_authentication_type_in_use_cannot_be_switched_off(alice: User) -> No
     assert problem(Program(alice).delete(path)) == (409, "still_in_use")
 
 
-def test_members_read_what_they_need_to_connect(bob: User) -> None:
-    app = factories.make_app_registration()
+def test_members_read_what_they_need_to_connect(bob: User, app: AppRegistration) -> None:
     seen = Program(bob).get(f"app-registrations/{app.pk}").json()
     assert (seen["name"], seen["allows_delegated"], seen["client_id"]) == ("Contoso Connections", True, None)
     apps = Program(bob).get("app-registrations", allows="app_only", q="contoso", tenant_id=app.tenant_id)

@@ -67,8 +67,8 @@ def test_only_the_requester_withdraws_a_request(alice: User, bob: User, dave: Us
     path, program = f"approvals/{approval.pk}/withdraw", Program(bob)
     assert problem(Program(alice).post(path)) == NOT_ALLOWED
     assert problem(Program(dave).post(path)) == NOT_FOUND
-    taken = program.post(path).json()
-    assert (taken["state"], program.post(path).json()) == ("withdrawn", taken)
+    response = program.post(path).json()
+    assert (response["state"], program.post(path).json()) == ("withdrawn", response)
     assert AuditEvent.objects.filter(action="approval.withdrawn").count() == 1
 
 
@@ -83,8 +83,7 @@ def test_neither_the_requester_nor_a_service_account_approves(alice: User, bob: 
     assert set(Approval.objects.values_list("state", flat=True)) == {"waiting"}
 
 
-def test_a_request_that_needs_no_approval_is_refused(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_request_that_needs_no_approval_is_refused(bob: User, dave: User, connection: Connection) -> None:
     path = f"connections/{connection.pk}/approvals"
     refused = Program(bob).post(path, {"reason": "Please."})
     assert (problem(refused), "need approval" in refused.json()["detail"]) == ((422, "invalid_input"), True)
@@ -101,24 +100,24 @@ def test_a_request_that_the_policy_now_forbids_is_not_approved(alice: User, pend
 
 def test_people_see_only_their_approvals(alice: User, bob: User, carol: User, dave: User) -> None:
     first, second = factories.make_connection(owner=bob), factories.make_connection(owner=alice, name="Orders")
-    mine = full_dataset.make_approval(first)
+    own = full_dataset.make_approval(first)
     theirs = full_dataset.make_approval(second)
 
     def seen(program: Program, **query: Any) -> list[int]:
         return values(program.get("approvals", **query), "id")
 
     for person, expected in (
-        (alice, [theirs.pk, mine.pk]),
-        (carol, [theirs.pk, mine.pk]),
-        (bob, [mine.pk]),
+        (alice, [theirs.pk, own.pk]),
+        (carol, [theirs.pk, own.pk]),
+        (bob, [own.pk]),
         (dave, []),
     ):
         assert seen(Program(person)) == expected
     assert Program(bob).get(f"approvals/{theirs.pk}").status_code == 404
     narrowed = Program(alice, only=[first])
-    assert seen(narrowed) == [mine.pk]
+    assert seen(narrowed) == [own.pk]
     assert narrowed.get(f"approvals/{theirs.pk}").status_code == 404
-    assert problem(narrowed.post(f"approvals/{mine.pk}/approve", {})) == NOT_ALLOWED
+    assert problem(narrowed.post(f"approvals/{own.pk}/approve", {})) == NOT_ALLOWED
     assert problem(Program(alice, scopes=["token:read"]).get("approvals")) == NOT_ALLOWED
 
 

@@ -233,11 +233,11 @@ def test_a_share_in_the_past_or_with_the_owner_is_refused(bob: User, dave: User)
 
 
 def test_a_share_is_found_only_under_its_own_connection(bob: User, dave: User) -> None:
-    mine, other = factories.make_connection(), factories.make_connection(name="Other")
+    own, other = factories.make_connection(), factories.make_connection(name="Other")
     share = Share.objects.create(connection=other, person=dave, created_by=bob)
     program = Program(bob)
-    assert problem(program.patch(f"connections/{mine.pk}/shares/{share.pk}", {"level": "manage"})) == NOT_FOUND
-    assert problem(program.delete(f"connections/{mine.pk}/shares/{share.pk}")) == NOT_FOUND
+    assert problem(program.patch(f"connections/{own.pk}/shares/{share.pk}", {"level": "manage"})) == NOT_FOUND
+    assert problem(program.delete(f"connections/{own.pk}/shares/{share.pk}")) == NOT_FOUND
 
 
 def test_sharing_with_a_team(bob: User) -> None:
@@ -285,8 +285,7 @@ def test_counts_of_a_mailbox_leave_out_hidden_connections(bob: User, dave: User)
     assert Program(dave).get(f"mailboxes/{mailbox.pk}").json()["attached"] == 0
 
 
-def test_incidents_are_listed_and_read(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection()
+def test_incidents_are_listed_and_read(alice: User, bob: User, dave: User, connection: Connection) -> None:
     access = factories.make_mailbox_access(connection, factories.make_mailbox(), state="unreachable")
     incident = incidents.report_mailbox(access, now=NOW)
     program = Program(bob)
@@ -300,19 +299,19 @@ def test_incidents_are_listed_and_read(alice: User, bob: User, dave: User) -> No
 
 
 def test_a_limited_key_reaches_nothing_else(alice: User, bob: User, dave: User) -> None:
-    mine, other = factories.make_connection(), factories.make_connection(name="Other")
+    own, other = factories.make_connection(), factories.make_connection(name="Other")
     boxes = [factories.make_mailbox(), factories.make_mailbox(address="sales@contoso.example")]
     reaches = [
-        factories.make_mailbox_access(connection, box) for connection, box in zip((mine, other), boxes, strict=True)
+        factories.make_mailbox_access(connection, box) for connection, box in zip((own, other), boxes, strict=True)
     ]
     reported = [incidents.report_mailbox(reach, now=NOW) for reach in reaches]
     share = Share.objects.create(connection=other, person=dave, created_by=bob)
-    program = Program(alice, only=[mine])
+    program = Program(alice, only=[own])
 
     def ids(path: str) -> list[int]:
         return values(program.get(path), "id")
 
-    assert ids("connections") == [mine.pk]
+    assert ids("connections") == [own.pk]
     assert ids("mailboxes") == [boxes[0].pk]
     assert ids("incidents") == [reported[0].pk]
     for path in (
@@ -327,18 +326,18 @@ def test_a_limited_key_reaches_nothing_else(alice: User, bob: User, dave: User) 
     assert problem(program.post("consent-requests", {"connection_id": other.pk, "reason": "x"})) == NOT_FOUND
     for path in ("tenants", "app-registrations", "teams", "people", "consent-requests", "audit-seals"):
         assert problem(program.get(path)) == NOT_ALLOWED, path
-    assert problem(program.post("connections", new_connection(mine.app_registration))) == NOT_ALLOWED
+    assert problem(program.post("connections", new_connection(own.app_registration))) == NOT_ALLOWED
     assert problem(program.post("teams", {"name": "Sales"})) == NOT_ALLOWED
-    assert [item["id"] for item in program.get("me").json()["connections"]] == [mine.pk]
+    assert [item["id"] for item in program.get("me").json()["connections"]] == [own.pk]
 
 
 def test_a_limited_key_reads_only_the_audit_trail_of_its_connections(alice: User, bob: User) -> None:
-    mine, other = factories.make_connection(), factories.make_connection(name="Other")
-    Program(alice).post(f"connections/{mine.pk}/disable")
+    own, other = factories.make_connection(), factories.make_connection(name="Other")
+    Program(alice).post(f"connections/{own.pk}/disable")
     Program(alice).post(f"connections/{other.pk}/disable")
-    program = Program(alice, only=[mine])
+    program = Program(alice, only=[own])
     seen = program.get("audit-events").json()["items"]
-    assert {(item["target_type"], item["target_id"]) for item in seen} == {("Connection", str(mine.pk))}
+    assert {(item["target_type"], item["target_id"]) for item in seen} == {("Connection", str(own.pk))}
     hidden = AuditEvent.objects.filter(target_id=str(other.pk)).first()
     assert hidden is not None
     assert problem(program.get(f"audit-events/{hidden.pk}")) == NOT_FOUND
@@ -351,8 +350,7 @@ def test_a_key_reads_itself(bob: User) -> None:
     assert program.text not in str(read)
 
 
-def test_the_audit_trail_is_filtered(alice: User, carol: User, bob: User) -> None:
-    connection = factories.make_connection()
+def test_the_audit_trail_is_filtered(alice: User, carol: User, bob: User, connection: Connection) -> None:
     Program(bob).post(f"connections/{connection.pk}/disable")
     program = Program(carol)
     filters = {"action": "connection.disabled", "who": "bob", "date_from": "2020-01-01"}
@@ -365,14 +363,14 @@ def test_the_audit_trail_is_filtered(alice: User, carol: User, bob: User) -> Non
 
 
 def test_an_export_of_the_audit_trail_is_recorded_in_it(alice: User, bob: User, carol: User) -> None:
-    mine, other = factories.make_connection(), factories.make_connection(name="Other")
-    for connection in (mine, other):
+    own, other = factories.make_connection(), factories.make_connection(name="Other")
+    for connection in (own, other):
         Program(bob, name=connection.name).post(f"connections/{connection.pk}/disable")
     answer = Program(carol).get("audit-events/export", action="connection.disabled")
     lines = [json.loads(line) for line in answer.content.splitlines()]
     assert answer["Content-Type"] == "application/x-ndjson"
     assert len(lines) == 2
     assert AuditEvent.objects.filter(action="audit.exported", actor=carol).count() == 1
-    narrowed = Program(carol, only=[mine]).get("audit-events/export", action="connection.disabled")
+    narrowed = Program(carol, only=[own]).get("audit-events/export", action="connection.disabled")
     assert len(narrowed.content.splitlines()) == 1
     assert problem(Program(alice).get("audit-events/export")) == NOT_ALLOWED

@@ -22,8 +22,9 @@ def record_fetches(connection: Connection, key: Any) -> None:
     )
 
 
-def test_ownership_is_transferred_to_a_name_or_a_number(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_ownership_is_transferred_to_a_name_or_a_number(
+    alice: User, bob: User, dave: User, connection: Connection
+) -> None:
     path, program = f"connections/{connection.pk}/hand-over", Program(alice)
     transfer = program.post(path, {"new_owner": "dave"})
     assert transfer.status_code == 200
@@ -38,8 +39,9 @@ def test_ownership_is_transferred_to_a_name_or_a_number(alice: User, bob: User, 
     assert connection.refresh_token is None
 
 
-def test_a_second_transfer_to_the_same_owner_changes_nothing(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_second_transfer_to_the_same_owner_changes_nothing(
+    alice: User, bob: User, dave: User, connection: Connection
+) -> None:
     path, program = f"connections/{connection.pk}/hand-over", Program(alice)
     body = {"new_owner_id": dave.pk, "seen_owner_id": bob.pk}
     first = program.post(path, body, idempotency_key="once")
@@ -50,8 +52,7 @@ def test_a_second_transfer_to_the_same_owner_changes_nothing(alice: User, bob: U
     assert AuditEvent.objects.filter(action="connection.handed_over").count() == 1
 
 
-def test_the_previous_owner_no_longer_sees_the_connection(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_previous_owner_no_longer_sees_the_connection(bob: User, dave: User, connection: Connection) -> None:
     path, program = f"connections/{connection.pk}/hand-over", Program(bob)
     assert program.post(path, {"new_owner": "dave"}, idempotency_key="once").status_code == 200
     assert problem(program.post(path, {"new_owner": "dave"})) == NOT_FOUND
@@ -70,8 +71,9 @@ def test_a_connection_that_changed_owner_meanwhile_is_not_transferred(alice: Use
     assert not HandOver.objects.exists()
 
 
-def test_ownership_is_only_transferred_to_possible_owners(alice: User, bob: User, carol: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_ownership_is_only_transferred_to_possible_owners(
+    alice: User, bob: User, carol: User, dave: User, connection: Connection
+) -> None:
     robot = factories.make_service_account()
     path, program = f"connections/{connection.pk}/hand-over", Program(alice)
     assert wrong_fields(program.post(path, {"new_owner": "carol"})) == {"new_owner"}
@@ -79,8 +81,8 @@ def test_ownership_is_only_transferred_to_possible_owners(alice: User, bob: User
     assert wrong_fields(program.post(path, {"new_owner_id": robot.pk})) == {"new_owner_id"}
     assert wrong_fields(program.post(path, {"new_owner_id": 2**53})) == {"new_owner_id"}
     factories.make_connection(owner=dave)
-    taken = program.post(path, {"new_owner": "dave"})
-    assert (problem(taken), taken.json()["errors"][0]["field"]) == ((409, "already_exists"), "new_name")
+    response = program.post(path, {"new_owner": "dave"})
+    assert (problem(response), response.json()["errors"][0]["field"]) == ((409, "already_exists"), "new_name")
     app_only = factories.make_app_only_connection(owner=bob)
     assert Program(bob).post(f"connections/{app_only.pk}/hand-over", {"new_owner": "dave"}).status_code == 422
     assert not HandOver.objects.exists()
@@ -104,8 +106,9 @@ def test_an_invalid_body_is_refused_with_its_fields(
     assert wrong_fields(Program(alice).post(f"connections/{connection.pk}/hand-over", body)) == fields
 
 
-def test_only_the_owner_and_it_admins_transfer_ownership(bob: User, carol: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_only_the_owner_and_it_admins_transfer_ownership(
+    bob: User, carol: User, dave: User, connection: Connection
+) -> None:
     shared_with = factories.make_person("max")
     Share.objects.create(connection=connection, person=shared_with, level=Share.Level.MANAGE, created_by=bob)
     path = f"connections/{connection.pk}/hand-over"
@@ -119,8 +122,9 @@ def test_only_the_owner_and_it_admins_transfer_ownership(bob: User, carol: User,
     assert not HandOver.objects.exists()
 
 
-def test_the_consequences_name_the_keys_that_stop_and_those_that_stay(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_consequences_name_the_keys_that_stop_and_those_that_stay(
+    alice: User, bob: User, dave: User, connection: Connection
+) -> None:
     Share.objects.create(connection=connection, person=dave, created_by=bob)
     program = Program(bob, name="Bob's robot")
     record_fetches(connection, program.key)
@@ -140,9 +144,9 @@ def test_the_consequences_name_the_keys_that_stop_and_those_that_stay(alice: Use
 def test_all_connections_of_a_person_are_transferred(alice: User, bob: User, dave: User) -> None:
     first, second = factories.make_connection(owner=bob), factories.make_connection(owner=bob, name="Orders")
     path, program = f"people/{bob.pk}/hand-over", Program(alice)
-    done = program.post(path, {"new_owner": "dave"}).json()
-    assert [item["connection_id"] for item in done["done"]] == [first.pk, second.pk]
-    assert (done["failed"], done["not_theirs"], done["left"]) == ([], [], 0)
+    answer = program.post(path, {"new_owner": "dave"}).json()
+    assert [item["connection_id"] for item in answer["done"]] == [first.pk, second.pk]
+    assert (answer["failed"], answer["not_theirs"], answer["left"]) == ([], [], 0)
     assert set(Connection.objects.values_list("owner", flat=True)) == {dave.pk}
     again = program.post(path, {"new_owner": "dave", "connection_ids": [first.pk]}).json()
     assert again == {"done": [], "failed": [], "not_theirs": [first.pk], "left": 0}
@@ -152,19 +156,19 @@ def test_all_connections_of_a_person_are_transferred(alice: User, bob: User, dav
 def test_a_failed_transfer_does_not_hold_up_the_others(alice: User, bob: User, dave: User) -> None:
     taken, free = factories.make_connection(owner=bob), factories.make_connection(owner=bob, name="Orders")
     factories.make_connection(owner=dave)
-    done = Program(alice).post(f"people/{bob.pk}/hand-over", {"new_owner_id": dave.pk, "grant": "cut"}).json()
-    assert [item["connection_id"] for item in done["done"]] == [free.pk]
-    assert [(item["connection_id"], item["code"]) for item in done["failed"]] == [(taken.pk, "already_exists")]
-    assert done["left"] == 1
+    answer = Program(alice).post(f"people/{bob.pk}/hand-over", {"new_owner_id": dave.pk, "grant": "cut"}).json()
+    assert [item["connection_id"] for item in answer["done"]] == [free.pk]
+    assert [(item["connection_id"], item["code"]) for item in answer["failed"]] == [(taken.pk, "already_exists")]
+    assert answer["left"] == 1
 
 
 def test_only_chosen_connections_of_that_person_are_transferred(alice: User, bob: User, dave: User) -> None:
     chosen, stays = factories.make_connection(owner=bob), factories.make_connection(owner=bob, name="Orders")
     foreign = factories.make_connection(owner=alice, name="Mine")
     body = {"new_owner": "dave", "connection_ids": [foreign.pk, chosen.pk, 2**53]}
-    done = Program(alice).post(f"people/{bob.pk}/hand-over", body).json()
-    assert [item["connection_id"] for item in done["done"]] == [chosen.pk]
-    assert (done["not_theirs"], done["left"]) == ([foreign.pk, 2**53], 1)
+    answer = Program(alice).post(f"people/{bob.pk}/hand-over", body).json()
+    assert [item["connection_id"] for item in answer["done"]] == [chosen.pk]
+    assert (answer["not_theirs"], answer["left"]) == ([foreign.pk, 2**53], 1)
     owners = dict(Connection.objects.values_list("pk", "owner"))
     assert owners == {chosen.pk: dave.pk, stays.pk: bob.pk, foreign.pk: alice.pk}
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from connections.models import Share, User
+from connections.models import AppRegistration, Share, User
 from tests import factories
 from tests.api.api_client import NOT_ALLOWED, NOT_FOUND, Program, problem, wrong_fields
 from tests.services.governance.test_policy import rule
@@ -30,8 +30,7 @@ def test_without_a_policy_nothing_is_restricted(alice: User) -> None:
     assert policy["summary"] == {"forbidden": [], "approval": [], "allowed": [], "limits": []}
 
 
-def test_the_stricter_rule_applies_to_an_app_registration(alice: User, bob: User) -> None:
-    app = factories.make_app_registration()
+def test_the_stricter_rule_applies_to_an_app_registration(alice: User, bob: User, app: AppRegistration) -> None:
     rule(longest_share_days=30, permissions={"Mail.Send": "approval"})
     rule(app, longest_share_days=90, permissions={"Mail.Send": "forbidden"})
     policy = Program(alice).get(f"app-registrations/{app.pk}/policy").json()

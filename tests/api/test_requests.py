@@ -315,13 +315,13 @@ def test_the_list_of_people_knows_the_service_accounts_that_can_be_shared_with(a
 
 
 def test_a_stored_reply_is_hidden_once_the_key_no_longer_sees_the_connection(alice: User, bob: User) -> None:
-    mine = factories.make_connection(owner=bob)
+    own = factories.make_connection(owner=bob)
     program = Program(bob)
-    path = f"connections/{mine.pk}/disable"
+    path = f"connections/{own.pk}/disable"
     assert program.post(path, idempotency_key="once").status_code == 200
     assert program.post(path, idempotency_key="once")["Idempotency-Replayed"] == "true"
-    mine.owner = alice
-    mine.save(update_fields=["owner"])
+    own.owner = alice
+    own.save(update_fields=["owner"])
     assert problem(program.post(path, idempotency_key="once")) == NOT_FOUND
 
 

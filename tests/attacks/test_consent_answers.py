@@ -13,16 +13,13 @@ from connections.services.consent import admin_consent, outcomes, requests
 from portal.sandbox import seed
 from portal.sandbox.client import Control
 from tests import factories
+from tests.records import subjects
 from tests.services.consent.test_admin_consent import came_back, delegated, grant, query, robots, withdraw
 from tests.views.pages import assert_answer, assert_hides, assert_shows, text
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sandbox")]
 State = ConsentLink.State
 CALLBACK = "/consent/callback/"
-
-
-def subjects(email: str) -> list[str]:
-    return list(Delivery.objects.filter(email=email).order_by("pk").values_list("subject", flat=True))
 
 
 def requested(bob: User, alice: User) -> tuple[ConsentRequest, ConsentLink, str]:

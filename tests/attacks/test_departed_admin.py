@@ -42,8 +42,7 @@ def token_of(program: Program, connection: Connection) -> Any:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_browser_ends_at_once(alice: User, bob: User, backend: str) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_browser_ends_at_once(alice: User, backend: str, connection: Connection) -> None:
     client = browser(alice, backend)
     assert client.get("/apps/").status_code == 200
     leave(alice)
@@ -96,20 +95,20 @@ def test_only_a_sign_in_at_microsoft_shows_that_she_is_back(alice: User) -> None
 
 
 def test_her_keys_open_nothing_and_come_back_with_her(alice: User, bob: User) -> None:
-    mine = factories.make_connection(owner=alice, name="Mine")
+    own = factories.make_connection(owner=alice, name="Mine")
     shared = factories.make_connection(owner=bob)
     Share.objects.create(connection=shared, person=alice, created_by=bob)
     program = Program(alice, expires_at=timezone.now() + timedelta(days=700))
     assert token_of(program, shared).status_code == 200
     leave(alice)
-    for connection in (mine, shared):
+    for connection in (own, shared):
         assert token_of(program, connection).status_code == 401
     assert program.get("tenants").status_code == 401
     assert program.post(f"connections/{shared.pk}/shares", {"person_id": alice.pk}).status_code == 401
     assert ApiKey.objects.get().revoked_at is None
     assert Share.objects.active().count() == 1
     offboarding.mark_returned(User.objects.get(pk=alice.pk), now=timezone.now())
-    for connection in (mine, shared):
+    for connection in (own, shared):
         assert token_of(program, connection).status_code == 200
 
 
@@ -119,13 +118,13 @@ def test_a_leaver_has_no_rights_anywhere(alice: User, bob: User) -> None:
     TeamMember.objects.create(team=team, user=alice)
     Share.objects.create(connection=others, team=team, created_by=bob)
     leave(alice)
-    gone = User.objects.get(pk=alice.pk)
+    departed = User.objects.get(pk=alice.pk)
     for visible in (querysets.visible_connections, querysets.usable_connections, querysets.visible_keys):
-        assert not visible(gone).exists()
+        assert not visible(departed).exists()
     for connection in (own, others):
-        assert not any(permissions.allowed_actions(gone, connection).values())
-        assert not permissions.can_fetch_token(gone, connection)
-    assert not permissions.can_manage_registry(gone)
+        assert not any(permissions.allowed_actions(departed, connection).values())
+        assert not permissions.can_fetch_token(departed, connection)
+    assert not permissions.can_manage_registry(departed)
     assert alice not in querysets.it_admins()
     assert alice not in querysets.accounts()
 
@@ -174,9 +173,9 @@ def test_roles_and_teams_of_entra_sleep_after_a_day(
         response = program.get(path)
         assert (response.status_code, response.json()["code"]) == (403, "not_allowed"), path
         assert "sign in to the portal again" in json.dumps(response.json())
-    gone = User.objects.get(pk=entra_admin.pk)
-    assert not permissions.can_manage_registry(gone)
-    assert not permissions.can_issue_key(gone, factories.make_service_account())
+    departed = User.objects.get(pk=entra_admin.pk)
+    assert not permissions.can_manage_registry(departed)
+    assert not permissions.can_issue_key(departed, factories.make_service_account())
 
 
 def test_the_next_sign_in_wakes_them_and_follows_the_directory(

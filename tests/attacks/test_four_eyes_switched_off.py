@@ -27,14 +27,6 @@ OFF = replace(ON, app_only_second_admin=False)
 
 
 @pytest.fixture
-def dana(alice: User) -> User:
-    """A second IT admin."""
-    dana = factories.make_person("dana")
-    dana.groups.add(*alice.groups.all())
-    return dana
-
-
-@pytest.fixture
 def rule_on(alice: User) -> None:
     policy.change(None, ON, actor=alice, now=NOW)
 
@@ -112,8 +104,7 @@ def test_a_configuration_file_is_no_way_round(alice: User, tmp_path: Any) -> Non
 
 
 @pytest.mark.usefixtures("rule_on")
-def test_rules_of_an_app_registration_are_protected_too(alice: User) -> None:
-    app = factories.make_app_registration()
+def test_rules_of_an_app_registration_are_protected_too(alice: User, app: AppRegistration) -> None:
     policy.change(app, Rules(share_with_people=False), actor=alice, now=NOW)
     with pytest.raises(SecondPersonNeeded):
         policy.change(app, Rules(), actor=alice, now=NOW)
@@ -122,8 +113,7 @@ def test_rules_of_an_app_registration_are_protected_too(alice: User) -> None:
     assert AppRegistration.objects.exists()
 
 
-def test_a_rule_of_one_app_registration_protects_the_organisations_rules(alice: User) -> None:
-    app = factories.make_app_registration()
+def test_a_rule_of_one_app_registration_protects_the_organisations_rules(alice: User, app: AppRegistration) -> None:
     policy.change(app, Rules(app_only_second_admin=True), actor=alice, now=NOW)
     policy.change(None, Rules(share_app_only=False), actor=alice, now=NOW)
     with pytest.raises(SecondPersonNeeded):

@@ -8,7 +8,7 @@ from django.db import connection as database
 from django.utils import timezone
 
 from connections.access import permissions
-from connections.models import ApiKey, ChangeRequest, Connection, Delivery, Share, Team, User
+from connections.models import ApiKey, ChangeRequest, Connection, Share, Team, User
 from connections.services.api_keys import api_keys
 from connections.services.governance import policy
 from connections.services.people import accounts, ownership_transfer, service_accounts
@@ -18,26 +18,9 @@ from connections.services.policy.rules import Rules
 from connections.services.sharing import emergency, shares, teams
 from tests import audit_triggers, factories
 from tests.api.api_client import Program, problem
+from tests.records import message_subjects
 
 NOW = timezone.now()
-
-
-@pytest.fixture
-def connection(bob: User) -> Connection:
-    return factories.make_connection(owner=bob)
-
-
-@pytest.fixture
-def dana(db: None) -> User:
-    """A second IT admin."""
-    dana = factories.make_person("dana")
-    dana.groups.add(*User.objects.get(username="alice").groups.all())
-    return dana
-
-
-def mails_to(person: User) -> list[str]:
-    rows = Delivery.objects.filter(email=person.email).order_by("pk")
-    return [row.payload["message"]["subject"] for row in rows if "message" in row.payload]
 
 
 def admin_robot(name: str, *, responsible: User, actor: User) -> User:
@@ -150,25 +133,25 @@ def test_making_herself_responsible_and_what_follows_is_told(alice: User, bob: U
     connection = factories.make_connection(owner=robot)
     values: dict[str, Any] = {"purpose": robot.purpose, "admin": False, "auditor": False, "now": NOW}
     service_accounts.change(robot, responsible=alice, actor=alice, **values)
-    assert mails_to(bob) == ["Alice Admin made Alice Admin responsible for Invoice robots"]
+    assert message_subjects(bob.email) == ["Alice Admin made Alice Admin responsible for Invoice robots"]
     shares.share(connection, person=dave, level="use", until=None, actor=alice, now=NOW)
-    assert mails_to(dana) == ["Alice Admin shared Invoices with Dave Stranger"]
+    assert message_subjects(dana.email) == ["Alice Admin shared Invoices with Dave Stranger"]
     service_accounts.change(robot, responsible=dave, actor=dana, **values)
     subject = "Dana made Dave Stranger responsible for Invoice robots"
-    assert mails_to(alice)[-1] == mails_to(dave)[-1] == subject
+    assert message_subjects(alice.email)[-1] == message_subjects(dave.email)[-1] == subject
 
 
 def test_taking_over_an_account_of_nobody_is_told_to_the_other_it_admins(alice: User, dana: User) -> None:
     robot = factories.make_service_account(responsible=None)
     service_accounts.change(robot, purpose="", responsible=alice, admin=False, auditor=False, actor=alice, now=NOW)
-    assert mails_to(dana) == ["Alice Admin made Alice Admin responsible for Invoice robots"]
-    assert mails_to(alice) == []
+    assert message_subjects(dana.email) == ["Alice Admin made Alice Admin responsible for Invoice robots"]
+    assert message_subjects(alice.email) == []
 
 
 def test_a_changed_emergency_share_keeps_its_reason(alice: User, connection: Connection) -> None:
-    taken = emergency.take(connection, hours=2, reason="A fire.", actor=alice, now=NOW)
-    assert taken.until is not None
-    shorter = taken.until - timedelta(seconds=1)
+    emergency_share = emergency.take(connection, hours=2, reason="A fire.", actor=alice, now=NOW)
+    assert emergency_share.until is not None
+    shorter = emergency_share.until - timedelta(seconds=1)
     changed = shares.share(connection, person=alice, level="use", until=shorter, actor=alice, now=NOW)
     assert changed.emergency_reason == Share.objects.get().emergency_reason == "A fire."
 
@@ -190,7 +173,7 @@ def test_the_owner_reads_that_others_end_or_shorten_a_share(
         accounts.remove(dave, actor=alice, now=NOW)
     recipient = "the team Finance" if way == "remove_team" else "Dave Stranger"
     verb = "shortened" if way == "shorten" else "ended"
-    assert mails_to(bob) == [f"Alice Admin {verb} the access to Invoices of {recipient}"]
+    assert message_subjects(bob.email) == [f"Alice Admin {verb} the access to Invoices of {recipient}"]
 
 
 def test_the_owner_is_not_told_of_their_own_changes_or_expiry(bob: User, dave: User, connection: Connection) -> None:
@@ -202,8 +185,8 @@ def test_the_owner_is_not_told_of_their_own_changes_or_expiry(bob: User, dave: U
     assert shares.end_expired(now=until) == 1
     Share.objects.create(connection=connection, person=dave, created_by=bob)
     ownership_transfer.transfer(connection, dave, keep_grant=True, actor=bob, now=NOW)
-    assert mails_to(bob) == []
-    assert not any("ended the access" in subject for subject in mails_to(dave))
+    assert message_subjects(bob.email) == []
+    assert not any("ended the access" in subject for subject in message_subjects(dave.email))
 
 
 def test_the_owner_reads_who_comes_in_through_an_entra_group(alice: User, bob: User, connection: Connection) -> None:
@@ -216,7 +199,7 @@ def test_the_owner_reads_who_comes_in_through_an_entra_group(alice: User, bob: U
     teams.change(team, name="Finance", entra_group="group-1", actor=alice)
     teams.sync_groups(factories.make_person("una"), ["group-1"])
     teams.sync_groups(bob, ["group-1"])
-    assert mails_to(bob)[1:] == [
+    assert message_subjects(bob.email)[1:] == [
         "Alice Admin changed the Entra group of the team Finance, which can use Invoices",
         "Una User joined, through its Entra group, the team Finance, which can use Invoices",
     ]

@@ -31,12 +31,6 @@ WISHES = ConnectionOptions(AuthenticationType.AUTHORIZATION_CODE, "Invoices", ["
 
 
 @pytest.fixture
-def eve(db: None) -> User:
-    """A member with bad intent."""
-    return factories.make_person("eve")
-
-
-@pytest.fixture
 def trap(eve: User) -> Connection:
     """Eve's connection through her own app registration, for which nobody has signed in yet."""
     app = factories.make_app_registration(is_personal=True, created_by=eve)
@@ -125,7 +119,7 @@ def test_the_api_makes_no_link_for_a_members_app(trap: Connection, eve: User) ->
         "authentication_type": "authorization_code",
         "capabilities": ["mail.read"],
     }
-    made = Program(eve).post("connections", body)
-    assert (made.status_code, made.json()["sign_in_link"]) == (201, None)
-    refused = Program(eve).post(f"connections/{made.json()['id']}/sign-in-link")
+    response = Program(eve).post("connections", body)
+    assert (response.status_code, response.json()["sign_in_link"]) == (201, None)
+    refused = Program(eve).post(f"connections/{response.json()['id']}/sign-in-link")
     assert problem(refused)[0] == 403

@@ -18,12 +18,6 @@ from tests.asgi_client import PortalClient
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def eve(db: None) -> User:
-    """A member with bad intent."""
-    return factories.make_person("eve")
-
-
 def connection_of(owner: User, name: str) -> Connection:
     return factories.make_connection(owner=owner, name=name, access_token=f"token of {name}")
 
@@ -88,11 +82,11 @@ def test_an_invisible_reference_does_not_disturb_a_connection_of_the_same_name(b
 
 
 def test_a_default_is_found_by_its_own_person_only(bob: User, eve: User) -> None:
-    mine, theirs = connection_of(bob, "Mine"), connection_of(eve, "Theirs")
+    own, theirs = connection_of(bob, "Mine"), connection_of(eve, "Theirs")
     Share.objects.create(connection=theirs, person=bob, created_by=eve)
     references.set_default(theirs, "outlook", actor=eve, now=timezone.now())
     assert fetch(bob, "default:outlook").status_code == 404
-    references.set_default(mine, "outlook", actor=bob, now=timezone.now())
+    references.set_default(own, "outlook", actor=bob, now=timezone.now())
     assert fetch(bob, "default:outlook").json()["access_token"] == "token of Mine"
     assert TokenFetch.objects.get().reference == "default:outlook"
 

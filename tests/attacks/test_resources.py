@@ -54,10 +54,10 @@ def test_a_late_step_never_puts_the_former_accounts_grant_into_a_new_ones(
 def test_an_open_link_does_not_follow_to_another_address(bob: User, sandbox: Control) -> None:
     app, chosen = factories.make_app_registration(), ["sharepoint.read"]
     hosts = {"sharepoint": "contoso.sharepoint.com"}
-    mine = connections.start_delegated(app, name="Sites", chosen=chosen, hosts=hosts, actor=bob)
-    _, token = sign_in_links.create(mine, actor=bob, now=timezone.now())
+    own = connections.start_delegated(app, name="Sites", chosen=chosen, hosts=hosts, actor=bob)
+    _, token = sign_in_links.create(own, actor=bob, now=timezone.now())
     hosts = {"sharepoint": "contoso-my.sharepoint.com"}
-    connections.change(mine, name="Sites", chosen=chosen, extra_scopes=[], hosts=hosts, actor=bob)
+    connections.change(own, name="Sites", chosen=chosen, extra_scopes=[], hosts=hosts, actor=bob)
     with pytest.raises(sign_in_links.LinkUnusable):
         sign_in_links.open_link(token, now=timezone.now())
 

@@ -86,8 +86,9 @@ def test_tab_begins_with_the_skip_link_and_stops_at_nothing_invisible(full: Port
         assert unseen == [], path
 
 
-def test_a_connection_is_shared_and_the_share_undone_by_keyboard_alone(portal: Start, visitor: Come, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_connection_is_shared_and_the_share_undone_by_keyboard_alone(
+    portal: Start, visitor: Come, connection: Connection
+) -> None:
     factories.make_person("una")
     owner = visitor(portal(), "bob")
     owner.open(f"/connections/{connection.pk}/")

@@ -26,9 +26,8 @@ def test_many_connections_are_disabled_with_preview_progress_and_result(
 
 
 def test_sharing_with_three_people_and_a_team_takes_one_form_and_is_undone_with_a_click(
-    portal: Start, visitor: Come, bob: User
+    portal: Start, visitor: Come, connection: Connection
 ) -> None:
-    connection = factories.make_connection(owner=bob)
     for name in ("una", "tina", "max"):
         factories.make_person(name)
     Team.objects.create(name="Finance")

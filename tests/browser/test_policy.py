@@ -1,15 +1,14 @@
 """Policy and approvals in the browser: rules, their impact, and a request to an IT admin."""
 
-from connections.models import Approval, Connection, User
+from connections.models import AppRegistration, Approval, Connection, User
 from connections.services.governance import policy
 from tests import factories
 from tests.browser.browser_users import Come, Start
 
 
 def test_a_new_rule_shows_its_impact_and_a_member_requests_approval(
-    portal: Start, visitor: Come, alice: User, bob: User
+    portal: Start, visitor: Come, alice: User, bob: User, app: AppRegistration
 ) -> None:
-    app = factories.make_app_registration()
     here = portal()
     factories.make_connection(
         owner=bob, name="Calendar", capabilities=["calendar.events"], granted_scopes="Calendars.Read"

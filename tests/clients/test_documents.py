@@ -59,34 +59,34 @@ def run(document: str, environment: dict[str, str], graph: str) -> subprocess.Co
 
 @pytest.mark.django_db(transaction=True)
 def test_every_curl_line_works(environment: dict[str, str], sandbox: Control) -> None:
-    done = run("curl.md", environment, sandbox.base_url)
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
+    process = run("curl.md", environment, sandbox.base_url)
+    assert process.returncode == 0, process.stdout + process.stderr
+    lines = process.stdout.splitlines()
     assert len(lines[:3]) == 3, "three subjects of Ada's mail"
     assert f'"{factories.ADA}"' in lines
     assert "active" in lines
     links = [line for line in lines if line.startswith(environment["PORTAL_URL"])]
     assert len(set(links)) == 2
-    assert "reconnect_needed: The sign-in has ended." in done.stderr
+    assert "reconnect_needed: The sign-in has ended." in process.stderr
     assert Connection.objects.get(name="Reports").status == "pending"
 
 
 @pytest.mark.django_db(transaction=True)
 def test_every_portalctl_line_works(environment: dict[str, str], sandbox: Control) -> None:
-    done = run("portalctl.md", environment, sandbox.base_url)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    assert "Invoices: active" in done.stdout
-    assert done.stdout.count("Send this link") == 2
-    assert "exit code" not in done.stdout
+    process = run("portalctl.md", environment, sandbox.base_url)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stderr == ""
+    assert "Invoices: active" in process.stdout
+    assert process.stdout.count("Send this link") == 2
+    assert "exit code" not in process.stdout
 
 
 @pytest.mark.django_db(transaction=True)
 def test_python_lines_work(environment: dict[str, str]) -> None:
     for code in blocks("python.md", "python"):
         shell = [sys.executable, "-c", code]
-        done = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
+        process = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=60)
+        assert process.returncode == 0, process.stderr
 
 
 def test_every_documented_command_is_run() -> None:

@@ -440,16 +440,16 @@ def test_the_package_keeps_to_the_python_it_promises() -> None:
     assert len(files) > 5
     # In a separate process, because Python 3.11 miscounts the depth while another thread compiles.
     code = "import ast, sys; [ast.parse(open(one).read(), feature_version=(3, 9)) for one in sys.argv[1:]]"
-    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0, process.stderr
 
 
 def test_it_installs_and_needs_nothing_else(tmp_path: Path) -> None:
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
-    done = subprocess.run(
+    process = subprocess.run(
         [*install, "--target", str(tmp_path), str(ROOT / "clients/python")], capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     # -S: without site-packages, so that only the standard library is available.
     code = (
         "import m365_portal, sys; print(m365_portal.PortalCredential(1, m365_portal.Portal('http://localhost', 'k')))"

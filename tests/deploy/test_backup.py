@@ -33,16 +33,16 @@ PROGRAMS = str(installed_postgres() / "bin")
 def manage(*arguments: str, path: str = f"{PROGRAMS}:{os.environ['PATH']}", **environment: str) -> tuple[int, str]:
     """Run manage.py as an operator does; return its exit code and what it said."""
     database.close()
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "manage.py", *arguments], cwd=ROOT, env=portal_environment(**environment, PATH=path),
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
+    return process.returncode, process.stdout + process.stderr
 
 
 def backup(directory: Path, *options: str) -> Path:
-    code, said = manage("backup", str(directory), *options)
-    assert code == 0, said
+    code, output = manage("backup", str(directory), *options)
+    assert code == 0, output
     (file,) = directory.iterdir()
     return file
 
@@ -85,13 +85,13 @@ def test_a_restored_portal_finds_out_what_still_works(
     for process in running:
         process.stop()
     RunningProcess.objects.all().delete()
-    code, said = manage("restore_backup", str(file), "--yes")
-    assert (code, "decrypt all stored secrets" in said) == (0, True), said
+    code, output = manage("restore_backup", str(file), "--yes")
+    assert (code, "decrypt all stored secrets" in output) == (0, True), output
     assert set(Connection.objects.values_list("name", flat=True)) == {"kept", "again"}
     assert Session.objects.exists()
 
-    code, said = manage("declare_restore", "--actor", "alice", "--reason", "Disk failure", AUDIT_SEAL_FILE=seals)
-    assert (code, "Everyone must sign in again" in said) == (0, True), said
+    code, output = manage("declare_restore", "--actor", "alice", "--reason", "Disk failure", AUDIT_SEAL_FILE=seals)
+    assert (code, "Everyone must sign in again" in output) == (0, True), output
     assert not Session.objects.exists()
     assert not RunningProcess.objects.exists()
     assert Delivery.objects.filter(email=alice.email.lower(), subject__contains="restore").exists()
@@ -105,8 +105,8 @@ def test_a_restored_portal_finds_out_what_still_works(
     assert list(incident.affected.values_list("connection_name", flat=True)) == ["again"]
     detail = restore.progress(timezone.now()).detail
     assert (detail.startswith("new sign-ins needed since the restore of"), detail[-3:]) == (True, ": 1")
-    code, said = manage("audit_verify", "--published", seals)
-    assert (code, "Restore declared by" in said) == (0, True), said
+    code, output = manage("audit_verify", "--published", seals)
+    assert (code, "Restore declared by" in output) == (0, True), output
 
 
 def test_a_backup_that_cannot_be_used_changes_nothing(alice: User, tmp_path: Path) -> None:
@@ -119,22 +119,22 @@ def test_a_backup_that_cannot_be_used_changes_nothing(alice: User, tmp_path: Pat
     before = User.objects.count()
     for text, says in ((whole[:-20], "Nothing was restored. pg_restore says"), (b"no", "failed")):
         file.write_bytes(text)
-        code, said = manage("restore_backup", str(file), "--yes")
-        assert (code, says in said, "Traceback" in said) == (1, True, False), said
+        code, output = manage("restore_backup", str(file), "--yes")
+        assert (code, says in output, "Traceback" in output) == (1, True, False), output
         assert User.objects.count() == before
     assert "doesn't exist" in manage("restore_backup", str(tmp_path / "none"), "--yes")[1]
     assert "add --yes" in manage("restore_backup", str(file))[1]
 
 
 def test_what_a_backup_lacks_is_said_and_no_file_is_left(alice: User, tmp_path: Path) -> None:
-    code, said = manage("backup", str(tmp_path), path="/nowhere")
-    assert (code, "pg_dump isn't installed" in said, list(tmp_path.iterdir())) == (1, True, [])
+    code, output = manage("backup", str(tmp_path), path="/nowhere")
+    assert (code, "pg_dump isn't installed" in output, list(tmp_path.iterdir())) == (1, True, [])
     assert "doesn't exist" in manage("backup", str(tmp_path / "none"))[1]
     for name in ("portal-20200101T000000Z.dump", "portal-20200102T000000Z.dump", "other.dump"):
         (tmp_path / name).touch()
-    code, said = manage("backup", str(tmp_path), "--keep", "2")
+    code, output = manage("backup", str(tmp_path), "--keep", "2")
     left = sorted(file.name for file in tmp_path.iterdir())
-    assert (code, len(left), left[:2]) == (0, 3, ["other.dump", "portal-20200102T000000Z.dump"]), said
+    assert (code, len(left), left[:2]) == (0, 3, ["other.dump", "portal-20200102T000000Z.dump"]), output
 
 
 def test_a_restore_without_lost_seals_is_declared(alice: User, bob: User, signed_in: Any) -> None:

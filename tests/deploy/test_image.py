@@ -88,10 +88,10 @@ def test_what_is_copied_is_enough_to_build_and_to_start(tmp_path: Path) -> None:
         ["manage.py", "collectstatic", "--noinput"],
         ["-c", f"import sys; sys.modules |= dict.fromkeys({_of_the_demo()!r}); {_START}"],
     ):
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stderr
+        assert process.returncode == 0, process.stderr
     assert (tmp_path / "static" / "staticfiles.json").exists()
 
 

@@ -21,10 +21,11 @@ from markdown_it import MarkdownIt
 
 from portal.dev_servers import PostgreSQL, installed_postgres
 from portal.processes import Process, stop_all
+from portal.sandbox.process import free_port
 from tests import tls
 from tests.deploy.test_kit import NGINX, nginx_site, write_nginx_main
 from tests.environment import ROOT
-from tests.fake_receivers import Mailboxes, free_port, mail_server
+from tests.fake_receivers import Mailboxes, mail_server
 from tests.faults.test_many_workers import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.only_on("postgres")]
@@ -116,12 +117,12 @@ class Machine:
         script = (
             f"set -e; umask {umask}; cd {directory}\n{self.here(step)}\npwd > {self.root}/end; umask >> {self.root}/end"
         )
-        done = subprocess.run(
+        process = subprocess.run(
             ["/bin/sh", "-c", script], env=self.environment, input="PASSWORD\nPASSWORD\n", capture_output=True, text=True,
             timeout=300, check=False, start_new_session=True,
         )  # fmt: skip
-        assert done.returncode == 0, f"{step}\n{done.stdout}\n{done.stderr}"
-        self.output = done.stdout
+        assert process.returncode == 0, f"{step}\n{process.stdout}\n{process.stderr}"
+        self.output = process.stdout
         directory, umask = (self.root / "end").read_text().split()
         return directory, umask
 

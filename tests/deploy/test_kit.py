@@ -26,10 +26,11 @@ from connections.models import RunningProcess
 from connections.services.operations import health
 from portal.body_limits import limit_of
 from portal.processes import Process, stop_all
+from portal.sandbox.process import free_port
 from tests import factories, tls
 from tests.conftest import portal_environment
 from tests.environment import ROOT
-from tests.fake_receivers import Hooks, free_port, web_server
+from tests.fake_receivers import Hooks, web_server
 from tests.faults.test_many_workers import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow, pytest.mark.only_on("postgres")]
@@ -230,14 +231,14 @@ def _check_internal_pages(site: Site) -> None:
 def _check_doctor(site: Site) -> None:
     """Everything that the kit is responsible for is in order; people and mail have not been set up here."""
     wait_until(lambda: RunningProcess.objects.count() == 3, seconds=60)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "manage.py", "doctor", "--json"], cwd=ROOT,
         env={**os.environ, **site.environment, "SSL_CERT_FILE": f"{site.directory}/cert.pem"},
         capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
-    found = {check["name"]: check for check in json.loads(done.stdout)["checks"] if check["name"] != "settings"}
+    checks = {check["name"]: check for check in json.loads(process.stdout)["checks"] if check["name"] != "settings"}
     for name in ("database", "database_version", "migrations", "broker", "processes", "public_url", "public_metrics"):
-        assert found[name]["state"] == "ok", found[name]
+        assert checks[name]["state"] == "ok", checks[name]
     cache.delete(health.LAST_SWEEP)
 
 
@@ -269,5 +270,5 @@ def test_systemd_accepts_the_unit_files(unit: str, tmp_path: Path) -> None:
     command = shlex.join(exec_start(unit))
     copy = tmp_path / f"portal-{unit}.service"
     copy.write_text(re.sub(r"^ExecStart=.*$", f"ExecStart={command}", text, flags=re.MULTILINE))
-    done = subprocess.run([analyze, "verify", "--man=no", copy], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    process = subprocess.run([analyze, "verify", "--man=no", copy], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (0, "")

@@ -94,15 +94,15 @@ def test_a_worker_at_debug_names_each_tick(start_process: Callable[..., Process]
 @pytest.mark.parametrize("arguments", [["portal.server"], WORKER, BEAT], ids=["web", "worker", "beat"])
 def test_a_process_that_cannot_start_says_so_in_one_line(arguments: list[str]) -> None:
     environment = portal_environment(SECRET_KEY="", FIELD_ENCRYPTION_KEYS="hunter2")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode != 0
-    (line,) = done.stderr.splitlines()
+    assert process.returncode != 0
+    (line,) = process.stderr.splitlines()
     assert "SECRET_KEY is missing" in json.loads(line)["event"]
     assert "hunter2" not in line
-    assert done.stdout == ""
+    assert process.stdout == ""
 
 
 def test_the_access_log_writes_whole_lines_of_many_requests_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,8 +113,8 @@ def test_each_alert_fires_at_its_cause_and_only_then(tmp_path: Path) -> None:
     file = tmp_path / "tests.yml"
     file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
     for command in (["check", "rules", str(RULES)], ["test", "rules", str(file)]):
-        done = subprocess.run(["promtool", *command], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        process = subprocess.run(["promtool", *command], capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_each_alert_leads_to_its_section() -> None:

@@ -132,8 +132,8 @@ def test_an_old_database_is_migrated(old: tuple[dict[str, str], dict[str, int]])
     assert sum(counts.values()) > 50
     migrated = run(environment, "manage.py", "migrate", "--noinput", "--verbosity=0")
     assert migrated.returncode == 0, migrated.stderr
-    found = json.loads(run(environment, "manage.py", "doctor", "--json").stdout)["checks"]
-    states = {check["name"]: check for check in found}
+    checks = json.loads(run(environment, "manage.py", "doctor", "--json").stdout)["checks"]
+    states = {check["name"]: check for check in checks}
     for name in ("database", "migrations", "audit_guards", "encryption_keys", "restore"):
         assert states[name]["state"] == "ok", states[name]
     read = run(environment, "-c", _SECRETS)

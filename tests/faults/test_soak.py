@@ -14,9 +14,9 @@ ROUNDS, SEED = "4", "24"
 @pytest.mark.slow
 def test_a_few_bad_days_break_nothing() -> None:
     command = [sys.executable, "-m", "tests.faults.soak", "--rounds", ROUNDS, "--seed", SEED]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Nothing was lost." in done.stdout
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "Nothing was lost." in process.stdout
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from django.db import connection as database
 from django.utils import timezone
 
-from connections.models import TokenFetch, User
+from connections.models import Connection, TokenFetch, User
 from connections.services.api_keys import rate_limit
 from portal.processes import Process
 from portal.sandbox.client import Control
@@ -200,8 +200,9 @@ def test_calls_that_change_something_are_limited_too(bob: User, web: Web) -> Non
     assert [answer.status == 429 for answer in asyncio.run(ask())] == [False, False, True, True]
 
 
-def test_no_token_leaves_a_killed_server_unrecorded(bob: User, start_process: Callable[..., Process]) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_no_token_leaves_a_killed_server_unrecorded(
+    bob: User, start_process: Callable[..., Process], connection: Connection
+) -> None:
     _, key = factories.make_key(bob)
     port = free_port()
     process = start_process("web", ["portal.server"], BIND=f"127.0.0.1:{port}", API_RATE_LIMIT="0")
@@ -228,8 +229,7 @@ def test_no_token_leaves_a_killed_server_unrecorded(bob: User, start_process: Ca
 
 
 @pytest.mark.only_on("postgres")
-def test_it_finds_back_to_a_database_that_has_cut_its_connections(bob: User, web: Web) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_it_finds_back_to_a_database_that_has_cut_its_connections(bob: User, web: Web, connection: Connection) -> None:
     _, key = factories.make_key(bob)
     port = web()
     path = f"connections/{connection.pk}/token"

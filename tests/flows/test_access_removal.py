@@ -81,12 +81,6 @@ class Poller:
 
 
 @pytest.fixture
-def una(db: None) -> User:
-    """A member who gets shared access and loses it."""
-    return factories.make_person("una")
-
-
-@pytest.fixture
 def shared(bob: User) -> Connection:
     """Bob's connection, with a token that is valid for an hour."""
     return factories.make_connection(owner=bob, expires_at=timezone.now() + timedelta(hours=1))

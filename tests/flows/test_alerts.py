@@ -15,8 +15,9 @@ from connections.services.tokens import scheduler
 from portal.processes import Process
 from portal.sandbox import seed
 from portal.sandbox.client import Control
+from portal.sandbox.process import free_port
 from tests import factories
-from tests.fake_receivers import Mailboxes, free_port, mail_server, use_mail_server
+from tests.fake_receivers import Mailboxes, mail_server, use_mail_server
 from tests.flows.conftest import Meet
 
 

@@ -82,8 +82,8 @@ def test_it_registers_connects_both_ways_and_refreshes_while_the_key_rotates(
     assert not IssuerKey.objects.filter(pk=first.pk).exists()
     IssuerKey.objects.update(use_after=start)
     sandbox.forget_published_keys()
-    done = sweep()
-    assert (done.claimed, done.renewed, done.flagged, done.waiting) == (2, 2, 0, 0)
+    summary = sweep()
+    assert (summary.claimed, summary.renewed, summary.flagged, summary.waiting) == (2, 2, 0, 0)
     assert not Incident.objects.exists()
     actions = set(AuditEvent.objects.values_list("action", flat=True))
     assert {"issuer_key.added", "issuer_key.removed", "credential.added"} <= actions
@@ -111,8 +111,8 @@ def test_a_trust_that_microsoft_does_not_know_yet_waits_instead_of_flagging(
     grant = sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["Mail.Read", "offline_access"])
     factories.make_connection(refresh_token=grant["refresh_tokens"][0], app_registration=app)
     for _ in range(5):
-        done = sweep()
-        assert (done.renewed, done.flagged) == (0, 0)
+        summary = sweep()
+        assert (summary.renewed, summary.flagged) == (0, 0)
     assert not Incident.objects.exists()
     assert factories.reloaded(app).rejected_at is None
     assert factories.reloaded(credential).rejected_at is None

@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 from m365_portal import xoauth2
 
-from connections.models import Connection, User
+from connections.models import AppRegistration, Connection, User
 from connections.services.connections import app_only
 from portal.sandbox.client import Control
 from tests import factories
@@ -56,8 +56,9 @@ def test_a_token_without_the_permission_is_refused(person: Meet, bob: User, serv
     assert not log_in(server, factories.ADA, token_of(bob, Connection.objects.get()))
 
 
-def test_an_application_opens_the_mailboxes_it_was_given(alice: User, sandbox: Control, server: int) -> None:
-    app = factories.make_app_registration()
+def test_an_application_opens_the_mailboxes_it_was_given(
+    alice: User, sandbox: Control, server: int, app: AppRegistration
+) -> None:
     sandbox.grant_consent(factories.CLIENT_ID, roles=["Mail.Read", "exchange/IMAP.AccessAsApp"])
     robot = app_only.connect(app, name="Robot", chosen=["imap.access"], actor=alice, now=timezone.now())
     body = token_of(alice, robot)

@@ -52,12 +52,12 @@ def everywhere(app: AppRegistration, alice: User, sandbox: Control) -> list[Conn
         tenant = factories.make_tenant(name=name, directory_id=directory, tid=directory)
         app_consents.add(app, tenant, actor=alice)
         tenants.append(tenant)
-    made = []
+    created = []
     for tenant in tenants:
         sandbox.grant_consent(seed.MULTI_APP, tenant=tenant.tid, roles=ROLES)
         options: dict[str, Any] = {"chosen": ["mail.read"], "actor": alice, "now": timezone.now(), "tenant": tenant}
-        made.append(app_only.connect(app, name=f"Robot in {tenant}", **options))
-    return made
+        created.append(app_only.connect(app, name=f"Robot in {tenant}", **options))
+    return created
 
 
 def sweep_due(now: Any) -> Summary:
@@ -207,11 +207,15 @@ def test_accounts_of_three_directories_connect_through_one_app(
         assert Connection.objects.get(name=upn).pending_mailboxes == [mailbox]
         member.connect(begun, upn)
 
-    made = list(Connection.objects.order_by("pk"))
-    assert [connection.tenant.name for connection in made] == ["contoso.example", "fabrikam.example", "litware.example"]
-    assert [connection.tenant.tid for connection in made] == [seed.CONTOSO, seed.FABRIKAM, seed.LITWARE]
-    assert [connection.app_consent.tenant for connection in made] == [connection.tenant for connection in made]
-    assert [connection.mailbox_accesses.get().state for connection in made] == ["reachable"] * 3
+    created = list(Connection.objects.order_by("pk"))
+    assert [connection.tenant.name for connection in created] == [
+        "contoso.example",
+        "fabrikam.example",
+        "litware.example",
+    ]
+    assert [connection.tenant.tid for connection in created] == [seed.CONTOSO, seed.FABRIKAM, seed.LITWARE]
+    assert [connection.app_consent.tenant for connection in created] == [connection.tenant for connection in created]
+    assert [connection.mailbox_accesses.get().state for connection in created] == ["reachable"] * 3
     assert not Connection.objects.exclude(pending_mailboxes=[]).exists()
     assert AppCredential.objects.count() == 1
     assert sweep_due(timezone.now()).renewed == 3
@@ -324,10 +328,12 @@ def test_the_api_adds_tests_and_removes_a_tenant_and_connects_there(
     app: AppRegistration, alice: User, sandbox: Control
 ) -> None:
     program = Program(alice)
-    made = program.post(f"app-registrations/{app.pk}/tenants", {"directory_id": "fabrikam.example", "name": "Fabrikam"})
-    assert made.status_code == 201
-    tenant_id = made.json()["tenant_id"]
-    assert f"/{seed.FABRIKAM}/" in made.json()["consent_url"]
+    response = program.post(
+        f"app-registrations/{app.pk}/tenants", {"directory_id": "fabrikam.example", "name": "Fabrikam"}
+    )
+    assert response.status_code == 201
+    tenant_id = response.json()["tenant_id"]
+    assert f"/{seed.FABRIKAM}/" in response.json()["consent_url"]
     again = program.post(f"app-registrations/{app.pk}/tenants", {"directory_id": seed.FABRIKAM})
     assert (again.status_code, again.json()["tenant_id"]) == (201, tenant_id)
 

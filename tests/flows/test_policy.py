@@ -10,8 +10,9 @@ from tests.views.pages import assert_answer, text
 FORM = {"kind": "authorization_code", "name": "Answers", "chosen": ["mail.send"], "reason": "Customers."}
 
 
-def test_from_the_request_through_approval_to_the_first_token(person: Meet, alice: User, bob: User) -> None:
-    app = factories.make_app_registration()
+def test_from_the_request_through_approval_to_the_first_token(
+    person: Meet, alice: User, bob: User, app: AppRegistration
+) -> None:
     rule(permissions={"Mail.Send": "approval"})
     member, admin = person(bob), person(alice)
     response = member.post(f"/connect/several/?app={app.pk}", **FORM)
@@ -28,8 +29,9 @@ def test_from_the_request_through_approval_to_the_first_token(person: Meet, alic
     assert "View approval" in text(member.get(f"/connections/{connection.pk}/"))
 
 
-def test_forbidden_permissions_from_an_old_consent_store_no_token(person: Meet, bob: User, sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_forbidden_permissions_from_an_old_consent_store_no_token(
+    person: Meet, bob: User, sandbox: Control, app: AppRegistration
+) -> None:
     # Long ago, Ada consented to sending mail for another connection.
     sandbox.issue_grant(factories.CLIENT_ID, factories.ADA, ["offline_access", "Mail.Send", "Mail.Read"])
     rule(permissions={"Mail.Send": "forbidden"})

@@ -76,8 +76,9 @@ def test_an_active_connection_survives_a_failed_attempt(person: Meet, bob: User,
     assert scheduler.check_now(connection, actor=bob, now=timezone.now()).status == "active"
 
 
-def test_only_the_owner_can_reconnect(person: Meet, bob: User, alice: User, carol: User, dave: User) -> None:
-    connection = factories.make_connection()
+def test_only_the_owner_can_reconnect(
+    person: Meet, alice: User, carol: User, dave: User, connection: Connection
+) -> None:
     assert person(dave).post(f"/connections/{connection.pk}/sign-in/").status_code == 404
     assert person(alice).post(f"/connections/{connection.pk}/sign-in/").status_code == 403
     assert person(carol).post(f"/connections/{connection.pk}/sign-in/").status_code == 403

@@ -50,8 +50,8 @@ def test_an_automation_follows_its_reference_to_another_connection(
     review = text(member.get(f"/references/{reference.pk}/point/?connection={second.pk}"))
     assert_shows(review, "New mailbox", "1 API key will get no tokens", "No access to the new connection")
     assert ConnectionReference.objects.get().connection == first, "reviewing changes nothing"
-    done = member.post(f"/references/{reference.pk}/point/", connection=str(second.pk), seen=str(first.pk))
-    assert done.status_code == 302
+    response = member.post(f"/references/{reference.pk}/point/", connection=str(second.pk), seen=str(first.pk))
+    assert response.status_code == 302
     assert token(bob, "invoices-inbox").status_code == 200
     assert token(dave, "invoices-inbox").status_code == 404
     assert TokenFetch.objects.filter(reference="invoices-inbox", connection=second).count() == 1

@@ -25,9 +25,9 @@ def sweep_all() -> int:
     """Refresh every connection as if it were due, and return how many were renewed."""
     now = timezone.now()
     Connection.objects.update(refresh_after=now)
-    done = scheduler.sweep(now=now)
-    assert (done.claimed, done.flagged, done.waiting) == (3, 0, 0)
-    return done.renewed
+    summary = scheduler.sweep(now=now)
+    assert (summary.claimed, summary.flagged, summary.waiting) == (3, 0, 0)
+    return summary.renewed
 
 
 def nothing_happened() -> None:
@@ -37,8 +37,9 @@ def nothing_happened() -> None:
     assert not AuditEvent.objects.filter(action__in=("connection.flagged", "app_registration.rejected")).exists()
 
 
-def test_rotating_a_secret_fails_no_refresh_and_flags_nothing(person: Meet, alice: User, sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_rotating_a_secret_fails_no_refresh_and_flags_nothing(
+    person: Meet, alice: User, sandbox: Control, app: AppRegistration
+) -> None:
     old = app.credentials.get()
     three_connections(sandbox)
     admin = person(alice)
@@ -58,8 +59,9 @@ def test_rotating_a_secret_fails_no_refresh_and_flags_nothing(person: Meet, alic
     nothing_happened()
 
 
-def test_a_secret_deleted_at_microsoft_is_skipped(person: Meet, alice: User, sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_a_secret_deleted_at_microsoft_is_skipped(
+    person: Meet, alice: User, sandbox: Control, app: AppRegistration
+) -> None:
     three_connections(sandbox)
     new = sandbox.add_secret(factories.CLIENT_ID)
     factories.make_secret(app, new["value"], label="Next secret")
@@ -76,9 +78,8 @@ def test_a_secret_deleted_at_microsoft_is_skipped(person: Meet, alice: User, san
 
 
 def test_the_next_certificate_is_made_ahead_uploaded_tried_and_then_comes_first(
-    person: Meet, alice: User, sandbox: Control
+    person: Meet, alice: User, sandbox: Control, app: AppRegistration
 ) -> None:
-    app = factories.make_app_registration()
     three_connections(sandbox)
     admin = person(alice)
     for _ in range(2):  # a second click does not create another one
@@ -95,8 +96,9 @@ def test_the_next_certificate_is_made_ahead_uploaded_tried_and_then_comes_first(
     assert not app.credentials.exclude(rejected_at=None).exists()  # the expired secret was not tried
 
 
-def test_the_second_sign_in_uses_the_next_credential(person: Meet, alice: User, bob: User) -> None:
-    app = factories.make_app_registration()
+def test_the_second_sign_in_uses_the_next_credential(
+    person: Meet, alice: User, bob: User, app: AppRegistration
+) -> None:
     factories.make_secret(app, "dead~secret", label="Dead secret")
     somebody = person(bob)
     answer = somebody.connect(somebody.post(f"/connect/several/?app={app.pk}", **FORM), factories.ADA)
@@ -120,8 +122,7 @@ def test_a_sign_in_with_the_only_credential_rejected_flags_the_app_registration(
     assert AppRegistration.objects.get().rejected_code == "AADSTS7000215"
 
 
-def test_a_new_credential_clears_the_rejection(alice: User, sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_a_new_credential_clears_the_rejection(alice: User, sandbox: Control, app: AppRegistration) -> None:
     three_connections(sandbox)
     sandbox.expire_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     now = timezone.now()
@@ -129,6 +130,6 @@ def test_a_new_credential_clears_the_rejection(alice: User, sandbox: Control) ->
     scheduler.sweep(now=now)
     assert factories.reloaded(app).rejected_at is not None
     value = sandbox.add_secret(factories.CLIENT_ID)["value"]
-    credentials.add_secret(app, value=value, expires_at=now + timedelta(days=90), actor=alice)
+    credentials.add(app, credentials.NewSecret(value, now + timedelta(days=90)), actor=alice)
     assert sweep_all() == 3
     assert not Incident.objects.filter(closed_at=None).exists()

@@ -118,9 +118,8 @@ def test_an_outside_administrators_consent_reports_back_from_another_server(
 
 
 def test_an_error_shown_by_another_server_is_explained_on_the_unfinished_connection(
-    other: AnotherMicrosoft, bob: User, signed_in: SignIn
+    other: AnotherMicrosoft, bob: User, signed_in: SignIn, connection: Connection
 ) -> None:
-    connection = factories.make_connection(owner=bob)
     Connection.objects.filter(pk=connection.pk).update(status="pending")
     member = signed_in(bob)
     assert "What did Microsoft show?" in member.get(f"/connections/{connection.pk}/").content.decode()

@@ -56,12 +56,12 @@ def test_the_owner_of_a_mailbox_connects_it_without_an_account(bob: User, strang
         "Continue only if you expected this request",
     )
     people = User.objects.count()
-    done = stranger.connect(stranger.post(link), GRACE)
+    response = stranger.connect(stranger.post(link), GRACE)
 
-    assert (done.status_code, done["Location"]) == (302, "/sign-in-link/done/")
+    assert (response.status_code, response["Location"]) == (302, "/sign-in-link/done/")
     connection.refresh_from_db()
     assert (connection.status, connection.account_username, connection.owner) == ("active", GRACE, bob)
-    assert "is connected" in stranger.get(done["Location"]).content.decode()
+    assert "is connected" in stranger.get(response["Location"]).content.decode()
     # The visitor did not get an account, a session or a social-auth row.
     assert User.objects.count() == people
     assert not UserSocialAuth.objects.exists()

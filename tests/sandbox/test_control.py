@@ -85,16 +85,16 @@ def test_new_people_and_apps_can_be_used_at_once(sandbox: SandboxProcess, browse
 
 
 def test_calls_are_counted_by_grant_and_no_secret_is_kept(client: Client, sandbox: SandboxProcess) -> None:
-    given = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"], count=2)
-    first, second = given["refresh_tokens"]
+    grant = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"], count=2)
+    first, second = grant["refresh_tokens"]
     rotated = client.refresh(first).json()
     client.refresh(rotated["refresh_token"])
     client.refresh(second, client_secret="wrong")
     client.graph("me/messages", rotated["access_token"])
     calls = sandbox.control.calls()
-    assert calls["by_grant"][seed.CONNECTIONS_APP][given["fingerprints"][0]] == 2
-    assert sandbox.control.refreshes(given["fingerprints"][0]) == 2
-    assert sandbox.control.refreshes(given["fingerprints"][1]) == 0, (
+    assert calls["by_grant"][seed.CONNECTIONS_APP][grant["fingerprints"][0]] == 2
+    assert sandbox.control.refreshes(grant["fingerprints"][0]) == 2
+    assert sandbox.control.refreshes(grant["fingerprints"][1]) == 0, (
         "a wrong secret is refused before the token is read"
     )
     assert calls["by_grant_type"] == {"refresh_token": 3}
@@ -111,9 +111,9 @@ def test_calls_are_counted_by_grant_and_no_secret_is_kept(client: Client, sandbo
 
 
 def test_ten_thousand_grants_can_be_issued(sandbox: SandboxProcess, client: Client) -> None:
-    given = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"], count=10_000)
-    assert len(set(given["refresh_tokens"])) == len(set(given["fingerprints"])) == 10_000
-    assert client.refresh(given["refresh_tokens"][9_999]).status_code == 200
+    grant = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"], count=10_000)
+    assert len(set(grant["refresh_tokens"])) == len(set(grant["fingerprints"])) == 10_000
+    assert client.refresh(grant["refresh_tokens"][9_999]).status_code == 200
 
 
 def test_outages(sandbox: SandboxProcess, client: Client) -> None:
@@ -205,7 +205,7 @@ def test_a_slow_response_is_still_correct(sandbox: SandboxProcess, client: Clien
 
 
 def test_the_buttons_of_the_panel_work(browser: Browser, sandbox: SandboxProcess, client: Client) -> None:
-    given = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"])["refresh_tokens"][0]
+    refresh_token = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"])["refresh_tokens"][0]
     page = browser.open("/_control/")
     assert seed.CONNECTIONS_SECRET in page.text
     assert seed.CONNECTIONS_SECRET_ID in page.text
@@ -215,7 +215,7 @@ def test_the_buttons_of_the_panel_work(browser: Browser, sandbox: SandboxProcess
         return browser.session.post(f"{browser.url}/_control/", data=data, timeout=20)
 
     assert "Done: revoke sessions." in press(verb="revoke_sessions", upn=ADA, place="people").text
-    assert client.refresh(given).json()["error_codes"] == [50173]
+    assert client.refresh(refresh_token).json()["error_codes"] == [50173]
     assert "Secret added" in press(verb="add_secret", client_id=seed.ROBOTS_APP, place="apps").text
     assert "blocked by policy" in press(verb="set_person", upn=ADA, ca_blocked="true").text
     assert "unavailable on token" in press(verb="weather", kind="unavailable", where="token", seconds="60").text

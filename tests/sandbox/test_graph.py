@@ -12,8 +12,8 @@ SUPPORT = "users/support@contoso.example"
 
 
 def delegated(client: Client, sandbox: SandboxProcess, *scopes: str, upn: str = ADA) -> str:
-    given = sandbox.control.issue_grant(seed.CONNECTIONS_APP, upn, list(scopes))
-    token: str = client.refresh(given["refresh_tokens"][0]).json()["access_token"]
+    grant = sandbox.control.issue_grant(seed.CONNECTIONS_APP, upn, list(scopes))
+    token: str = client.refresh(grant["refresh_tokens"][0]).json()["access_token"]
     return token
 
 
@@ -42,8 +42,8 @@ def test_missing_broken_expired_and_foreign_tokens_are_refused(client: Client, s
     token = delegated(client, sandbox, "User.Read")
     for wrong in ("", "garbage", token[:-8] + "AAAAAAAA"):
         refused(client.graph("me", wrong), 401, "InvalidAuthenticationToken")
-    given = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["User.Read"])["refresh_tokens"][0]
-    refused(client.graph("me", client.refresh(given).json()["id_token"]), 401, "InvalidAuthenticationToken")
+    refresh_token = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["User.Read"])["refresh_tokens"][0]
+    refused(client.graph("me", client.refresh(refresh_token).json()["id_token"]), 401, "InvalidAuthenticationToken")
     sandbox.control.clock(2 * 3600)
     answer = client.graph("me", token)
     refused(answer, 401, "InvalidAuthenticationToken")
@@ -171,10 +171,10 @@ def test_application_objects_show_the_expiry_of_secrets_but_no_secret(client: Cl
 
 
 def test_graph_can_revoke_sessions_too(client: Client, sandbox: SandboxProcess) -> None:
-    given = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"])["refresh_tokens"][0]
+    refresh_token = sandbox.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"])["refresh_tokens"][0]
     token = app_only(sandbox, "User.RevokeSessions.All")
     assert client.graph(f"users/{ADA}/revokeSignInSessions", token, method="POST").json()["value"] is True
-    assert client.refresh(given).json()["error_codes"] == [50173]
+    assert client.refresh(refresh_token).json()["error_codes"] == [50173]
 
 
 def test_a_batch_responds_to_each_part_separately(client: Client, sandbox: SandboxProcess) -> None:

@@ -25,15 +25,15 @@ def reachable(port: int) -> bool:
 def test_a_restarted_sandbox_remembers_its_world_and_its_tokens(tmp_path: Path) -> None:
     state = tmp_path / "sandbox.json"
     with process.start(state=state) as first:
-        given = first.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"])["refresh_tokens"][0]
-        answer = Client(first.url).refresh(given).json()
+        grant = first.control.issue_grant(seed.CONNECTIONS_APP, ADA, ["Mail.Read"])["refresh_tokens"][0]
+        answer = Client(first.url).refresh(grant).json()
         secret = first.control.add_secret(seed.CONNECTIONS_APP)
         first.control.set_person("alan@contoso.example", disabled=True)
         keys = requests.get(f"{first.url}/common/discovery/v2.0/keys", timeout=20).json()
     assert state.stat().st_mode & 0o077 == 0, "the file holds a signing key"
     with process.start(state=state) as second:
         client = Client(second.url)
-        assert client.refresh(given, client_secret=secret["value"]).status_code == 200
+        assert client.refresh(grant, client_secret=secret["value"]).status_code == 200
         assert client.graph("me/messages", answer["access_token"]).status_code == 200
         people = {person["upn"]: person for person in second.control.state()["people"]}
         assert people["alan@contoso.example"]["disabled"]

@@ -21,8 +21,8 @@ MAIL = ["Mail.Read"]
 
 
 def grant(sandbox: SandboxProcess, upn: str = ADA, scopes: list[str] | None = None, **more: Any) -> str:
-    given = sandbox.control.issue_grant(seed.CONNECTIONS_APP, upn, scopes or MAIL, **more)
-    token: str = given["refresh_tokens"][0]
+    grant = sandbox.control.issue_grant(seed.CONNECTIONS_APP, upn, scopes or MAIL, **more)
+    token: str = grant["refresh_tokens"][0]
     return token
 
 
@@ -338,12 +338,12 @@ def test_a_single_tenant_app_cannot_refresh_at_common(client: Client, sandbox: S
 
 
 def test_headers(sandbox: SandboxProcess) -> None:
-    mine = str(uuid.uuid4())
+    own = str(uuid.uuid4())
     answer = requests.post(
-        f"{sandbox.url}/{seed.CONTOSO}/oauth2/v2.0/token", headers={"client-request-id": mine}, timeout=20
+        f"{sandbox.url}/{seed.CONTOSO}/oauth2/v2.0/token", headers={"client-request-id": own}, timeout=20
     )
-    assert answer.headers["client-request-id"] == mine
-    assert answer.json()["correlation_id"] == mine
+    assert answer.headers["client-request-id"] == own
+    assert answer.json()["correlation_id"] == own
     assert answer.headers["x-ms-request-id"] == answer.json()["trace_id"]
     assert "no-store" in answer.headers["Cache-Control"]
     assert answer.headers["Content-Type"] == "application/json; charset=utf-8"

@@ -30,10 +30,9 @@ NOW = timezone.now()
 
 
 def test_a_transfer_and_a_departure_of_the_owner_do_not_deadlock(
-    alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
+    alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch, connection: Connection
 ) -> None:
     """Each refers to rows that the other has locked, and foreign keys are checked at commit."""
-    connection = factories.make_connection(owner=bob)
     factories.make_connection(owner=bob, name="Other")
     handed, marked = threading.Event(), threading.Event()
 
@@ -57,8 +56,9 @@ def test_a_transfer_and_a_departure_of_the_owner_do_not_deadlock(
     assert (factories.reloaded(bob).left_at, factories.reloaded(connection).owner) == (NOW, dave)
 
 
-def test_a_refusal_and_a_departure_of_the_owner_do_not_deadlock(bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_refusal_and_a_departure_of_the_owner_do_not_deadlock(
+    bob: User, monkeypatch: pytest.MonkeyPatch, connection: Connection
+) -> None:
     flagged, marked = threading.Event(), threading.Event()
 
     def mark() -> None:
@@ -82,9 +82,8 @@ def test_a_refusal_and_a_departure_of_the_owner_do_not_deadlock(bob: User, monke
 
 @pytest.mark.parametrize("what", ["team", "person"])
 def test_sharing_with_a_team_or_person_being_removed_is_refused(
-    what: str, alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
+    what: str, alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch, connection: Connection
 ) -> None:
-    connection = factories.make_connection(owner=bob)
     team = teams.add("Finance", actor=alice)
     target: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}
     started = threading.Event()
@@ -120,9 +119,8 @@ def test_sharing_with_a_team_or_person_being_removed_is_refused(
 
 
 def test_changing_a_share_over_the_api_and_on_its_page_does_not_deadlock(
-    bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
+    bob: User, dave: User, monkeypatch: pytest.MonkeyPatch, connection: Connection
 ) -> None:
-    connection = factories.make_connection(owner=bob)
     share = shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
     program, real = Program(bob), etags.require_match
 
@@ -149,10 +147,9 @@ def test_changing_a_share_over_the_api_and_on_its_page_does_not_deadlock(
 
 @pytest.mark.parametrize("what", ["team", "person"])
 def test_sharing_again_and_removing_the_team_or_person_does_not_deadlock(
-    what: str, alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch
+    what: str, alice: User, bob: User, dave: User, monkeypatch: pytest.MonkeyPatch, connection: Connection
 ) -> None:
     """The old share has expired, so sharing again ends it first. Removing the team or person ends it as well."""
-    connection = factories.make_connection(owner=bob)
     team = teams.add("Finance", actor=alice)
     target: dict[str, Any] = {"team": team} if what == "team" else {"person": dave}
     terms: dict[str, Any] = {"level": "use", "actor": bob}

@@ -43,8 +43,9 @@ ACTS: dict[str, Act] = {
 
 
 @pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
-def test_the_previous_owner_can_do_nothing_after_a_transfer(act: Act, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_previous_owner_can_do_nothing_after_a_transfer(
+    act: Act, bob: User, dave: User, connection: Connection
+) -> None:
     shares.share(connection, person=factories.make_person("max"), level="use", until=None, actor=bob, now=NOW)
     stale = Connection.objects.select_related("owner").get(pk=connection.pk)
     ownership_transfer.transfer(connection, dave, keep_grant=True, actor=bob, now=NOW)

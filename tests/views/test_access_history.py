@@ -12,7 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from connections.models import AccessPeriod, AuditEvent, Connection, User
+from connections.models import AccessPeriod, AppRegistration, AuditEvent, Connection, User
 from connections.services.connections import connections
 from connections.services.people import accounts
 from connections.services.sharing import shares, teams
@@ -82,8 +82,9 @@ def test_deleted_rows_are_found_by_name(story: Connection, alice: User, bob: Use
     assert "No one had access at that time." in text(auditor, connection=pk)
 
 
-def test_ambiguous_names_are_offered_and_unknown_names_reported(bob: User, auditor: Client, dave: User) -> None:
-    app = factories.make_app_registration()
+def test_ambiguous_names_are_offered_and_unknown_names_reported(
+    bob: User, auditor: Client, dave: User, app: AppRegistration
+) -> None:
     for owner in (bob, dave):
         connections.start_delegated(app, name="Mail", chosen=[], actor=owner)
     page = text(auditor, find="connection", q="mail")

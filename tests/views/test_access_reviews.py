@@ -67,8 +67,8 @@ def test_one_form_saves_the_answers_of_a_page(bob: User, member: Client, dave: U
 
 
 def test_owners_see_only_their_own_shares(admin: Client, bob: User, member: Client, dave: User) -> None:
-    mine, theirs = shared(bob, dave)[0], shared(dave, bob, name="Secret plans")[0]
-    review = factories.make_review(mine, theirs)
+    own, theirs = shared(bob, dave)[0], shared(dave, bob, name="Secret plans")[0]
+    review = factories.make_review(own, theirs)
     assert "Secret plans" not in text(member.get(f"/reviews/{review.pk}/"))
     foreign = review.items.get(share=theirs).pk
     member.post(f"/reviews/{review.pk}/", {f"answer-{foreign}": "removed"})

@@ -8,15 +8,12 @@ from django.urls import reverse
 
 from connections.models import AuditEvent, User
 from tests import factories
+from tests.records import actions
 from tests.views.pages import assert_shows
 
 
 def attempt(client: Client, username: str = "bob", password: str = factories.PASSWORD, **more: Any) -> Any:
     return client.post(reverse("sign_in"), {"username": username, "password": password, **more})
-
-
-def actions() -> list[str]:
-    return list(AuditEvent.objects.order_by("pk").values_list("action", flat=True))
 
 
 @pytest.fixture

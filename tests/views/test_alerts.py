@@ -170,16 +170,16 @@ def test_a_member_sets_their_preferences(bob: User, member: Client) -> None:
     assert page.count('type="checkbox"') - page.count('id="nav-open"') == 4
     assert page.count(" checked") == 4
     member.post(reverse("account_alerts"), {"own_incidents": "on", "organisation_incidents": "", "expiry_warnings": ""})
-    kept = AlertChoice.objects.get(user=bob)
-    assert (kept.own_incidents, kept.reminders, kept.recoveries) == (True, False, False)
-    assert (kept.organisation_incidents, kept.expiry_warnings) == (True, True)
+    choice = AlertChoice.objects.get(user=bob)
+    assert (choice.own_incidents, choice.reminders, choice.recoveries) == (True, False, False)
+    assert (choice.organisation_incidents, choice.expiry_warnings) == (True, True)
 
 
 def test_everything_can_be_unticked(alice: User, admin: Client) -> None:
     admin.post(reverse("account_alerts"), {})
-    kept = AlertChoice.objects.get(user=alice)
+    choice = AlertChoice.objects.get(user=alice)
     columns = (field.attname for field in AlertChoice._meta.fields if field.get_internal_type() == "BooleanField")
-    assert [getattr(kept, name) for name in columns] == [False] * 6
+    assert [getattr(choice, name) for name in columns] == [False] * 6
     assert " checked" not in text(admin.get(reverse("account_alerts")))
 
 

@@ -112,24 +112,23 @@ def test_a_made_certificate_is_downloaded_uploaded_and_tried(admin: Client, sand
     assert factories.reloaded(app).is_ready
 
 
-def test_a_rejected_application_says_why_what_to_do_and_who(admin: Client, member: Client) -> None:
-    app = factories.make_app_registration()
+def test_a_rejected_application_says_why_what_to_do_and_who(
+    admin: Client, member: Client, app: AppRegistration
+) -> None:
     credential_checks.reject_app(app, expired(), now=timezone.now())
     page = admin.get(reverse("app", args=[app.pk])).content.decode()
     assert_shows(page, "Rejected by Microsoft", "AADSTS7000222", "What to do:", "Assigned to: IT admins")
     assert "Rejected by Microsoft" in member.get(reverse("app", args=[app.pk])).content.decode()
 
 
-def test_verifying_again_heals_it(admin: Client, sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_verifying_again_heals_it(admin: Client, sandbox: Control, app: AppRegistration) -> None:
     credential_checks.reject_app(app, expired(), now=timezone.now())
     page = admin.post(reverse("app_verify", args=[app.pk]), follow=True).content.decode()
     assert "Microsoft accepts Contoso Connections" in page
     assert factories.reloaded(app).is_ready
 
 
-def test_a_member_sees_its_name_and_no_details(member: Client) -> None:
-    app = factories.make_app_registration()
+def test_a_member_sees_its_name_and_no_details(member: Client, app: AppRegistration) -> None:
     for url in (reverse("app", args=[app.pk]), reverse("apps")):
         page = member.get(url).content.decode()
         assert app.name in page
@@ -138,23 +137,20 @@ def test_a_member_sees_its_name_and_no_details(member: Client) -> None:
 
 
 @pytest.mark.parametrize("number", ["99999999", "0"])
-def test_what_does_not_exist_is_not_found(admin: Client, number: str) -> None:
-    app = factories.make_app_registration()
+def test_what_does_not_exist_is_not_found(admin: Client, number: str, app: AppRegistration) -> None:
     assert admin.get(reverse("app", args=[number])).status_code == 404
     assert admin.post(reverse("app_verify", args=[app.pk]), {"credential": number}).status_code == 404
     assert admin.post(reverse("app_verify", args=[app.pk]), {"credential": "1; DROP"}).status_code == 404
 
 
-def test_changing_it_keeps_tenant_and_client_id(admin: Client) -> None:
-    app = factories.make_app_registration()
+def test_changing_it_keeps_tenant_and_client_id(admin: Client, app: AppRegistration) -> None:
     assert 'name="tenant"' not in admin.get(reverse("app_edit", args=[app.pk])).content.decode()
     admin.post(reverse("app_edit", args=[app.pk]), typed(name="Renamed", client_id="other"))
     app.refresh_from_db()
     assert (app.name, app.client_id) == ("Renamed", seed.CONNECTIONS_APP)
 
 
-def test_removing_names_the_connections_that_stand_in_the_way(admin: Client) -> None:
-    app = factories.make_app_registration()
+def test_removing_names_the_connections_that_stand_in_the_way(admin: Client, app: AppRegistration) -> None:
     connection = factories.make_connection(app_registration=app)
     url = reverse("app_remove", args=[app.pk])
     assert connection.name in admin.get(url).content.decode()
@@ -204,6 +200,5 @@ def test_the_script_for_a_new_application_asks_for_what_was_chosen(admin: Client
     assert response.context["download_url"].startswith("?")
 
 
-def test_in_the_sandbox_there_is_nothing_to_script(admin: Client, sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_in_the_sandbox_there_is_nothing_to_script(admin: Client, sandbox: Control, app: AppRegistration) -> None:
     assert "available for the sandbox" in admin.get(reverse("app_script", args=[app.pk])).content.decode()

@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 
 from connections import audit
-from connections.models import AuditEvent, User
+from connections.models import AuditEvent, Connection, User
 from connections.models.audit import AuditAction
 from connections.views.audit import history, recorded_actions
 from tests import factories
@@ -163,8 +163,7 @@ def test_filters_are_offered_in_the_words_of_the_list(events: Any, auditor: Clie
     assert ("AppRegistration", "App registration") in fields["target_type"].choices
 
 
-def test_a_fact_of_two_values_does_not_read_as_a_change(bob: User, auditor: Client) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_fact_of_two_values_does_not_read_as_a_change(bob: User, auditor: Client, connection: Connection) -> None:
     granted = {"roles": audit.join_values(["Mail.Read", "User.Read.All"])}
     event = audit.record(AuditAction.CONNECTION_CONNECTED, connection, actor=bob, changes=granted)
     page = auditor.get(f"/audit/{event.pk}/")

@@ -38,8 +38,9 @@ def test_the_catalogue_is_searched_and_carries_the_app_registration_on(member: C
     assert member.get("/connect/fax/").status_code == 404
 
 
-def test_the_form_has_the_capabilities_of_the_service_with_the_least_ticked(member: Client) -> None:
-    app = factories.make_app_registration()
+def test_the_form_has_the_capabilities_of_the_service_with_the_least_ticked(
+    member: Client, app: AppRegistration
+) -> None:
     shown = text(member.get("/connect/sharepoint/"))
     assert_shows(shown, 'id="capability-files.read" checked', "Bring your own OAuth 2.0 app")
     assert_hides(shown, 'id="capability-mail.read"', "Shared mailboxes (", 'name="mailboxes"')
@@ -76,15 +77,13 @@ def test_many_app_registrations_cost_no_more_queries_and_are_not_all_listed(admi
         assert admin.get("/connect/").status_code == 200
 
 
-def test_an_app_only_connection_has_no_sign_in_link(admin: Client) -> None:
-    app = factories.make_app_registration()
+def test_an_app_only_connection_has_no_sign_in_link(admin: Client, app: AppRegistration) -> None:
     form = DELEGATED | {"app": app.pk, "kind": "client_credentials", "by_link": "1"}
     assert_answer(admin.post("/connect/outlook/", form), 422, "so there is no sign-in link")
     assert not Connection.objects.exists()
 
 
-def test_a_link_waits_for_the_approval_that_the_policy_requires(member: Client) -> None:
-    app = factories.make_app_registration()
+def test_a_link_waits_for_the_approval_that_the_policy_requires(member: Client, app: AppRegistration) -> None:
     Policy.objects.create(rules={"capabilities": {"mail.read": "approval"}})
     answer = member.post("/connect/outlook/", DELEGATED | {"app": app.pk, "by_link": "1"}, follow=True)
     assert_answer(answer, 200, "Approval requested")

@@ -208,11 +208,11 @@ def test_the_download_has_what_the_filter_shows_in_its_order(
 
 def test_each_download_is_recorded_with_its_filter(member: Client, bob: User, three: list[Connection]) -> None:
     rows_of(member.post("/connections/export.csv?q=a&status=active&nonsense=1"))
-    started, done = AuditEvent.objects.filter(action__startswith="list.").order_by("pk")
+    started, ended = AuditEvent.objects.filter(action__startswith="list.").order_by("pk")
     filters = {"q": "a", "status": "active", "sort": "name"}
     assert (started.action, started.changes) == ("list.export_started", filters)
-    assert (done.action, done.actor, done.target_name) == ("list.exported", bob, "Connections")
-    assert done.changes == {**filters, "rows": 3, "complete": True}
+    assert (ended.action, ended.actor, ended.target_name) == ("list.exported", bob, "Connections")
+    assert ended.changes == {**filters, "rows": 3, "complete": True}
     assert member.get("/connections/export.csv").status_code == 405
 
 

@@ -72,8 +72,8 @@ CASES = [
 def test_no_sentence_contradicts_the_state(
     readers: dict[str, User], signed_in: SignIn, kind: str, state: EffectiveStatus
 ) -> None:
-    made = make(readers["bob"], kind, state)
-    connection = Connection.objects.select_related("app_registration", "app_consent").get(pk=made.pk)
+    story = make(readers["bob"], kind, state)
+    connection = Connection.objects.select_related("app_registration", "app_consent").get(pk=story.pk)
     assert effective_status.of(connection) == state
     for name in READERS:
         page = text(signed_in(readers[name]).get(f"/connections/{connection.pk}/")).partition("<main")[2]

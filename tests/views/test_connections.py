@@ -8,7 +8,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from connections.models import Connection, Share, User
+from connections.models import AppRegistration, Connection, Share, User
 from portal.sandbox.client import Control
 from tests import factories
 from tests.views.pages import assert_answer, assert_hides, assert_shows, text
@@ -78,8 +78,7 @@ def test_a_page_says_why_and_who_must_act(member: Client, bob: User, status: str
     assert Connection.Status(status).label in shown
 
 
-def test_a_connection_that_waits_for_its_app_registration_says_so(member: Client, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_connection_that_waits_for_its_app_registration_says_so(member: Client, connection: Connection) -> None:
     type(connection.app_registration).objects.update(
         rejected_at=timezone.now() - timedelta(hours=1), rejected_cause="Its secret has expired."
     )
@@ -96,8 +95,7 @@ def test_with_one_app_registration_there_is_nothing_to_choose(member: Client) ->
     assert member.get("/connections/add/?app=3")["Location"] == "/connect/?app=3"
 
 
-def test_a_preview_works_permissions_out_and_saves_nothing(member: Client) -> None:
-    app = factories.make_app_registration()
+def test_a_preview_works_permissions_out_and_saves_nothing(member: Client, app: AppRegistration) -> None:
     typed = {"kind": "authorization_code", "name": "Mine", "chosen": ["calendar.events"], "preview": "1"}
     assert_shows(text(member.post(f"/connect/several/?app={app.pk}", typed)), "Calendars.Read", 'value="Mine"')
     part = text(member.post(f"/connect/several/?app={app.pk}", typed, headers={"hx-request": "true"}))
@@ -106,8 +104,7 @@ def test_a_preview_works_permissions_out_and_saves_nothing(member: Client) -> No
     assert not Connection.objects.exists()
 
 
-def test_removing_asks_first_and_then_leads_to_the_list(member: Client, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_removing_asks_first_and_then_leads_to_the_list(member: Client, dave: User, connection: Connection) -> None:
     path = reverse("connection_remove", args=[connection.pk])
     assert "Not shared, and no token requests" in text(member.get(path))
     Share.objects.create(connection=connection, person=dave)

@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from connections.models import ConsentRequest, User
+from connections.models import Connection, ConsentRequest, User
 from connections.services.consent import requests
 from portal.sandbox.client import Control
 from tests import factories
@@ -123,8 +123,7 @@ def test_asking_leads_to_the_request_and_without_a_reason_back_to_the_form(membe
     assert "You don't need to request the same permissions again" in text(member.get(path))
 
 
-def test_a_request_outlives_its_connection_and_people(admin: Client, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_request_outlives_its_connection_and_people(admin: Client, bob: User, connection: Connection) -> None:
     consent_request = factories.make_consent_request(connection, state="verified", closed_at=timezone.now())
     connection.delete()
     bob.delete()

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from connections.microsoft import certificates
-from connections.models import AppCredential, AuditEvent, User
+from connections.models import AppCredential, AppRegistration, AuditEvent, User
 from connections.services.registry import credential_checks, credentials
 from portal.sandbox import seed
 from portal.sandbox.client import Control
@@ -52,8 +52,7 @@ def test_an_upload_that_is_far_too_large_is_refused(admin: Client, sandbox: Cont
     assert "too large for a certificate" in page.content.decode()
 
 
-def test_retiring_says_what_will_break_and_keeps_the_row_for_the_record(admin: Client) -> None:
-    app = factories.make_app_registration()
+def test_retiring_says_what_will_break_and_keeps_the_row_for_the_record(admin: Client, app: AppRegistration) -> None:
     factories.make_connection(app_registration=app)
     url = reverse("credential_retire", args=[app.pk, app.credentials.get().pk])
     page = text(admin.get(url))
@@ -73,8 +72,9 @@ def test_the_table_warns_in_words_before_a_credential_expires(admin: Client) -> 
     assert_shows(page, "> expired <", "5 days left", "200 days left", "Expires soon")
 
 
-def test_the_public_part_of_a_certificate(admin: Client, auditor: Client, member: Client, alice: User) -> None:
-    app = factories.make_app_registration()
+def test_the_public_part_of_a_certificate(
+    admin: Client, auditor: Client, member: Client, alice: User, app: AppRegistration
+) -> None:
     credential = credentials.add_generated_certificate(app, actor=alice)
     url = reverse("credential_certificate", args=[app.pk, credential.pk])
     assert x509.load_der_x509_certificate(auditor.get(url).content)
@@ -94,8 +94,9 @@ def test_a_credential_of_another_application_is_not_found(admin: Client) -> None
     assert factories.reloaded(foreign).retired_at is None
 
 
-def test_a_secret_without_a_date_asks_for_it_and_is_on_the_expirations_page(admin: Client, auditor: Client) -> None:
-    app = factories.make_app_registration()
+def test_a_secret_without_a_date_asks_for_it_and_is_on_the_expirations_page(
+    admin: Client, auditor: Client, app: AppRegistration
+) -> None:
     credential = app.credentials.get()
     app.credentials.update(expires_at=None)
     assert_shows(text(admin.get("/expiries/")), "No expiration date is recorded", "Test secret")

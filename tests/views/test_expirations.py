@@ -121,13 +121,13 @@ def test_filters_narrow_by_tenant_and_effect(at_noon: None, admin: Client) -> No
 
 
 def test_members_read_what_stops_their_connections_and_no_more(at_noon: None, member: Client, bob: User) -> None:
-    mine = app_that_ends(40, "Mine", label="A name for admins")
-    factories.make_secret(mine, expires_at=NOW + days(5), label="Outlasted")
+    own = app_that_ends(40, "Mine", label="A name for admins")
+    factories.make_secret(own, expires_at=NOW + days(5), label="Outlasted")
     app_that_ends(10, "Not mine")
-    factories.make_connection(app_registration=mine, owner=bob)
+    factories.make_connection(app_registration=own, owner=bob)
     switched_off = app_that_ends(20, "Switched off")
     factories.make_connection(app_registration=switched_off, owner=bob, name="Off", status=Connection.Status.DISABLED)
-    factories.make_app_only_connection(app_registration=mine, name="Of alice")
+    factories.make_app_only_connection(app_registration=own, name="Of alice")
     text = page(member)
     assert "1 connection of yours will stop working." in text
     assert_hides(text, "Not mine", "Switched off", "A name for admins", "Outlasted", "Of alice")
@@ -214,8 +214,9 @@ def test_missing_roles_lead_an_admin_to_consent_and_script(admin: Client, alice:
     assert_shows(text, f'href="/apps/{app}/consent/"', f'href="/apps/{app}/script/"')
 
 
-def test_the_page_says_which_credential_is_used_and_where_its_date_comes_from(admin: Client) -> None:
-    app = factories.make_app_registration()
+def test_the_page_says_which_credential_is_used_and_where_its_date_comes_from(
+    admin: Client, app: AppRegistration
+) -> None:
     text = admin.get(f"/apps/{app.pk}/").content.decode()
     assert_shows(text, "Used first", "Entered manually", "Application.Read.All", "Generate next certificate")
 
@@ -223,10 +224,10 @@ def test_the_page_says_which_credential_is_used_and_where_its_date_comes_from(ad
 def test_a_check_reads_the_true_dates_where_the_app_may(admin: Client, sandbox: Control) -> None:
     app = factories.make_app_registration(secret=None, client_id=factories.ROBOTS_CLIENT_ID)
     factories.make_secret(app, factories.ROBOTS_CLIENT_SECRET, expires_at=None)
-    gone = factories.make_secret(app, "xyz~deleted", label="Deleted", created_at=timezone.now() - days(3))
+    deleted = factories.make_secret(app, "xyz~deleted", label="Deleted", created_at=timezone.now() - days(3))
     text = admin.post(f"/apps/{app.pk}/verify/", follow=True).content.decode()
     assert_shows(text, "Read from Entra", "Deleted is no longer listed in Entra")
-    assert factories.reloaded(gone).unlisted_at is not None
+    assert factories.reloaded(deleted).unlisted_at is not None
 
 
 def test_an_outage_of_graph_keeps_the_credential_accepted(admin: Client, sandbox: Control) -> None:
@@ -237,8 +238,9 @@ def test_an_outage_of_graph_keeps_the_credential_accepted(admin: Client, sandbox
     assert factories.reloaded(app).is_ready
 
 
-def test_retiring_the_only_accepted_credential_is_not_called_safe(admin: Client, alice: User) -> None:
-    app = factories.make_app_registration()
+def test_retiring_the_only_accepted_credential_is_not_called_safe(
+    admin: Client, alice: User, app: AppRegistration
+) -> None:
     credential = app.credentials.get()
     credentials.next_certificate(app, actor=alice)
     factories.make_connection(app_registration=app)

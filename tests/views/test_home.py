@@ -164,8 +164,7 @@ def test_a_member_sees_that_the_app_registration_is_to_blame(bob: User, everythi
     assert_shows(page, "App credential rejected", "Microsoft rejects the app registration Expired app")
 
 
-def test_an_auditor_sees_what_happened(carol: User, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_an_auditor_sees_what_happened(carol: User, bob: User, connection: Connection) -> None:
     for _ in range(3):
         audit.record(AuditAction.CONNECTION_CHECKED, connection, actor=bob)
     daily_figures.update(now=timezone.now())

@@ -53,12 +53,12 @@ def test_strangers_see_nothing_of_it(stranger: Client) -> None:
 
 
 def test_members_see_only_their_connections_of_an_incident(member: Client, dave: User, admin: Client) -> None:
-    mine = factories.make_connection(name="Bob's inbox")
+    own = factories.make_connection(name="Bob's inbox")
     theirs = factories.make_connection(name="Dave's inbox", owner=dave)
-    incidents.app_rejected(mine.app_registration, verdict(7000222, "invalid_client"), now=NOW)  # type: ignore[arg-type]
+    incidents.app_rejected(own.app_registration, verdict(7000222, "invalid_client"), now=NOW)  # type: ignore[arg-type]
     incident = Incident.objects.get()
     page = text(member.get(f"/incidents/{incident.pk}/"))
-    assert mine.name in page
+    assert own.name in page
     assert theirs.name not in page
     assert "Add credential" not in page
     whole = text(admin.get(f"/incidents/{incident.pk}/"))
@@ -96,10 +96,10 @@ def test_the_picture_leads_from_the_cause_to_people_and_keys(bob: User, dave: Us
 
 
 def test_its_course_names_only_connections_that_the_reader_sees(member: Client, dave: User, admin: Client) -> None:
-    mine = factories.make_connection(name="Bob's inbox")
+    own = factories.make_connection(name="Bob's inbox")
     factories.make_connection(name="Dave's inbox", owner=dave)
-    incidents.app_rejected(mine.app_registration, verdict(7000222, "invalid_client"), now=NOW)  # type: ignore[arg-type]
-    incidents.app_accepted(mine.app_registration, now=NOW + timedelta(hours=2))
+    incidents.app_rejected(own.app_registration, verdict(7000222, "invalid_client"), now=NOW)  # type: ignore[arg-type]
+    incidents.app_accepted(own.app_registration, now=NOW + timedelta(hours=2))
     path = f"/incidents/{Incident.objects.get().pk}/"
     labels = [moment.label for moment in admin.get(path).context["timeline"].moments]
     assert labels[0] == "Incident opened"

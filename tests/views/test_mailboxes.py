@@ -67,8 +67,8 @@ def test_a_mailboxs_page_shows_only_connections_one_may_see(member: Client, bob:
         action="Ask Exchange.",
         probed_at=timezone.now(),
     )
-    mine = text(member.get(reverse("mailbox", args=[mailbox.pk])))
-    assert all(words in mine for words in ("Bobs own", "Not reachable", "No access.", "Ask Exchange."))
+    own = text(member.get(reverse("mailbox", args=[mailbox.pk])))
+    assert all(words in own for words in ("Bobs own", "Not reachable", "No access.", "Ask Exchange."))
     theirs = text(stranger.get(reverse("mailbox", args=[mailbox.pk])))
     assert "Bobs own" not in theirs
     assert "1 connection owned by others also uses this mailbox" in theirs
@@ -169,8 +169,7 @@ def test_what_is_missing_is_said_at_once(sandbox: Control, member: Client, bob: 
     assert_shows(page, "The permission Mail.Read.Shared is missing", "Not reachable")
 
 
-def test_a_wrong_address_is_shown_on_a_page_of_its_own(member: Client, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_wrong_address_is_shown_on_a_page_of_its_own(member: Client, connection: Connection) -> None:
     response = member.post(reverse("mailbox_attach", args=[connection.pk]), {"address": "support"})
     assert response.status_code == 422
     assert 'value="support"' in text(response)
@@ -352,8 +351,8 @@ def test_the_connections_page_does_not_ask_for_what_exchange_grants(admin: Clien
 def test_what_turned_out_to_be_no_mailbox_is_left_out_of_the_commands(admin: Client) -> None:
     connection = factories.make_app_only_connection()
     row = factories.make_mailbox_access(connection, factories.make_mailbox())
-    gone = factories.make_mailbox(address="gone@contoso.example")
-    factories.make_mailbox_access(connection, gone, state=State.UNREACHABLE, lack="not_found")
+    removed = factories.make_mailbox(address="gone@contoso.example")
+    factories.make_mailbox_access(connection, removed, state=State.UNREACHABLE, lack="not_found")
     browser, url = admin, reverse("mailbox_powershell", args=[connection.pk])
     page = html.unescape(text(browser.get(url)))
     assert "the last test found no mailbox" in page

@@ -6,8 +6,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from connections.models import AuditEvent, Connection, User
-from tests import factories
+from connections.models import AuditEvent, Connection
 from tests.views.pages import assert_answer, assert_hides, assert_shows, text
 
 URL = "/microsoft-errors/"
@@ -42,8 +41,9 @@ def test_what_was_pasted_is_neither_shown_nor_logged_nor_stored(
 @pytest.mark.parametrize(
     ("status", "has_box"), [("pending", True), ("reconnect_needed", True), ("blocked", True), ("active", False)]
 )
-def test_unfinished_connections_have_the_box(bob: User, member: Client, status: str, has_box: bool) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_unfinished_connections_have_the_box(
+    member: Client, status: str, has_box: bool, connection: Connection
+) -> None:
     Connection.objects.filter(pk=connection.pk).update(status=status)
     page = text(member.get(reverse("connection", args=[connection.pk])))
     assert ("What did Microsoft show?" in page) is has_box

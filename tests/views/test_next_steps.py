@@ -156,9 +156,8 @@ def test_no_possible_step_is_refused_by_the_services(
 
 
 def test_a_new_owner_is_not_told_to_sign_in_if_the_policy_forbids_it(
-    alice: User, bob: User, dave: User, signed_in: SignIn
+    alice: User, bob: User, dave: User, signed_in: SignIn, connection: Connection
 ) -> None:
-    connection = factories.make_connection(owner=bob)
     set_policy(POLICIES["forbidden"])
     ownership_transfer.transfer(connection, dave, keep_grant=False, actor=bob, now=NOW)
     incident = Incident.objects.get()
@@ -172,8 +171,9 @@ def test_a_new_owner_is_not_told_to_sign_in_if_the_policy_forbids_it(
     assert "Change its permissions" in Program(dave).get(f"connections/{connection.pk}").json()["action"]
 
 
-def test_a_disabled_connection_says_what_must_happen_before_it_is_enabled(bob: User, signed_in: SignIn) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_disabled_connection_says_what_must_happen_before_it_is_enabled(
+    bob: User, signed_in: SignIn, connection: Connection
+) -> None:
     connections.disable(connection, actor=bob, now=NOW)
     client = signed_in(bob)
     assert "Enable the connection to use it again." in client.get(f"/connections/{connection.pk}/").content.decode()
@@ -186,8 +186,7 @@ def test_a_disabled_connection_says_what_must_happen_before_it_is_enabled(bob: U
     assert answer["who"] == "owner"
 
 
-def test_an_alert_about_a_lost_sign_in_names_the_step_that_is_possible(alice: User, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_an_alert_about_a_lost_sign_in_names_the_step_that_is_possible(alice: User, connection: Connection) -> None:
     set_policy(POLICIES["kind"])
     verdict = Verdict(Kind.REAUTH, "AADSTS50173", "The grant was revoked.", "Sign in again.", Who.OWNER)
     apply_results.flag(connection.pk, verdict, now=NOW, version=connection.token_version)

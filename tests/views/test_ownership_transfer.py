@@ -22,8 +22,9 @@ def form(connection: Connection, to: User, **more: Any) -> dict[str, Any]:
     return {"seen_owner": connection.owner_id, "new_owner": f"person:{to.pk}", "grant": "keep", **more}
 
 
-def test_the_page_shows_who_uses_it_and_which_keys_stop(admin: Client, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_page_shows_who_uses_it_and_which_keys_stop(
+    admin: Client, bob: User, dave: User, connection: Connection
+) -> None:
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
     api_keys.record_token_request(make_key(bob, "Nightly job"), connection, address=None, now=NOW)
     api_keys.record_token_request(make_key(dave, "Report"), connection, address=None, now=NOW)
@@ -36,9 +37,8 @@ def test_the_page_shows_who_uses_it_and_which_keys_stop(admin: Client, bob: User
 
 
 def test_ownership_is_transferred_and_the_previous_owner_is_redirected(
-    admin: Client, bob: User, member: Client, dave: User
+    admin: Client, bob: User, member: Client, dave: User, connection: Connection
 ) -> None:
-    connection = factories.make_connection(owner=bob)
     answer = member.post(f"/connections/{connection.pk}/hand-over/", form(connection, dave), follow=True)
     assert answer.redirect_chain[-1][0] == "/connections/", "bob no longer sees it"
     assert "Ownership of Invoices is transferred to Dave Stranger, who needs to sign in" in answer.content.decode()
@@ -48,8 +48,7 @@ def test_ownership_is_transferred_and_the_previous_owner_is_redirected(
     assert "issue tokens." in answer.content.decode()
 
 
-def test_a_stale_page_shows_an_error(alice: User, admin: Client, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_stale_page_shows_an_error(alice: User, admin: Client, dave: User, connection: Connection) -> None:
     typed = form(connection, factories.make_person("eve"))
     ownership_transfer.transfer(connection, dave, keep_grant=True, actor=alice, now=NOW)
     assert_answer(
@@ -60,8 +59,7 @@ def test_a_stale_page_shows_an_error(alice: User, admin: Client, bob: User, dave
     assert Connection.objects.get().owner == dave
 
 
-def test_a_taken_name_shows_an_error_at_its_field(admin: Client, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_taken_name_shows_an_error_at_its_field(admin: Client, dave: User, connection: Connection) -> None:
     factories.make_connection(owner=dave)
     answer = admin.post(f"/connections/{connection.pk}/hand-over/", form(connection, dave))
     assert "new_name" in answer.context["form"].errors
@@ -83,8 +81,9 @@ def test_a_taken_name_shows_an_error_at_its_field(admin: Client, bob: User, dave
     ],
     ids=str,
 )
-def test_invalid_input_changes_nothing(admin: Client, bob: User, dave: User, typed: dict[str, Any]) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_invalid_input_changes_nothing(
+    admin: Client, dave: User, typed: dict[str, Any], connection: Connection
+) -> None:
     sent = {**form(connection, dave), **typed} if typed else {"anything": "else"}
     assert admin.post(f"/connections/{connection.pk}/hand-over/", sent).status_code == 422
     assert not HandOver.objects.exists()
@@ -156,8 +155,9 @@ def test_choosing_nothing_transfers_nothing(admin: Client, bob: User, sent: dict
     assert not HandOver.objects.exists()
 
 
-def test_an_unknown_new_owner_shows_an_error_in_the_row(admin: Client, bob: User, carol: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_an_unknown_new_owner_shows_an_error_in_the_row(
+    admin: Client, bob: User, carol: User, connection: Connection
+) -> None:
     for typed in ("nobody", "carol", "bob", "x" * 400):
         sent = {"grant": "keep", f"take_{connection.pk}": "on", f"to_{connection.pk}": typed}
         answer = admin.post(f"/people/{bob.pk}/hand-over/", sent)
@@ -165,8 +165,9 @@ def test_an_unknown_new_owner_shows_an_error_in_the_row(admin: Client, bob: User
     assert Connection.objects.get().owner == bob
 
 
-def test_keys_of_a_leaver_are_listed_with_what_they_fetched_and_revoked(admin: Client, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_keys_of_a_leaver_are_listed_with_what_they_fetched_and_revoked(
+    admin: Client, bob: User, dave: User, connection: Connection
+) -> None:
     first, second = make_key(bob, "Nightly job"), make_key(bob, "Unused")
     others = make_key(dave)
     api_keys.record_token_request(first, connection, address=None, now=NOW)

@@ -8,7 +8,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from connections.models import ApiKey, AuditEvent, Team, TeamMember, User
+from connections.models import ApiKey, AuditEvent, Connection, Team, TeamMember, User
 from connections.services.people import accounts, offboarding, ownership_transfer
 from connections.services.sharing import shares
 from tests import factories
@@ -69,11 +69,11 @@ def test_the_number_of_queries_does_not_grow_with_the_list(admin: Client, max_qu
 
 
 def test_the_page_of_a_person_shows_everything_they_own(admin: Client, bob: User, dave: User) -> None:
-    mine, theirs = factories.make_connection(owner=bob), factories.make_connection(owner=dave, name="Payroll")
+    own, theirs = factories.make_connection(owner=bob), factories.make_connection(owner=dave, name="Payroll")
     make_key(bob)
     team = Team.objects.create(name="Finance")
     TeamMember.objects.create(team=team, user=bob)
-    shares.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
+    shares.share(own, person=dave, level="use", until=None, actor=bob, now=NOW)
     shares.share(theirs, team=team, level="manage", until=None, actor=dave, now=NOW)
     text = page(admin, f"/people/{bob.pk}/")
     for shown in ("Invoices", "Robot", "Finance", "Payroll", "through team Finance", "Dave Stranger", "Disable…"):
@@ -82,13 +82,13 @@ def test_the_page_of_a_person_shows_everything_they_own(admin: Client, bob: User
 
 
 def test_no_page_about_a_person_reads_a_token(alice: User, admin: Client, bob: User, dave: User) -> None:
-    mine, theirs = factories.make_connection(owner=bob), factories.make_connection(owner=dave, name="Payroll")
-    shares.share(mine, person=dave, level="use", until=None, actor=bob, now=NOW)
+    own, theirs = factories.make_connection(owner=bob), factories.make_connection(owner=dave, name="Payroll")
+    shares.share(own, person=dave, level="use", until=None, actor=bob, now=NOW)
     shares.share(theirs, person=bob, level="use", until=None, actor=dave, now=NOW)
     ownership_transfer.transfer(theirs, bob, keep_grant=True, actor=alice, now=NOW)
     paths = ("", "disable/", "hand-over/")
     with CaptureQueriesContext(database) as queries:
-        for path in (f"/connections/{mine.pk}/hand-over/", "/people/", *(f"/people/{bob.pk}/{end}" for end in paths)):
+        for path in (f"/connections/{own.pk}/hand-over/", "/people/", *(f"/people/{bob.pk}/{end}" for end in paths)):
             page(admin, path)
     for query in queries.captured_queries:
         assert "refresh_token" not in query["sql"]
@@ -137,8 +137,9 @@ def test_the_home_page_of_it_admins_counts_leavers_and_links_to_the_transfer(
     assert "has left" not in page(factories.signed_in(factories.make_person("eve")), "/")
 
 
-def test_members_do_not_see_who_has_left(admin: Client, bob: User, dave: User, stranger: Client) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_members_do_not_see_who_has_left(
+    admin: Client, bob: User, dave: User, stranger: Client, connection: Connection
+) -> None:
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=NOW)
     offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="The account was deleted.", now=NOW)
     assert "has left" not in page(stranger, "/incidents/")
@@ -146,9 +147,8 @@ def test_members_do_not_see_who_has_left(admin: Client, bob: User, dave: User, s
 
 
 def test_a_new_owner_finds_the_task_on_the_start_page_until_it_is_done(
-    alice: User, admin: Client, bob: User, dave: User, stranger: Client
+    alice: User, admin: Client, dave: User, stranger: Client, connection: Connection
 ) -> None:
-    connection = factories.make_connection(owner=bob)
     ownership_transfer.transfer(connection, dave, keep_grant=True, actor=alice, now=NOW)
     text = page(stranger, "/")
     assert_shows(text, "Sign in for Invoices", f'action="/connections/{connection.pk}/sign-in/"')

@@ -14,11 +14,6 @@ from tests import factories
 from tests.views.pages import assert_answer, assert_hides, text
 
 
-@pytest.fixture
-def connection(bob: User) -> Connection:
-    return factories.make_connection(owner=bob)
-
-
 def share(client: Client, connection: Connection, whom: str, **more: str) -> Any:
     sent = {"whom": whom, "level": "use", "understood": "on", **more}
     return client.post(f"/connections/{connection.pk}/shares/add/", sent)

@@ -73,8 +73,7 @@ def test_a_rule_that_breaks_nothing_is_saved_at_once(admin: Client) -> None:
     assert rules.environments is rules.tenants is rules.authentication_types is None
 
 
-def test_the_impact_is_shown_before_anything_is_saved(admin: Client, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_impact_is_shown_before_anything_is_saved(admin: Client, connection: Connection) -> None:
     Share.objects.create(connection=connection, team=Team.objects.create(name="Finance"))
     shown = admin.post("/policy/", full_dataset.policy_form(**FORBID, longest_share_days=7, version=0))
     words = text(shown)
@@ -161,8 +160,7 @@ def test_a_rule_about_a_deleted_tenant_is_kept(admin: Client) -> None:
     assert "global/gone.example (removed)" in text(admin.get("/policy/"))
 
 
-def test_violations_are_listed_and_marked(admin: Client, bob: User, member: Client) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_violations_are_listed_and_marked(admin: Client, member: Client, connection: Connection) -> None:
     assert "No policy violations" in text(admin.get("/policy/violations/"))
     rule(permissions={"Mail.Read": "forbidden"})
     assert "Invoices" in text(admin.get("/policy/violations/"))
@@ -224,8 +222,7 @@ def test_a_forbidden_app_registration_is_not_offered(member: Client) -> None:
     assert member.get(f"/connect/several/?app={app.pk}").status_code == 403
 
 
-def test_editing_keeps_existing_capabilities_that_are_forbidden_now(bob: User, member: Client) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_editing_keeps_existing_capabilities_that_are_forbidden_now(member: Client, connection: Connection) -> None:
     rule(permissions={"Mail.Read": "forbidden", "Files.*": "forbidden"})
     words = text(member.get(f"/connections/{connection.pk}/edit/"))
     assert re.search(r'id="capability-mail.read" checked(?! disabled)', words)
@@ -239,8 +236,9 @@ def test_editing_keeps_existing_capabilities_that_are_forbidden_now(bob: User, m
     assert_answer(refused, 422, "allowed by the organisation")
 
 
-def test_sharing_offers_what_is_allowed(bob: User, member: Client, dave: User, alice: User, admin: Client) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_sharing_offers_what_is_allowed(
+    member: Client, dave: User, alice: User, admin: Client, connection: Connection
+) -> None:
     robot = factories.make_app_only_connection(owner=alice)
     rule(share_with_people=False, longest_share_days=7, share_app_only=False)
     words = text(member.get(f"/connections/{connection.pk}/shares/add/"))

@@ -6,16 +6,15 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from connections.models import ConnectionReference, User
+from connections.models import Connection, ConnectionReference, User
 from connections.services.sharing import references
 from tests import factories
 from tests.views.pages import assert_answer, assert_shows, text
 
 
 def test_the_list_takes_as_many_queries_for_many_as_for_one(
-    bob: User, member: Client, django_assert_max_num_queries: Any
+    bob: User, member: Client, django_assert_max_num_queries: Any, connection: Connection
 ) -> None:
-    connection = factories.make_connection(owner=bob)
     for number in range(30):
         references.create(f"name-{number}", connection, actor=bob, now=timezone.now())
     with django_assert_max_num_queries(14):
@@ -48,8 +47,9 @@ def test_two_connections_with_the_same_name_need_the_id(alice: User, bob: User, 
     assert admin.post("/references/add/", {"name": "invoices", "connection": str(ids[0])}).status_code == 302
 
 
-def test_the_page_that_removes_a_connection_names_its_references(bob: User, member: Client) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_page_that_removes_a_connection_names_its_references(
+    bob: User, member: Client, connection: Connection
+) -> None:
     references.create("invoices", connection, actor=bob, now=timezone.now())
     page = text(member.get(f"/connections/{connection.pk}/remove/"))
     assert_shows(page, "These references will have no connection", "invoices")

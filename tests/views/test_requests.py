@@ -68,8 +68,8 @@ def test_the_navigation_counts_what_the_reader_can_decide_and_no_more_than_twent
 
 def test_nobody_is_offered_to_decide_their_own_request(alice: User, bob: User) -> None:
     """The list and permissions.can_decide agree about people; see request_inbox.to_decide about service accounts."""
-    mine = factories.make_connection(owner=alice, name="Mine")
-    full_dataset.make_approval(mine)
+    own = factories.make_connection(owner=alice, name="Mine")
+    full_dataset.make_approval(own)
     theirs = factories.make_connection(owner=bob, name="Theirs")
     full_dataset.make_approval(theirs, state="withdrawn", decided_at=timezone.now(), requested_by=alice)
     full_dataset.make_approval(theirs)

@@ -15,6 +15,7 @@ from connections.models import AuditEvent, RecoveryCode, SecondFactor, User
 from connections.services.people import accounts, second_factors, sessions, sign_in_limits
 from tests import factories
 from tests.browser_sessions import MICROSOFT, sign_in
+from tests.records import actions
 
 pytestmark = pytest.mark.django_db
 
@@ -39,10 +40,6 @@ def current_code() -> str:
 
 def is_signed_in(client: Client) -> bool:
     return bool(client.get("/account/").status_code == 200)
-
-
-def actions() -> list[str]:
-    return list(AuditEvent.objects.order_by("pk").values_list("action", flat=True))
 
 
 def test_an_app_is_added_and_recovery_codes_are_shown_once(bob: User) -> None:

@@ -15,8 +15,8 @@ def test_a_tag_leads_to_all_with_the_same(member: Client, bob: User) -> None:
     page = answer.content.decode()
     assert "Tags saved." in page
     assert 'href="/connections/?tag=month%20end"' in page
-    found = member.get("/connections/", {"tag": " MONTH end "})
-    assert [row["connection"] for row in found.context["rows"]] == [one]
+    response = member.get("/connections/", {"tag": " MONTH end "})
+    assert [row["connection"] for row in response.context["rows"]] == [one]
     assert not member.get("/connections/", {"tag": "x,y"}).context["rows"]
     assert {row["connection"] for row in member.get("/connections/").context["rows"]} == {one, two}
 
@@ -40,8 +40,8 @@ def test_the_api_reads_replaces_and_filters_tags(bob: User) -> None:
     answer = robot.put(f"{path}/tags", {"tags": ["Finance", "a"]}, content_type="application/json")
     assert (answer.status_code, answer.json()["tags"]) == (200, ["a", "finance"])
     assert robot.get(path).json()["tags"] == ["a", "finance"]
-    found = robot.get("/api/v1/connections?tag=FINANCE").json()["items"]
-    assert [item["id"] for item in found] == [row.pk]
+    items = robot.get("/api/v1/connections?tag=FINANCE").json()["items"]
+    assert [item["id"] for item in items] == [row.pk]
     assert robot.get("/api/v1/connections?tag=a,b").json()["items"] == []
     wrong = robot.put(f"{path}/tags", {"tags": ["a,b"]}, content_type="application/json")
     assert wrong.status_code == 422

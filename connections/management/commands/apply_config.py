@@ -16,7 +16,7 @@ PENDING = 2  # exit code of --plan if there are changes
 MARKS = {Verb.ADD: "+", Verb.CHANGE: "~", Verb.REMOVE: "-"}
 
 
-def _told(path: str, error: PortalError) -> str:
+def _describe(path: str, error: PortalError) -> str:
     """Return one line per problem. Each begins with the file."""
     return "\n".join(f"{path}, {line}" for line in str(error).splitlines())
 
@@ -42,11 +42,11 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        wanted = self._read(options["file"])
+        desired = self._read(options["file"])
         try:
-            planned = plan.plan(wanted, prune=options["prune"])
+            planned = plan.plan(desired, prune=options["prune"])
         except PortalError as error:
-            raise CommandError(_told(options["file"], error)) from error
+            raise CommandError(_describe(options["file"], error)) from error
         self._show(planned)
         if options["plan"]:
             if planned.steps:
@@ -66,9 +66,9 @@ class Command(BaseCommand):
                 raise CommandError("Nothing was changed.")
         choices = {"prune": options["prune"], "allow_untried": options["untried"]}
         try:
-            plan.apply(wanted, planned, actor=actor, now=timezone.now(), **choices)
+            plan.apply(desired, planned, actor=actor, now=timezone.now(), **choices)
         except PortalError as error:
-            raise CommandError(f"{_told(options['file'], error)}\nNothing was changed.") from error
+            raise CommandError(f"{_describe(options['file'], error)}\nNothing was changed.") from error
         self.stdout.write("Done.")
 
     @staticmethod
@@ -82,7 +82,7 @@ class Command(BaseCommand):
         try:
             return config_file.parse(text)
         except PortalError as error:
-            raise CommandError(_told(path, error)) from error
+            raise CommandError(_describe(path, error)) from error
 
     def _show(self, plan: Plan) -> None:
         for step in plan.steps:

@@ -57,5 +57,5 @@ def _options(command: BaseCommand, name: str) -> Iterator[tuple[str, str]]:
         if action.dest in common or action.help == argparse.SUPPRESS:
             continue
         value = action.metavar or (action.dest.upper() if action.nargs != 0 else "")
-        shown = f"{action.option_strings[-1]} {value}".strip() if action.option_strings else str(value)
-        yield f"`{shown}`", (action.help or "").replace("%%", "%").replace("|", r"\|")
+        usage = f"{action.option_strings[-1]} {value}".strip() if action.option_strings else str(value)
+        yield f"`{usage}`", (action.help or "").replace("%%", "%").replace("|", r"\|")

@@ -34,8 +34,8 @@ class Command(BaseCommand):
                 "This command creates people with known passwords. It runs only if MICROSOFT_SANDBOX_URL is set."
             )
         try:
-            wanted = json.loads(options["file"].read_text())
-            people, tenant, app = wanted["people"], wanted["tenant"], wanted["app"]
+            data = json.loads(options["file"].read_text())
+            people, tenant, app = data["people"], data["tenant"], data["app"]
             with transaction.atomic():
                 users = [add_person(username, **person) for username, person in people.items()]
             admin = next(user for user in users if user.groups.filter(name=IT_ADMINS).exists())

@@ -18,6 +18,7 @@ from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InUse, InvalidApiKey, InvalidInput
 from connections.models import ApiKey, Connection, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.services.api_keys import token_requests
 from connections.services.policy import four_eyes, self_access
 from connections.uniqueness import atomic_or
@@ -155,8 +156,7 @@ def rotate(
             "old_secret_until": _text(until),
         }
         audit.record(AuditAction.API_KEY_ROTATED, key, actor=actor, changes=facts)
-    for name, value in values.items():
-        setattr(key, name, value)
+    set_columns(key, values)
     return key, text
 
 

@@ -13,8 +13,8 @@ LEASE = timedelta(minutes=5)  # longer than sending one batch can take
 WAITS = (15, 30, 60, 120, 300, 900, 1800, 3600)  # seconds until the next attempt; the last one repeats
 
 
-def of(place: str) -> SealPublication:
-    return SealPublication.objects.get_or_create(place=place)[0]
+def of(destination: str) -> SealPublication:
+    return SealPublication.objects.get_or_create(place=destination)[0]
 
 
 def claim(cursor: SealPublication, now: datetime) -> bool:

@@ -9,13 +9,13 @@ from connections.models import AuditEvent
 
 def filter_events(events: QuerySet[AuditEvent], entries: Mapping[str, Any]) -> QuerySet[AuditEvent]:
     """Apply the cleaned values of an AuditFilter, ignoring empty ones."""
-    given = {name: value for name, value in entries.items() if value}
-    if "q" in given:
-        events = events.filter(Q(target_name__icontains=given["q"]) | Q(actor_name__icontains=given["q"]))
-    if "who" in given:
-        events = events.filter(actor_name__icontains=given["who"])
-    equal = {name: given[name] for name in ("action", "target_type", "target_id", "outcome") if name in given}
-    return events.filter(between_days("at", given.get("date_from"), given.get("date_to")), **equal)
+    conditions = {name: value for name, value in entries.items() if value}
+    if "q" in conditions:
+        events = events.filter(Q(target_name__icontains=conditions["q"]) | Q(actor_name__icontains=conditions["q"]))
+    if "who" in conditions:
+        events = events.filter(actor_name__icontains=conditions["who"])
+    equal = {name: conditions[name] for name in ("action", "target_type", "target_id", "outcome") if name in conditions}
+    return events.filter(between_days("at", conditions.get("date_from"), conditions.get("date_to")), **equal)
 
 
 def between_days(column: str, first: date | None, last: date | None) -> Q:

@@ -22,8 +22,8 @@ Destination = SealPublication.Place
 def publish_due(now: datetime) -> int:
     """Publish new seals to every configured destination; returns how many arrived, summed over all destinations."""
     published = 0
-    for place in destinations():
-        while (count := _publish_batch(place, now)) is not None:
+    for destination in destinations():
+        while (count := _publish_batch(destination, now)) is not None:
             published += count
     return published
 
@@ -34,22 +34,22 @@ def destinations() -> list[str]:
         Destination.WEBHOOK: settings.AUDIT_SEAL_WEBHOOK,
         Destination.LOG: settings.AUDIT_SEAL_LOG,
     }
-    return [place.value for place, setting in configured.items() if setting]
+    return [destination.value for destination, setting in configured.items() if setting]
 
 
 def publication_states() -> list[SealPublication]:
     """Return the state of each configured destination, with an unsaved row for any that was never tried."""
     known = SealPublication.objects.in_bulk(destinations())
-    return [known.get(place) or SealPublication(place=place) for place in destinations()]
+    return [known.get(destination) or SealPublication(place=destination) for destination in destinations()]
 
 
-def _publish_batch(place: str, now: datetime) -> int | None:
+def _publish_batch(destination: str, now: datetime) -> int | None:
     """Send one message. Returns None if there is nothing to send, it is not due yet, or it failed."""
-    cursor = cursors.of(place)
+    cursor = cursors.of(destination)
     seals = list(AuditSeal.objects.filter(number__gt=cursor.upto).order_by("number")[:BATCH])
     if not seals or not cursors.claim(cursor, now):
         return None
-    problem = _SENDERS[place](seals, now)
+    problem = _SENDERS[destination](seals, now)
     if problem:
         cursors.postpone(cursor, problem, now)
         return None

@@ -168,8 +168,8 @@ def _closed_fetches(now: datetime, batch: int) -> list[serialization.Row]:
     )
     if not pks:
         return []
-    places = ", ".join(["%s"] * len(pks))
-    return serialization.rows(serialization.fetches(), f"id IN ({places})", pks)
+    placeholders = ", ".join(["%s"] * len(pks))
+    return serialization.rows(serialization.fetches(), f"id IN ({placeholders})", pks)
 
 
 def _build_seal(

@@ -189,9 +189,9 @@ def _compare_with_records(known: Iterable[PublishedSeal]) -> list[Finding]:
     verified.sort(key=lambda seal: (seal.number, seal.hash))
     findings += published.compare(verified, where="in an earlier verification")
     newest = AuditSeal.objects.values_list("number", flat=True).first() or 0
-    for place in SealPublication.objects.filter(upto__gt=newest):
-        where = place.get_place_display()
-        what = f"Seals up to {place.upto} were published ({where}), but the last one here is {newest}."
+    for publication in SealPublication.objects.filter(upto__gt=newest):
+        where = publication.get_place_display()
+        what = f"Seals up to {publication.upto} were published ({where}), but the last one here is {newest}."
         findings.append(Finding(newest + 1, "removed", what))
     return findings
 

@@ -49,10 +49,10 @@ def check_seals(*, since: int = 0, upto: int | None = None) -> Iterator[Progress
         emptied = max(chain.number, pruned.seal)
         for seal in seals:
             findings += chain.check_next(seal)
-        kept = [seal for seal in seals if seal.number > pruned.seal]
+        remaining = [seal for seal in seals if seal.number > pruned.seal]
         counted = 0
-        for kind, rows, seal_of in _contents(kept, after=emptied):
-            mismatches, count = _compare(kind, rows, seal_of, kept, existing)
+        for kind, rows, seal_of in _contents(remaining, after=emptied):
+            mismatches, count = _compare(kind, rows, seal_of, remaining, existing)
             findings += mismatches
             counted += count
         yield Progress(chain.number, counted, sorted(findings, key=lambda finding: finding.seal))
@@ -74,9 +74,9 @@ def _contents(seals: list[AuditSeal], *, after: int) -> Iterator[tuple[Kind, Ite
     begins = [seal.events_after if seal.number > 1 else None for seal in seals]
 
     def seal_of_event(row: Row) -> int:
-        place = bisect_left(ends, row[0])
-        begin = begins[place]
-        return seals[place].number if begin is None or row[0] > begin else 0
+        index = bisect_left(ends, row[0])
+        begin = begins[index]
+        return seals[index].number if begin is None or row[0] > begin else 0
 
     yield serialization.events(), serialization.events_between(begins[0], ends[-1]), seal_of_event
     numbers = {seal.number for seal in seals}

@@ -69,7 +69,7 @@ def prepare_for_new_portal(values: dict[str, Any]) -> list[str]:
 
     today = timezone.now().date().isoformat()
     for app in values["app_registrations"]:
-        app["credentials"] = [one for one in app["credentials"] if one.get("expires_at", today) >= today]
+        app["credentials"] = [entry for entry in app["credentials"] if entry.get("expires_at", today) >= today]
         for credential in app["credentials"]:
             if credential["kind"] == AppCredential.Kind.SECRET and "secret_env" not in credential:
                 credential["secret_env"] = name(app["name"], credential.get("label", ""), "secret")

@@ -18,14 +18,14 @@ from connections.services.policy import describe
 from connections.services.policy.rules import Rules
 
 
-def plan_mailboxes(plan: Plan, wanted: Configuration) -> list[Step]:
-    if wanted.shared_mailboxes is None:
+def plan_mailboxes(plan: Plan, desired: Configuration) -> list[Step]:
+    if desired.shared_mailboxes is None:
         return []
     rows = SharedMailbox.objects.select_related("tenant")
     unnamed = {(mailbox.tenant_id, mailbox.address.lower()): mailbox for mailbox in rows}
-    for entry in wanted.shared_mailboxes:
+    for entry in desired.shared_mailboxes:
         with plan.problems.noted():
-            tenant = find_tenant(wanted, entry.tenant, entry.line)
+            tenant = find_tenant(desired, entry.tenant, entry.line)
             _plan_mailbox(plan, entry, unnamed.pop((tenant.pk, entry.address.lower()), None))
     return removals(
         "shared mailbox", unnamed.values(), lambda mailbox, context: mailboxes.remove(mailbox, actor=context.actor)
@@ -52,11 +52,11 @@ def _register_mailbox(entry: MailboxEntry, context: StepContext) -> None:
     mailboxes.register(tenant, address=entry.address, display_name=entry.display_name or "", actor=context.actor)
 
 
-def plan_channels(plan: Plan, wanted: Configuration) -> list[Step]:
-    if wanted.alert_channels is None:
+def plan_channels(plan: Plan, desired: Configuration) -> list[Step]:
+    if desired.alert_channels is None:
         return []
     unnamed = {channel.name: channel for channel in AlertChannel.objects.all()}
-    for entry in wanted.alert_channels:
+    for entry in desired.alert_channels:
         existing = unnamed.pop(entry.name, None)
         with plan.problems.noted():
             if existing is None:
@@ -116,15 +116,15 @@ def _save_channel(channel: AlertChannel | None, entry: ChannelEntry, context: St
         channels.enable(channel, actor=context.actor)
 
 
-def plan_policy(plan: Plan, wanted: Configuration) -> list[Step]:
-    if wanted.policy is None:
+def plan_policy(plan: Plan, desired: Configuration) -> list[Step]:
+    if desired.policy is None:
         return []
     apps: dict[str, AppRegistration | None] = {app.name: app for app in AppRegistration.objects.all()}
-    apps |= {entry.name: find_app_registration(wanted, entry) for entry in wanted.app_registrations or ()}
-    for entry in wanted.policy:
+    apps |= {entry.name: find_app_registration(desired, entry) for entry in desired.app_registrations or ()}
+    for entry in desired.policy:
         with plan.problems.noted():
             _plan_rules(plan, entry, apps)
-    named = {app.pk for entry in wanted.policy if (app := apps.get(entry.app_registration)) is not None}
+    named = {app.pk for entry in desired.policy if (app := apps.get(entry.app_registration)) is not None}
     unnamed = [app for app in AppRegistration.objects.exclude(policy=None) if app.pk not in named]
     return removals(
         "policy of app registration",

@@ -16,9 +16,9 @@ IT_ADMIN, AUDITOR = "it_admin", "auditor"
 ROLES = {IT_ADMIN: IT_ADMINS, AUDITOR: AUDITORS}  # name in the file → group
 
 
-def plan_people(plan: Plan, wanted: Configuration) -> list[Step]:
+def plan_people(plan: Plan, desired: Configuration) -> list[Step]:
     """Plan the people who don't have an account yet. Existing accounts don't change, and nobody is removed."""
-    for entry in wanted.people or ():
+    for entry in desired.people or ():
         with plan.problems.noted():
             _plan_person(plan, entry)
     return []
@@ -49,17 +49,17 @@ def _plan_person(plan: Plan, entry: PersonEntry) -> None:
         plan.notes.append(f"line {entry.line}: set a password with manage.py changepassword {entry.user_name}.")
 
 
-def _added_people(wanted: Configuration) -> set[str]:
-    return {entry.user_name for entry in wanted.people or ()}
+def _added_people(desired: Configuration) -> set[str]:
+    return {entry.user_name for entry in desired.people or ()}
 
 
-def plan_service_accounts(plan: Plan, wanted: Configuration) -> list[Step]:
-    if wanted.service_accounts is None:
+def plan_service_accounts(plan: Plan, desired: Configuration) -> list[Step]:
+    if desired.service_accounts is None:
         return []
     unnamed = {account.first_name: account for account in User.objects.filter(kind=User.Kind.SERVICE)}
-    for entry in wanted.service_accounts:
+    for entry in desired.service_accounts:
         with plan.problems.noted():
-            _plan_account(plan, wanted, entry, unnamed.pop(entry.name, None))
+            _plan_account(plan, desired, entry, unnamed.pop(entry.name, None))
     return steps.removals(
         "service account",
         unnamed.values(),
@@ -73,7 +73,7 @@ def roles_of(account: User) -> list[str]:
     return [role for role, group in ROLES.items() if group in groups]
 
 
-def _plan_account(plan: Plan, wanted: Configuration, entry: AccountEntry, existing: User | None) -> None:
+def _plan_account(plan: Plan, desired: Configuration, entry: AccountEntry, existing: User | None) -> None:
     before: dict[str, Any] = {"purpose": "", "responsible": "", "roles": []}
     if existing is not None:
         responsible = existing.responsible.username if existing.responsible else ""
@@ -86,7 +86,7 @@ def _plan_account(plan: Plan, wanted: Configuration, entry: AccountEntry, existi
     if existing is not None and not changes:
         return
     people = User.objects.filter(username=after["responsible"], kind=User.Kind.PERSON, is_active=True)
-    if after["responsible"] not in _added_people(wanted) and not people.exists():
+    if after["responsible"] not in _added_people(desired) and not people.exists():
         raise WrongEntry(
             f"The service account {entry.name} has no active person who is responsible for it.",
             action="Set responsible to the user name of an active person.",
@@ -117,20 +117,20 @@ def _save_account(entry: AccountEntry, existing: User | None, after: dict[str, A
         switch(existing, actor=context.actor, now=context.now)
 
 
-def plan_teams(plan: Plan, wanted: Configuration) -> list[Step]:
-    if wanted.teams is None:
+def plan_teams(plan: Plan, desired: Configuration) -> list[Step]:
+    if desired.teams is None:
         return []
     unnamed = {team.name: team for team in Team.objects.prefetch_related("members")}
     unnamed_members: list[Step] = []
-    for entry in wanted.teams:
+    for entry in desired.teams:
         with plan.problems.noted():
-            unnamed_members += _plan_team(plan, wanted, entry, unnamed.pop(entry.name, None))
+            unnamed_members += _plan_team(plan, desired, entry, unnamed.pop(entry.name, None))
     return unnamed_members + steps.removals(
         "team", unnamed.values(), lambda team, context: teams.remove(team, actor=context.actor, now=context.now)
     )
 
 
-def _plan_team(plan: Plan, wanted: Configuration, entry: TeamEntry, existing: Team | None) -> list[Step]:
+def _plan_team(plan: Plan, desired: Configuration, entry: TeamEntry, existing: Team | None) -> list[Step]:
     group = entry.entra_group if entry.entra_group is not None else existing.entra_group if existing else ""
     if group and entry.members:
         raise WrongEntry(
@@ -154,18 +154,20 @@ def _plan_team(plan: Plan, wanted: Configuration, entry: TeamEntry, existing: Te
             entry.line,
             lambda context: teams.change(existing, name=entry.name, entra_group=group, actor=context.actor),
         )
-    return _plan_members(plan, wanted, entry, existing) if entry.members is not None and not group else []
+    return _plan_members(plan, desired, entry, existing) if entry.members is not None and not group else []
 
 
-def _plan_members(plan: Plan, wanted: Configuration, entry: TeamEntry, existing: Team | None) -> list[Step]:
+def _plan_members(plan: Plan, desired: Configuration, entry: TeamEntry, existing: Team | None) -> list[Step]:
     names = entry.members or ()
     members = [member.username for member in existing.members.all()] if existing else []
     known = set(User.objects.filter(username__in=names, is_active=True).values_list("username", flat=True))
-    known |= {service_accounts.username_of(account.name) for account in wanted.service_accounts or ()}
-    known |= {*members, *_added_people(wanted)}
+    known |= {service_accounts.username_of(account.name) for account in desired.service_accounts or ()}
+    known |= {*members, *_added_people(desired)}
     for name in names:
         with plan.problems.noted():
-            _require_known(name, known, entry)
+            if name not in known:
+                action = "Add them to the section people, or remove the name until they have signed in."
+                raise WrongEntry(f"No active person has the user name “{name}”.", action=action, line=entry.line)
         if name not in members:
             run = partial(_save_member, teams.add_member, entry.name, name)
             plan.add("member", f"{name} of the team {entry.name}", {}, entry.line, run)
@@ -175,12 +177,6 @@ def _plan_members(plan: Plan, wanted: Configuration, entry: TeamEntry, existing:
         for name in members
         if name not in names
     ]
-
-
-def _require_known(name: str, known: set[str], entry: TeamEntry) -> None:
-    if name not in known:
-        action = "Add them to the section people, or remove the name until they have signed in."
-        raise WrongEntry(f"No active person has the user name “{name}”.", action=action, line=entry.line)
 
 
 def _save_member(change: Callable[..., None], team: str, username: str, context: StepContext) -> None:

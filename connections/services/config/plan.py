@@ -34,7 +34,7 @@ _SECTIONS: tuple[Callable[[Plan, Configuration], list[Step]], ...] = (
 )
 
 
-def plan(wanted: Configuration, *, prune: bool = False) -> Plan:
+def plan(desired: Configuration, *, prune: bool = False) -> Plan:
     """Plan how to make the portal match the file. With ``prune``, also remove what the file does not contain.
 
     Raises WrongEntry, or WrongEntries for several problems.
@@ -44,7 +44,7 @@ def plan(wanted: Configuration, *, prune: bool = False) -> Plan:
     for section in _SECTIONS:
         with planned.problems.noted():
             # Later sections depend on earlier ones, so their objects are removed first.
-            unnamed = [*section(planned, wanted), *unnamed]
+            unnamed = [*section(planned, desired), *unnamed]
     planned.problems.raise_all()
     if prune:
         planned.steps += unnamed
@@ -54,7 +54,7 @@ def plan(wanted: Configuration, *, prune: bool = False) -> Plan:
 
 
 def apply(
-    wanted: Configuration, seen: Plan, *, actor: User, now: datetime, prune: bool = False, allow_untried: bool = False
+    desired: Configuration, seen: Plan, *, actor: User, now: datetime, prune: bool = False, allow_untried: bool = False
 ) -> None:
     """Apply the whole plan, or nothing if a step fails.
 
@@ -71,7 +71,7 @@ def apply(
     )
     context = _ask_outside(seen, StepContext(actor, now), allow_untried=allow_untried)
     with transaction.atomic():
-        current = plan(wanted, prune=prune)
+        current = plan(desired, prune=prune)
         if current.steps != seen.steps:
             raise Conflict(
                 "The portal has changed since this was planned. Nothing was changed.", action="Review the plan again."

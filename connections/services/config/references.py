@@ -14,14 +14,14 @@ from connections.services.config.steps import Plan, Step, StepContext
 from connections.services.sharing import references
 
 
-def plan_references(plan: Plan, wanted: Configuration) -> list[Step]:
-    if wanted.references is None:
+def plan_references(plan: Plan, desired: Configuration) -> list[Step]:
+    if desired.references is None:
         return []
     rows = ConnectionReference.objects.filter(connector="", removed_at=None).select_related("connection__owner", "team")
     unnamed = {reference.name: reference for reference in without_tokens(rows)}
-    for entry in wanted.references:
+    for entry in desired.references:
         existing = unnamed.pop(entry.name, None)
-        connection = _find(entry)
+        connection = Connection.objects.filter(name=entry.connection, owner__username=entry.connection_owner).first()
         if connection is None:
             plan.notes.append(
                 f"line {entry.line}: the reference {entry.name} is left as it is, because {entry.connection_owner} has "
@@ -29,7 +29,7 @@ def plan_references(plan: Plan, wanted: Configuration) -> list[Step]:
             )
         else:
             with plan.problems.noted():
-                _plan_reference(plan, wanted, entry, existing, connection)
+                _plan_reference(plan, desired, entry, existing, connection)
     return steps.removals(
         "reference",
         unnamed.values(),
@@ -37,13 +37,9 @@ def plan_references(plan: Plan, wanted: Configuration) -> list[Step]:
     )
 
 
-def _find(entry: ReferenceEntry) -> Connection | None:
-    return Connection.objects.filter(name=entry.connection, owner__username=entry.connection_owner).first()
-
-
 def _plan_reference(
     plan: Plan,
-    wanted: Configuration,
+    desired: Configuration,
     entry: ReferenceEntry,
     existing: ConnectionReference | None,
     connection: Connection,
@@ -51,9 +47,9 @@ def _plan_reference(
     team = existing.team.name if existing and existing.team else ""
     description = existing.description if existing else ""
     before = {"connection": _named(existing.connection if existing else None), "team": team, "description": description}
-    given = steps.given_values(team=entry.team, description=entry.description)
-    after = {**before, **given, "connection": _named(connection)}
-    if after["team"] and after["team"] not in {*_team_names(), *(row.name for row in wanted.teams or ())}:
+    values = steps.given_values(team=entry.team, description=entry.description)
+    after = {**before, **values, "connection": _named(connection)}
+    if after["team"] and after["team"] not in {*_team_names(), *(row.name for row in desired.teams or ())}:
         raise WrongEntry(f"The team “{after['team']}” is neither in the file nor in the portal.", line=entry.line)
     run = partial(_save, entry.name, existing, connection, str(after["team"]), str(after["description"]))
     if existing is None:

@@ -13,11 +13,11 @@ from connections.services.config.steps import CredentialTest, Plan, Step, StepCo
 from connections.services.registry import app_consents, app_registrations, credential_checks, credentials, tenants
 
 
-def plan_tenants(plan: Plan, wanted: Configuration) -> list[Step]:
-    if wanted.tenants is None:
+def plan_tenants(plan: Plan, desired: Configuration) -> list[Step]:
+    if desired.tenants is None:
         return []
     unnamed = {(tenant.environment, tenant.directory_id): tenant for tenant in Tenant.objects.all()}
-    same = {entry: unnamed.pop(entry.directory, None) for entry in wanted.tenants}
+    same = {entry: unnamed.pop(entry.directory, None) for entry in desired.tenants}
     for entry, existing in same.items():
         if existing is None:
             # If a tenant without an entry has this name, it has moved to another directory.
@@ -53,9 +53,9 @@ def _save_tenant(tenant: Tenant | None, entry: TenantEntry, context: StepContext
         tenants.change(tenant, name=entry.name, **values)
 
 
-def find_tenant(wanted: Configuration, name: str, line: int) -> Tenant:
+def find_tenant(desired: Configuration, name: str, line: int) -> Tenant:
     """Return the tenant that will have this name once the file is applied, unsaved if it is new. Raises WrongEntry."""
-    for entry in wanted.tenants or ():
+    for entry in desired.tenants or ():
         if entry.name == name:
             tenant = Tenant.objects.filter(environment=entry.environment, directory_id=entry.directory_id).first()
             return tenant or Tenant(name=name, environment=entry.environment, directory_id=entry.directory_id)
@@ -65,30 +65,30 @@ def find_tenant(wanted: Configuration, name: str, line: int) -> Tenant:
     return tenant
 
 
-def plan_app_registrations(plan: Plan, wanted: Configuration) -> list[Step]:
-    if wanted.app_registrations is None:
+def plan_app_registrations(plan: Plan, desired: Configuration) -> list[Step]:
+    if desired.app_registrations is None:
         return []
     unnamed = {app.pk: app for app in AppRegistration.objects.all()}
     unnamed_parts: list[Step] = []
-    for entry in wanted.app_registrations:
+    for entry in desired.app_registrations:
         with plan.problems.noted():
-            existing = find_app_registration(wanted, entry)
+            existing = find_app_registration(desired, entry)
             if existing is not None:
                 unnamed.pop(existing.pk, None)
             _plan_app(plan, entry, existing)
-            unnamed_parts += _plan_other_tenants(plan, wanted, entry, existing)
-            unnamed_parts += _plan_credentials(plan, wanted, entry, existing)
+            unnamed_parts += _plan_other_tenants(plan, desired, entry, existing)
+            unnamed_parts += _plan_credentials(plan, desired, entry, existing)
     return unnamed_parts + removals(
         "app registration", unnamed.values(), lambda app, context: app_registrations.remove(app, actor=context.actor)
     )
 
 
-def find_app_registration(wanted: Configuration, entry: AppEntry) -> AppRegistration | None:
+def find_app_registration(desired: Configuration, entry: AppEntry) -> AppRegistration | None:
     """Return the existing app registration with the entry's environment and client ID, whatever its name, or None.
 
     Raises WrongEntry if it is registered in another tenant.
     """
-    tenant = find_tenant(wanted, entry.tenant, entry.line)
+    tenant = find_tenant(desired, entry.tenant, entry.line)
     app = AppRegistration.objects.filter(environment=tenant.environment, client_id=entry.client_id).first()
     if app is not None and app.tenant_id != tenant.pk:
         raise WrongEntry(
@@ -137,14 +137,14 @@ def _register_app(entry: AppEntry, values: dict[str, Any], context: StepContext)
 
 
 def _plan_other_tenants(
-    plan: Plan, wanted: Configuration, entry: AppEntry, existing: AppRegistration | None
+    plan: Plan, desired: Configuration, entry: AppEntry, existing: AppRegistration | None
 ) -> list[Step]:
     if entry.other_tenants is None:
         return []
     others = existing.consents.exclude(tenant=existing.tenant_id).select_related("tenant") if existing else ()
     unnamed = {consent.tenant.name: consent for consent in others}
     for name in entry.other_tenants:
-        tenant = find_tenant(wanted, name, entry.line)
+        tenant = find_tenant(desired, name, entry.line)
         if unnamed.pop(tenant.name, None) is None:
             run = partial(_add_tenant, entry.name, name)
             plan.add("tenant of app registration", f"{name} for {entry.name}", {}, entry.line, run)
@@ -161,7 +161,7 @@ def _add_tenant(app_name: str, tenant_name: str, context: StepContext) -> None:
 
 
 def _plan_credentials(
-    plan: Plan, wanted: Configuration, app_entry: AppEntry, existing: AppRegistration | None
+    plan: Plan, desired: Configuration, app_entry: AppEntry, existing: AppRegistration | None
 ) -> list[Step]:
     if app_entry.credentials is None:
         return []
@@ -173,9 +173,9 @@ def _plan_credentials(
         if same is not None:
             del unnamed[same.pk]
         elif entry.value:
-            _plan_secret(plan, wanted, app_entry, entry)
+            _plan_secret(plan, desired, app_entry, entry)
         elif entry.source:
-            _plan_federated(plan, wanted, app_entry, entry)
+            _plan_federated(plan, desired, app_entry, entry)
         else:
             which = f"{entry.kind} {entry.label or entry.thumbprint[:8]}".strip()
             plan.notes.append(
@@ -207,10 +207,10 @@ def _is_same(entry: CredentialEntry, credential: AppCredential) -> bool:
     )
 
 
-def _plan_federated(plan: Plan, wanted: Configuration, app_entry: AppEntry, entry: CredentialEntry) -> None:
+def _plan_federated(plan: Plan, desired: Configuration, app_entry: AppEntry, entry: CredentialEntry) -> None:
     new = credentials.NewFederated(entry.source, entry.label)
     try:
-        credentials.check_possible(new, find_tenant(wanted, app_entry.tenant, app_entry.line))
+        credentials.check_possible(new, find_tenant(desired, app_entry.tenant, app_entry.line))
     except InvalidInput as error:
         raise WrongEntry(error.cause, action=error.action, line=entry.line) from error
     plan.add(
@@ -228,11 +228,11 @@ def _plan_federated(plan: Plan, wanted: Configuration, app_entry: AppEntry, entr
     )
 
 
-def _plan_secret(plan: Plan, wanted: Configuration, app_entry: AppEntry, entry: CredentialEntry) -> None:
+def _plan_secret(plan: Plan, desired: Configuration, app_entry: AppEntry, entry: CredentialEntry) -> None:
     secret = credentials.NewSecret(entry.value, entry.expires_at, entry.label)
-    tenant = find_tenant(wanted, app_entry.tenant, app_entry.line)
+    tenant = find_tenant(desired, app_entry.tenant, app_entry.line)
     unsaved = AppRegistration(name=app_entry.name, tenant=tenant, client_id=app_entry.client_id)
-    plan.trials.append(CredentialTest(find_app_registration(wanted, app_entry) or unsaved, secret, entry.line))
+    plan.trials.append(CredentialTest(find_app_registration(desired, app_entry) or unsaved, secret, entry.line))
     plan.add(
         "credential",
         f"{entry.label or 'client secret'} of {app_entry.name}",

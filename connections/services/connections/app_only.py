@@ -12,7 +12,6 @@ from connections.microsoft import resources, token_endpoint
 from connections.models import AppRegistration, Connection, SharedMailbox, Tenant, User
 from connections.models.app_registrations import AuthenticationType
 from connections.models.audit import AuditAction
-from connections.models.connections import RELATED
 from connections.services.connections import connections
 from connections.services.notifications.owner_messages import tell_owner
 from connections.services.policy import approvals, evaluate
@@ -131,8 +130,7 @@ def finish(connection: Connection, *, actor: User, now: datetime) -> Connection:
     approvals.require(connection)
     answer = _request_token(connection, now)
     with transaction.atomic():
-        locked = Connection.objects.select_for_update(of=("self",), no_key=True)
-        connection = locked.select_related(*RELATED).get(pk=connection.pk)
+        connection = Connection.objects.locked().get(pk=connection.pk)
         roles.require(permissions.can_reconnect(actor, connection))
         decision, missing = approvals.evaluate_approval(connection, answer.granted)
         evaluate.refuse_forbidden(decision)
@@ -188,4 +186,4 @@ def settle(connection: Connection, answer: token_endpoint.TokenSet | None, *, ac
 
 def _reload(connection: Connection) -> Connection:
     """Return the stored connection with its tokens deferred, which refresh_from_db() does not support."""
-    return Connection.objects.select_related(*RELATED, "owner").get(pk=connection.pk)
+    return Connection.objects.with_related().get(pk=connection.pk)

@@ -109,8 +109,8 @@ def stop_for_reason(bulk_action: BulkAction, reason: str, *, actor: User | None,
     """Stop the action in the caller's transaction. Does nothing if it is no longer running."""
     running = BulkAction.objects.filter(pk=bulk_action.pk, state=State.RUNNING)
     if running.update(state=State.STOPPED, finished_at=now, claimed_until=None, stop_reason=reason[:300]):
-        left = bulk_action.items.filter(state=ItemState.WAITING).count()
-        changes = {"because": reason, "not_done": left, "operation": str(bulk_action.operation)}
+        waiting = bulk_action.items.filter(state=ItemState.WAITING).count()
+        changes = {"because": reason, "not_done": waiting, "operation": str(bulk_action.operation)}
         audit.record(AuditAction.BULK_ACTION_STOPPED, bulk_action, actor=actor, changes=changes)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 from connections.access import permissions, roles
 from connections.errors import Conflict, InvalidInput
 from connections.models import AppRegistration, ChangeRequest, Connection, Team, User
-from connections.models.connections import RELATED
 from connections.services.governance import policy
 from connections.services.people import ownership_transfer
 from connections.services.policy import rules as policy_rules
@@ -62,4 +61,4 @@ def _carry_out(kind: Kind, values: dict[str, Any], actor: User, now: datetime) -
 
 
 def _connection(values: dict[str, Any]) -> Connection:
-    return Connection.objects.select_related(*RELATED, "owner").get(pk=values["connection"])
+    return Connection.objects.with_related().get(pk=values["connection"])

@@ -12,6 +12,7 @@ from connections.microsoft import capabilities, resources
 from connections.models import AppRegistration, AuditEvent, Connection, SharedMailbox, Tenant, User
 from connections.models.app_registrations import AuthenticationType
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.models.connections import status_columns
 from connections.services.connections import directories, permission_changes, sign_in_links
 from connections.services.consent import request_status
@@ -207,7 +208,7 @@ def change(
             if "name" in changes:
                 references.require_free_name(name, actor=actor)
             if changes:
-                _set(connection, values)
+                set_columns(connection, values)
                 _require_addresses(connection)
                 missing = permission_changes.check_policy(connection, before)
                 Connection.objects.filter(pk=connection.pk).update(**values)
@@ -220,7 +221,7 @@ def change(
     except IntegrityError as error:
         raise _duplicate(name) from error
     except (PolicyForbids, InvalidInput):
-        _set(connection, before)
+        set_columns(connection, before)
         raise
     return bool(missing_permissions(connection))
 
@@ -240,11 +241,6 @@ def _follow_resources(connection: Connection, hosts_before: Mapping[str, str], n
         resource_tokens.arrange(connection, forget_tokens=False, now=now)
     else:
         resource_tokens.drop_unneeded(connection, now=now)
-
-
-def _set(connection: Connection, values: dict[str, Any]) -> None:
-    for field, value in values.items():
-        setattr(connection, field, value)
 
 
 def probe_mailboxes(connection: Connection, *, actor: User, now: datetime) -> None:

@@ -19,7 +19,6 @@ from connections.microsoft.account_claims import Account
 from connections.microsoft.clouds import CONSUMERS_TID
 from connections.models import Connection, Incident, Tenant, User
 from connections.models.audit import AuditAction
-from connections.models.connections import RELATED
 from connections.services.incidents import incidents
 from connections.services.mailboxes import mailboxes
 from connections.services.policy import evaluate
@@ -106,10 +105,12 @@ def _bind(connection: Connection, tenant: Tenant, *, actor: User, now: datetime)
     audit.record(AuditAction.CONNECTION_TENANT_BOUND, connection, actor=None, changes=changes)
     connection.tenant, connection.app_consent = tenant, consent
     Connection.objects.filter(pk=connection.pk).update(tenant=tenant, app_consent=consent)
-    left = [address for address in connection.pending_mailboxes if not _attach(connection, address, actor=actor)]
-    if left != connection.pending_mailboxes:
-        Connection.objects.filter(pk=connection.pk).update(pending_mailboxes=left)
-        connection.pending_mailboxes = left
+    not_attached = [
+        address for address in connection.pending_mailboxes if not _attach(connection, address, actor=actor)
+    ]
+    if not_attached != connection.pending_mailboxes:
+        Connection.objects.filter(pk=connection.pk).update(pending_mailboxes=not_attached)
+        connection.pending_mailboxes = not_attached
     incidents.tenant_known(connection, now=now)
 
 
@@ -175,8 +176,7 @@ def _bind_waiting(incident: Incident, tenant: Tenant, *, now: datetime) -> int:
     count = 0
     for pk in list(_waiting(incident, tenant.tid).values_list("pk", flat=True)):
         with transaction.atomic():
-            locked = Connection.objects.select_for_update(of=("self",), no_key=True).select_related(*RELATED, "owner")
-            connection = locked.filter(pk=pk, account_tid=tenant.tid).first()
+            connection = Connection.objects.locked().filter(pk=pk, account_tid=tenant.tid).first()
             if connection is None or not connection.tenant.is_shared_endpoint or not _is_allowed(connection, tenant):
                 continue
             _bind(connection, tenant, actor=connection.owner, now=now)

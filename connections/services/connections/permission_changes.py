@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from connections.models import Connection, User
+from connections.models.columns import set_columns
 from connections.services.policy import approvals, evaluate
 from connections.services.policy.evaluate import Decision, Reason
 
@@ -18,8 +19,7 @@ def check_policy(connection: Connection, before: dict[str, Any]) -> tuple[Reason
     Raises PolicyForbids if the policy forbids a permission that the change adds.
     """
     unchanged = copy.copy(connection)
-    for field, value in before.items():
-        setattr(unchanged, field, value)
+    set_columns(unchanged, before)
     decision, missing = approvals.evaluate_approval(connection)
     known = set(approvals.evaluate_approval(unchanged)[0].forbidden)
     evaluate.refuse_forbidden(Decision(tuple(rule for rule in decision.forbidden if rule not in known)))

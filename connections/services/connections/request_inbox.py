@@ -107,16 +107,16 @@ class Entry:
 
     @property
     def key(self) -> list[str]:
-        """Its place in the list."""
+        """The sort key as text, for the link to the next page."""
         return [self.at.astimezone(UTC).isoformat(), self.kind, str(self.request.pk)]
 
     @property
-    def place(self) -> tuple[datetime, int, int]:
+    def sort_key(self) -> tuple[datetime, int, int]:
         return self.at, -_ORDER.index(self.kind), self.request.pk
 
 
 def read_key(values: list[Any] | None) -> tuple[datetime, str, int] | None:
-    """Return the place that Entry.key describes; None if it is not one."""
+    """Parse Entry.key; returns None for anything else."""
     match values:
         case [str(moment), str(kind), str(pk)] if kind in KINDS and pk.isascii() and pk.isdigit() and len(pk) < 19:
             try:
@@ -237,7 +237,7 @@ def page(
         if after is not None:
             of_kind = of_kind.filter(_beyond(kind, after, backwards=backwards))
         entries += (Entry(kind, row) for row in of_kind.order_by(f"{sign}{at}", f"{sign}pk")[: size + 1])
-    return sorted(entries, key=lambda entry: entry.place, reverse=not backwards)[: size + 1]
+    return sorted(entries, key=lambda entry: entry.sort_key, reverse=not backwards)[: size + 1]
 
 
 def _beyond(kind: str, after: tuple[datetime, str, int], *, backwards: bool) -> Q:

@@ -28,7 +28,7 @@ from connections.microsoft.clouds import CONSUMERS_TID
 from connections.microsoft.error_types import Kind, Who
 from connections.models import AuditEvent, Connection, SignInLink, User
 from connections.models.audit import AuditAction
-from connections.models.connections import RELATED, status_columns
+from connections.models.connections import status_columns
 from connections.services.connections import directories, sign_in_links
 from connections.services.consent import admin_consent, request_status
 from connections.services.incidents import incidents
@@ -126,8 +126,7 @@ def complete(
         "resource": main_resource(connection),
     }
     with transaction.atomic():
-        locked = Connection.objects.select_for_update(of=("self",), no_key=True)
-        current = locked.select_related(*RELATED).get(pk=connection.pk)
+        current = Connection.objects.locked().get(pk=connection.pk)
         if by_link is not None:
             sign_in_links.mark_used(by_link, account=account.username, now=now)
         # Check again under the lock, because two people may be signing in, or the owner may have just changed.

@@ -17,7 +17,6 @@ from connections.access import permissions, roles
 from connections.errors import NotAllowed, PortalError
 from connections.models import Connection, SignInLink, User
 from connections.models.audit import AuditAction
-from connections.models.connections import RELATED
 from connections.services.notifications import alerts
 from connections.services.policy import approvals
 
@@ -152,7 +151,7 @@ def _require_usable(link: SignInLink | None, now: datetime) -> OpenedLink:
         raise LinkUnusable("This link was replaced by a newer one, or the requested permissions have changed.")
     if link.expires_at <= now:
         raise LinkUnusable("This link has expired. Links are valid for 30 minutes.")
-    connection = Connection.objects.select_related(*RELATED, "owner").get(pk=link.connection_id)
+    connection = Connection.objects.with_related().get(pk=link.connection_id)
     # Don't audit this as a denial, because the person signed in here may have nothing to do with the link.
     if not _has_right(connection, link.made_by) or _obstacle(connection) is not None:
         raise LinkUnusable("The sender of this link can no longer connect accounts here.")

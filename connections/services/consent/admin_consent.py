@@ -26,6 +26,7 @@ from connections.microsoft.error_types import Kind
 from connections.models import AppRegistration, ConsentLink, User
 from connections.models.app_registrations import AuthenticationType
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.models.tenants import SHARED_ENDPOINTS
 from connections.services.consent import outcomes, request_status
 from connections.services.registry import app_consents, credential_checks, tenants
@@ -127,8 +128,7 @@ def record_callback(query_string: str, *, actor: User | None, now: datetime) -> 
         return link
     values = {**_claim(link, callback), "answered_at": now, "checks": 0, "check_after": None}
     if callback.verdict.kind in (Kind.TRANSIENT, Kind.THROTTLED):
-        for name, value in {**values, "answered_at": None}.items():
-            setattr(link, name, value)
+        set_columns(link, {**values, "answered_at": None})
         return link
     if values["state"] == State.GRANTED and can_be_verified(link):
         values["check_after"] = now + outcomes.CHECKS[0]
@@ -287,8 +287,7 @@ def _mark_verified(link: ConsentLink, granted: Iterable[str], *, actor: User | N
     }
     with transaction.atomic():
         if ConsentLink.objects.filter(pk=link.pk, state__in=CHECKED).update(**values):
-            for name, value in values.items():
-                setattr(link, name, value)
+            set_columns(link, values)
             changes = {"directory_id": link.directory_id, "permissions": " ".join(seen)}
             audit.record(AuditAction.CONSENT_VERIFIED, link.app_registration, actor=actor, changes=changes)
             outcomes.tell_verified(link, actor=actor, now=now)
@@ -302,11 +301,11 @@ def verify_open(*, now: datetime) -> int:
     Each check is claimed before we ask Microsoft, so that several workers don't repeat it. A check during an outage is
     made again later.
     """
-    due = ConsentLink.objects.filter(
+    waiting_links = ConsentLink.objects.filter(
         check_after__lte=now, state__in=CHECKED, requested_at__gt=now - VALID_FOR - CHECKED_FOR
     ).order_by("check_after", "pk")
     verified = 0
-    for link in due.select_related("app_registration__tenant", "requested_by__alert_choice")[:BATCH]:
+    for link in waiting_links.select_related("app_registration__tenant", "requested_by__alert_choice")[:BATCH]:
         row, following = (
             ConsentLink.objects.filter(pk=link.pk, check_after=link.check_after),
             outcomes.next_check(link, now),

@@ -9,6 +9,7 @@ from django.db import transaction
 from connections import audit
 from connections.models import AuditEvent, ConsentLink, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.services.consent import request_status
 from connections.services.notifications import alerts
 
@@ -36,7 +37,7 @@ def record_answer(link: ConsentLink, values: dict[str, Any], *, actor: User | No
         # If two browsers return with the same link, only one finds it open.
         if not ConsentLink.objects.filter(pk=link.pk, state=State.OPEN).update(**values):
             return False
-        _set(link, values)
+        set_columns(link, values)
         is_reported = link.state == State.GRANTED
         audit.record(
             AuditAction(f"consent.{link.state}"),
@@ -82,7 +83,7 @@ def note_missing(link: ConsentLink, granted: tuple[str, ...], missing: tuple[str
     if link.state == State.GRANTED and granted and missing and is_settled:
         mark_partial(link, granted, missing, now=now)
     elif waiting.update(**values):
-        _set(link, values)
+        set_columns(link, values)
 
 
 def mark_partial(link: ConsentLink, granted: Iterable[str], missing: tuple[str, ...], *, now: datetime) -> None:
@@ -97,7 +98,7 @@ def mark_partial(link: ConsentLink, granted: Iterable[str], missing: tuple[str, 
     with transaction.atomic():
         if not ConsentLink.objects.filter(pk=link.pk, state=State.GRANTED).update(**values):
             return
-        _set(link, values)
+        set_columns(link, values)
         changes = {
             "directory_id": link.directory_id,
             "permissions": " ".join(granted),
@@ -122,7 +123,7 @@ def give_up(link: ConsentLink, *, now: datetime, problem: str = "") -> None:
     with transaction.atomic():
         if not ConsentLink.objects.filter(pk=link.pk, state=State.GRANTED, check_after=None).update(**values):
             return
-        _set(link, values)
+        set_columns(link, values)
         audit.record(
             AuditAction.CONSENT_FAILED,
             link.app_registration,
@@ -161,8 +162,3 @@ def _tell(
         tone=tone,
     )
     alerts.notify([link.requested_by], message, about=f"consent-link:{link.pk}:{occasion}", now=now)
-
-
-def _set(link: ConsentLink, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        setattr(link, name, value)

@@ -56,8 +56,8 @@ def link_answered(link: ConsentLink, *, actor: User | None, now: datetime) -> No
 def link_incomplete(link: ConsentLink, *, now: datetime) -> None:
     """Mark requests as failed if the grant lacks their permissions, so that an IT admin can approve them again."""
     for request in _requests_of(link, State.APPROVED, State.GRANTED):
-        lacking = link.missing.split() if link.state == ConsentLink.State.PARTIAL else request.permission_names
-        names = [name for name in request.permission_names if name in lacking]
+        missing = link.missing.split() if link.state == ConsentLink.State.PARTIAL else request.permission_names
+        names = [name for name in request.permission_names if name in missing]
         if not names:
             continue
         answer = f"Microsoft reported consent, but these permissions weren't granted: {', '.join(names)}."

@@ -256,5 +256,5 @@ def purposes(source: ConsentRequest | Connection) -> list[tuple[str, tuple[str, 
         needed = capabilities.needs(capability, source.authentication_type)
         if needed_names := tuple(name for name in names if name in needed):
             rows.append((capability.label, needed_names))
-    rest = tuple(name for name in names if not any(name in shown for _, shown in rows))
+    rest = tuple(name for name in names if not any(name in covered for _, covered in rows))
     return [*rows, ("Additional permissions", rest)] if rest else rows

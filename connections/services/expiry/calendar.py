@@ -57,12 +57,13 @@ def of_connections(connections: QuerySet[Connection], *, now: datetime) -> Expir
     # What Microsoft rejects stopped at one moment, so that its connections need no order.
     queries = (limited, parked, *(active.filter(rejected).order_by() for rejected in _rejected()))
     lists = [list(query[: MOST + 1]) for query in queries]
-    rows = [row for found in lists for row in found[:MOST]]
+    rows = [row for rows_of_query in lists for row in rows_of_query[:MOST]]
     # Planning and running seven joins for hundreds of rows takes longer than reading the few related objects once.
     prefetch_related_objects(rows, *RELATED, "owner")
     expirations = [expiration for row in rows for expiration in _of_connection(row, now)]
     return Expirations(
-        sorted(expirations, key=lambda expiration: expiration.at), any(len(found) > MOST for found in lists)
+        sorted(expirations, key=lambda expiration: expiration.at),
+        any(len(rows_of_query) > MOST for rows_of_query in lists),
     )
 
 
@@ -194,8 +195,8 @@ def of_credentials(
 def _used(apps: list[AppRegistration], connections: QuerySet[Connection], *, all_connections: bool) -> dict[int, int]:
     """Return how many connections each app registration has, by its ID. Disabled connections are not counted."""
     if all_connections:
-        kept = Tally.objects.connections().exclude(value=Connection.Status.DISABLED)
-        return dict(kept.filter(app_consent__app_registration__in=apps).totals("app_consent__app_registration"))
+        tallies = Tally.objects.connections().exclude(value=Connection.Status.DISABLED)
+        return dict(tallies.filter(app_consent__app_registration__in=apps).totals("app_consent__app_registration"))
     enabled = connections.exclude(status=Connection.Status.DISABLED).order_by()
     return dict(enabled.values_list("app_registration_id").annotate(Count("pk")))
 

@@ -13,8 +13,10 @@ from connections.access import permissions, roles
 from connections.errors import Conflict, MicrosoftRefused, MicrosoftUnavailable, PortalError
 from connections.microsoft import certificates, clouds, credential_expiry
 from connections.microsoft.credential_expiry import CredentialList, ListedCredential
+from connections.microsoft.token_endpoint import TokenSet
 from connections.models import AppCredential, AppRegistration, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.services.expiry import api_key_expiry, forecast, renewal_rules
 from connections.services.notifications import alerts
 from connections.services.registry import app_consents, credential_checks
@@ -47,14 +49,14 @@ def check_due(*, now: datetime) -> int:
 
 def read_due(*, now: datetime, limit: int = BATCH) -> int:
     """Read the dates of up to ``limit`` app registrations, each once a day. Returns how many could be read."""
-    due = AppRegistration.objects.filter(
+    due_apps = AppRegistration.objects.filter(
         Q(read_expiries_after=None) | Q(read_expiries_after__lte=now),
         ~app_consents.is_paused_at_home(now),
         verified_at__isnull=False,
         rejected_at=None,
     ).select_related("tenant")
     count = 0
-    for app in due.order_by(F("read_expiries_after").asc(nulls_first=True), "pk")[:limit]:
+    for app in due_apps.order_by(F("read_expiries_after").asc(nulls_first=True), "pk")[:limit]:
         unclaimed = AppRegistration.objects.filter(pk=app.pk, read_expiries_after=app.read_expiries_after)
         if not unclaimed.update(read_expiries_after=now + AGAIN):
             continue  # another worker has it
@@ -162,6 +164,11 @@ def _request_listing(app: AppRegistration, now: datetime) -> CredentialList | No
     token = credential_checks.app_only_token(app, now=now)
     if token is None or not credential_expiry.may_read(token.granted):
         return None
+    return read_listing(app, token)
+
+
+def read_listing(app: AppRegistration, token: TokenSet) -> CredentialList | None:
+    """Return Entra's list of the app registration's credentials, or None if Entra refuses to show it to this token."""
     try:
         return credential_expiry.read(clouds.cloud(app.tenant.environment), token.access_token, app.client_id)
     except MicrosoftUnavailable:
@@ -212,5 +219,4 @@ def _confirm(credential: AppCredential, listed: ListedCredential, *, actor: User
         if before != listed.expires_at:
             changes = {"expires_at": [before.isoformat() if before else None, listed.expires_at.isoformat()]}
             audit.record(AuditAction.CREDENTIAL_EXPIRY_READ, credential, actor=actor, changes=changes)
-    for name, value in values.items():
-        setattr(credential, name, value)
+    set_columns(credential, values)

@@ -61,8 +61,8 @@ def _start_due(now: datetime) -> None:
     recent = CredentialRenewal.objects.filter(Q(finished_at=None) | Q(finished_at__gt=now - AT_MOST_EVERY))
     rows = list(apps.exclude(pk__in=recent.values("app_registration")).select_related("tenant").order_by("pk"))
     live = forecast.credentials_of([app.pk for app in rows])
-    due = [(app, old) for app in rows if (old := renewal_rules.to_renew(app, live[app.pk], now=now))]
-    for app, old in due[:BATCH]:
+    renewable = [(app, old) for app in rows if (old := renewal_rules.to_renew(app, live[app.pk], now=now))]
+    for app, old in renewable[:BATCH]:
         _start(app, old, now)
 
 
@@ -97,7 +97,10 @@ def _advance(pk: int, now: datetime) -> None:
             following = _take_step(renewal, now)
             if following is None:
                 return
-            _go_on(renewal, following, now)
+            values: dict[str, object] = {"due_at": now + (following.wait or LEASE)}
+            if following.step != renewal.step:
+                values |= {"step": following.step, "step_started_at": now}
+            renewal_steps.write(renewal, **values)
         except ClaimLost:
             return
         if following.wait:
@@ -126,13 +129,6 @@ def _take_step(renewal: CredentialRenewal, now: datetime) -> Next | None:
         return Next(Step(renewal.step), AFTER_OUTAGE)
     except PortalError as error:
         return _after_refusal(renewal, error, now)
-
-
-def _go_on(renewal: CredentialRenewal, following: Next, now: datetime) -> None:
-    values: dict[str, object] = {"due_at": now + (following.wait or LEASE)}
-    if following.step != renewal.step:
-        values |= {"step": following.step, "step_started_at": now}
-    renewal_steps.write(renewal, **values)
 
 
 def _after_outage(renewal: CredentialRenewal, now: datetime) -> Next | None:

@@ -5,7 +5,6 @@ Microsoft. The old credential stays until the new one has worked. Each step retu
 MicrosoftRefused, MicrosoftUnavailable or RenewalImpossible.
 """
 
-import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,12 +15,11 @@ from connections.errors import MicrosoftRefused, MicrosoftUnavailable, PortalErr
 from connections.microsoft import application_credentials, clouds, credential_expiry, token_endpoint
 from connections.microsoft.application_credentials import Caller
 from connections.microsoft.classifier import Verdict
-from connections.microsoft.credential_expiry import CredentialList, ListedCredential
+from connections.microsoft.credential_expiry import CredentialList
 from connections.models import AppCredential, AppRegistration, CredentialRenewal
+from connections.models.columns import set_columns
 from connections.services.expiry import credential_expiry as recorded
 from connections.services.registry import credential_checks, credentials
-
-logger = logging.getLogger(__name__)
 
 Step = CredentialRenewal.Step
 RETRY = timedelta(seconds=30)  # between two attempts, until Microsoft accepts the new credential
@@ -55,8 +53,7 @@ def write(renewal: CredentialRenewal, **values: object) -> None:
     held = CredentialRenewal.objects.filter(pk=renewal.pk, step=renewal.step, due_at=renewal.due_at, finished_at=None)
     if not held.update(**values):
         raise ClaimLost(LOST)
-    for name, value in values.items():
-        setattr(renewal, name, value)
+    set_columns(renewal, values)
 
 
 def add_certificate(renewal: CredentialRenewal, now: datetime) -> Next:
@@ -68,7 +65,7 @@ def add_certificate(renewal: CredentialRenewal, now: datetime) -> Next:
         if now < renewal.sent_at + SEND_AGAIN:
             return Next(Step.ADD, RETRY)
     caller, listing = _caller(renewal.app_registration, now)
-    if listing is None or not (listed := _listed_certificate(new, listing)):
+    if listing is None or not (listed := recorded.match(new, listing)):
         write(renewal, sent_at=now)
         key_id = application_credentials.add_key(caller, new.certificate, signed_proof=_proof(renewal.old, caller))
     else:
@@ -204,7 +201,7 @@ def _caller(
         application = credential_checks.build_application(app, credential_checks.decrypt_credential(credential))
         token = token_endpoint.request_app_only_token(application)
     cloud = clouds.cloud(app.tenant.environment)
-    listing = _listing(cloud, token, app)
+    listing = recorded.read_listing(app, token) if credential_expiry.may_read_itself(token.granted) else None
     if listing is None and needs_listing:
         raise RenewalImpossible(
             "The application isn't allowed to change its own client secrets.",
@@ -220,18 +217,6 @@ def _caller(
     if object_id != app.object_id:
         AppRegistration.objects.filter(pk=app.pk).update(object_id=object_id)
     return Caller(cloud, token.access_token, object_id), listing
-
-
-def _listing(cloud: clouds.Cloud, token: token_endpoint.TokenSet, app: AppRegistration) -> CredentialList | None:
-    if not credential_expiry.may_read_itself(token.granted):
-        return None
-    try:
-        return credential_expiry.read(cloud, token.access_token, app.client_id)
-    except MicrosoftUnavailable:
-        raise
-    except MicrosoftRefused as error:
-        logger.info("App registration %s can't read itself: %s", app.pk, error.verdict.code)
-        return None
 
 
 def _proof(prover: AppCredential, caller: Caller) -> str:
@@ -257,10 +242,6 @@ def _remove_unknown_secrets(renewal: CredentialRenewal, caller: Caller, listing:
     for listed in listing.secrets if listing is not None else ():
         if listed.name == _name(renewal) and listed.key_id:
             application_credentials.remove_password(caller, listed.key_id)
-
-
-def _listed_certificate(credential: AppCredential, listing: CredentialList) -> ListedCredential | None:
-    return recorded.match(credential, listing)
 
 
 def _find_key_id(credential: AppCredential, listing: CredentialList | None) -> str:

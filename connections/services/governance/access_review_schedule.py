@@ -9,6 +9,7 @@ from django.db.models import F, Q
 from connections import audit
 from connections.models import AccessReview, ReviewItem, ReviewPlan, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.models.connections import without_tokens
 from connections.models.reviews import NOTICE
 from connections.services.governance import access_reviews
@@ -36,10 +37,10 @@ def run_due(now: datetime) -> None:
 def _start_planned(now: datetime) -> None:
     quarter = access_reviews.quarter(now)
     with transaction.atomic():
-        due = ReviewPlan.objects.filter(is_on=True).exclude(quarter=quarter)
-        plan = due.select_for_update().first()
+        due_plans = ReviewPlan.objects.filter(is_on=True).exclude(quarter=quarter)
+        plan = due_plans.select_for_update().first()
         # The update checks the condition again, so that only one of two simultaneous runs starts the review.
-        if plan is None or not due.filter(pk=plan.pk).update(quarter=quarter):
+        if plan is None or not due_plans.filter(pk=plan.pk).update(quarter=quarter):
             return
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         due_at = midnight + timedelta(days=plan.days)
@@ -49,8 +50,8 @@ def _start_planned(now: datetime) -> None:
 def _close_ended_items(review: AccessReview, *, now: datetime) -> None:
     """Close the items of shares that ended without an answer: removed, expired, or deleted with their connection."""
     ended = Q(share=None) | Q(share__ended_at__isnull=False) | Q(share__until__lte=now)
-    gone = review.items.filter(ended, decision=Decision.OPEN).values("pk")
-    ReviewItem.objects.filter(pk__in=gone, decision=Decision.OPEN).update(decision=Decision.GONE, decided_at=now)
+    ended_items = review.items.filter(ended, decision=Decision.OPEN).values("pk")
+    ReviewItem.objects.filter(pk__in=ended_items, decision=Decision.OPEN).update(decision=Decision.GONE, decided_at=now)
 
 
 def _reassign_owners(review: AccessReview, *, now: datetime) -> None:
@@ -63,7 +64,7 @@ def _reassign_owners(review: AccessReview, *, now: datetime) -> None:
         for item in items:
             assert item.connection is not None  # noqa: S101 - filtered
             owner = item.connection.owner
-            ReviewItem.objects.filter(pk=item.pk).update(owner=owner, owner_name=access_reviews.display_name(owner))
+            ReviewItem.objects.filter(pk=item.pk).update(owner=owner, owner_name=audit.recorded_name(owner))
         access_reviews.ask_owners(review, now=now)
 
 
@@ -91,8 +92,7 @@ def _remind(review: AccessReview, *, now: datetime) -> None:
         )
         if step == LAST:
             _warn_users(review, now=now)
-    for name, value in values.items():
-        setattr(review, name, value)
+    set_columns(review, values)
 
 
 def _warn_users(review: AccessReview, *, now: datetime) -> None:

@@ -78,7 +78,7 @@ def start(
             scope_name=scope_name,
             started_at=now,
             started_by=actor,
-            started_by_name=display_name(actor),
+            started_by_name=audit.recorded_name(actor),
             due_at=due_at,
         )
         count = _freeze(review, now)
@@ -88,11 +88,6 @@ def start(
         audit.record(AuditAction.ACCESS_REVIEW_STARTED, review, actor=actor, changes=changes, at=now)
         ask_owners(review, now=now)
     return review
-
-
-def display_name(user: User | None) -> str:
-    """Return a unique, readable name for records that outlive the person's account."""
-    return f"{user} <{user.username}>" if user is not None else "Portal"
 
 
 def batches(rows: Iterable[T]) -> Iterator[list[T]]:
@@ -141,12 +136,12 @@ def _item(
         connection_name=connection.name,
         app_name=connection.app_registration.name,
         owner=connection.owner,
-        owner_name=display_name(connection.owner),
+        owner_name=audit.recorded_name(connection.owner),
         is_team=share.team is not None,
-        with_name=share.team.name if share.team is not None else display_name(share.person),
+        with_name=share.team.name if share.team is not None else audit.recorded_name(share.person),
         level=share.level,
         until=share.until,
-        given_by_name=display_name(share.created_by) if share.created_by else "",
+        given_by_name=audit.recorded_name(share.created_by) if share.created_by else "",
         given_at=share.created_at,
         last_used_at=max(times, default=None),
     )
@@ -186,11 +181,11 @@ def notify_owners(
     owners = User.objects.filter(pk__in=items.exclude(querysets.OWNER_CANNOT_ANSWER).values("connection__owner"))
     for batch in batches(owners.select_related("alert_choice").order_by("pk")):
         alerts.notify(batch, message, about=about, now=now)
-    left = items.filter(querysets.OWNER_CANNOT_ANSWER).count()
-    if left:
+    unanswerable = items.filter(querysets.OWNER_CANNOT_ANSWER).count()
+    if unanswerable:
         text = (
-            f"{left} of the shares belong to connections whose owner has left or is a service account. IT admins review "
-            "these."
+            f"{unanswerable} of the shares belong to connections whose owner has left or is a service account. "
+            "IT admins review these."
         )
         why = "You received this email because you're an IT admin."
         message = replace(message, paragraphs=(text, *paragraphs[1:]), why=why)
@@ -227,8 +222,8 @@ def answer(review: AccessReview, answers: Mapping[int, Answer], *, actor: User, 
         # Lock the review, so that it cannot be closed in the meantime.
         if not AccessReview.objects.select_for_update().get(pk=review.pk).is_running:
             raise ReviewClosed
-        mine = querysets.review_items_of(actor, review=review, pk__in=list(answers))
-        rows = ReviewItem.objects.filter(pk__in=mine.values("pk")).select_for_update(of=("self",)).order_by("pk")
+        own_items = querysets.review_items_of(actor, review=review, pk__in=list(answers))
+        rows = ReviewItem.objects.filter(pk__in=own_items.values("pk")).select_for_update(of=("self",)).order_by("pk")
         rows = rows.select_related("share__connection", "share__person", "share__team")
         for item in without_tokens(rows, "share__connection"):
             verb = _answer(review, item, answers[item.pk], actor=actor, now=now)
@@ -249,7 +244,7 @@ def _answer(review: AccessReview, item: ReviewItem, new: Answer, *, actor: User,
         "note": new.note,
         "decided_level": share.level,
         "decided_by": actor,
-        "decided_by_name": display_name(actor),
+        "decided_by_name": audit.recorded_name(actor),
         "decided_at": now,
     }
     verb = "confirmed"
@@ -286,7 +281,7 @@ def cancel(review: AccessReview, *, actor: User, now: datetime) -> None:
             subject=f"Access review “{current.name}” was cancelled",
             paragraphs=(f"{actor} cancelled this review.", "All access stays as it is."),
         )
-        AccessReview.objects.filter(pk=review.pk).update(cancelled_at=now, cancelled_by_name=display_name(actor))
+        AccessReview.objects.filter(pk=review.pk).update(cancelled_at=now, cancelled_by_name=audit.recorded_name(actor))
         audit.record(
             AuditAction.ACCESS_REVIEW_CANCELLED, current, actor=actor, changes=dict(count_decisions(current)), at=now
         )
@@ -330,9 +325,9 @@ def tasks_of(user: User) -> list[tuple[AccessReview, int]]:
     running = list(AccessReview.objects.filter(closed_at=None, cancelled_at=None).order_by("due_at", "pk"))
     if not running:
         return []
-    mine = querysets.review_items_of(user, review__in=[review.pk for review in running], decision=Decision.OPEN)
-    mine = mine.filter(share__isnull=False, share__ended_at=None)
-    counts = dict(mine.order_by().values_list("review").annotate(count=Count("pk")))
+    own_items = querysets.review_items_of(user, review__in=[review.pk for review in running], decision=Decision.OPEN)
+    own_items = own_items.filter(share__isnull=False, share__ended_at=None)
+    counts = dict(own_items.order_by().values_list("review").annotate(count=Count("pk")))
     return [(review, counts[review.pk]) for review in running if review.pk in counts]
 
 

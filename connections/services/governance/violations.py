@@ -76,8 +76,8 @@ class ViolationFinder:
         unapproved: tuple[evaluate.Reason, ...] = ()
         if decision.approval:
             unapproved = approvals.unapproved_reasons(decision, request, self._approvals.get(connection.pk))
-        left = Decision((*decision.forbidden, *unapproved))
-        return ConnectionViolation(connection, left.sentences, left.effect) if left.reasons else None
+        remaining = Decision((*decision.forbidden, *unapproved))
+        return ConnectionViolation(connection, remaining.sentences, remaining.effect) if remaining.reasons else None
 
     @cached_property
     def _approvals(self) -> dict[int | None, Approval]:
@@ -145,7 +145,7 @@ def _step(
     key: list[Any] | None,
     most: int,
 ) -> Step[V]:
-    found: list[V] = []
+    violations: list[V] = []
     checked = 0
     while policies.restricts and checked < CHECKED:
         rows = read(key)
@@ -153,12 +153,12 @@ def _step(
             checked, key = checked + 1, key_of(row)
             violation = check(row)
             if violation is not None:
-                found.append(violation)
-            if len(found) == most:
-                return Step(found, checked, key)
+                violations.append(violation)
+            if len(violations) == most:
+                return Step(violations, checked, key)
         if len(rows) <= BATCH:
-            return Step(found, checked, None)
-    return Step(found, checked, key if policies.restricts else None)
+            return Step(violations, checked, None)
+    return Step(violations, checked, key if policies.restricts else None)
 
 
 @dataclass

@@ -311,18 +311,18 @@ def secrets_unreadable(pks: Collection[int], *, now: datetime) -> Incident:
     return report(cause, Connection.objects.filter(pk__in=pks).select_related("owner"), now=now)
 
 
-def secret_altered(place: Place, what: str, pk: int, *, now: datetime) -> Incident:
+def secret_altered(location: Place, what: str, pk: int, *, now: datetime) -> Incident:
     """Report a stored secret that was moved or altered. ``what`` is the kind of its row, and ``pk`` the row's number.
 
     No connection is listed as affected, so that only IT admins and auditors see the incident.
     """
     cause = Cause(
         Kind.ALTERED_SECRET,
-        altered_secret_key(place, pk),
+        altered_secret_key(location, pk),
         f"A stored secret of {what} {pk} was moved or altered",
         AlteredSecret.code,
-        f"The value in {place.table}.{place.column}, row {pk}, was encrypted for another place or changed outside the "
-        "portal. The portal doesn't use it: nothing was sent to Microsoft, and no token was issued from it.",
+        f"The value in {location.table}.{location.column}, row {pk}, was encrypted for another place or changed "
+        "outside the portal. The portal doesn't use it: nothing was sent to Microsoft, and no token was issued from it.",
         "Find out who wrote to the database. Then replace the value: the owner signs in again, or an IT admin enters the "
         "credential again.",
         Connection.Who.IT_ADMIN,
@@ -330,8 +330,8 @@ def secret_altered(place: Place, what: str, pk: int, *, now: datetime) -> Incide
     return report(cause, [], now=now)
 
 
-def altered_secret_key(place: Place, pk: int) -> str:
-    return f"altered-secret:{place.table}.{place.column}:{pk}"
+def altered_secret_key(location: Place, pk: int) -> str:
+    return f"altered-secret:{location.table}.{location.column}:{pk}"
 
 
 def secret_replaced(key: str, *, now: datetime) -> None:

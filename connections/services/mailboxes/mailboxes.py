@@ -10,6 +10,7 @@ from connections.errors import AlreadyExists, InUse, InvalidInput
 from connections.microsoft import capabilities, exchange_script, mailbox_errors
 from connections.models import Connection, MailboxAccess, SharedMailbox, Tenant, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.services.incidents import incidents
 from connections.services.mailboxes import probes
 from connections.services.notifications.owner_messages import tell_owner
@@ -60,8 +61,7 @@ def change(mailbox: SharedMailbox, *, address: str, display_name: str, actor: Us
             unprobed = {"state": MailboxAccess.State.UNPROBED, "probed_at": None, "probe_after": timezone.now()}
             mailbox.accesses.update(code="", lack="", cause="", action="", **unprobed)
         audit.record(AuditAction.MAILBOX_CHANGED, mailbox, actor=actor, changes=changes)
-    for name, value in values.items():
-        setattr(mailbox, name, value)
+    set_columns(mailbox, values)
 
 
 def remove(mailbox: SharedMailbox, *, actor: User) -> None:

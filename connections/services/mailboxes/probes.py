@@ -3,7 +3,7 @@
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -18,6 +18,7 @@ from connections.microsoft import capabilities, exchange_script, mailbox_errors,
 from connections.microsoft.mailbox_errors import MissingAccess, ReachState
 from connections.models import AuditEvent, Connection, MailboxAccess, SharedMailbox, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.services.incidents import incidents
 from connections.services.policy import permission_drift
 from connections.services.registry import tenants
@@ -148,9 +149,9 @@ def probe_mailbox(mailbox: SharedMailbox, *, actor: User, now: datetime) -> tupl
             probed += probe(row.connection, actor=actor, now=now, only=[row])
         except PortalError as error:
             logger.info("mailbox access %s could not be probed: %s", row.pk, error.code)
-    left = {row.pk for row in rows} - {row.pk for row in probed}
-    MailboxAccess.objects.filter(pk__in=left).update(probe_after=now)
-    return probed, len(left)
+    remaining = {row.pk for row in rows} - {row.pk for row in probed}
+    MailboxAccess.objects.filter(pk__in=remaining).update(probe_after=now)
+    return probed, len(remaining)
 
 
 def _token(connection: Connection, *, now: datetime) -> str:
@@ -214,7 +215,7 @@ def send_test_message(attached: MailboxAccess, *, actor: User, now: datetime) ->
                 "lack": "" if sent else MissingAccess.SEND_AS.value,
             }
             MailboxAccess.objects.filter(pk=attached.pk, state=State.REACHABLE).update(**values)
-            _set(attached, values)
+            set_columns(attached, values)
     _settle(connection, now=now)
     return outcome
 
@@ -248,7 +249,7 @@ def _store(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User | N
         # Ignore the result if the mailbox was detached or got another address in the meantime.
         if not MailboxAccess.objects.filter(pk=row.pk, mailbox__address=row.mailbox.address).update(**values):
             return
-        _set(row, values)
+        set_columns(row, values)
         has_changed = (old_state, old_lack) != (row.state, row.lack)
         if has_changed:
             changes = {"mailbox": row.mailbox.address, "state": [old_state, row.state], "code": row.code}
@@ -258,11 +259,6 @@ def _store(row: MailboxAccess, outcome: mailbox_errors.Probe, *, actor: User | N
         elif row.state == State.UNREACHABLE and (actor is None or (has_changed and old_state != State.UNPROBED)):
             # People who see their first probe fail need no incident. If the scheduled probe fails too, it opens one.
             incidents.report_mailbox(row, now=now)
-
-
-def _set(row: MailboxAccess, values: Mapping[str, object]) -> None:
-    for name, value in values.items():
-        setattr(row, name, value)
 
 
 def probe_due(*, now: datetime, limit: int = BATCH) -> int:
@@ -280,16 +276,16 @@ def _claim(now: datetime, limit: int) -> dict[Connection, list[MailboxAccess]]:
     probeable = Q(connection__status=Connection.Status.ACTIVE) | Q(
         connection__status=Connection.Status.CONSENT_NEEDED, connection__status_code=apply_results.NO_ROLES.code
     )
-    due = MailboxAccess.objects.filter(
+    due_accesses = MailboxAccess.objects.filter(
         probeable,
         probe_after__lte=now,
         connection__app_registration__rejected_at=None,
         connection__app_consent__rejected_at=None,
     ).order_by("probe_after", "pk")
     if database.features.has_select_for_update_skip_locked:
-        due = due.select_for_update(skip_locked=True, of=("self",))
+        due_accesses = due_accesses.select_for_update(skip_locked=True, of=("self",))
     with transaction.atomic():
-        pks = list(due.values_list("pk", flat=True)[:limit])
+        pks = list(due_accesses.values_list("pk", flat=True)[:limit])
         MailboxAccess.objects.filter(pk__in=pks).update(probe_after=now + LEASE)
     by_connection: dict[Connection, list[MailboxAccess]] = defaultdict(list)
     for row in MailboxAccess.objects.filter(pk__in=pks).with_connection():

@@ -81,7 +81,7 @@ def incident_resolved(incident: Incident, *, now: datetime) -> None:
 
 def remind_due(now: datetime) -> int:
     """Queue the reminders that are due, and schedule the next ones. Returns the number of incidents."""
-    done = 0
+    reminded = 0
     for incident in Incident.objects.filter(closed_at=None, remind_after__lte=now).select_related("assignee"):
         with transaction.atomic():
             following = _next_reminder(incident.opened_at, now)
@@ -99,8 +99,8 @@ def remind_due(now: datetime) -> int:
                 if recipient.channel_id is None or recipient.key not in waiting
             ]
             _queue(Event.REMINDER, incident, recipients, now=now, number=incident.reminders)
-            done += 1
-    return done
+            reminded += 1
+    return reminded
 
 
 def _next_reminder(opened_at: datetime, now: datetime) -> datetime:
@@ -270,10 +270,10 @@ def _notified(incident: Incident) -> list[Recipient]:
     """Those who were told in the portal, as far as they want to know. _alerted() has their addresses."""
     notified = incident.notifications.filter(event__in=(Event.OPENED, Event.REMINDER)).values("user")
     people = User.objects.filter(pk__in=notified).select_related("alert_choice").order_by("pk")
-    wanted = [user for user in people if not user.is_suspended and preferences_of(user).recoveries]
+    recipients = [user for user in people if not user.is_suspended and preferences_of(user).recoveries]
     return [
         Recipient(PERSONAL, user_id=user.pk)
-        for user in wanted
+        for user in recipients
         if querysets.visible_incidents(user).filter(pk=incident.pk).exists()  # who has lost a role learns nothing more
     ]
 

@@ -91,8 +91,8 @@ def replace_secret(channel: AlertChannel, *, actor: User, now: datetime) -> str:
     secret = webhooks.new_secret()
     current = signing_secrets(channel, now=now)[:1]
     with transaction.atomic():
-        kept = [f"{old}@{int((now + OVERLAP).timestamp())}" for old in current]
-        channel.signing_secret = " ".join([secret, *kept])  # type: ignore[assignment]  # a SecretField holds text
+        overlapping = [f"{old}@{int((now + OVERLAP).timestamp())}" for old in current]
+        channel.signing_secret = " ".join([secret, *overlapping])  # type: ignore[assignment]  # a SecretField holds text
         channel.save(update_fields=["signing_secret"])
         audit.record(AuditAction.ALERT_CHANNEL_SECRET_REPLACED, channel, actor=actor, changes={"signing": audit.SET})
     return secret

@@ -78,15 +78,17 @@ def deliver_due(now: datetime, limit: int = 100) -> Summary:
     total = Summary()
     # The loop ends, because a claimed row is not due again until later.
     while claimed := _claim(_waiting().filter(next_attempt_at__lte=now), now=now, limit=limit):
-        done = _send(claimed, now=now)
-        total = Summary(total.claimed + len(claimed), total.delivered + done, total.failed + len(claimed) - done)
+        delivered = _send(claimed, now=now)
+        total = Summary(
+            total.claimed + len(claimed), total.delivered + delivered, total.failed + len(claimed) - delivered
+        )
     return total
 
 
 def send_now(delivery: Delivery, *, actor: User, now: datetime) -> Delivery:
     """Send one delivery now, even a failed one, and return it. Raises NotAllowed or NothingToRetry."""
-    mine = delivery.event == Delivery.Event.TEST and delivery.email == actor.email.lower()
-    roles.require(mine or permissions.can_manage_alerts(actor), action="Ask an IT admin.")
+    is_own_test = delivery.event == Delivery.Event.TEST and delivery.email == actor.email.lower()
+    roles.require(is_own_test or permissions.can_manage_alerts(actor), action="Ask an IT admin.")
     if delivery.delivered_at is not None:
         raise NothingToRetry
     with transaction.atomic():
@@ -114,16 +116,16 @@ def _waiting() -> QuerySet[Delivery]:
     return Delivery.objects.filter(delivered_at=None, given_up_at=None)
 
 
-def _claim(due: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
+def _claim(deliveries: QuerySet[Delivery], *, now: datetime, limit: int) -> list[Delivery]:
     """Claim up to ``limit`` rows, and other due rows for the same people.
 
     Stores the facts of rows that are claimed for the first time.
     """
     with transaction.atomic():
-        due = due.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
-        rows = list(due[:limit])
+        deliveries = deliveries.select_for_update(skip_locked=True).order_by("next_attempt_at", "pk")
+        rows = list(deliveries[:limit])
         people = {row.email for row in rows if row.email}
-        rows += due.filter(email__in=people).exclude(pk__in=[row.pk for row in rows])[:MAX_COMBINED]
+        rows += deliveries.filter(email__in=people).exclude(pk__in=[row.pk for row in rows])[:MAX_COMBINED]
         new = [row.pk for row in rows if "facts" not in row.payload]
         related = ("incident__assignee", "credential__app_registration")
         subjects = Delivery.objects.filter(pk__in=new).select_related(*related)

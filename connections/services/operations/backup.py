@@ -138,9 +138,9 @@ def _program(name: str) -> str:
 
 
 def _run(name: str, *arguments: str) -> None:
-    done = _execute(name, *arguments, stdout=subprocess.DEVNULL)
-    if done.returncode:
-        raise InvalidInput(f"{name} failed: {_tail(done.stderr)}")
+    process = _execute(name, *arguments, stdout=subprocess.DEVNULL)
+    if process.returncode:
+        raise InvalidInput(f"{name} failed: {_tail(process.stderr)}")
 
 
 def _execute(name: str, *arguments: str, stdout: IO[bytes] | int | None) -> "subprocess.CompletedProcess[bytes]":

@@ -180,9 +180,11 @@ def metrics() -> Iterator[Metric]:
     yield Metric("portal_build_info", "The version that answers", 1, (("version", settings.VERSION),))
     yield Metric("portal_audit_unsealed", "Events and token requests not sealed yet", sealing.count_unsealed(most=MOST))
     newest = AuditSeal.objects.values_list("number", flat=True).first() or 0
-    for place in publishing.publication_states():
-        where = (("place", str(place.place)),)
-        yield Metric("portal_audit_seals_unpublished", "Seals not published yet", max(newest - place.upto, 0), where)
+    for publication in publishing.publication_states():
+        where = (("place", str(publication.place)),)
+        yield Metric(
+            "portal_audit_seals_unpublished", "Seals not published yet", max(newest - publication.upto, 0), where
+        )
     if settings.AUDIT_STREAM_URL:
         waiting_for = streaming.lag(timezone.now()).total_seconds()
         name, text = "portal_audit_stream_lag_seconds", "Age of the oldest event that the stream has not delivered"

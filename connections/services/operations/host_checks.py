@@ -60,16 +60,16 @@ def break_glass() -> Result:
 
 def disk() -> Result:
     """Check the free space where the portal writes: uploads, published seals and an SQLite database."""
-    places = {Path(tempfile.gettempdir())}
+    directories = {Path(tempfile.gettempdir())}
     if settings.AUDIT_SEAL_FILE:
-        places.add(Path(settings.AUDIT_SEAL_FILE).absolute().parent)
+        directories.add(Path(settings.AUDIT_SEAL_FILE).absolute().parent)
     if database.vendor == "sqlite":
-        places.add(Path(str(database.settings_dict["NAME"])).absolute().parent)
-    return combine(_space(place) for place in sorted(places) if place.is_dir())
+        directories.add(Path(str(database.settings_dict["NAME"])).absolute().parent)
+    return combine(_space(directory) for directory in sorted(directories) if directory.is_dir())
 
 
-def _space(place: Path) -> Result:
-    free = shutil.disk_usage(place).free
+def _space(directory: Path) -> Result:
+    free = shutil.disk_usage(directory).free
     if free < _LEAST_FREE:
-        return problem(f"{place} has {free // 1_000_000} MB left", f"Free space for {place}.")
-    return ok(f"{place} has {free / 1e9:.1f} GB left")
+        return problem(f"{directory} has {free // 1_000_000} MB left", f"Free space for {directory}.")
+    return ok(f"{directory} has {free / 1e9:.1f} GB left")

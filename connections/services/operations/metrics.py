@@ -44,18 +44,18 @@ _BOUNDS = (*(str(bound) for bound in BUCKETS), "+Inf")
 
 def flush() -> None:
     """Add the counts of this process to the totals in Redis. Without Redis, they are kept for the next time."""
-    taken = counters.take()
-    if not taken:
+    counts = counters.take()
+    if not counts:
         return
     try:
         with rate_limit.client().pipeline() as pipe:
-            for key, times in taken.items():
+            for key, times in counts.items():
                 pipe.hincrbyfloat(_name(), json.dumps(key), times)
             pipe.execute()
     except redis.ResponseError:  # the value isn't ours
         rate_limit.client().delete(_name())
     except (redis.RedisError, OSError):
-        counters.add_all(taken)
+        counters.add_all(counts)
 
 
 def collect() -> Iterator[Metric]:

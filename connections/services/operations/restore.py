@@ -106,18 +106,14 @@ def _distrust(now: datetime) -> None:
     Session.objects.all().delete()
     User.objects.update(signed_out_at=now)
     RunningProcess.objects.all().delete()
-    _stop_bulk_actions(now)
-    Connection.objects.filter(status__in=Connection.KEPT_ALIVE).update(refresh_after=now)
-
-
-def _stop_bulk_actions(now: datetime) -> None:
     running = BulkAction.objects.filter(state=BulkAction.State.RUNNING)
     reason = "A backup was restored while it was in progress."
     for bulk_action in running:
-        left = bulk_action.items.filter(state=BulkItem.State.WAITING).count()
-        changes = {"because": reason, "not_done": left, "operation": str(bulk_action.operation)}
+        waiting = bulk_action.items.filter(state=BulkItem.State.WAITING).count()
+        changes = {"because": reason, "not_done": waiting, "operation": str(bulk_action.operation)}
         audit.record(AuditAction.BULK_ACTION_STOPPED, bulk_action, actor=None, at=now, changes=changes)
     running.update(state=BulkAction.State.STOPPED, finished_at=now, claimed_until=None, stop_reason=reason)
+    Connection.objects.filter(status__in=Connection.KEPT_ALIVE).update(refresh_after=now)
 
 
 def progress(now: datetime) -> Result:
@@ -152,12 +148,12 @@ def _lost(known: list[PublishedSeal]) -> tuple[int, PublishedSeal]:
         return _last_before(highest), highest
     reached = published.continued_by(missing, [highest.hash])
     strangers = sorted(seal.number for seal in missing if seal.hash not in reached)
-    kept = AuditSeal.objects.filter(hash__in=reached).values_list("number", flat=True).first() or 0
+    newest_seal = AuditSeal.objects.filter(hash__in=reached).values_list("number", flat=True).first() or 0
     lowest = min(seal.number for seal in missing)
-    if strangers or kept != lowest - 1:
+    if strangers or newest_seal != lowest - 1:
         text = f"Seal {strangers[0] if strangers else lowest} was published, but differs here or is missing."
         raise InvalidInput(f"{text} This isn't a restore: the trail was altered.", action="Run manage.py audit_verify.")
-    return kept, highest
+    return newest_seal, highest
 
 
 def _missing(known: list[PublishedSeal]) -> list[PublishedSeal]:

@@ -43,19 +43,19 @@ def prune(now: datetime) -> int:
 
 def _prune_alerts(before: datetime) -> None:
     """Remove finished alerts, but not while their subject is open: their keys prevent duplicates."""
-    done = Delivery.objects.filter(Q(delivered_at__lt=before) | Q(given_up_at__lt=before), next_attempt_at=None)
+    finished = Delivery.objects.filter(Q(delivered_at__lt=before) | Q(given_up_at__lt=before), next_attempt_at=None)
     over = Q(incident=None) | Q(incident__closed_at__lt=before)
     ended = Q(credential=None) | Q(credential__retired_at__isnull=False) | Q(credential__expires_at__lt=before)
-    while pks := list(done.filter(over, ended).order_by("pk").values_list("pk", flat=True)[:1000]):
+    while pks := list(finished.filter(over, ended).order_by("pk").values_list("pk", flat=True)[:1000]):
         Delivery.objects.filter(pk__in=pks).delete()
 
 
 def _prune_notifications(before: datetime) -> None:
     """Remove old notifications, but not while their incident is open: their keys prevent duplicates."""
     # A credential warns about its end more than once, so it keeps the keys of its warnings longer.
-    told = ~Q(event=Delivery.Event.EXPIRY) | Q(created_at__lt=before - _LONGEST_WARNING)
+    no_warning_follows = ~Q(event=Delivery.Event.EXPIRY) | Q(created_at__lt=before - _LONGEST_WARNING)
     over = Q(incident=None) | Q(incident__closed_at__lt=before)
-    old = Notification.objects.filter(over, told, created_at__lt=before)
+    old = Notification.objects.filter(over, no_warning_follows, created_at__lt=before)
     while pks := list(old.order_by("created_at").values_list("pk", flat=True)[:1000]):
         Notification.objects.filter(pk__in=pks).delete()
 

@@ -17,8 +17,8 @@ def missing() -> list[str]:
     with database.cursor() as cursor:
         cursor.execute("SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()")
         existing = {name for (name,) in cursor.fetchall()}
-    wanted = (name for definition in _definitions() for name, _, _ in definition.text_indexes())
-    return [name for name in wanted if name not in existing]
+    names = (name for definition in _definitions() for name, _, _ in definition.text_indexes())
+    return [name for name in names if name not in existing]
 
 
 def install() -> list[str]:

@@ -54,7 +54,7 @@ def count(*, now: datetime) -> Count:
                     total.by_key[key_id] += 1
                 except AlteredSecret as error:
                     is_altered = True
-                    altered.add(error.place)
+                    altered.add(error.location)
                     total.altered.setdefault(name, []).append(stored.pk)
                 except UnreadableSecret:
                     total.unreadable.setdefault(name, []).append(stored.pk)
@@ -82,32 +82,32 @@ def report_noted(*, now: datetime) -> None:
 
     If the database is unavailable, the values stay noted for the next time.
     """
-    for place in list(fields.altered):
+    for location in list(fields.altered):
         try:
             with transaction.atomic():
-                report([place], now=now)
+                report([location], now=now)
         except DatabaseError:
-            logger.exception("an altered secret could not be reported: %s", place)
+            logger.exception("an altered secret could not be reported: %s", location)
         else:
-            fields.altered.discard(place)
+            fields.altered.discard(location)
 
 
-def report(places: Iterable[Place], *, now: datetime) -> None:
+def report(locations: Iterable[Place], *, now: datetime) -> None:
     """Open one incident for each place whose value was moved or altered, unless it is open already."""
-    for place in places:
-        what, pk = secret_columns.row_with(place.table, place.identity)
+    for location in locations:
+        what, pk = secret_columns.row_with(location.table, location.identity)
         if pk is None:
             continue  # the row was deleted in the meantime
-        incidents.secret_altered(place, what, pk, now=now)
+        incidents.secret_altered(location, what, pk, now=now)
 
 
 def _close_others(altered: Iterable[Place], *, now: datetime) -> None:
     """Close the incidents about places that contain a valid value again, or no value."""
     still = set()
-    for place in altered:
-        _, pk = secret_columns.row_with(place.table, place.identity)
+    for location in altered:
+        _, pk = secret_columns.row_with(location.table, location.identity)
         if pk is not None:
-            still.add(incidents.altered_secret_key(place, pk))
+            still.add(incidents.altered_secret_key(location, pk))
     opened = Incident.objects.filter(kind=Incident.Kind.ALTERED_SECRET, closed_at=None)
     for key in opened.exclude(key__in=still).values_list("key", flat=True):
         incidents.secret_replaced(key, now=now)

@@ -22,13 +22,13 @@ def of_organization() -> Counter[EffectiveStatus]:
 
 
 def of_app(app: AppRegistration) -> Counter[EffectiveStatus]:
-    kept = Tally.objects.connections().filter(app_consent__app_registration=app)
-    return _count(kept, Connection.objects.filter(app_registration=app))
+    tallies = Tally.objects.connections().filter(app_consent__app_registration=app)
+    return _count(tallies, Connection.objects.filter(app_registration=app))
 
 
-def _count(kept: TallyQuerySet, connections: QuerySet[Connection]) -> Counter[EffectiveStatus]:
-    stored: dict[str, int] = dict(kept.totals("value"))
-    rejected: dict[str, int] = dict(kept.filter(_REJECTED, value=Connection.Status.ACTIVE).totals("value"))
+def _count(tallies: TallyQuerySet, connections: QuerySet[Connection]) -> Counter[EffectiveStatus]:
+    stored: dict[str, int] = dict(tallies.totals("value"))
+    rejected: dict[str, int] = dict(tallies.filter(_REJECTED, value=Connection.Status.ACTIVE).totals("value"))
     counts = Counter({EffectiveStatus(status): number for status, number in stored.items()})
     blocked_by_app = rejected.get(Connection.Status.ACTIVE, 0)
     # The two numbers are read one after the other, and connections may change in between.

@@ -18,10 +18,10 @@ from connections.access import permissions, querysets
 from connections.access import roles as access_roles
 from connections.errors import InUse, NotAllowed
 from connections.microsoft import guests
-from connections.microsoft.classifier import Verdict
 from connections.models import User
 from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.services.incidents import incidents
 from connections.services.notifications import alerts
 from connections.services.people import offboarding, sessions, sign_in_limits
@@ -123,8 +123,7 @@ def update_from_directory(user: User, *, claims: dict[str, Any], confirms: bool 
         changes = audit.changed_fields(user, values)
         if changes:
             User.objects.filter(pk=user.pk).update(**values)
-            for field, value in values.items():
-                setattr(user, field, value)
+            set_columns(user, values)
             audit.record(AuditAction.ACCOUNT_UPDATED, user, actor=user, changes=changes)
         _follow_groups(user, claims, now=timezone.now())
         (confirmed if confirms else signed_in)(user, actor=user, method="microsoft")
@@ -264,20 +263,19 @@ def _follow_groups(user: User, claims: dict[str, Any], *, now: datetime) -> None
 def _set(user: User, **values: Any) -> None:
     if audit.changed_fields(user, values):
         User.objects.filter(pk=user.pk).update(**values)
-        for name, value in values.items():
-            setattr(user, name, value)
+        set_columns(user, values)
 
 
 def _follow_roles(user: User, roles: set[str] | None, groups: set[str] | None, *, now: datetime) -> None:
     """Set the roles that these app roles and groups give. None means unknown: roles from that source are kept."""
     login = settings.LOGIN_MICROSOFT
     before = set(user.groups.values_list("name", flat=True))
-    kept = _roles_by_group(user) if groups is None else set()
+    retained = _roles_by_group(user) if groups is None else set()
     if roles is None:
-        kept |= before & {name for name, _ in _ROLE_VALUES} - set(user.roles_by_group or ())
+        retained |= before & {name for name, _ in _ROLE_VALUES} - set(user.roles_by_group or ())
     values = (roles or set()) | (groups or set())
     confirmed = {name for name, key in _ROLE_VALUES if values & set(login[key])}
-    held = confirmed | kept
+    held = confirmed | retained
     after = before - {name for name, _ in _ROLE_VALUES} | held
     if after != before:
         _set_groups(user, sorted(before), sorted(after), actor=None)
@@ -312,11 +310,6 @@ def signed_in(user: User, *, actor: User, method: str, second_factor: str = "") 
         audit.record(AuditAction.ACCOUNT_SIGNED_IN, user, actor=actor, changes=changes)
         if method == "microsoft":
             offboarding.mark_returned(user, now=timezone.now())
-
-
-def microsoft_sign_in_rejected(verdict: Verdict, *, now: datetime) -> None:
-    """Report that Microsoft rejects the secret of the portal's own sign-in. The next sign-in closes the incident."""
-    incidents.portal_sign_in_rejected(verdict, now=now)
 
 
 def confirmed(user: User, *, actor: User, method: str) -> None:

@@ -35,11 +35,11 @@ _CAUSES = {
 def sync_due(*, now: datetime) -> int:
     """Read up to BATCH directories, each once a day and by one worker. Returns how many could be read."""
     offboarding.update_incidents(now=now)
-    due = Tenant.objects.filter(
+    due_tenants = Tenant.objects.filter(
         Q(people_read_after=None) | Q(people_read_after__lte=now), environment=settings.LOGIN_MICROSOFT["environment"]
     ).exclude(tid="")
     count = 0
-    for tenant in due.order_by(F("people_read_after").asc(nulls_first=True), "pk")[:BATCH]:
+    for tenant in due_tenants.order_by(F("people_read_after").asc(nulls_first=True), "pk")[:BATCH]:
         unclaimed = Tenant.objects.filter(pk=tenant.pk, people_read_after=tenant.people_read_after)
         if not unclaimed.update(people_read_after=now + AGAIN):
             continue  # another worker has it

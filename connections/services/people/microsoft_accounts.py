@@ -56,8 +56,8 @@ def _make_due(connections: QuerySet[Connection], *, now: datetime) -> int:
     longest = CHECKED_WITHIN if len(pks) > AT_ONCE else timedelta()
     for pk in pks:
         # Update one row at a time. One statement for all rows could deadlock with a worker that writes their tokens.
-        due = now + longest * random.random()
-        Connection.objects.filter(pk=pk, status=Connection.Status.ACTIVE, refresh_after__gt=due).update(
-            refresh_after=due
+        due_at = now + longest * random.random()
+        Connection.objects.filter(pk=pk, status=Connection.Status.ACTIVE, refresh_after__gt=due_at).update(
+            refresh_after=due_at
         )
     return len(pks)

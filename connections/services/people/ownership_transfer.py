@@ -15,7 +15,7 @@ from connections.errors import AlreadyExists, InvalidInput
 from connections.microsoft import account_status
 from connections.models import Connection, HandOver, ResourceToken, User
 from connections.models.audit import AuditAction
-from connections.models.connections import RELATED, SECRETS, status_columns, without_tokens
+from connections.models.connections import SECRETS, status_columns, without_tokens
 from connections.services.incidents import incidents
 from connections.services.notifications.owner_messages import tell_owner
 from connections.services.people import offboarding
@@ -40,8 +40,7 @@ def transfer(
     """
     try:
         with transaction.atomic():
-            connections = Connection.objects.select_for_update(of=("self",), no_key=True)
-            current = connections.select_related(*RELATED, "owner").get(pk=connection.pk)
+            current = Connection.objects.locked().get(pk=connection.pk)
             roles.require(permissions.can_hand_over(actor, current), action="Ask its owner or an IT admin.")
             if current.owner_id == new_owner.pk:
                 earlier = current.hand_overs.filter(to_owner=new_owner).first()
@@ -154,8 +153,8 @@ def _change_owner(
 ) -> HandOver:
     old_owner = connection.owner
     is_delegated = connection.is_delegated
-    kept = keep_grant and can_keep_tokens(connection)
-    is_cut = is_delegated and not kept
+    keeps_tokens = keep_grant and can_keep_tokens(connection)
+    is_cut = is_delegated and not keeps_tokens
     hand_over = HandOver(
         connection=connection,
         from_owner=old_owner,
@@ -176,7 +175,7 @@ def _change_owner(
         **audit.changed_fields(connection, renamed),
     }
     if is_delegated:
-        changes["grant"] = "kept until the new owner signs in" if kept else "deleted"
+        changes["grant"] = "kept until the new owner signs in" if keeps_tokens else "deleted"
     # Record this before the owner changes, so that it is the last event in the old owner's history.
     event = audit.record(AuditAction.CONNECTION_HANDED_OVER, connection, actor=actor, at=now, changes=changes)
     tell_owner(connection, event, f"transferred {connection} to {new_owner}", actor=actor, now=now)
@@ -189,7 +188,7 @@ def _change_owner(
     hand_over.save(force_insert=True)
     # An owner needs no share.
     shares.end_all_of(connection=connection, person=new_owner, actor=actor, now=now)
-    current = Connection.objects.select_related(*RELATED, "owner").get(pk=connection.pk)
+    current = Connection.objects.with_related().get(pk=connection.pk)
     history.ownership_began(current, actor=actor, now=now)
     if is_delegated and current.status != Status.DISABLED:
         _ask_new_owner(current, hand_over, now=now)

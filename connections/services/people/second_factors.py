@@ -133,8 +133,8 @@ def check_code(person: User, code: str, *, now: datetime) -> str:
         unused = RecoveryCode.objects.filter(person=person, digest=_digest(person, code), used_at=None)
         if not unused.update(used_at=now):
             raise WrongCode(field="code")
-        left = person.recovery_codes.filter(used_at=None).count()
-        audit.record(AuditAction.ACCOUNT_RECOVERY_CODE_USED, person, actor=person, at=now, changes={"left": left})
+        remaining = person.recovery_codes.filter(used_at=None).count()
+        audit.record(AuditAction.ACCOUNT_RECOVERY_CODE_USED, person, actor=person, at=now, changes={"left": remaining})
     return "recovery code"
 
 

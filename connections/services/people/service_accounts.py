@@ -30,12 +30,12 @@ def create(
         date_joined=now,
     )
     account.set_unusable_password()
-    taken = AlreadyExists(
+    name_exists = AlreadyExists(
         f"A service account with this name or a very similar one already exists: “{name}”.",
         action="Choose another name.",
         field="name",
     )
-    with atomic_or(lambda: taken):
+    with atomic_or(lambda: name_exists):
         account.save()
         changes = {"purpose": purpose, "responsible": f"{responsible} <{responsible.username}>"}
         audit.record(AuditAction.SERVICE_ACCOUNT_CREATED, account, actor=actor, changes=changes)

@@ -16,7 +16,8 @@ from connections.errors import ApprovalNeeded, Conflict, InvalidInput, PolicyFor
 from connections.microsoft import capabilities
 from connections.models import Approval, Connection, User
 from connections.models.audit import AuditAction
-from connections.models.connections import RELATED, status_columns
+from connections.models.columns import set_columns
+from connections.models.connections import status_columns
 from connections.services.policy import approval_notifications, evaluate, request_workflow
 from connections.services.policy.evaluate import ConnectionRequest, Decision, PolicySet, Reason
 
@@ -173,8 +174,7 @@ def request_missing(connection: Connection, *, reason: str, actor: User, now: da
     Raises NotAllowed, PolicyForbids, or InvalidInput if it lacks none.
     """
     with transaction.atomic():
-        rows = Connection.objects.select_for_update(of=("self",), no_key=True)
-        current = rows.select_related(*RELATED).get(pk=connection.pk)
+        current = Connection.objects.locked().get(pk=connection.pk)
         roles.require(permissions.can_reconnect(actor, current), action="Only its owner can request approval.")
         decision, reasons = evaluate_approval(current, current.granted)
         evaluate.refuse_forbidden(decision)
@@ -280,9 +280,7 @@ def _lock_connection(approval: Approval) -> Connection | None:
 
     The connection is always locked before the approval, to avoid deadlocks.
     """
-    connections = Connection.objects.select_for_update(of=("self",), no_key=True)
-    related = connections.select_related(*RELATED, "owner")
-    approval.connection = related.filter(pk=approval.connection_id or 0).first()
+    approval.connection = Connection.objects.locked().filter(pk=approval.connection_id or 0).first()
     return approval.connection
 
 
@@ -349,5 +347,4 @@ def _show(
     pending = Connection.Status.PENDING
     values = status_columns(pending, code=code, cause=cause, action=action, who=who, since=now)
     if Connection.objects.filter(pk=connection.pk, status=pending).update(**values):
-        for name, value in values.items():
-            setattr(connection, name, value)
+        set_columns(connection, values)

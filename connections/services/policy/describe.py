@@ -100,11 +100,11 @@ def _limits(rules: Rules) -> list[str]:
             f"{words.capitalize()} are not allowed." for kind, words in TYPE_WORDS.items() if kind not in types
         ]
     if rules.environments is not None:
-        places = _join(rules.environments, _environment_labels())
-        sentences.append(f"Connections are allowed in these environments only: {places}.")
+        environments = _join(rules.environments, _environment_labels())
+        sentences.append(f"Connections are allowed in these environments only: {environments}.")
     if rules.tenants is not None:
-        places = _join(rules.tenants, tenant_names())
-        sentences.append(f"Connections are allowed in these tenants only: {places}.")
+        tenants = _join(rules.tenants, tenant_names())
+        sentences.append(f"Connections are allowed in these tenants only: {tenants}.")
     limited = (
         (rules.app_only_second_admin, "App-only connections need a second IT admin's approval."),
         (not rules.personal_accounts, "Personal Microsoft accounts can't be connected."),

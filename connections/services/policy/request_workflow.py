@@ -9,6 +9,7 @@ from django.db import transaction
 from connections import audit
 from connections.models import Approval, ChangeRequest, ConsentRequest, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 
 
 def change_state(
@@ -30,8 +31,7 @@ def change_state(
         if not rows.update(**values):
             return False
         audit.record(action, request, actor=actor, changes=changes)
-    for name, value in values.items():
-        setattr(request, name, value)
+    set_columns(request, values)
     return True
 
 

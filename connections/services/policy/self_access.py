@@ -110,8 +110,10 @@ def of_key(account: User, *, key: ApiKey | None, chosen: Iterable[Connection] = 
     if not account.is_service:
         return None
     # Include connections that a suspended account could use, because the account may be enabled later.
-    mine = Share.objects.active().filter(Q(person=account) | Q(team__members=account), connection=OuterRef("pk"))
-    reached = Connection.objects.select_related("owner").filter(Q(owner=account) | Exists(mine))
+    account_shares = Share.objects.active().filter(
+        Q(person=account) | Q(team__members=account), connection=OuterRef("pk")
+    )
+    reached = Connection.objects.select_related("owner").filter(Q(owner=account) | Exists(account_shares))
     only = [connection.pk for connection in chosen]
     if key is not None and key.only_chosen:
         only = list(key.connections.values_list("pk", flat=True))

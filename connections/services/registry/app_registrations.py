@@ -13,6 +13,7 @@ from connections.microsoft import credential_probe
 from connections.models import AppRegistration, Tenant, User
 from connections.models.app_registrations import AuthenticationType
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.services.policy import evaluate, four_eyes, loosening
 from connections.services.policy.rules import Rules
 from connections.services.registry import app_consents, credentials
@@ -116,14 +117,14 @@ def change(
     if not changes:
         return
     new = copy.copy(app_registration)
-    _set(new, values)
+    set_columns(new, values)
     _check(new)
     _check_types_in_use(new)
     _check_tenants_in_use(new)
     with atomic_or(lambda: _duplicate(new)):
         new.save(update_fields=list(changes))
         audit.record(AuditAction.APP_REGISTRATION_CHANGED, new, actor=actor, changes=changes)
-    _set(app_registration, values)
+    set_columns(app_registration, values)
 
 
 def remove(app_registration: AppRegistration, *, actor: User | None) -> None:
@@ -221,11 +222,6 @@ def _duplicate(app_registration: AppRegistration) -> AlreadyExists:
             field="client_id",
         )
     return AlreadyExists("Another app registration has this name.", action="Choose another name.", field="name")
-
-
-def _set(app_registration: AppRegistration, values: dict[str, object]) -> None:
-    for field, value in values.items():
-        setattr(app_registration, field, value)
 
 
 def _join(names: list[str]) -> str:

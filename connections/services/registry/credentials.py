@@ -64,18 +64,6 @@ def credential_from_form(values: dict[str, Any], *, name: str) -> NewCredential:
     return NewCertificate(pair, values["label"], at_microsoft=False)
 
 
-def add_secret(
-    app_registration: AppRegistration,
-    *,
-    value: str,
-    expires_at: datetime | None,
-    actor: User | None,
-    label: str = "",
-    allow_untried: bool = False,
-) -> AppCredential:
-    return add(app_registration, NewSecret(value, expires_at, label), actor=actor, allow_untried=allow_untried)
-
-
 def add_federated(
     app_registration: AppRegistration,
     *,

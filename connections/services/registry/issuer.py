@@ -23,7 +23,6 @@ from connections.models.audit import AuditAction
 
 logger = logging.getLogger(__name__)
 
-DISCOVERY_PATH = "/.well-known/openid-configuration"
 JWKS_PATH = "/.well-known/jwks.json"
 ROTATE_AFTER = timedelta(days=90)
 PUBLISH_BEFORE = timedelta(days=2)  # before its first use

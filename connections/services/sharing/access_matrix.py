@@ -45,9 +45,9 @@ def matrix(connections: Sequence[Connection], *, now: datetime) -> Matrix:
     The people and teams that can use most of them get the columns.
     """
     shares = Share.objects.active(now).filter(connection__in=[each.pk for each in connections])
-    found = list(shares.select_related("person", "team").order_by("pk")[: MOST_SHARES + 1])
+    active_shares = list(shares.select_related("person", "team").order_by("pk")[: MOST_SHARES + 1])
     by_connection: dict[int, dict[Holder, Share]] = {}
-    for share in found[:MOST_SHARES]:
+    for share in active_shares[:MOST_SHARES]:
         by_connection.setdefault(share.connection_id, {})[_holder(share)] = share
     counts = Counter(holder for held in by_connection.values() for holder in held)
     ranked = sorted(counts, key=lambda holder: (-counts[holder], holder.name, holder.pk))
@@ -58,7 +58,7 @@ def matrix(connections: Sequence[Connection], *, now: datetime) -> Matrix:
         cells = tuple((holder, held.get(holder)) for holder in columns)
         others = len(held) - sum(share is not None for _, share in cells)
         rows.append(Row(connection, tuple(held.items()), cells, others))
-    return Matrix(columns, tuple(rows), len(found) > MOST_SHARES)
+    return Matrix(columns, tuple(rows), len(active_shares) > MOST_SHARES)
 
 
 def search(text: str, *, now: datetime) -> list[Q]:

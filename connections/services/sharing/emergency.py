@@ -31,7 +31,7 @@ def take(connection: Connection, *, hours: int, reason: str, actor: User, now: d
         raise InvalidInput(f"Choose between 1 and {longest} hours.", field="hours")
     try:
         with transaction.atomic():
-            locked = shares.lock(connection)
+            locked = Connection.objects.locked().get(pk=connection.pk)
             roles.require(
                 permissions.can_take_emergency_access(actor, locked),
                 cause="Only IT admins who can't use the connection can take emergency access.",

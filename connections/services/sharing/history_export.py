@@ -39,13 +39,13 @@ def _row(access: Access, path: AccessPath, stretch: Interval) -> Row:
     about = (access.person_name, str(access.person_id), access.connection_name, str(access.connection_id), path.level)
     team_id = "" if grant.team_id is None else str(grant.team_id)
     through = (AccessPeriod.Kind(grant.kind).label, grant.team_name, team_id, _utc(stretch[0]), _utc(stretch[1]))
-    given = (grant.started_by_name, _utc(grant.started_at), _utc(grant.until))
+    granted = (grant.started_by_name, _utc(grant.started_at), _utc(grant.until))
     ended = (_utc(grant.ended_at), grant.ended_by_name)
     membership = ("", "", "", "")
     if member:
         begun = (_utc(member.started_at), member.started_by_name)
         membership = (*begun, _utc(member.ended_at), member.ended_by_name)
-    return (*about, *through, *given, *ended, *membership)
+    return (*about, *through, *granted, *ended, *membership)
 
 
 def _utc(moment: datetime | None) -> str:

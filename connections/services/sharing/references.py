@@ -19,6 +19,7 @@ from connections.errors import AlreadyExists, Conflict, InvalidInput
 from connections.microsoft import capabilities
 from connections.models import ApiKey, Connection, ConnectionReference, Team, TokenFetch, User
 from connections.models.audit import AuditAction
+from connections.models.columns import set_columns
 from connections.models.connections import without_tokens
 from connections.models.references import DEFAULT_PREFIX
 from connections.services.notifications import alerts
@@ -230,12 +231,12 @@ def keys_of(reference: ConnectionReference, *, now: datetime) -> list[KeyUse]:
 def without_access(keys: Iterable[KeyUse], connection: Connection) -> set[int]:
     """Return the IDs of the keys that would get no token if the reference pointed at this connection."""
     ids = [key.key_id for key in keys if key.key_id is not None]
-    lacking = set()
+    key_ids = set()
     for key in ApiKey.objects.filter(pk__in=ids).select_related("owner"):
         chosen = not key.only_chosen or key.connections.filter(pk=connection.pk).exists()
         if not chosen or not permissions.can_fetch_token(key.owner, connection):
-            lacking.add(key.pk)
-    return lacking
+            key_ids.add(key.pk)
+    return key_ids
 
 
 def _lock(reference: ConnectionReference) -> ConnectionReference:
@@ -254,8 +255,7 @@ def _require_target(connection: Connection, actor: User) -> None:
 
 
 def _save(reference: ConnectionReference, **values: object) -> None:
-    for name, value in values.items():
-        setattr(reference, name, value)
+    set_columns(reference, values)
     reference.save(update_fields=list(values))
 
 

@@ -12,7 +12,7 @@ from connections.access import permissions, roles
 from connections.errors import AlreadyExists, InvalidInput
 from connections.models import AuditEvent, Connection, Share, Team, User
 from connections.models.audit import AuditAction
-from connections.models.connections import RELATED, without_tokens
+from connections.models.connections import without_tokens
 from connections.services.notifications.owner_messages import tell_owner
 from connections.services.policy import approvals, evaluate, four_eyes, self_access
 from connections.services.sharing import history
@@ -39,7 +39,7 @@ def share(
     """
     try:
         with transaction.atomic():
-            locked = lock(connection)
+            locked = Connection.objects.locked().get(pk=connection.pk)
             roles.require(permissions.can_share(actor, locked), action="Ask its owner or an IT admin to share it.")
             _validate(locked, person, team, until, now)
             decision = evaluate.evaluate_share(
@@ -88,17 +88,12 @@ def end_share(share: Share, *, actor: User, now: datetime) -> None:
     """End a share at once. Does nothing if it has already ended. Raises NotAllowed."""
     with transaction.atomic():
         try:
-            connection = lock(share.connection)
+            connection = Connection.objects.locked().get(pk=share.connection_id)
         except Connection.DoesNotExist:
             return  # the shares were deleted with the connection
         is_own = share.person_id == actor.pk
         roles.require(is_own or permissions.can_share(actor, connection), action="Ask its owner or an IT admin.")
-        _end(share, actor=actor, now=now)
-
-
-def end_for_reason(share: Share, why: str, *, actor: User | None, now: datetime) -> bool:
-    """End a share in the caller's transaction, and record the reason, if any. Returns whether it was still active."""
-    return _end(share, actor=actor, now=now, why=why)
+        end_for_reason(share, "", actor=actor, now=now)
 
 
 def shorten_for_reason(share: Share, why: str, *, until: datetime, actor: User, now: datetime) -> bool:
@@ -163,12 +158,6 @@ def _validate(
         raise InvalidInput(f"{person} can't sign in to this portal any longer.", field="whom")
     if until is not None and not now < until <= now + MAX_DURATION:
         raise InvalidInput("Choose an expiration date within the next three years.", field="until")
-
-
-def lock(connection: Connection) -> Connection:
-    """Reload and lock the connection, because its owner may have changed. Raises Connection.DoesNotExist."""
-    connections = Connection.objects.select_for_update(of=("self",), no_key=True)
-    return connections.select_related(*RELATED, "owner").get(pk=connection.pk)
 
 
 def _lock_share(share: Share) -> Share | None:
@@ -239,8 +228,8 @@ def _tell_owner(share: Share, event: AuditEvent, what: str, *, actor: User | Non
     tell_owner(share.connection, event, what, actor=actor, now=now, facts=facts)
 
 
-def _end(share: Share, *, actor: User | None, now: datetime, why: str = "") -> bool:
-    """End the share, and return whether it was still active.
+def end_for_reason(share: Share, why: str, *, actor: User | None, now: datetime) -> bool:
+    """End the share in the caller's transaction, and return whether it was still active. Records the reason, if any.
 
     The owner is emailed, unless the recipient ends the share or has become the owner.
     """

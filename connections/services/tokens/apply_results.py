@@ -317,7 +317,7 @@ def _give_back(dues: Sequence[DueConnection], now: datetime) -> None:
 
 def _report_unreadable(dues: Sequence[DueConnection], error: UnreadableSecret, now: datetime) -> None:
     if isinstance(error, AlteredSecret):
-        secret_check.report([error.place], now=now)
+        secret_check.report([error.location], now=now)
         return
     logger.error("A stored secret cannot be opened with the configured keys.", extra={"connections": len(dues)})
     incidents.secrets_unreadable([due.pk for due in dues], now=now)

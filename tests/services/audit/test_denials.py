@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 
 from connections import denial_logging
-from connections.models import AuditEvent, RepeatedDenial, User
+from connections.models import AuditEvent, Connection, RepeatedDenial, User
 from connections.models.audit import AuditAction
 from connections.services.audit import denials, sealing, verification
 from tests import factories
@@ -71,8 +71,9 @@ def test_one_person_cannot_flood_the_trail(dave: User) -> None:
     assert denied()[-1]["repeated"] == 49
 
 
-def test_a_denied_page_is_recorded(signed_in: Callable[[User], Client], alice: User, bob: User, carol: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_denied_page_is_recorded(
+    signed_in: Callable[[User], Client], alice: User, carol: User, connection: Connection
+) -> None:
     client = signed_in(carol)
     for _ in range(3):
         assert client.post(f"/connections/{connection.pk}/disable/").status_code == 403
@@ -84,8 +85,7 @@ def test_a_denied_page_is_recorded(signed_in: Callable[[User], Client], alice: U
     assert RepeatedDenial.objects.get().count == 3
 
 
-def test_an_api_route_that_refuses_records_the_key(bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_an_api_route_that_refuses_records_the_key(bob: User, connection: Connection) -> None:
     key, text = factories.make_key(bob, scopes=["connections:read"])
     client = PortalClient(headers={"Authorization": f"Bearer {text}"})
     assert client.get(f"/api/v1/connections/{connection.pk}/token").status_code == 403
@@ -93,8 +93,9 @@ def test_an_api_route_that_refuses_records_the_key(bob: User) -> None:
     assert (event.actor, event.target_id, event.changes["api_key"]) == (bob, str(connection.pk), key.name)
 
 
-def test_an_invisible_object_is_not_a_denial(signed_in: Callable[[User], Client], bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_an_invisible_object_is_not_a_denial(
+    signed_in: Callable[[User], Client], dave: User, connection: Connection
+) -> None:
     assert signed_in(dave).get(f"/connections/{connection.pk}/").status_code == 404
     assert denied() == []
 

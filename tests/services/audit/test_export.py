@@ -75,11 +75,11 @@ def test_every_start_of_a_formula_is_escaped(text: str) -> None:
 
 def test_an_export_is_recorded_with_its_filters_and_number_of_rows(trail: Connection, carol: User) -> None:
     export(carol, "csv", who="bob", q="")
-    started, done = AuditEvent.objects.filter(action__startswith="audit.").order_by("pk")
+    started, ended = AuditEvent.objects.filter(action__startswith="audit.").order_by("pk")
     assert started.action == "audit.export_started"
-    assert (done.action, done.actor, done.outcome) == ("audit.exported", carol, "done")
-    assert (done.changes["rows"], done.changes["complete"], done.changes["who"]) == (4502, True, "bob")
-    assert "q" not in done.changes
+    assert (ended.action, ended.actor, ended.outcome) == ("audit.exported", carol, "done")
+    assert (ended.changes["rows"], ended.changes["complete"], ended.changes["who"]) == (4502, True, "bob")
+    assert "q" not in ended.changes
 
 
 def test_an_aborted_export_is_recorded_as_failed(trail: Connection, carol: User) -> None:

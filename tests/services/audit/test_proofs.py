@@ -151,8 +151,8 @@ def test_a_proof_can_be_checked_with_the_few_lines_in_the_documentation(sealed: 
     event = AuditEvent.objects.order_by("pk")[2]
     file = tmp_path / "proof.json"
     file.write_text(json.dumps(proofs.prove(event)))
-    done = subprocess.run([sys.executable, "-c", source, file], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"seal 1 {sealed.hash} contains")
+    process = subprocess.run([sys.executable, "-c", source, file], capture_output=True, text=True, check=True)
+    assert process.stdout.startswith(f"seal 1 {sealed.hash} contains")
     file.write_text(file.read_text().replace("Bob", "Eve"))
     assert subprocess.run([sys.executable, "-c", source, file], capture_output=True, check=False).returncode == 1
 
@@ -169,8 +169,8 @@ def test_published_seals_can_be_checked_with_the_few_lines_in_the_documentation(
     file = tmp_path / "seals.jsonl"
     seals = AuditSeal.objects.order_by("number")
     file.write_text("".join(f"{seal_format.published_line(seal)}\n" for seal in seals))
-    done = subprocess.run([sys.executable, "-c", source, file], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("up to 2 ")
+    process = subprocess.run([sys.executable, "-c", source, file], capture_output=True, text=True, check=True)
+    assert process.stdout.startswith("up to 2 ")
 
 
 def document() -> str:

@@ -38,11 +38,6 @@ UNUSED_ID = 987_654_321
 
 
 @pytest.fixture
-def connection(bob: User) -> Connection:
-    return factories.make_connection(owner=bob)
-
-
-@pytest.fixture
 def key(bob: User) -> ApiKey:
     return factories.make_key(bob)[0]
 

@@ -24,8 +24,9 @@ from connections.outbound import safe_http, syslog, webhooks
 from connections.services.api_keys import api_keys
 from connections.services.audit import cursors, sealing, serialization, streaming
 from connections.services.operations import retention
+from portal.sandbox.process import free_port
 from tests import factories, tls
-from tests.fake_receivers import Syslog, free_port, syslog_server, web_server
+from tests.fake_receivers import Syslog, syslog_server, web_server
 from tests.services.audit.test_sealing import thread
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
@@ -41,11 +42,6 @@ _STRUCTURED = re.compile(
 def unset(settings: Any) -> None:
     settings.AUDIT_STREAM_URL = ""
     settings.AUDIT_STREAM_PRIVATE_TARGET = True
-
-
-@pytest.fixture
-def connection(bob: User) -> Connection:
-    return factories.make_connection(owner=bob)
 
 
 def record(connection: Connection, count: int, **facts: Any) -> None:
@@ -76,9 +72,9 @@ def receiver(settings: Any) -> Iterator[Syslog]:
 
 def parsed(message: str) -> dict[str, Any]:
     """Return the JSON text of a message, whose form is checked."""
-    found = _STRUCTURED.match(message)
-    assert found, message
-    line: dict[str, Any] = json.loads(found[6])
+    match = _STRUCTURED.match(message)
+    assert match, message
+    line: dict[str, Any] = json.loads(match[6])
     return line
 
 
@@ -110,13 +106,13 @@ def test_a_message_has_the_form_of_rfc_5424_and_carries_the_sealed_line(
     sealing.seal_due(NOW)
     streaming.stream_due(lambda: LATER)
     (message,) = receiver.messages
-    found = _STRUCTURED.match(message)
-    assert found
-    assert found.groups()[:4] == ("108", "2026-11-25T12:00:30.000000+00:00", "localhost", "access.denied")
-    assert f' seal="1" kind="event" id="{event.pk}" outcome="denied" ' in found[5]
-    assert r'target_name="Ünvoices \"x\" \]\\ 2' in found[5], "no line feed can begin a message of its own"
+    match = _STRUCTURED.match(message)
+    assert match
+    assert match.groups()[:4] == ("108", "2026-11-25T12:00:30.000000+00:00", "localhost", "access.denied")
+    assert f' seal="1" kind="event" id="{event.pk}" outcome="denied" ' in match[5]
+    assert r'target_name="Ünvoices \"x\" \]\\ 2' in match[5], "no line feed can begin a message of its own"
     line = serialization.lines(serialization.events(), serialization.rows(serialization.events(), "id > %s", [0]))
-    assert found[6].encode() == line[0]
+    assert match[6].encode() == line[0]
 
 
 def test_a_receiver_that_stops_pauses_the_stream(trail: list[str], connection: Connection, settings: Any) -> None:

@@ -39,8 +39,7 @@ def held(bob: User) -> Connection:
     return connection
 
 
-def test_a_new_account_of_the_same_name_is_told_and_held(alice: User, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_new_account_of_the_same_name_is_told_and_held(alice: User, bob: User, connection: Connection) -> None:
     with pytest.raises(AccountReplaced, match="new account with the same name") as caught:
         sign_in_as(bob, connection)
     assert (caught.value.code, caught.value.who) == ("account_replaced", "it_admin")
@@ -113,8 +112,7 @@ def test_what_was_declined_is_told_and_not_asked_again(alice: User, bob: User) -
     ],
     ids=["another name", "another directory", "no name"],
 )
-def test_any_other_account_is_refused_as_before(bob: User, account: Account) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_any_other_account_is_refused_as_before(bob: User, account: Account, connection: Connection) -> None:
     with pytest.raises((WrongAccount, WrongTenant)) as caught:
         sign_in_as(bob, connection, account)
     assert not isinstance(caught.value, AccountReplaced)

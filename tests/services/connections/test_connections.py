@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from connections.errors import AlreadyExists, InvalidInput, MicrosoftRefused, MicrosoftUnavailable, NotAllowed
-from connections.models import AuditEvent, Connection, User
+from connections.models import AppRegistration, AuditEvent, Connection, User
 from connections.services.connections import app_only, connections
 from portal.sandbox import seed
 from portal.sandbox.client import Control
@@ -52,8 +52,7 @@ def test_an_auditor_cannot_create_connections(carol: User) -> None:
     assert events() == []
 
 
-def test_a_name_must_be_unique_per_owner(bob: User, dave: User) -> None:
-    app = factories.make_app_registration()
+def test_a_name_must_be_unique_per_owner(bob: User, dave: User, app: AppRegistration) -> None:
     start(bob, app=app)
     with pytest.raises(AlreadyExists) as caught:
         start(bob, app=app)
@@ -113,8 +112,9 @@ def test_a_shared_endpoint_cannot_work_app_only(alice: User, sandbox: Control) -
     assert sandbox.calls()["by_endpoint"] == {}
 
 
-def test_a_change_keeps_granted_permissions_and_returns_whether_others_are_missing(bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_change_keeps_granted_permissions_and_returns_whether_others_are_missing(
+    bob: User, connection: Connection
+) -> None:
     chosen = ["mail.read", "calendar.events"]
     assert connections.change(connection, name="Renamed", chosen=chosen, extra_scopes=(), actor=bob)
     connection.refresh_from_db()
@@ -122,8 +122,7 @@ def test_a_change_keeps_granted_permissions_and_returns_whether_others_are_missi
     assert AuditEvent.objects.get(action="connection.changed").changes["name"] == ["Invoices", "Renamed"]
 
 
-def test_a_change_without_effect_is_not_recorded(bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_change_without_effect_is_not_recorded(bob: User, connection: Connection) -> None:
     connections.change(connection, name="Invoices", chosen=["mail.read"], extra_scopes=(), actor=bob)
     assert events() == []
 
@@ -173,8 +172,7 @@ def test_an_it_admin_can_disable_but_not_change_another_persons_connection(alice
     assert connection.status == Status.DISABLED
 
 
-def test_disabling_twice_is_harmless_and_keeps_the_grant(bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_disabling_twice_is_harmless_and_keeps_the_grant(bob: User, connection: Connection) -> None:
     disable(connection, bob)
     disable(connection, bob)
     connection.refresh_from_db()
@@ -199,8 +197,7 @@ def test_an_it_admin_can_disable_a_connection_that_its_owner_has_disabled_before
     assert stored.status == Status.ACTIVE
 
 
-def test_enabling_makes_it_due_at_once_and_doing_it_twice_is_harmless(bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_enabling_makes_it_due_at_once_and_doing_it_twice_is_harmless(bob: User, connection: Connection) -> None:
     disable(connection, bob)
     enable(connection, bob)
     enable(connection, bob)
@@ -218,8 +215,7 @@ def test_enabling_a_connection_without_a_sign_in_makes_it_pending(bob: User) -> 
     assert (connection.status, connection.refresh_after) == (Status.PENDING, None)
 
 
-def test_the_audit_events_of_a_removed_connection_are_kept(bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_audit_events_of_a_removed_connection_are_kept(bob: User, connection: Connection) -> None:
     factories.make_mailbox_access(connection, factories.make_mailbox())
     pk = connection.pk
     remove(connection, bob)

@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from connections.errors import InvalidInput, NotAllowed
-from connections.models import AuditEvent, Connection, ConsentLink, ConsentRequest, Delivery, Share, User
+from connections.models import AuditEvent, Connection, ConsentLink, ConsentRequest, Share, User
 from connections.services.connections import connections
 from connections.services.consent import admin_consent, request_status, requests
 from connections.services.consent.requests import DecidedMeanwhile
@@ -15,6 +15,7 @@ from connections.services.tokens import scheduler
 from portal.sandbox.client import Control
 from tests import factories
 from tests.api.api_client import at_once
+from tests.records import subjects
 from tests.services.consent.test_admin_consent import CANCELLED, came_back, query, robots
 
 State = ConsentRequest.State
@@ -49,10 +50,6 @@ def approve(request: ConsentRequest, by: User) -> str:
 def approved(by: User, **overrides: Any) -> tuple[ConsentRequest, str]:
     request = ask(make_pending(**overrides))
     return request, approve(request, by)
-
-
-def subjects(address: str) -> list[str]:
-    return list(Delivery.objects.filter(email=address).order_by("pk").values_list("subject", flat=True))
 
 
 def callback(url: str, by: User | None, **answer: str) -> ConsentLink:
@@ -125,14 +122,14 @@ def test_consent_is_not_requested_for_a_removed_connection(bob: User) -> None:
 
 
 def test_approving_creates_one_link_for_equal_requests(sandbox: Control, alice: User, bob: User, dave: User) -> None:
-    mine, theirs = ask(make_pending()), ask(make_pending(owner=dave, name="Theirs"))
+    own, theirs = ask(make_pending()), ask(make_pending(owner=dave, name="Theirs"))
     other = ask(make_pending(name="Other", capabilities=["mail.read"]))
-    url = approve(mine, alice)
+    url = approve(own, alice)
     scopes = {name.rpartition("/")[2] for name in query(url)["scope"].split()}
     assert scopes == {"Mail.Read", "User.Read.All", "openid", "profile", "offline_access"}
-    assert (state(mine), state(theirs), state(other)) == (State.APPROVED, State.APPROVED, State.ASKED)
-    assert mine.link_id == theirs.link_id
-    assert (mine.decided_by, mine.decided_by_name) == (alice, "Alice Admin")
+    assert (state(own), state(theirs), state(other)) == (State.APPROVED, State.APPROVED, State.ASKED)
+    assert own.link_id == theirs.link_id
+    assert (own.decided_by, own.decided_by_name) == (alice, "Alice Admin")
     assert subjects("bob@example.org") == ["Approved: consent for Invoices"]
     assert subjects("dave@example.org") == ["Approved: consent for Theirs"]
 

@@ -46,8 +46,7 @@ def test_reading_the_same_date_twice_is_audited_once(alice: User, sandbox: Contr
     assert AuditEvent.objects.filter(action="credential.expiry_read").count() == 1
 
 
-def test_without_the_permission_the_entered_date_is_kept(sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_without_the_permission_the_entered_date_is_kept(sandbox: Control, app: AppRegistration) -> None:
     before = AppCredential.objects.values().get()
     assert not credential_expiry.read(app, actor=None, now=NOW).permitted
     assert AppCredential.objects.values().get() == before
@@ -58,12 +57,12 @@ def test_without_the_permission_the_entered_date_is_kept(sandbox: Control) -> No
 
 def test_a_secret_that_entra_no_longer_lists_is_audited_once_unless_it_is_new(alice: User, sandbox: Control) -> None:
     app = robots(secret=factories.ROBOTS_CLIENT_SECRET)
-    gone = factories.make_secret(app, "xyz~no longer there", created_at=NOW - days(5))
+    deleted = factories.make_secret(app, "xyz~no longer there", created_at=NOW - days(5))
     factories.make_secret(app, "xyz~just made", created_at=NOW - timedelta(minutes=5))
     certificate = credentials.add_generated_certificate(app, actor=alice)
     for _ in range(2):
-        assert credential_expiry.read(app, actor=None, now=NOW).unlisted == (gone,)
-    assert (factories.reloaded(gone).unlisted_at, factories.reloaded(certificate).unlisted_at) == (NOW, None)
+        assert credential_expiry.read(app, actor=None, now=NOW).unlisted == (deleted,)
+    assert (factories.reloaded(deleted).unlisted_at, factories.reloaded(certificate).unlisted_at) == (NOW, None)
     assert AuditEvent.objects.filter(action="credential.unlisted").count() == 1
 
 
@@ -108,8 +107,8 @@ def test_a_new_credential_is_read_at_the_next_run(alice: User, sandbox: Control)
     credential_expiry.read_due(now=NOW)
     in_entra = sandbox.add_secret(factories.ROBOTS_CLIENT_ID, expires_at=(NOW + days(100)).timestamp())
     value, ends = in_entra["value"], datetime.fromtimestamp(int(in_entra["expires_at"]), UTC)
-    credential = credentials.add_secret(
-        app, value=value, expires_at=ends.replace(hour=0, minute=0, second=0), actor=alice
+    credential = credentials.add(
+        app, credentials.NewSecret(value, ends.replace(hour=0, minute=0, second=0)), actor=alice
     )
     assert credential_expiry.read_due(now=NOW + timedelta(minutes=10)) == 1
     assert factories.reloaded(credential).expires_at == ends

@@ -8,7 +8,7 @@ from django.db import connection as database
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from connections.models import AppCredential, Connection, Share, Team
+from connections.models import AppCredential, AppRegistration, Connection, Share, Team
 from connections.services.expiry import forecast
 from connections.services.expiry.forecast import Forecast, Reason
 from connections.services.tokens import scheduler
@@ -200,8 +200,7 @@ def test_a_connection_that_needs_a_sign_in_has_no_forecast(status: str) -> None:
     assert forecast.summarize(factories.make_connection(status=status), now=NOW) == forecast.ForecastSummary()
 
 
-def test_a_list_takes_one_query_and_reads_no_secret() -> None:
-    app = factories.make_app_registration()
+def test_a_list_takes_one_query_and_reads_no_secret(app: AppRegistration) -> None:
     connections = [factories.make_connection(name=f"C{number}", app_registration=app) for number in range(5)]
     with CaptureQueriesContext(database) as queries:
         forecasts = forecast.next_expirations(connections, now=NOW)

@@ -286,10 +286,10 @@ def test_the_calendar_tells_what_is_renewed_and_what_needs_a_person(sandbox: Con
     from connections.models import Connection
 
     def expiration(now: datetime) -> Any:
-        found = calendar.of_credentials(
+        expirations = calendar.of_credentials(
             AppRegistration.objects.select_related("tenant"), Connection.objects.all(), now=now, in_detail=True
         )
-        return found.expirations[0]
+        return expirations.expirations[0]
 
     app_with_certificate(sandbox)
     assert expiration(NOW).is_renewed

@@ -12,9 +12,9 @@ from connections.errors import InvalidInput, NotAllowed
 from connections.models import (
     AccessReview,
     ApiKey,
+    AppRegistration,
     AuditEvent,
     Connection,
-    Delivery,
     ReviewItem,
     ReviewPlan,
     Share,
@@ -30,16 +30,12 @@ from connections.services.people import ownership_transfer
 from connections.services.sharing import shares
 from tests import factories
 from tests.api.api_client import at_once
+from tests.records import actions, subjects
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 DUE = datetime(2026, 11, 23, 0, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
 Decision = ReviewItem.Decision
-
-
-@pytest.fixture
-def una(db: None) -> User:
-    return factories.make_person("una")
 
 
 def share(connection: Connection, target: User | Team, **more: Any) -> Share:
@@ -66,25 +62,17 @@ def answer(
     return access_reviews.answer(review, {pk: Answer(decision, note) for pk in pks}, actor=by, now=now)
 
 
-def subjects(address: str) -> list[str]:
-    return list(Delivery.objects.filter(email=address).order_by("pk").values_list("subject", flat=True))
-
-
 def run_to_the_end(review: AccessReview) -> None:
     access_review_schedule.run_due(DUE - DAY)
     access_review_schedule.run_due(DUE)
     review.refresh_from_db()
 
 
-def actions(prefix: str = "") -> list[str]:
-    events = AuditEvent.objects.filter(action__startswith=prefix).order_by("pk")
-    return list(events.values_list("action", flat=True))
-
-
-def test_a_review_records_the_shares_and_their_last_use(alice: User, bob: User, dave: User, una: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_review_records_the_shares_and_their_last_use(
+    alice: User, dave: User, una: User, connection: Connection
+) -> None:
     team = make_team(dave)
-    mine, theirs = share(connection, una, level="manage", until=NOW + 90 * DAY), share(connection, team)
+    own, theirs = share(connection, una, level="manage", until=NOW + 90 * DAY), share(connection, team)
     share(connection, dave, ended_at=NOW - DAY)
     share(connection, factories.make_person("eve"), until=NOW - DAY)
     key = ApiKey.objects.create(name="Robot", owner=dave, prefix="abcdefghij", digest="0" * 64)
@@ -96,9 +84,9 @@ def test_a_review_records_the_shares_and_their_last_use(alice: User, bob: User, 
 
     review = start(alice)
     items = {item.share_id: item for item in review.items.all()}
-    assert set(items) == {mine.pk, theirs.pk}
-    first, second = items[mine.pk], items[theirs.pk]
-    assert (first.with_name, first.level, first.until) == (str(una) + " <una>", "manage", mine.until)
+    assert set(items) == {own.pk, theirs.pk}
+    first, second = items[own.pk], items[theirs.pk]
+    assert (first.with_name, first.level, first.until) == (str(una) + " <una>", "manage", own.until)
     assert (first.owner_name, first.given_by_name) == ("Bob Member <bob>", "Bob Member <bob>")
     assert (first.last_used_at, second.last_used_at) == (None, NOW - 3 * DAY)
     assert (second.with_name, second.is_team) == ("Finance", True)
@@ -139,8 +127,7 @@ def test_only_it_admins_start_a_review_with_a_valid_last_day(alice: User, bob: U
     assert not AccessReview.objects.exists()
 
 
-def test_starting_takes_few_queries_for_thousands_of_shares(alice: User, bob: User) -> None:
-    app = factories.make_app_registration()
+def test_starting_takes_few_queries_for_thousands_of_shares(alice: User, bob: User, app: AppRegistration) -> None:
     people = User.objects.bulk_create(User(username=f"p{n}", email=f"p{n}@example.org") for n in range(400))
     for number in range(5):
         connection = factories.make_connection(owner=bob, app_registration=app, name=f"C{number}")
@@ -151,8 +138,9 @@ def test_starting_takes_few_queries_for_thousands_of_shares(alice: User, bob: Us
     assert len(queries) < 60
 
 
-def test_confirmed_shares_stay_and_removed_ones_end_at_once(alice: User, bob: User, dave: User, una: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_confirmed_shares_stay_and_removed_ones_end_at_once(
+    alice: User, bob: User, dave: User, una: User, connection: Connection
+) -> None:
     kept, ended = share(connection, una), share(connection, dave)
     review = start(alice)
     pks = dict(review.items.values_list("share", "pk"))
@@ -172,11 +160,11 @@ def test_confirmed_shares_stay_and_removed_ones_end_at_once(alice: User, bob: Us
 
 
 def test_a_confirmation_can_still_become_a_removal(alice: User, bob: User, una: User) -> None:
-    given = share(factories.make_connection(owner=bob), una)
+    new_share = share(factories.make_connection(owner=bob), una)
     review = start(alice)
     answer(review, bob, "confirmed")
     assert answer(review, bob, "removed", now=NOW + DAY).removed == 1
-    assert factories.reloaded(given).ended_at == NOW + DAY
+    assert factories.reloaded(new_share).ended_at == NOW + DAY
 
 
 def test_only_the_owner_answers(alice: User, bob: User, carol: User, dave: User, una: User) -> None:
@@ -242,8 +230,7 @@ def test_the_responsible_person_is_warned_for_a_service_account(alice: User, bob
     assert subject == f"Access of the service account {robot} may be removed after 22 November 2026 (UTC)"
 
 
-def test_the_confirmed_level_is_recorded(alice: User, bob: User, una: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_confirmed_level_is_recorded(alice: User, bob: User, una: User, connection: Connection) -> None:
     share(connection, una)
     review = start(alice)
     shares.share(connection, person=una, level="manage", until=None, actor=bob, now=NOW + DAY)
@@ -252,8 +239,9 @@ def test_the_confirmed_level_is_recorded(alice: User, bob: User, una: User) -> N
     assert (item.level, item.decided_level) == ("use", "manage")
 
 
-def test_a_new_owner_is_asked_and_answers(alice: User, bob: User, dave: User, una: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_new_owner_is_asked_and_answers(
+    alice: User, bob: User, dave: User, una: User, connection: Connection
+) -> None:
     share(connection, una)
     review = start(alice)
     ownership_transfer.transfer(connection, dave, keep_grant=True, actor=bob, now=NOW + DAY)
@@ -265,12 +253,13 @@ def test_a_new_owner_is_asked_and_answers(alice: User, bob: User, dave: User, un
 
 
 @pytest.mark.parametrize("how", ["unshared", "lapsed", "removed"])
-def test_the_item_of_a_share_that_ended_otherwise_is_closed(alice: User, bob: User, una: User, how: str) -> None:
-    connection = factories.make_connection(owner=bob)
-    given = share(connection, una, until=NOW + 3 * DAY)
+def test_the_item_of_a_share_that_ended_otherwise_is_closed(
+    alice: User, bob: User, una: User, how: str, connection: Connection
+) -> None:
+    new_share = share(connection, una, until=NOW + 3 * DAY)
     review = start(alice)
     if how == "unshared":
-        shares.end_share(given, actor=bob, now=NOW + DAY)
+        shares.end_share(new_share, actor=bob, now=NOW + DAY)
     if how == "removed":
         connections.remove(connection, actor=bob, now=NOW + DAY)
     assert answer(review, bob, "confirmed", now=NOW + 4 * DAY).passed_over == 1
@@ -281,7 +270,7 @@ def test_the_item_of_a_share_that_ended_otherwise_is_closed(alice: User, bob: Us
 
 
 def test_a_share_ended_meanwhile_is_gone(alice: User, bob: User, una: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = share(factories.make_connection(owner=bob), una)
+    new_share = share(factories.make_connection(owner=bob), una)
     review = start(alice)
     end_for_reason = shares.end_for_reason
 
@@ -294,13 +283,14 @@ def test_a_share_ended_meanwhile_is_gone(alice: User, bob: User, una: User, monk
     assert not AuditEvent.objects.filter(action="access_review.share_removed").exists()
     access_review_schedule.run_due(NOW)
     assert (review.items.get().decision, review.items.get().ended_at) == ("gone", None)
-    assert AuditEvent.objects.get(action="connection.unshared", target_id=str(given.connection_id)).actor == una
+    assert AuditEvent.objects.get(action="connection.unshared", target_id=str(new_share.connection_id)).actor == una
 
 
-def test_people_are_warned_and_unanswered_shares_end_on_the_date(alice: User, bob: User, dave: User, una: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_people_are_warned_and_unanswered_shares_end_on_the_date(
+    alice: User, dave: User, una: User, connection: Connection
+) -> None:
     team = make_team(dave)
-    given = share(connection, una)
+    new_share = share(connection, una)
     share(connection, team)
     review = start(alice)
     access_review_schedule.run_due(NOW + 2 * DAY)
@@ -317,7 +307,7 @@ def test_people_are_warned_and_unanswered_shares_end_on_the_date(alice: User, bo
     assert not Share.objects.exclude(ended_at=None).exists()
 
     access_review_schedule.run_due(DUE)
-    assert (factories.reloaded(given).ended_at, factories.reloaded(review).closed_at) == (DUE, DUE)
+    assert (factories.reloaded(new_share).ended_at, factories.reloaded(review).closed_at) == (DUE, DUE)
     counts = {"open": 0, "confirmed": 0, "removed": 0, "expired": 2, "gone": 0}
     assert dict(access_reviews.count_decisions(review)) == counts
     for event in AuditEvent.objects.filter(action="connection.unshared"):
@@ -329,17 +319,16 @@ def test_people_are_warned_and_unanswered_shares_end_on_the_date(alice: User, bo
 
 
 def test_a_late_run_warns_before_it_ends_anything(alice: User, bob: User, una: User) -> None:
-    given = share(factories.make_connection(owner=bob), una)
+    new_share = share(factories.make_connection(owner=bob), una)
     start(alice)
     for hours in (1, 12):
         access_review_schedule.run_due(DUE + timedelta(hours=hours))
-        assert factories.reloaded(given).ended_at is None
+        assert factories.reloaded(new_share).ended_at is None
     access_review_schedule.run_due(DUE + timedelta(hours=13))
-    assert factories.reloaded(given).ended_at == DUE + timedelta(hours=13)
+    assert factories.reloaded(new_share).ended_at == DUE + timedelta(hours=13)
 
 
-def test_a_closed_review_never_changes(alice: User, bob: User, una: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_closed_review_never_changes(alice: User, bob: User, una: User, connection: Connection) -> None:
     share(connection, una)
     review = start(alice)
     answer(review, bob, "confirmed")
@@ -359,15 +348,15 @@ def test_a_closed_review_never_changes(alice: User, bob: User, una: User) -> Non
 
 
 def test_a_cancelled_review_ends_nothing(alice: User, bob: User, carol: User, una: User) -> None:
-    given = share(factories.make_connection(owner=bob), una)
+    new_share = share(factories.make_connection(owner=bob), una)
     review = start(alice)
     with pytest.raises(NotAllowed):
         access_reviews.cancel(review, actor=carol, now=NOW + DAY)
     for _ in range(2):
         access_reviews.cancel(review, actor=alice, now=NOW + DAY)
     run_to_the_end(review)
-    given.refresh_from_db()
-    assert (given.ended_at, review.closed_at, review.cancelled_by_name) == (None, None, "Alice Admin <alice>")
+    new_share.refresh_from_db()
+    assert (new_share.ended_at, review.closed_at, review.cancelled_by_name) == (None, None, "Alice Admin <alice>")
     assert subjects("bob@example.org")[-1] == "Access review “Q4” was cancelled"
     with pytest.raises(ReviewClosed):
         answer(review, bob, "removed")

@@ -184,8 +184,7 @@ def change(connection: Connection, chosen: list[str], name: str = "Invoices", by
     return connections.change(connection, name=name, chosen=chosen, extra_scopes=(), actor=actor, now=NOW)
 
 
-def test_a_forbidden_permission_cannot_be_added_but_an_existing_one_is_tolerated(bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_forbidden_permission_cannot_be_added_but_an_existing_one_is_tolerated(connection: Connection) -> None:
     rule(permissions={"Mail.Read": "forbidden", "Files.Read": "forbidden"})
     assert change(connection, ["mail.read"], name="Renamed") is False
     with pytest.raises(PolicyForbids, match=r"Files\.Read isn't allowed"):
@@ -195,8 +194,9 @@ def test_a_forbidden_permission_cannot_be_added_but_an_existing_one_is_tolerated
     assert Connection.objects.get().capabilities == ["calendar.events"]
 
 
-def test_a_connection_that_breaks_the_policy_cannot_be_enabled_or_shared(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_connection_that_breaks_the_policy_cannot_be_enabled_or_shared(
+    bob: User, dave: User, connection: Connection
+) -> None:
     connections.disable(connection, actor=bob, now=NOW)
     rule(permissions={"Mail.*": "forbidden"})
     with pytest.raises(PolicyForbids):
@@ -221,8 +221,7 @@ def share(connection: Connection, until: datetime | None = None, **target: Any) 
     return sharing_service.share(connection, **target, level="use", until=until, actor=connection.owner, now=NOW)
 
 
-def test_sharing_follows_the_policy_and_names_the_field(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_sharing_follows_the_policy_and_names_the_field(dave: User, connection: Connection) -> None:
     team = Team.objects.create(name="Finance")
     rule(share_with_people=False)
     with pytest.raises(PolicyForbids) as caught:
@@ -245,8 +244,7 @@ def test_app_only_connections_cannot_be_shared_if_the_policy_forbids_it(alice: U
         share(connection, team=Team.objects.create(name="Finance"))
 
 
-def test_a_share_is_extended_only_within_the_limit(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_share_is_extended_only_within_the_limit(dave: User, connection: Connection) -> None:
     share(connection, NOW + timedelta(days=2), person=dave)
     rule(longest_share_days=7)
     with pytest.raises(PolicyForbids):

@@ -270,5 +270,5 @@ def test_a_new_secret_that_microsoft_accepts_closes_the_incident(sandbox: Contro
     scheduler.sweep(now=NOW)
     app = AppRegistration.objects.get()
     value = sandbox.add_secret(factories.CLIENT_ID)["value"]
-    credentials.add_secret(app, value=value, expires_at=NOW + timedelta(days=90), actor=alice)
+    credentials.add(app, credentials.NewSecret(value, NOW + timedelta(days=90)), actor=alice)
     assert not Incident.objects.get().is_open

@@ -196,10 +196,10 @@ def test_an_old_answer_does_not_restore_a_connection_renewed_since(sandbox: Cont
 
 
 def test_a_mailbox_is_probed_through_all_connections_one_may_check(sandbox: Control, bob: User, dave: User) -> None:
-    mine = connected(sandbox, *FULL, owner=bob)
+    own = connected(sandbox, *FULL, owner=bob)
     mailbox = factories.make_mailbox()
-    row = factories.make_mailbox_access(mine, mailbox)
-    app = mine.app_registration
+    row = factories.make_mailbox_access(own, mailbox)
+    app = own.app_registration
     dead = factories.make_connection(owner=bob, name="Dead", app_registration=app, status=Status.RECONNECT_NEEDED)
     theirs = factories.make_connection(owner=dave, name="Theirs", app_registration=app)
     for other in (dead, theirs):

@@ -15,6 +15,7 @@ from connections.models import (
     AffectedConnection,
     AlertChannel,
     AlertChoice,
+    AppRegistration,
     AuditEvent,
     Connection,
     Delivery,
@@ -294,8 +295,7 @@ def test_it_admins_are_warned_once_for_each_number_of_days(alice: User, bob: Use
     assert Counter((row.email, row.payload["number"]) for row in rows) == expected
 
 
-def test_the_warning_explains_what_stops_and_when(alice: User) -> None:
-    app = factories.make_app_registration()
+def test_the_warning_explains_what_stops_and_when(alice: User, app: AppRegistration) -> None:
     factories.make_connection(app_registration=app)
     credential = app.credentials.get()
     credential.expires_at = datetime(2026, 12, 7, tzinfo=UTC)
@@ -317,8 +317,7 @@ def test_a_corrected_date_is_warned_of_again(alice: User) -> None:
     assert Delivery.objects.filter(event=Event.EXPIRY).count() == 2
 
 
-def test_the_warning_is_calm_when_another_credential_lasts_longer(alice: User) -> None:
-    app = factories.make_app_registration()
+def test_the_warning_is_calm_when_another_credential_lasts_longer(alice: User, app: AppRegistration) -> None:
     old = app.credentials.get()
     old.expires_at = NOW - timedelta(hours=1)
     old.save()

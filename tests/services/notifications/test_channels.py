@@ -14,7 +14,8 @@ from connections.errors import AlreadyExists, InvalidInput, NotAllowed
 from connections.models import AlertChannel, AuditEvent, Delivery, User
 from connections.outbound import safe_http
 from connections.services.notifications import alerts, channels
-from tests.fake_receivers import free_port, web_server
+from portal.sandbox.process import free_port
+from tests.fake_receivers import web_server
 from tests.services.notifications.test_alerts import NOW, make_channel, make_incident
 
 PUBLIC = "https://93.184.216.34/hook/secret-path"

@@ -54,9 +54,9 @@ def wait_out(delivery: Delivery) -> Any:
 def test_a_mail_arrives_and_is_recorded(bob: User, boxes: Mailboxes) -> None:
     delivery = open_incident(bob)
     with mail_server(boxes):
-        done = outbox.deliver_due(NOW)
+        summary = outbox.deliver_due(NOW)
         assert outbox.deliver_due(NOW + timedelta(days=1)).claimed == 0
-    assert done == outbox.Summary(claimed=1, delivered=1, failed=0)
+    assert summary == outbox.Summary(claimed=1, delivered=1, failed=0)
     (mail,) = boxes.to(BOB)
     assert (mail["Subject"], mail["Auto-Submitted"]) == ("Flow 00 needs you to sign in again", "auto-generated")
     assert mail["Message-ID"] == f"<alert-{delivery.pk}-{int(NOW.timestamp())}@localhost>"
@@ -123,8 +123,8 @@ def test_a_refused_address_does_not_hold_up_the_others(bob: User, alice: User, b
     delivery = open_incident(bob)
     boxes.refused[BOB] = "550 5.1.1 no such person"
     with mail_server(boxes):
-        done = outbox.deliver_due(NOW)
-    assert (done.delivered, done.failed) == (1, 1)
+        summary = outbox.deliver_due(NOW)
+    assert (summary.delivered, summary.failed) == (1, 1)
     assert factories.reloaded(delivery).last_error == "The mail server rejected the address: 550 5.1.1 no such person"
     assert boxes.recipients == ["alice@example.org"]
 
@@ -144,8 +144,8 @@ def test_an_unusable_address_does_not_stop_the_batch(bob: User, alice: User, box
     User.objects.filter(pk=bob.pk).update(email="bob@example.org\nBcc: eve@example.org")
     alerts.incident_opened(make_incident(assignee=User.objects.get(pk=bob.pk)), now=NOW)
     with mail_server(boxes):
-        done = outbox.deliver_due(NOW)
-    assert (done.delivered, done.failed) == (1, 1)
+        summary = outbox.deliver_due(NOW)
+    assert (summary.delivered, summary.failed) == (1, 1)
     assert boxes.recipients == ["alice@example.org"]
 
 
@@ -343,8 +343,8 @@ def test_without_the_encryption_key_the_alert_waits_and_mails_still_go(
         cursor.execute("UPDATE connections_alertchannel SET url = 'gAAAA-no-key-opens-this'")
     alerts.incident_opened(make_incident(assignee=bob), now=NOW)
     with mail_server(boxes):
-        done = outbox.deliver_due(NOW)
-    assert (done.delivered, done.failed) == (2, 1)
+        summary = outbox.deliver_due(NOW)
+    assert (summary.delivered, summary.failed) == (2, 1)
     row = Delivery.objects.get(channel=channel)
     assert "encryption keys" in row.last_error
     assert row.next_attempt_at is not None
@@ -367,10 +367,10 @@ def test_an_it_admin_retries_what_was_given_up(alice: User, bob: User, boxes: Ma
     with pytest.raises(NotAllowed):
         outbox.send_now(delivery, actor=bob, now=NOW)
     with mail_server(boxes):
-        done = outbox.send_now(delivery, actor=alice, now=NOW)
-        assert (done.delivered_at, done.given_up_at, done.last_error) == (NOW, None, "")
+        summary = outbox.send_now(delivery, actor=alice, now=NOW)
+        assert (summary.delivered_at, summary.given_up_at, summary.last_error) == (NOW, None, "")
         with pytest.raises(outbox.NothingToRetry):
-            outbox.send_now(done, actor=alice, now=NOW)
+            outbox.send_now(summary, actor=alice, now=NOW)
     assert len(boxes.mails) == 1
     assert AuditEvent.objects.get(action="delivery.tried_again").actor == alice
 

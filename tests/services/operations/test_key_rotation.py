@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from connections import keys
 from connections.errors import OutdatedKeys, UnreadableSecret
-from connections.models import AuditEvent, Connection, Delivery, Incident, KeyUsage, RunningProcess
+from connections.models import AppRegistration, AuditEvent, Connection, Delivery, Incident, KeyUsage, RunningProcess
 from connections.services.operations import audit_watch, key_rotation, running_keys, secret_check, secret_columns
 from connections.services.registry import credential_checks
 from connections.services.tokens import apply_results, batch_client, scheduler
@@ -293,8 +293,7 @@ def test_an_incident_about_a_removed_row_closes(contoso: full_dataset.World) -> 
     assert not Incident.objects.get(kind="altered_secret").is_open
 
 
-def test_an_altered_credential_beside_a_readable_one_is_reported(sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_an_altered_credential_beside_a_readable_one_is_reported(sandbox: Control, app: AppRegistration) -> None:
     old = factories.make_secret(app, "another secret")
     plant(old, "secret", stored(factories.make_connection(app_registration=app), "access_token"))
     assert len(credential_checks.live_applications(app)) == 1

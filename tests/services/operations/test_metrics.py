@@ -85,12 +85,12 @@ def test_requests_are_counted_by_kind_and_status_with_their_time() -> None:
     client.get("/api/v1/me")
     client.get("/healthz")
     client.get("/sign-in/")
-    found = counters.take()
-    assert {key[1:] for key in found if key[0] == "portal_http_requests_total"} <= {
+    counts = counters.take()
+    assert {key[1:] for key in counts if key[0] == "portal_http_requests_total"} <= {
         ("token", "401"), ("api", "401"), ("probe", "200"), ("page", "200"),
     }  # fmt: skip
-    assert found["portal_http_requests_total", "token", "401"] == 1
-    assert found["portal_http_request_duration_seconds_sum", "token"] > 0
+    assert counts["portal_http_requests_total", "token", "401"] == 1
+    assert counts["portal_http_request_duration_seconds_sum", "token"] > 0
 
 
 def test_the_buckets_of_a_histogram_are_cumulative() -> None:
@@ -111,8 +111,8 @@ def test_requests_to_microsoft_are_counted(sandbox: Control, settings: Any) -> N
     client.send(http.Request("POST", f"{settings.MICROSOFT_SANDBOX_URL}/contoso.example/oauth2/v2.0/token", b""))
     client.send(http.Request("GET", "http://127.0.0.1:1/v1.0/me"))
     client.close()
-    found = {key[1:]: times for key, times in counters.take().items() if key[0] == "portal_microsoft_requests_total"}
-    assert found == {("token", "400"): 1, ("graph", "0"): 1}
+    metrics = {key[1:]: times for key, times in counters.take().items() if key[0] == "portal_microsoft_requests_total"}
+    assert metrics == {("token", "400"): 1, ("graph", "0"): 1}
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, which Debian's package prometheus has")
@@ -123,5 +123,5 @@ def test_promtool_finds_nothing_to_complain_about() -> None:
     counters.add("portal_http_requests_total", "token", "200")
     metrics.flush()
     text = Client().get("/metrics").content
-    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
-    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+    process = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (process.returncode, process.stdout + process.stderr) == (0, b"")

@@ -16,7 +16,7 @@ from connections.models.audit import AuditAction
 from connections.services.audit import published, publishing, restores, seal_format, sealing, verification
 from connections.services.connections import bulk_actions, bulk_execution
 from connections.services.operations import audit_watch, restore
-from tests import audit_triggers, factories
+from tests import audit_triggers
 
 NOW = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
 
@@ -144,8 +144,9 @@ def test_a_second_restore_from_the_same_backup_can_be_declared(file: Path, alice
     assert findings(file) != []
 
 
-def test_a_bulk_action_that_the_backup_brought_back_does_not_go_on(file: Path, alice: User, bob: User) -> None:
-    connection = factories.make_connection()
+def test_a_bulk_action_that_the_backup_brought_back_does_not_go_on(
+    file: Path, alice: User, bob: User, connection: Connection
+) -> None:
     bulk_action = bulk_actions.draft(BulkAction.Action.REMOVE, [connection], actor=bob, now=NOW)
     bulk_actions.start(bulk_action, actor=bob, now=NOW)
     declare(file, alice)

@@ -61,8 +61,7 @@ def test_a_refresh_writes_no_rows(bob: User) -> None:
     assert Tally.objects.count() == before
 
 
-def test_adding_up_keeps_the_counts_and_few_rows(bob: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_adding_up_keeps_the_counts_and_few_rows(monkeypatch: pytest.MonkeyPatch, connection: Connection) -> None:
     for number in range(20):
         status = ("blocked", "active")[number % 2]
         Connection.objects.filter(pk=connection.pk).update(status=status)

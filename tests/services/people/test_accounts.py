@@ -14,6 +14,7 @@ from connections.models.accounts import AUDITORS, IT_ADMINS
 from connections.services.people import accounts
 from connections.services.sharing import teams
 from tests import browser_sessions, factories
+from tests.records import actions
 
 NOW = timezone.now()
 CLAIMS: dict[str, Any] = {
@@ -27,10 +28,6 @@ CLAIMS: dict[str, Any] = {
 
 def roles(user: User) -> list[str]:
     return sorted(user.groups.values_list("name", flat=True))
-
-
-def actions() -> list[str]:
-    return list(AuditEvent.objects.order_by("pk").values_list("action", flat=True))
 
 
 def test_a_new_account_has_no_password_and_no_permissions() -> None:

@@ -72,8 +72,7 @@ def test_the_incident_is_resolved_with_the_last_connection(alice: User, bob: Use
     assert reload(bob).left_at == NOW
 
 
-def test_disabling_a_connection_does_not_resolve_the_incident(alice: User, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_disabling_a_connection_does_not_resolve_the_incident(alice: User, bob: User, connection: Connection) -> None:
     offboarding.mark_departed(bob, how=User.Left.DIRECTORY, cause="Gone.", now=NOW)
     connections.disable(connection, actor=alice, now=NOW)
     assert len(open_incidents()) == 1

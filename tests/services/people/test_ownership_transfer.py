@@ -62,8 +62,9 @@ def reload(connection: Connection) -> Connection:
     return Connection.objects.select_related("app_registration__tenant", "owner").get(pk=connection.pk)
 
 
-def test_the_new_owner_owns_at_once_and_the_old_grant_is_kept(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_new_owner_owns_at_once_and_the_old_grant_is_kept(
+    alice: User, bob: User, dave: User, connection: Connection
+) -> None:
     hand_over = give(connection, dave, alice)
     after = reload(connection)
     assert (after.owner, after.status, after.refresh_token) == (dave, "active", connection.refresh_token)
@@ -98,16 +99,16 @@ def test_a_transfer_without_the_grant_deletes_the_tokens_and_says_why(alice: Use
         scheduler.check_now(after, actor=dave, now=NOW)
 
 
-def test_a_refresh_in_progress_does_not_restore_deleted_tokens(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_refresh_in_progress_does_not_restore_deleted_tokens(alice: User, dave: User, connection: Connection) -> None:
     slow = RenewedToken(connection.pk, connection.identity, connection.token_version, answer(), None)
     give(connection, dave, alice, keep=False)
     assert store_renewed([slow], now=NOW) == {}
     assert reload(connection).refresh_token is None
 
 
-def test_the_new_owner_is_asked_until_they_have_signed_in(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_new_owner_is_asked_until_they_have_signed_in(
+    alice: User, bob: User, dave: User, connection: Connection
+) -> None:
     give(connection, dave, alice)
     incident = Incident.objects.get(kind="hand_over")
     assert (incident.title, incident.assignee, incident.who) == ("Sign in for Invoices", dave, "owner")
@@ -121,15 +122,15 @@ def test_the_new_owner_is_asked_until_they_have_signed_in(alice: User, bob: User
     assert HandOver.objects.get().completed_at == NOW
 
 
-def test_a_refresh_of_the_old_grant_does_not_complete_the_transfer(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_refresh_of_the_old_grant_does_not_complete_the_transfer(
+    alice: User, dave: User, connection: Connection
+) -> None:
     give(connection, dave, alice)
     incidents.connections_recovered([connection.pk], now=NOW)
     assert Incident.objects.get(kind="hand_over").is_open
 
 
-def test_signing_in_with_another_account_is_recorded(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_signing_in_with_another_account_is_recorded(alice: User, dave: User, connection: Connection) -> None:
     give(connection, dave, alice)
     sign_in_as(dave, connection)
     after = reload(connection)
@@ -160,16 +161,18 @@ def test_members_transfer_an_app_only_connection_to_it_admins_only(alice: User, 
     assert reload(connection).owner == alice
 
 
-def test_a_connection_cannot_be_shared_with_its_new_owner(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_connection_cannot_be_shared_with_its_new_owner(
+    alice: User, bob: User, dave: User, connection: Connection
+) -> None:
     give(Connection.objects.get(), dave, bob)
     with pytest.raises(InvalidInput, match="already owns this connection"):
         shares.share(connection, person=dave, level="use", until=None, actor=alice, now=NOW)
     assert not connection.shares.exists()
 
 
-def test_shares_stay_except_that_of_the_new_owner(alice: User, bob: User, dave: User, carol: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_shares_stay_except_that_of_the_new_owner(
+    alice: User, bob: User, dave: User, carol: User, connection: Connection
+) -> None:
     for person in (dave, carol):
         shares.share(connection, person=person, level="use", until=None, actor=bob, now=NOW)
     give(connection, dave, alice)
@@ -208,8 +211,9 @@ def test_a_connection_that_was_never_connected_stays_pending(alice: User, bob: U
     assert reload(connection).status == "active"
 
 
-def test_only_the_owner_and_it_admins_transfer_ownership(alice: User, bob: User, carol: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_only_the_owner_and_it_admins_transfer_ownership(
+    alice: User, bob: User, carol: User, dave: User, connection: Connection
+) -> None:
     eve, manager = factories.make_person("eve"), share_to_manage(connection)
     for person in (carol, eve, manager):
         with pytest.raises(NotAllowed):
@@ -219,8 +223,9 @@ def test_only_the_owner_and_it_admins_transfer_ownership(alice: User, bob: User,
     assert reload(connection).owner == eve
 
 
-def test_a_person_who_cannot_own_connections_does_not_get_one(alice: User, bob: User, carol: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_person_who_cannot_own_connections_does_not_get_one(
+    alice: User, bob: User, carol: User, connection: Connection
+) -> None:
     disabled = factories.make_person("eve", is_active=False)
     leaving = factories.make_person("leo", left_at=NOW)
     for person in (carol, disabled, leaving, bob):
@@ -237,8 +242,9 @@ def test_an_auditor_who_is_an_it_admin_too_may_own(alice: User, bob: User) -> No
     give(factories.make_connection(owner=bob), both, alice)
 
 
-def test_a_name_that_is_taken_can_be_changed_during_the_transfer(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_name_that_is_taken_can_be_changed_during_the_transfer(
+    alice: User, dave: User, connection: Connection
+) -> None:
     factories.make_connection(owner=dave)
     with pytest.raises(AlreadyExists) as refused:
         give(connection, dave, alice)
@@ -248,14 +254,12 @@ def test_a_name_that_is_taken_can_be_changed_during_the_transfer(alice: User, bo
     assert events("connection.handed_over")[0].changes["name"] == ["Invoices", "Invoices of Bob"]
 
 
-def test_repeating_a_transfer_changes_nothing(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_repeating_a_transfer_changes_nothing(alice: User, dave: User, connection: Connection) -> None:
     assert give(connection, dave, alice) == give(connection, dave, alice)
     assert len(events("connection.handed_over")) == 1
 
 
-def test_the_second_of_two_it_admins_learns_the_new_owner(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_second_of_two_it_admins_learns_the_new_owner(alice: User, dave: User, connection: Connection) -> None:
     seen_by_the_second = reload(connection)
     give(connection, dave, alice)
     with pytest.raises(InvalidInput, match="was transferred to Dave Stranger"):
@@ -263,16 +267,14 @@ def test_the_second_of_two_it_admins_learns_the_new_owner(alice: User, bob: User
     assert reload(connection).owner == dave
 
 
-def test_a_removed_connection_cannot_be_transferred(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_removed_connection_cannot_be_transferred(alice: User, bob: User, dave: User, connection: Connection) -> None:
     seen = reload(connection)
     connections.remove(reload(connection), actor=bob, now=NOW)
     with pytest.raises(InvalidInput, match="removed"):
         give(seen, dave, alice)
 
 
-def test_a_pending_transfer_is_superseded_by_another_one(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_pending_transfer_is_superseded_by_another_one(alice: User, dave: User, connection: Connection) -> None:
     eve = factories.make_person("eve")
     first = give(connection, dave, alice)
     second = give(reload(connection), eve, alice)
@@ -285,8 +287,7 @@ def test_a_pending_transfer_is_superseded_by_another_one(alice: User, bob: User,
 
 
 @pytest.mark.django_db(transaction=True)
-def test_only_one_of_two_simultaneous_transfers_succeeds(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_only_one_of_two_simultaneous_transfers_succeeds(alice: User, dave: User, connection: Connection) -> None:
     eve = factories.make_person("eve")
     seen = [(reload(connection), dave), (reload(connection), eve)]
     outcomes: list[str] = []
@@ -310,14 +311,14 @@ def test_only_one_of_two_simultaneous_transfers_succeeds(alice: User, bob: User,
     assert HandOver.objects.get().to_owner == reload(connection).owner
 
 
-def test_another_account_is_refused_without_a_transfer(bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_another_account_is_refused_without_a_transfer(bob: User, connection: Connection) -> None:
     with pytest.raises(WrongAccount):
         sign_in_as(bob, connection)
 
 
-def test_only_the_new_owner_may_change_the_account_and_only_once(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_only_the_new_owner_may_change_the_account_and_only_once(
+    alice: User, dave: User, connection: Connection
+) -> None:
     manager = share_to_manage(connection)
     give(connection, dave, alice)
     with pytest.raises(WrongAccount):
@@ -337,23 +338,26 @@ def test_an_account_of_another_directory_is_refused_for_a_multitenant_app(alice:
         sign_in_as(dave, connection, stranger)
 
 
-def test_a_managers_sign_in_with_the_old_account_does_not_complete_it(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_managers_sign_in_with_the_old_account_does_not_complete_it(
+    alice: User, dave: User, connection: Connection
+) -> None:
     manager = share_to_manage(connection)
     give(connection, dave, alice)
     sign_in_as(manager, connection, ADA)
     assert len(ownership_transfer.tasks_of(dave)) == 1
 
 
-def test_the_sign_in_after_a_transfer_offers_all_accounts(sandbox: Control, alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_sign_in_after_a_transfer_offers_all_accounts(
+    sandbox: Control, alice: User, dave: User, connection: Connection
+) -> None:
     assert sign_in.sign_in_client(connection).extra == {"login_hint": factories.ADA}
     give(connection, dave, alice)
     assert sign_in.sign_in_client(reload(connection)).extra == {"prompt": "select_account"}
 
 
-def test_only_an_it_admin_enables_a_connection_that_an_it_admin_disabled(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_only_an_it_admin_enables_a_connection_that_an_it_admin_disabled(
+    alice: User, bob: User, dave: User, connection: Connection
+) -> None:
     connections.disable(connection, actor=alice, now=NOW)
     after = reload(connection)
     assert (after.disabled_by, after.disabled_by_admin) == (alice, True)
@@ -371,8 +375,7 @@ def test_only_an_it_admin_enables_a_connection_that_an_it_admin_disabled(alice: 
     assert (after.status, after.disabled_by, after.disabled_by_admin) == ("active", None, False)
 
 
-def test_the_owner_enables_a_connection_they_disabled(alice: User, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_owner_enables_a_connection_they_disabled(alice: User, bob: User, connection: Connection) -> None:
     for person in (bob, alice):
         connections.disable(reload(connection), actor=bob, now=NOW)
         assert not reload(connection).disabled_by_admin
@@ -380,8 +383,9 @@ def test_the_owner_enables_a_connection_they_disabled(alice: User, bob: User) ->
         assert reload(connection).status == "active"
 
 
-def test_the_new_owner_of_a_disabled_connection_is_asked_once_it_is_enabled(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_new_owner_of_a_disabled_connection_is_asked_once_it_is_enabled(
+    alice: User, dave: User, connection: Connection
+) -> None:
     connections.disable(connection, actor=alice, now=NOW)
     give(reload(connection), dave, alice, keep=False)
     after: Any = reload(connection)

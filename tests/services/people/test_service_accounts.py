@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from connections.access import querysets
 from connections.errors import AlreadyExists, InUse, InvalidApiKey, InvalidInput, NotAllowed
-from connections.models import ApiKey, AuditEvent, Share, User
+from connections.models import ApiKey, AuditEvent, Connection, Share, User
 from connections.services.api_keys import api_keys
 from connections.services.people import service_accounts
 from connections.services.sharing import shares
@@ -85,8 +85,9 @@ def test_the_responsible_person_must_be_able_to_sign_in(alice: User, bob: User) 
             create(alice, name="Other", responsible=responsible)
 
 
-def test_it_gets_tokens_of_shared_connections_until_it_is_disabled(alice: User, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_it_gets_tokens_of_shared_connections_until_it_is_disabled(
+    alice: User, bob: User, connection: Connection
+) -> None:
     account = create(alice)
     _, text = key_of(account, alice)
     path = f"/api/v1/connections/{connection.pk}/token"
@@ -129,8 +130,9 @@ def test_it_can_be_shared_with_but_is_not_a_person(alice: User, bob: User, signe
     assert "Invoice robots" not in signed_in(alice).get("/people/").content.decode()
 
 
-def test_removing_it_deletes_its_keys_and_shares_and_keeps_the_audit_events(alice: User, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_removing_it_deletes_its_keys_and_shares_and_keeps_the_audit_events(
+    alice: User, bob: User, connection: Connection
+) -> None:
     account = create(alice)
     key, text = key_of(account, alice)
     Share.objects.create(connection=connection, person=account, created_by=bob)

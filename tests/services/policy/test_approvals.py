@@ -342,8 +342,9 @@ def test_removing_the_connection_closes_the_request_and_keeps_its_record(alice: 
         approvals.approve(request, actor=alice, now=NOW)
 
 
-def test_requesting_an_approval_without_need_or_permission_is_refused(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_requesting_an_approval_without_need_or_permission_is_refused(
+    bob: User, dave: User, connection: Connection
+) -> None:
     with pytest.raises(InvalidInput):
         approvals.request_missing(connection, reason="", actor=bob, now=NOW)
     rule(permissions={"Mail.Read": "approval"})

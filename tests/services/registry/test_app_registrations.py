@@ -153,8 +153,9 @@ def test_a_generated_certificate_is_accepted_after_its_upload(alice: User, sandb
     assert app.is_ready
 
 
-def test_one_accepted_credential_is_enough_and_the_other_is_marked_as_rejected(alice: User, sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_one_accepted_credential_is_enough_and_the_other_is_marked_as_rejected(
+    alice: User, sandbox: Control, app: AppRegistration
+) -> None:
     stale = factories.make_secret(app, "stale~value")
     checks = credential_checks.verify(app, actor=alice)
     assert [check.verdict is None for check in checks] == [False, True]
@@ -189,8 +190,9 @@ def test_a_test_needs_a_live_credential_and_an_outage_rejects_nothing(alice: Use
     assert app.credentials.get().rejected_at is None
 
 
-def test_a_certificate_waiting_for_upload_is_tested_only_when_named(alice: User, sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_a_certificate_waiting_for_upload_is_tested_only_when_named(
+    alice: User, sandbox: Control, app: AppRegistration
+) -> None:
     waiting = credentials.add_generated_certificate(app, actor=alice)
     credential_checks.verify(app, actor=alice)
     waiting.refresh_from_db()
@@ -225,8 +227,9 @@ def test_restoring_clears_the_rejection_and_is_audited_once() -> None:
     assert AuditEvent.objects.filter(action="app_registration.healed").count() == 1
 
 
-def test_live_applications_have_the_decrypted_live_credentials(alice: User, sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_live_applications_have_the_decrypted_live_credentials(
+    alice: User, sandbox: Control, app: AppRegistration
+) -> None:
     credentials.retire(factories.make_secret(app, "retired~value"), actor=alice)
     [(credential, application)] = credential_checks.live_applications(app)
     assert application.credential == token_endpoint.ClientSecret(seed.CONNECTIONS_SECRET)
@@ -234,8 +237,7 @@ def test_live_applications_have_the_decrypted_live_credentials(alice: User, sand
     assert credential.kind == AppCredential.Kind.SECRET
 
 
-def test_nothing_is_sent_when_no_secret_can_be_decrypted(alice: User, sandbox: Control) -> None:
-    app = factories.make_app_registration()
+def test_nothing_is_sent_when_no_secret_can_be_decrypted(alice: User, sandbox: Control, app: AppRegistration) -> None:
     with database.cursor() as cursor:
         cursor.execute("UPDATE connections_appcredential SET secret = 'written with another key'")
     with pytest.raises(UnreadableSecret):
@@ -256,8 +258,7 @@ def change(app: AppRegistration, alice: User, **overrides: Any) -> None:
     app_registrations.change(app, **values, actor=alice)
 
 
-def test_changes_are_audited_with_old_and_new_values(alice: User) -> None:
-    app = factories.make_app_registration()
+def test_changes_are_audited_with_old_and_new_values(alice: User, app: AppRegistration) -> None:
     change(app, alice, name="Mail", default_capabilities=["mail.read"])
     change(app, alice, name="Mail", default_capabilities=["mail.read"])
     assert factories.reloaded(app).name == "Mail"
@@ -265,8 +266,7 @@ def test_changes_are_audited_with_old_and_new_values(alice: User) -> None:
     assert changes == {"name": ["Contoso Connections", "Mail"], "default_capabilities": [[], ["mail.read"]]}
 
 
-def test_an_authentication_type_in_use_cannot_be_turned_off(alice: User) -> None:
-    app = factories.make_app_registration()
+def test_an_authentication_type_in_use_cannot_be_turned_off(alice: User, app: AppRegistration) -> None:
     factories.make_connection(app_registration=app)
     with pytest.raises(InUse, match="Invoices") as caught:
         change(app, alice, allows_delegated=False)
@@ -276,8 +276,7 @@ def test_an_authentication_type_in_use_cannot_be_turned_off(alice: User) -> None
     assert not app.allows_app_only
 
 
-def test_a_duplicate_name_is_refused_and_the_object_is_restored(alice: User) -> None:
-    app = factories.make_app_registration()
+def test_a_duplicate_name_is_refused_and_the_object_is_restored(alice: User, app: AppRegistration) -> None:
     factories.make_app_registration(name="Taken", client_id=seed.MULTI_APP)
     with pytest.raises(AlreadyExists) as caught:
         change(app, alice, name="Taken")
@@ -285,8 +284,7 @@ def test_a_duplicate_name_is_refused_and_the_object_is_restored(alice: User) -> 
     assert app.name == "Contoso Connections"
 
 
-def test_it_is_removed_with_its_credentials_unless_it_has_connections(alice: User) -> None:
-    app = factories.make_app_registration()
+def test_it_is_removed_with_its_credentials_unless_it_has_connections(alice: User, app: AppRegistration) -> None:
     connection = factories.make_connection(app_registration=app)
     with pytest.raises(InUse, match="Invoices"):
         app_registrations.remove(app, actor=alice)

@@ -26,7 +26,7 @@ def test_an_accepted_secret_restores_the_app_and_changes_no_connection(alice: Us
     credential_checks.reject_app(app, expired(), now=timezone.now())
     before = Connection.objects.values().get()
     value = sandbox.add_secret(seed.CONNECTIONS_APP)["value"]
-    credentials.add_secret(app, value=value, expires_at=NEXT_YEAR, actor=alice)
+    credentials.add(app, credentials.NewSecret(value, NEXT_YEAR), actor=alice)
     assert factories.reloaded(app).is_ready
     assert Connection.objects.values().get() == before
     assert AuditEvent.objects.filter(action="app_registration.healed", actor=alice).count() == 1
@@ -35,7 +35,7 @@ def test_an_accepted_secret_restores_the_app_and_changes_no_connection(alice: Us
 def test_a_refused_secret_is_not_stored(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration(secret=None)
     with pytest.raises(MicrosoftRefused, match="Secret ID") as caught:
-        credentials.add_secret(app, value=seed.CONNECTIONS_SECRET_ID, expires_at=NEXT_YEAR, actor=alice)
+        credentials.add(app, credentials.NewSecret(seed.CONNECTIONS_SECRET_ID, NEXT_YEAR), actor=alice)
     assert caught.value.field == "credential"
     assert seed.CONNECTIONS_SECRET_ID not in str(caught.value)
     assert not AppCredential.objects.exists()
@@ -44,15 +44,15 @@ def test_a_refused_secret_is_not_stored(alice: User, sandbox: Control) -> None:
 def test_during_an_outage_a_secret_is_stored_only_with_allow_untried(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration(secret=None)
     sandbox.weather("unavailable", "token")
-    values: dict[str, Any] = {"value": seed.CONNECTIONS_SECRET, "expires_at": NEXT_YEAR, "actor": alice}
+    secret = credentials.NewSecret(seed.CONNECTIONS_SECRET, NEXT_YEAR)
     with pytest.raises(MicrosoftUnavailable):
-        credentials.add_secret(app, **values)
-    assert credentials.add_secret(app, **values, allow_untried=True).verified_at is None
+        credentials.add(app, secret, actor=alice)
+    assert credentials.add(app, secret, actor=alice, allow_untried=True).verified_at is None
 
 
 def test_neither_database_nor_audit_contains_the_secret_in_clear(alice: User, sandbox: Control) -> None:
     app = factories.make_app_registration(secret=None)
-    secret = credentials.add_secret(app, value=seed.CONNECTIONS_SECRET, expires_at=NEXT_YEAR, actor=alice)
+    secret = credentials.add(app, credentials.NewSecret(seed.CONNECTIONS_SECRET, NEXT_YEAR), actor=alice)
     certificate = credentials.add_generated_certificate(app, actor=alice)
     with database.cursor() as cursor:
         cursor.execute("SELECT secret, private_key FROM connections_appcredential")

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from connections.errors import InUse
-from connections.models import AccessPeriod, ApiKey, AuditEvent, Share, User
+from connections.models import AccessPeriod, ApiKey, AppRegistration, AuditEvent, Connection, Share, User
 from connections.services.connections import connections
 from connections.services.people import accounts, service_accounts
 from connections.services.sharing import history, history_check, shares, teams
@@ -41,8 +41,7 @@ def periods(**filters: Any) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_an_ownership_begins_when_the_connection_is_created(bob: User) -> None:
-    app = factories.make_app_registration()
+def test_an_ownership_begins_when_the_connection_is_created(bob: User, app: AppRegistration) -> None:
     connection = connections.start_delegated(app, name="Invoices", chosen=["mail.read"], actor=bob)
     period = AccessPeriod.objects.get()
     assert (period.kind, period.connection_id, period.person_id) == (Kind.OWNER, connection.pk, bob.pk)
@@ -50,8 +49,7 @@ def test_an_ownership_begins_when_the_connection_is_created(bob: User) -> None:
     assert period.started_at == connection.created_at == AuditEvent.objects.get(action="connection.created").at
 
 
-def test_changing_a_share_begins_a_new_period(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_changing_a_share_begins_a_new_period(bob: User, dave: User, connection: Connection) -> None:
     given: dict[str, Any] = {"person": dave, "until": None, "actor": bob}
     shares.share(connection, level="use", now=at(1), **given)
     shares.share(connection, level="use", now=at(2), **given)
@@ -61,8 +59,9 @@ def test_changing_a_share_begins_a_new_period(bob: User, dave: User) -> None:
     assert periods() == [("person", "use", 1, 3, "Bob", "Bob"), ("person", "manage", 3, 4, "Bob", "Dave")]
 
 
-def test_an_expired_share_is_ended_by_the_portal_once_on_its_date(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_an_expired_share_is_ended_by_the_portal_once_on_its_date(
+    bob: User, dave: User, connection: Connection
+) -> None:
     shares.share(connection, person=dave, level="use", until=at(2), actor=bob, now=at(0))
     assert shares.end_expired(now=at(2) - timedelta(microseconds=1)) == 0
     assert shares.end_expired(now=at(3)) == 1
@@ -74,16 +73,14 @@ def test_an_expired_share_is_ended_by_the_portal_once_on_its_date(bob: User, dav
     assert event.changes["with_id"] == dave.pk
 
 
-def test_ending_an_expired_share_records_that_it_expired(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_ending_an_expired_share_records_that_it_expired(bob: User, dave: User, connection: Connection) -> None:
     share = shares.share(connection, person=dave, level="use", until=at(2), actor=bob, now=at(0))
     shares.end_share(share, actor=bob, now=at(3))
     assert periods() == [("person", "use", 0, 2, "Bob", "Portal")]
     assert not AuditEvent.objects.filter(action="connection.unshared").exists()
 
 
-def test_an_extended_share_does_not_expire_and_can_be_ended(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_an_extended_share_does_not_expire_and_can_be_ended(bob: User, dave: User, connection: Connection) -> None:
     stale = shares.share(connection, person=dave, level="use", until=at(2), actor=bob, now=at(0))
     shares.share(connection, person=dave, level="use", until=at(9), actor=bob, now=at(1))
     assert shares.end_expired(now=at(3)) == 0
@@ -91,8 +88,9 @@ def test_an_extended_share_does_not_expire_and_can_be_ended(bob: User, dave: Use
     assert periods() == [("person", "use", 0, 1, "Bob", "Bob"), ("person", "use", 1, 4, "Bob", "Bob")]
 
 
-def test_removing_a_team_ends_its_memberships_and_shares(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_removing_a_team_ends_its_memberships_and_shares(
+    alice: User, bob: User, dave: User, connection: Connection
+) -> None:
     team = teams.add("Finance", actor=alice)
     for _ in range(2):
         teams.add_member(team, dave, actor=alice, now=at(1))
@@ -120,8 +118,7 @@ def test_removing_a_connection_ends_its_periods_under_its_last_name(bob: User, d
     assert sorted(rows) == [("owner", "Bills", at(2), bob.pk), ("person", "Bills", at(2), bob.pk)]
 
 
-def test_a_new_owner_ends_the_previous_ownership(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_new_owner_ends_the_previous_ownership(bob: User, dave: User, connection: Connection) -> None:
     history.ownership_began(connection, actor=bob, now=at(0))
     connection.owner = dave
     history.ownership_began(connection, actor=bob, now=at(1))
@@ -135,8 +132,9 @@ def test_a_disabled_account_is_one_period_until_it_is_enabled(alice: User, dave:
     assert periods() == [("disabled", "", 1, 3, "Alice", "Alice"), ("disabled", "", 5, None, "Alice", "")]
 
 
-def test_removing_a_person_ends_their_periods_and_is_recorded(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_removing_a_person_ends_their_periods_and_is_recorded(
+    alice: User, bob: User, dave: User, connection: Connection
+) -> None:
     teams.add_member(teams.add("Finance", actor=alice), dave, actor=alice, now=at(0))
     shares.share(connection, person=dave, level="use", until=None, actor=bob, now=at(0))
     ApiKey.objects.create(name="Robot", owner=dave, prefix="a" * 10, digest="0" * 64, scopes=[])

@@ -13,7 +13,6 @@ from connections.models import (
     AuditEvent,
     Connection,
     ConnectionReference,
-    Delivery,
     Share,
     Team,
     TeamMember,
@@ -25,6 +24,7 @@ from connections.services.people import accounts
 from connections.services.sharing import references
 from connections.services.sharing.references import KeyUse
 from tests import factories
+from tests.records import subjects
 
 pytestmark = pytest.mark.django_db
 
@@ -46,10 +46,6 @@ def second(bob: User) -> Connection:
 @pytest.fixture
 def reference(bob: User, first: Connection) -> ConnectionReference:
     return references.create("invoices", first, actor=bob, now=now())
-
-
-def subjects(email: str) -> list[str]:
-    return list(Delivery.objects.filter(email=email).order_by("pk").values_list("subject", flat=True))
 
 
 def test_its_history_says_who_pointed_it_where(
@@ -150,9 +146,9 @@ def test_the_keys_that_depend_on_it_are_known_and_those_that_would_lose(
     reference: ConnectionReference, first: Connection, second: Connection, bob: User, dave: User
 ) -> None:
     Share.objects.create(connection=first, person=dave, created_by=bob)
-    mine, _ = factories.make_key(bob, name="Mine")
+    own, _ = factories.make_key(bob, name="Mine")
     theirs, _ = factories.make_key(dave, name="Theirs")
-    for key, days, name in ((mine, 0, "invoices"), (theirs, 1, "invoices"), (theirs, 40, "invoices"), (mine, 0, "")):
+    for key, days, name in ((own, 0, "invoices"), (theirs, 1, "invoices"), (theirs, 40, "invoices"), (own, 0, "")):
         request = token_requests.TokenRequest(
             key.pk, key.name, str(key.owner), first.pk, first.name, None, reference=name
         )
@@ -160,33 +156,33 @@ def test_the_keys_that_depend_on_it_are_known_and_those_that_would_lose(
     keys = references.keys_of(reference, now=now())
     assert [(key.key_name, key.count) for key in keys] == [("Mine", 1), ("Theirs", 1)]
     assert references.without_access(keys, second) == {theirs.pk}
-    type(mine).objects.filter(pk=mine.pk).update(only_chosen=True)
-    assert references.without_access(keys, second) == {mine.pk, theirs.pk}
+    type(own).objects.filter(pk=own.pk).update(only_chosen=True)
+    assert references.without_access(keys, second) == {own.pk, theirs.pk}
     gone = KeyUse(None, "Gone", "?", 1, now())
     assert references.without_access([gone], second) == set()
 
 
 def test_a_default_is_its_persons_own(first: Connection, second: Connection, bob: User, dave: User) -> None:
     for connection in (first, second, second):
-        mine = references.set_default(connection, "outlook", actor=bob, now=now())
-    assert (mine.name, mine.connection) == ("default:outlook", second)
+        own = references.set_default(connection, "outlook", actor=bob, now=now())
+    assert (own.name, own.connection) == ("default:outlook", second)
     assert ConnectionReference.objects.count() == 1
     with pytest.raises(NotAllowed):
         references.set_default(first, "outlook", actor=dave, now=now())
     with pytest.raises(InvalidInput):
         references.set_default(first, "teams", actor=bob, now=now())
     assert not querysets.visible_references(dave).exists()
-    references.remove(mine, actor=bob, now=now())
+    references.remove(own, actor=bob, now=now())
     assert references.set_default(first, "outlook", actor=bob, now=now()).removed_at is None
 
 
 def test_an_it_admin_does_not_change_a_persons_default(first: Connection, bob: User, alice: User) -> None:
-    mine = references.set_default(first, "outlook", actor=bob, now=now())
+    own = references.set_default(first, "outlook", actor=bob, now=now())
     theirs = factories.make_connection(owner=alice, name="Hers")
     with pytest.raises(NotAllowed):
-        references.point(mine, theirs, actor=alice, now=now())
+        references.point(own, theirs, actor=alice, now=now())
     with pytest.raises(NotAllowed):
-        references.remove(mine, actor=alice, now=now())
+        references.remove(own, actor=alice, now=now())
 
 
 def test_the_database_keeps_names_of_defaults_apart(first: Connection, bob: User) -> None:

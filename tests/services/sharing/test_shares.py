@@ -35,8 +35,9 @@ def give(
     return shares.share(connection, **recipient, level=level, until=until, actor=by or connection.owner, now=NOW)
 
 
-def test_a_share_gives_access_and_ending_it_removes_access_at_once(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_a_share_gives_access_and_ending_it_removes_access_at_once(
+    bob: User, dave: User, connection: Connection
+) -> None:
     client = factories.signed_in(dave)
     assert client.get(f"/connections/{connection.pk}/").status_code == 404
 
@@ -56,8 +57,7 @@ def test_a_share_gives_access_and_ending_it_removes_access_at_once(bob: User, da
 @pytest.mark.parametrize(
     ("level", "may"), [("use", {"see", "fetch"}), ("manage", {"see", "fetch", "reconnect", "check", "share"})]
 )
-def test_each_level_allows_its_actions(bob: User, dave: User, level: str, may: set[str]) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_each_level_allows_its_actions(dave: User, level: str, may: set[str], connection: Connection) -> None:
     give(connection, dave, level=level)
     permitted = {
         "see": querysets.visible_connections(dave).filter(pk=connection.pk).exists(),
@@ -70,8 +70,7 @@ def test_each_level_allows_its_actions(bob: User, dave: User, level: str, may: s
     assert {name for name, allowed in permitted.items() if allowed} == may
 
 
-def test_team_members_have_access_until_they_leave(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_team_members_have_access_until_they_leave(alice: User, dave: User, connection: Connection) -> None:
     team = teams.add("Finance", actor=alice)
     give(connection, team)
     assert not permissions.can_fetch_token(dave, connection)
@@ -81,8 +80,7 @@ def test_team_members_have_access_until_they_leave(alice: User, bob: User, dave:
     assert not permissions.can_fetch_token(reload(dave), connection)
 
 
-def test_an_expired_share_gives_no_access_and_can_be_renewed(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_an_expired_share_gives_no_access_and_can_be_renewed(dave: User, connection: Connection) -> None:
     share = give(connection, dave, until=NOW + timedelta(days=1))
     assert share.is_active(NOW + timedelta(hours=23))
     Share.objects.update(until=NOW - timedelta(seconds=1))
@@ -93,8 +91,7 @@ def test_an_expired_share_gives_no_access_and_can_be_renewed(bob: User, dave: Us
     assert Share.objects.get(pk=share.pk).ended_at == NOW - timedelta(seconds=1)
 
 
-def test_sharing_again_changes_the_existing_share(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_sharing_again_changes_the_existing_share(dave: User, connection: Connection) -> None:
     give(connection, dave)
     give(connection, dave)
     give(connection, dave, level="manage")
@@ -105,16 +102,14 @@ def test_sharing_again_changes_the_existing_share(bob: User, dave: User) -> None
     ]
 
 
-def test_being_an_it_admin_is_not_enough_to_fetch_a_token(alice: User, carol: User, bob: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_being_an_it_admin_is_not_enough_to_fetch_a_token(alice: User, carol: User, connection: Connection) -> None:
     assert not permissions.can_fetch_token(alice, connection)
     assert not permissions.can_fetch_token(carol, connection)
     give(connection, alice)
     assert permissions.can_fetch_token(reload(alice), connection)
 
 
-def test_strangers_users_and_auditors_cannot_share(bob: User, dave: User, carol: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_strangers_users_and_auditors_cannot_share(dave: User, carol: User, connection: Connection) -> None:
     for person in (dave, carol):
         with pytest.raises(NotAllowed):
             give(connection, dave, by=person)
@@ -123,8 +118,7 @@ def test_strangers_users_and_auditors_cannot_share(bob: User, dave: User, carol:
         give(connection, carol, by=reload(dave))
 
 
-def test_invalid_dates_and_recipients_are_refused(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_invalid_dates_and_recipients_are_refused(bob: User, dave: User, connection: Connection) -> None:
     for until in (NOW, NOW - timedelta(days=1), NOW + timedelta(days=5000)):
         with pytest.raises(InvalidInput, match="within the next three years"):
             give(connection, dave, until=until)
@@ -144,8 +138,7 @@ def test_recipients_can_end_their_own_share_once(bob: User, dave: User) -> None:
     assert AuditEvent.objects.filter(action="connection.unshared").count() == 1
 
 
-def test_removing_a_team_ends_what_was_shared_with_it(alice: User, bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_removing_a_team_ends_what_was_shared_with_it(alice: User, dave: User, connection: Connection) -> None:
     team = teams.add("Finance", actor=alice)
     teams.add_member(team, dave, actor=alice)
     give(connection, team)
@@ -175,8 +168,7 @@ def test_a_following_team_follows_its_group_at_each_sign_in(alice: User, dave: U
     assert set(dave.teams.values_list("name", flat=True)) == {"Friends"}
 
 
-def test_the_page_explains_sharing_and_requires_confirmation(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_the_page_explains_sharing_and_requires_confirmation(bob: User, dave: User, connection: Connection) -> None:
     client = factories.signed_in(bob)
     url = f"/connections/{connection.pk}/shares/add/"
     page = text(client.get(url))
@@ -189,8 +181,8 @@ def test_the_page_explains_sharing_and_requires_confirmation(bob: User, dave: Us
 
 def test_the_page_lists_permissions_outside_of_capabilities(bob: User, alice: User) -> None:
     granted = "Mail.Read Contacts.ReadWrite Sites.FullControl.All Unheard-Of.Thing openid profile"
-    mine = factories.make_connection(owner=bob, granted_scopes=granted)
-    page = text(factories.signed_in(bob).get(f"/connections/{mine.pk}/shares/add/"))
+    own = factories.make_connection(owner=bob, granted_scopes=granted)
+    page = text(factories.signed_in(bob).get(f"/connections/{own.pk}/shares/add/"))
     assert "Contacts: read and change" in page
     assert_shows(page, "Sites: control fully, wherever the account may", "Unheard of: thing")
     assert "openid" not in page
@@ -213,8 +205,7 @@ def test_the_page_says_that_nothing_is_granted_yet(bob: User, alice: User) -> No
     assert "The application can access the mailboxes that Exchange allows." in page
 
 
-def test_ending_a_share_affects_open_browser_sessions_at_once(bob: User, dave: User) -> None:
-    connection = factories.make_connection(owner=bob)
+def test_ending_a_share_affects_open_browser_sessions_at_once(bob: User, dave: User, connection: Connection) -> None:
     share = give(connection, dave, level="manage")
     client = factories.signed_in(dave)
     assert client.get(f"/connections/{connection.pk}/edit/").status_code == 200

@@ -147,7 +147,7 @@ def test_a_secret_replaced_during_a_sweep_opens_no_incident(sandbox: Control, al
     fresh = sandbox.add_secret(factories.CLIENT_ID)
     sandbox.remove_secret(factories.CLIENT_ID, seed.CONNECTIONS_SECRET_ID)
     late = batch_client.request_tokens(scheduler.claim(now=NOW, limit=5))
-    credentials.add_secret(app, value=fresh["value"], expires_at=None, actor=alice)
+    credentials.add(app, credentials.NewSecret(fresh["value"], None), actor=alice)
     apply_results.apply(late, now=NOW)
     assert AppRegistration.objects.get().rejected_at is None
     assert not Incident.objects.exists()
