@@ -16,7 +16,7 @@ export TMPDIR := $(CURDIR)/.cache/tmp
 help:
 	@echo "make demo    start the portal with a sandbox in place of Microsoft, on http://localhost:$(PORT)"
 	@echo "make run     the same, for developers"
-	@echo "make test    run all tests, on SQLite and on PostgreSQL"
+	@echo "make test    run all tests, each on SQLite or PostgreSQL; ARGS=--both: on both"
 	@echo "make test-fast   run the quick tests, on SQLite, without a browser"
 	@echo "make lint    check style, imports, types, templates, migrations and what bandit finds"
 	@echo "make licenses  list the licence of every package that the portal needs"
