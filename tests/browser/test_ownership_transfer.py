@@ -40,7 +40,9 @@ def test_a_transferred_connection_changes_owner_and_account_and_keeps_its_id(
     after = Connection.objects.get()
     assert (after.pk, after.owner, after.account_username, after.status) == (connection.pk, una, GRACE, "active")
     admin.open(f"/connections/{connection.pk}/")
-    admin.sees(f"account: {factories.ADA} → {GRACE}")
+    row = admin.page.locator("tr", has_text="completed the ownership transfer of Invoices")
+    row.locator("summary", has_text="Details").click()
+    admin.sees(f"Account: {factories.ADA} → {GRACE}")
     assert AuditEvent.objects.get(action="connection.hand_over_completed").changes["account"] == [factories.ADA, GRACE]
 
     assert visitor(here, "bob").open(f"/connections/{connection.pk}/") == 404
