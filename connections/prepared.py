@@ -1,10 +1,13 @@
 """Prepared statements on PostgreSQL, for the few statements that take longer to plan than to run."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
 from django.db import connection as database
+
+from connections import tracing
 
 
 def rows(statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -19,4 +22,10 @@ def rows(statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     connection.prepare_threshold = None if getattr(database, "is_pooled", False) else 5
     with database.wrap_database_errors, psycopg.Cursor(connection) as cursor:
         # Binary values are parsed in C, whereas Django's own loaders of dates and JSON, for text alone, are in Python.
-        return list(cursor.execute(statement, parameters, binary=True).fetchall())
+        execute = partial(tracing.trace_query, _execute) if tracing.is_on() else _execute
+        execute(statement, parameters, False, {"connection": database, "cursor": cursor})
+        return list(cursor.fetchall())
+
+
+def _execute(statement: Any, parameters: Sequence[Any], many: bool, context: dict[str, Any]) -> None:
+    context["cursor"].execute(statement, parameters, binary=True)

@@ -87,16 +87,16 @@ def test_a_member_adds_a_mailbox(member: Client) -> None:
     ("typed", "words"),
     [
         ("", "Enter the address"),
-        ("support", "not a mail address"),
-        ("support@", "not a mail address"),
-        ("@contoso.example", "not a mail address"),
-        ("support @contoso.example", "not a mail address"),
+        ("support", "isn't an email address"),
+        ("support@", "isn't an email address"),
+        ("@contoso.example", "isn't an email address"),
+        ("support @contoso.example", "isn't an email address"),
         ("https://outlook.office.com/mail/support@contoso.example", "address of a web page"),
         ("a@contoso.example; b@contoso.example", "several addresses"),
-        ("x" * 400 + "@contoso.example", "not a mail address"),
-        ("x" * 600, "not a mail address"),
-        ("sup\x00port@contoso.example", "not a mail address"),
-        ("<script>@contoso.example", "not a mail address"),
+        ("x" * 400 + "@contoso.example", "isn't an email address"),
+        ("x" * 600, "isn't an email address"),
+        ("sup\x00port@contoso.example", "isn't an email address"),
+        ("<script>@contoso.example", "isn't an email address"),
     ],
 )
 def test_a_wrong_address_is_told_and_nothing_typed_is_lost(member: Client, typed: str, words: str) -> None:
@@ -173,7 +173,7 @@ def test_a_wrong_address_is_shown_on_a_page_of_its_own(member: Client, connectio
     response = member.post(reverse("mailbox_attach", args=[connection.pk]), {"address": "support"})
     assert response.status_code == 422
     assert 'value="support"' in text(response)
-    assert "not a mail address" in text(response)
+    assert "isn't an email address" in text(response)
 
 
 def test_a_connection_that_waits_gets_its_mailboxes_all_the_same(member: Client, bob: User) -> None:

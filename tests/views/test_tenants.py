@@ -19,7 +19,7 @@ def test_an_admin_adds_a_tenant_and_lands_on_its_page(admin: Client, sandbox: Co
     tenant = Tenant.objects.get()
     assert response.request["PATH_INFO"] == reverse("tenant", args=[tenant.pk])
     assert tenant.tid == seed.CONTOSO
-    assert_shows(response.content.decode(), "Contoso was added", seed.CONTOSO, "Verified", "Tenant: added")
+    assert_shows(response.content.decode(), "Contoso was added", seed.CONTOSO, "Verified", "added the tenant Contoso")
 
 
 def test_nothing_typed_is_lost_when_microsoft_says_no(admin: Client, sandbox: Control) -> None:
