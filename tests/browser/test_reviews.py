@@ -51,7 +51,7 @@ def test_owners_answer_and_auditors_get_a_report(
 
     auditor = visitor(here, "carol")
     auditor.open(f"/reviews/{review.pk}/report/")
-    auditor.sees("Closed", "Removed without answer", "Month's end", "Access review: closed")
+    auditor.sees("Closed", "Removed without answer", "Month's end", "The portal closed the access review")
     with auditor.page.expect_download() as download:
         auditor.press("CSV")
     assert "Removed without answer" not in download.value.path().read_text()

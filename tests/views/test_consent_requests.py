@@ -29,7 +29,7 @@ def test_an_admin_sees_what_is_needed_to_decide(admin: Client, bob: User, dave: 
         page, "&lt;b&gt;Invoices&lt;/b&gt;", "Read mail</span>", "Additional permissions</span>", "1 similar request"
     )
     assert_shows(page, "It can change and delete data", "It can send as the signed-in person.")
-    assert_shows(page, "Consent applies to everybody in the directory", "Approve and grant consent")
+    assert_shows(page, "Consent applies to everyone in the directory", "Approve and grant consent")
     assert "Decline similar requests too" in page
 
 
