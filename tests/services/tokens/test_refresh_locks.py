@@ -148,10 +148,10 @@ def test_the_time_of_instant_refusals_begins_when_the_question_failed(
 ) -> None:
     (connection,) = expired(sandbox)
     sandbox.weather(weather, where="token", retry_after="missing")
+    fourteen_later = timezone.now() + timedelta(seconds=15 + 14)
     monkeypatch.setattr(time, "monotonic", iter(range(0, 10_000, 15)).__next__)  # it took 15 seconds
     single_flight.refresh_in_turn(connection.pk, ANY)
     monkeypatch.undo()
-    fourteen_later = timezone.now() + timedelta(seconds=15 + 14)
     assert single_flight.microsoft_just_failed(connection.pk, fourteen_later)
     assert not single_flight.microsoft_just_failed(connection.pk, fourteen_later + timedelta(minutes=2))
 
