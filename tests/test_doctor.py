@@ -175,7 +175,7 @@ def test_a_role_that_passes_every_trigger() -> None:
 def test_more_connections_than_postgresql_allows(settings: Any) -> None:
     assert examine("database_connections").state == State.OK
     settings.WEB_WORKERS = 50
-    assert_found("database_connections", "may need 1250 connections", advises="PgBouncer")
+    assert_found("database_connections", "may need 1300 connections", advises="PgBouncer")
 
 
 def test_an_event_stream_that_does_not_arrive(settings: Any) -> None:
