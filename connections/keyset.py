@@ -81,7 +81,7 @@ def _keys_in_parts(
     keys: list[tuple[int, Any]] = []
     for number in numbers if key is None else numbers[numbers.index(key.part) :]:
         part = parts[number]
-        found = page_rows(
+        rows = page_rows(
             part.narrow(queryset).values_list("pk", flat=True),
             part.order,
             size - len(keys),
@@ -89,7 +89,7 @@ def _keys_in_parts(
             backwards=backwards,
             matches=matches,
         )
-        keys += [(number, pk) for pk in found]
+        keys += [(number, pk) for pk in rows]
         if len(keys) > size:
             break
     return keys
